@@ -1,0 +1,132 @@
+"""Files that are either whole or absent, and fingerprints of what they hold.
+
+Every artifact in a run directory is written through this module: to a temporary name beside its final one, flushed
+to disk, then renamed. A reader therefore never sees half a file, whatever moment the writer was killed at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+TEMPORARY_SUFFIX = ".partial"
+# Hashing terabytes of input before every run would cost more than the run; beyond this size the fingerprint takes
+# evenly spaced samples of the content together with size and modification time.
+FULL_HASH_LIMIT_BYTES = 256 * 2**20
+_CHUNK_BYTES = 4 * 2**20
+_SAMPLES = 64
+
+
+def fsync_path(path: Path) -> None:
+    """Flushes a file or a directory entry to disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh name in the same directory (hence the same file system) that `remove_leftovers` recognises."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write a file to; renames it to `path` on success, removes it on any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        fsync_path(temporary)
+        os.replace(temporary, path)
+        fsync_path(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yields a temporary directory to fill; renames it to `path` on success, replacing what stood there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            fsync_path(file)
+        fsync_path(temporary)
+        if path.exists():
+            old = temporary_beside(path)
+            os.rename(path, old)
+            os.rename(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, path)
+        fsync_path(path.parent)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` (UTF-8) to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON with sorted keys, atomically: equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; raises `ValueError` naming the file when it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}). Delete it and run the stage again.") from error
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Deletes temporary files and directories that a killed writer left directly inside `directory`."""
+    if not directory.is_dir():
+        return
+    for path in directory.iterdir():
+        if path.name.startswith(".") and path.name.endswith(TEMPORARY_SUFFIX):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of the whole file, read in constant memory."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_identity(path: Path) -> dict[str, Any]:
+    """What identifies a file's content in a fingerprint: size and SHA-256.
+
+    Above `FULL_HASH_LIMIT_BYTES` the hash covers evenly spaced samples, and the modification time joins in.
+    """
+    stat = path.stat()
+    if stat.st_size <= FULL_HASH_LIMIT_BYTES:
+        return {"bytes": stat.st_size, "sha256": sha256_file(path)}
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for index in range(_SAMPLES):
+            stream.seek((stat.st_size - _CHUNK_BYTES) * index // (_SAMPLES - 1))
+            digest.update(stream.read(_CHUNK_BYTES))
+    return {"bytes": stat.st_size, "sampled_sha256": digest.hexdigest(), "mtime_ns": stat.st_mtime_ns}
+
+
+def fingerprint(value: Any) -> str:
+    """Hex digest (16 bytes) of a JSON-serialisable value; independent of the order of mapping keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]

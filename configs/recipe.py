@@ -1,0 +1,327 @@
+"""The recipe: YAML file + `a.b=value` overrides -> one validated, immutable description of a run.
+
+Precedence: defaults, then the file, then overrides from left to right. Relative paths are resolved against the place
+they were written: the recipe file's directory, or the working directory for overrides.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from configs.files import fingerprint, write_text
+from configs.schema import Data, Evaluation, Model, PathMarker, Report, Section, Train
+
+RESOLVED_NAME = "recipe.yaml"
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message lists every problem found, with its path and the fix."""
+
+
+class Recipe(Section):
+    """Everything a run needs. See `docs/recipe.md` for all keys."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the run; also its default directory."
+    )
+    seed: int = Field(1234, ge=0, description="Seed of everything random.")
+    out: str | None = Field(None, description="Run directory, relative to the working directory; null: `runs/<name>`.")
+    data: Data
+    model: Model
+    train: Train
+    deepspeed: dict[str, Any] = Field(
+        {}, description="Passed through to DeepSpeed; a clash with a derived value is an error."
+    )
+    evaluation: Evaluation = Evaluation()
+    report: Report = Report()
+
+    @property
+    def run_directory(self) -> Path:
+        """Where everything of this run is written."""
+        return Path(self.out or f"runs/{self.name}").resolve()
+
+    @property
+    def data_directory(self) -> Path:
+        """Where the data stages are written: shared between runs when `data.directory` says so."""
+        return Path(self.data.directory).resolve() if self.data.directory else self.run_directory / "data"
+
+    def fingerprint(self) -> str:
+        """Digest of all settings but the place they are written to."""
+        return fingerprint(self.model_dump(mode="json", exclude={"out": True, "data": {"directory": True}}))
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+class _YamlLoader(yaml.SafeLoader):
+    """YAML 1.2 floats (`1e-3` is a number) and no duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise RecipeError(f"line {key_node.start_mark.line + 1}: the key `{key}` stands twice; keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_YamlLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not valid YAML: {error}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _apply_override(values: dict[str, Any], override: str) -> list[str | int]:
+    """Sets one `a.b=value` in place; list items by index (`data.sources.0.weight=2`). Returns the path as keys."""
+    dotted, separator, text = override.partition("=")
+    if not separator or not dotted:
+        raise RecipeError(f"override `{override}`: write it as a.b=value")
+    keys: list[str | int] = [int(part) if part.isdigit() else part for part in dotted.split(".")]
+    node: Any = values
+    for position, key in enumerate(keys):
+        last = position == len(keys) - 1
+        if isinstance(node, list):
+            if not isinstance(key, int) or key >= len(node):
+                raise RecipeError(
+                    f"override `{override}`: {'.'.join(map(str, keys[:position]))} is a list of {len(node)} items; give an index"
+                )
+        elif not isinstance(node, dict):
+            raise RecipeError(
+                f"override `{override}`: {'.'.join(map(str, keys[:position]))} is a single value, it has no `{key}`"
+            )
+        else:
+            key = str(key)
+            keys[position] = key
+        if last:
+            node[key] = _parse_yaml(text, f"override `{override}`")
+        else:
+            if isinstance(node, dict) and node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+    return keys
+
+
+# ------------------------------------------------------------------------------------------------------ problems, paths
+def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _nested_models(argument)
+
+
+def _keys_at(path: Sequence[str | int]) -> list[str]:
+    """The keys that are valid beside the last element of `path`."""
+    model: type[BaseModel] | None = Recipe
+    for key in path[:-1]:
+        if isinstance(key, int) or model is None:
+            continue
+        field = model.model_fields.get(key)
+        model = next(_nested_models(field.annotation), None) if field else model
+    return list(model.model_fields) if model else []
+
+
+def _describe(error: Any) -> str:
+    path = [
+        key for key in error["loc"] if not (isinstance(key, str) and ("[" in key or key in {"str", "constrained-str"}))
+    ]
+    dotted = ".".join(map(str, path)) or "recipe"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(path[-1]), _keys_at(path), n=1, cutoff=0.5)
+        hint = (
+            f"did you mean `{'.'.join(map(str, [*path[:-1], near[0]]))}`?"
+            if near
+            else f"known keys: {', '.join(_keys_at(path))}"
+        )
+        return f"{dotted}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{dotted}: missing; the recipe must set it"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    return f"{dotted}: {message}" + (f" (given: {given!r})" if not isinstance(given, dict | list | BaseModel) else "")
+
+
+def _resolve_paths(section: BaseModel, values: Any, base_for: Any, prefix: tuple[str | int, ...] = ()) -> None:
+    """Rewrites relative path settings in the raw `values` to absolute ones, guided by the schema of `section`."""
+    for name, field in type(section).model_fields.items():
+        value = values.get(name) if isinstance(values, dict) else None
+        if value is None:
+            continue
+        here = (*prefix, name)
+        current = getattr(section, name)
+        if _is_path(field):
+            values[name] = _absolute(value, base_for, here)
+        elif isinstance(current, BaseModel):
+            _resolve_paths(current, value, base_for, here)
+        elif isinstance(current, list):
+            for index, item in enumerate(current):
+                if isinstance(item, BaseModel):
+                    _resolve_paths(item, value[index], base_for, (*here, index))
+
+
+def _is_path(field: Any) -> bool:
+    return any(isinstance(item, PathMarker) for item in field.metadata) or "PathMarker" in repr(field.annotation)
+
+
+def _absolute(value: Any, base_for: Any, path: tuple[str | int, ...]) -> Any:
+    if isinstance(value, list):
+        return [_absolute(item, base_for, (*path, index)) for index, item in enumerate(value)]
+    return value if "://" in value else str((base_for(path) / Path(value).expanduser()).absolute())
+
+
+# -------------------------------------------------------------------------------------------------------------- public
+class Origins:
+    """Where each value came from: an override, the file, or the default."""
+
+    def __init__(self, file: Path, written: Any, overrides: dict[tuple[str | int, ...], str]) -> None:
+        self.file = file
+        self._written = written
+        self._overrides = overrides
+
+    def override(self, path: tuple[str | int, ...]) -> str | None:
+        """The override that set this path or a parent of it, if any."""
+        return next(
+            (self._overrides[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._overrides), None
+        )
+
+    def of(self, path: tuple[str | int, ...]) -> str:
+        """`override …`, `file` or `default`."""
+        if text := self.override(path):
+            return f"override {text}"
+        node = self._written
+        for key in path:
+            if (isinstance(node, dict) and key in node) or (isinstance(node, list) and isinstance(key, int) and key < len(node)):
+                node = node[key]
+            else:
+                return "default"
+        return self.file.name
+
+
+def load_with_origins(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Origins]:
+    """Like `load`, and also tells where each value came from."""
+    file = Path(path)
+    if not file.is_file():
+        shipped = sorted(item.name for item in Path(__file__).parent.glob("*.yaml"))
+        raise RecipeError(f"{file}: no such recipe. Shipped in configs/: {', '.join(shipped)}")
+    values = _parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    if not isinstance(values, dict):
+        raise RecipeError(f"{file}: a recipe is a mapping of sections, such as `data:`, `model:`, `train:`")
+    written = json.loads(json.dumps(values))
+    problems: list[str] = []
+    origins: dict[tuple[str | int, ...], str] = {}
+    for override in overrides:
+        try:
+            origins[tuple(_apply_override(values, override))] = override
+        except RecipeError as error:
+            problems.append(str(error))
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems += [_describe(item) for item in error.errors()]
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise RecipeError(f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in the recipe\n{listed}")
+    known = Origins(file, written, origins)
+    _resolve_paths(recipe, values, lambda key: Path.cwd() if known.override(key) else file.absolute().parent)
+    return Recipe.model_validate(values), known
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and validates a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: `a.b=value` strings; values are YAML.
+
+    Raises:
+        RecipeError: with every problem found, each with the full path of the key and, for an unknown key, the nearest one.
+    """
+    return load_with_origins(path, overrides)[0]
+
+
+def load_run(run: str | Path) -> Recipe:
+    """The resolved recipe of a run directory, pointing at that directory even if it was moved."""
+    file = Path(run) / RESOLVED_NAME
+    if not file.is_file():
+        raise RecipeError(
+            f"{run} is not a run directory: it has no {RESOLVED_NAME}. Start one with `replica run RECIPE --out {run}`."
+        )
+    recipe = load(file)
+    return recipe.model_copy(update={"out": str(Path(run).resolve())})
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def save(recipe: Recipe, run: Path) -> Path:
+    """Writes the resolved recipe into the run directory; returns the file."""
+    target = run / RESOLVED_NAME
+    write_text(target, dump(recipe))
+    return target
+
+
+def json_schema() -> str:
+    """JSON schema of a recipe, for editors (`# yaml-language-server: $schema=recipe.schema.json`)."""
+    return json.dumps(Recipe.model_json_schema(), indent=2) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------- derived settings
+class BatchPlan(BaseModel):
+    """One solution of: global = micro x accumulation x ranks (all in sequences)."""
+
+    global_batch: int
+    micro_batch: int
+    accumulation: int
+    ranks: int
+
+
+def solve_batch(train: Train, ranks: int) -> BatchPlan:
+    """Solves the batch equation; the one place where it is solved.
+
+    Raises:
+        ValueError: when the global batch cannot be divided over these ranks and micro-batches.
+    """
+    total = train.global_batch_size
+    if total % ranks:
+        raise ValueError(
+            f"train.global_batch_size {total} cannot be divided over {ranks} ranks; make it a multiple of {ranks}"
+        )
+    per_rank = total // ranks
+    micro = train.micro_batch_size
+    if micro is None:
+        micro = max(size for size in range(1, min(per_rank, 16) + 1) if per_rank % size == 0)
+    elif per_rank % micro:
+        raise ValueError(
+            f"train.global_batch_size {total} over {ranks} ranks is {per_rank} sequences per rank, "
+            f"not a multiple of train.micro_batch_size {micro}; change one of them"
+        )
+    return BatchPlan(global_batch=total, micro_batch=micro, accumulation=per_rank // micro, ranks=ranks)
+
+
+def total_steps(recipe: Recipe, train_windows: int) -> int:
+    """Optimizer steps of the run; `train_windows` is the number of windows in the training split (needed for epochs)."""
+    train = recipe.train
+    if train.steps is not None:
+        return train.steps
+    if train.tokens is not None:
+        return -(-train.tokens // (train.global_batch_size * recipe.model.context_length))
+    assert train.epochs is not None
+    return max(1, -(-int(train.epochs * train_windows) // train.global_batch_size))

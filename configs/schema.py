@@ -1,0 +1,424 @@
+"""The recipe's sections: every setting of a run, its type, default, bounds and meaning.
+
+Units are part of the names or the descriptions: *sequences* are windows of `model.context_length` tokens, *tokens* are
+target positions, *bytes* are UTF-8 bytes of normalised text. The descriptions become `docs/recipe.md` and the JSON schema.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class PathMarker:
+    """Marks a string setting as a path: relative ones are resolved against where they were written."""
+
+
+PathText = Annotated[str, PathMarker()]
+
+
+class Section(BaseModel):
+    """Base of every section: strict types, no unknown keys, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+class HubDataset(Section):
+    """A dataset opened through `datasets.load_dataset`, streamed."""
+
+    path: str = Field(description="Dataset name on the hub, or a builder such as `json` or `text`.")
+    name: str | None = Field(None, description="Configuration of the dataset, such as `sample-10BT`.")
+    split: str = Field("train", description="Split to read.")
+    data_files: list[PathText] | None = Field(None, description="Files for a local builder.")
+    revision: str | None = Field(None, description="Commit or tag; pin it to make the run repeatable.")
+
+
+class Source(Section):
+    """One named stream of documents."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in the funnel and the mixture."
+    )
+    path: list[PathText] | PathText | None = Field(
+        None, description="Files or globs: .txt, .jsonl, .parquet, each also .gz or .zst. Globs are sorted."
+    )
+    hub: HubDataset | None = Field(None, description="Instead of `path`: a dataset for `datasets.load_dataset`.")
+    text_field: str = Field("text", description="Field with the text (.jsonl, .parquet, hub).")
+    id_field: str = Field(
+        "id", description="Field with the document id; where absent, the id is file name and position."
+    )
+    url_field: str = Field("url", description="Field with the address; may be absent.")
+    text_documents: Literal["file", "line", "paragraph"] = Field(
+        "file", description="What one document is in a .txt file."
+    )
+    split: Literal["hash", "train", "validation"] = Field(
+        "hash",
+        description="`hash`: by the document id, see `validation_fraction`; otherwise all documents go to this split.",
+    )
+    weight: float | None = Field(
+        None,
+        gt=0,
+        description="Share of training windows, relative to the other sources; null: in proportion to its tokens.",
+    )
+    max_documents: int | None = Field(None, ge=1, description="Read no more than this many documents of each file.")
+    licence: str | None = Field(None, description="Licence of the text, repeated in the report.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of `path` (files) and `hub` (a dataset for datasets.load_dataset)")
+        return self
+
+
+class Normalize(Section):
+    """Text to text; applied to every document before anything looks at it."""
+
+    unicode: Literal["NFC", "NFKC", "none"] = Field("NFC", description="Unicode normalisation form (UAX #15).")
+    whitespace: bool = Field(
+        True, description="Line ends to \\n, no blanks at line ends, at most one empty line in a row, none at the ends."
+    )
+    mojibake: bool = Field(
+        True, description="Repair text decoded with the wrong encoding (ftfy), where its signs are seen."
+    )
+
+
+class Quality(Section):
+    """Documents that are not text at all; finer judgement is a later stage's."""
+
+    min_characters: int = Field(1, ge=1, description="Shorter documents are dropped with reason `too_short`.")
+    max_unprintable_fraction: float = Field(
+        0.1, ge=0, le=1, description="More control, replacement or unassigned characters than this: reason `not_text`."
+    )
+
+
+class Dedup(Section):
+    """Which documents are counted once."""
+
+    exact: bool = Field(True, description="Drop documents whose normalised text was seen before, over all sources.")
+
+
+class Tokenizer(Section):
+    """The vocabulary: trained on the training split, or read from a file."""
+
+    kind: Literal["bpe", "byte", "char", "file"] = Field(
+        "bpe", description="`file` reads `path`; the others are trained."
+    )
+    path: PathText | None = Field(None, description="tokenizer.json, or a directory with one (kind `file`).")
+    vocab_size: int = Field(32768, ge=257, description="Size of a trained BPE vocabulary, special tokens included.")
+    pattern: Literal["gpt2", "gpt4", "qwen2"] = Field(
+        "gpt2", description="How text is cut into pieces before merging (kind `bpe`)."
+    )
+    sample_bytes: int = Field(
+        500_000_000, ge=1, description="BPE is trained on at most this much text, evenly sampled."
+    )
+    max_piece_bytes: int = Field(
+        128, ge=4, description="Longer pieces are left out of BPE training: they cost memory, not merges."
+    )
+    special_tokens: list[str] = Field(
+        [END_OF_TEXT], min_length=1, description="First ids of the vocabulary; the first one ends every document."
+    )
+
+    @model_validator(mode="after")
+    def _path_for_file(self) -> Tokenizer:
+        if (self.kind == "file") != (self.path is not None):
+            raise ValueError("`path` belongs to `kind: file`, and `kind: file` needs it")
+        return self
+
+
+class Data(Section):
+    """From raw files to token shards."""
+
+    sources: list[Source] = Field(min_length=1, description="Where the text comes from.")
+    directory: PathText | None = Field(
+        None, description="Where stages put their output; null: `data/` in the run directory."
+    )
+    normalize: Normalize = Normalize()
+    quality: Quality = Quality()
+    dedup: Dedup = Dedup()
+    tokenizer: Tokenizer = Tokenizer()
+    validation_fraction: float = Field(
+        0.005, ge=0, lt=1, description="Share of documents kept out of training, chosen by a hash of the document id."
+    )
+    max_document_bytes: int = Field(
+        16_000_000,
+        ge=1024,
+        description="Longer documents are cut at a line end into parts, so that memory stays bounded.",
+    )
+    unit_bytes: int = Field(32_000_000, ge=1024, description="Text per unit of work (one Parquet part), in bytes.")
+    shard_tokens: int = Field(200_000_000, ge=1024, description="A shard is closed after this many tokens.")
+    workers: int | None = Field(None, ge=1, description="Ray tasks at a time; null: the CPUs that Ray has.")
+    ray_address: str = Field(
+        "local", description="`local` starts a private Ray; otherwise the address of a running cluster."
+    )
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Data:
+        names = [source.name for source in self.sources]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"source names must differ; repeated: {', '.join(repeated)}")
+        return self
+
+
+# --------------------------------------------------------------------------------------------------------------- model
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {"position": "learned", "norm": "layernorm", "activation": "gelu", "bias": True, "tied_embeddings": True},
+    "llama": {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": False, "tied_embeddings": False},
+}
+
+
+class Model(Section):
+    """A decoder-only transformer. `family` sets the defaults of the choices below it; each can be set alone."""
+
+    family: Literal["gpt2", "llama"] = Field(
+        "llama", description="Defaults for position, norm, activation, bias and tied_embeddings."
+    )
+    num_layers: int = Field(12, ge=1, description="Transformer blocks.")
+    hidden_size: int = Field(768, ge=8, description="Width of the residual stream.")
+    num_heads: int = Field(12, ge=1, description="Query heads.")
+    num_kv_heads: int | None = Field(
+        None, ge=1, description="Key/value heads (grouped-query attention); null: `num_heads`."
+    )
+    head_dim: int | None = Field(None, ge=2, description="Width of a head; null: hidden_size / num_heads.")
+    intermediate_size: int | None = Field(
+        None,
+        ge=1,
+        description="Width inside the MLP; null: 4 x hidden_size (gelu), 8/3 x rounded up to a multiple of 64 (swiglu).",
+    )
+    context_length: int = Field(1024, ge=2, description="Tokens a window holds, in training and in evaluation.")
+    position: Literal["learned", "rope"] = Field(
+        "rope", description="Learned absolute positions, or rotary embeddings."
+    )
+    norm: Literal["layernorm", "rmsnorm"] = Field("rmsnorm", description="Normalisation before each part of a block.")
+    activation: Literal["gelu", "swiglu"] = Field("swiglu", description="gelu is the tanh form of GPT-2.")
+    bias: bool = Field(False, description="Biases in linear layers and LayerNorms.")
+    tied_embeddings: bool = Field(False, description="One matrix for the input embedding and the output projection.")
+    qk_norm: bool = Field(False, description="RMSNorm over each query and key head before rotation (Qwen3).")
+    rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies.")
+    norm_eps: float = Field(1e-5, gt=0, description="Epsilon of the norms.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout on embeddings, attention weights and residual branches."
+    )
+    init_std: float = Field(0.02, gt=0, description="Standard deviation of the initial weights.")
+    vocab_size: int | None = Field(None, ge=2, description="Rows of the embedding; null: the tokenizer's size, padded.")
+    vocab_multiple: int = Field(64, ge=1, description="The vocabulary is padded up to a multiple of this for speed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_family(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        defaults = _FAMILIES.get(values.get("family", "llama"), {})
+        return {**defaults, **values}
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Model:
+        if self.head_dim is None and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; set head_dim or change one"
+            )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
+        if self.position == "rope" and self.head_width % 2:
+            raise ValueError(f"rotary embeddings need an even head width, not {self.head_width}")
+        return self
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads after defaults."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head after defaults."""
+        return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Width inside the MLP after defaults (swiglu: Shazeer 2020, arXiv:2002.05202, keeps the parameter count)."""
+        if self.intermediate_size:
+            return self.intermediate_size
+        if self.activation == "gelu":
+            return 4 * self.hidden_size
+        return -(-8 * self.hidden_size // 3 // 64) * 64 if self.hidden_size >= 64 else 3 * self.hidden_size
+
+    def padded_vocab(self, tokenizer_size: int) -> int:
+        """Embedding rows for a tokenizer of this size; raises `ValueError` when `vocab_size` is too small for it."""
+        if self.vocab_size is None:
+            return -(-tokenizer_size // self.vocab_multiple) * self.vocab_multiple
+        if self.vocab_size < tokenizer_size:
+            raise ValueError(
+                f"model.vocab_size is {self.vocab_size}, but the tokenizer has {tokenizer_size} tokens; raise it or leave it null"
+            )
+        return self.vocab_size
+
+
+# --------------------------------------------------------------------------------------------------------------- train
+class Optimizer(Section):
+    """AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101) on matrices only."""
+
+    name: Literal["adamw"] = Field("adamw", description="The update rule.")
+    lr: float = Field(6e-4, gt=0, description="Peak learning rate.")
+    betas: Annotated[list[float], Field(min_length=2, max_length=2)] = Field(
+        [0.9, 0.95], description="Decay of the two moments."
+    )
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
+    weight_decay: float = Field(0.1, ge=0, description="Applied to matrices and embeddings, not to norms and biases.")
+
+
+class Schedule(Section):
+    """Learning rate over steps: linear warm-up, then this curve."""
+
+    kind: Literal["cosine", "wsd", "linear", "constant"] = Field(
+        "cosine",
+        description="wsd: warm-up, stable, then linear decay over the last `decay_fraction` (arXiv:2405.18392).",
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps from zero to the peak.")
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="Last learning rate as a fraction of the peak.")
+    decay_fraction: float = Field(0.2, gt=0, le=1, description="wsd only: share of all steps spent decaying.")
+
+
+class Zero(Section):
+    """DeepSpeed ZeRO (Rajbhandari et al., arXiv:1910.02054)."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        1, description="What is partitioned over ranks: 1 optimizer, 2 + gradients, 3 + weights."
+    )
+    offload_optimizer: bool = Field(False, description="Keep the optimizer's state in host memory (stages 1-3, GPU).")
+
+
+class CheckpointPolicy(Section):
+    """When to save and what to keep."""
+
+    every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step is always saved.")
+    keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
+
+
+class ValidationPolicy(Section):
+    """Loss on the validation split during training."""
+
+    every: int = Field(250, ge=1, description="Steps between validations; the last step is always validated.")
+    max_tokens: int = Field(200_000, ge=1, description="Target tokens scored each time, from the start of the split.")
+
+
+class WandB(Section):
+    """Weights & Biases, if wanted (`pip install wandb`)."""
+
+    project: str
+    entity: str | None = None
+    name: str | None = None
+
+
+class Train(Section):
+    """The training run."""
+
+    steps: int | None = Field(None, ge=1, description="Optimizer steps. Give exactly one of steps, tokens and epochs.")
+    tokens: int | None = Field(None, ge=1, description="Target tokens to train on, rounded up to whole steps.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the training split, rounded up to whole steps.")
+    global_batch_size: int = Field(64, ge=1, description="Sequences per optimizer step, over all ranks.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Sequences per rank and forward pass; null: as many as divide evenly, at most 16."
+    )
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    grad_clip: float = Field(1.0, ge=0, description="Largest global gradient norm; 0 turns clipping off.")
+    precision: Literal["auto", "bf16", "fp32", "fp16"] = Field(
+        "auto",
+        description="auto: bf16 where the hardware computes in it (GPU, or CPU with AVX512-BF16 or AMX), else fp32. fp16 needs a GPU.",
+    )
+    zero: Zero = Zero()
+    activation_checkpointing: bool = Field(
+        False, description="Recompute blocks in the backward pass instead of storing them."
+    )
+    compile: bool = Field(False, description="torch.compile the model.")
+    checkpoint: CheckpointPolicy = CheckpointPolicy()
+    validation: ValidationPolicy = ValidationPolicy()
+    log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+    ranks: int | None = Field(None, ge=1, description="Processes on this machine; null: one per GPU, or one on CPU.")
+    tensorboard: bool = Field(True, description="Also write TensorBoard files.")
+    wandb: WandB | None = Field(None, description="Also log to Weights & Biases.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Train:
+        given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of steps, tokens and epochs (given: {', '.join(given) or 'none'})")
+        return self
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+class PerplexitySet(Section):
+    """Documents scored whole: perplexity per token, bits per byte."""
+
+    name: str
+    path: PathText = Field(description="Any file that data_prep reads.")
+    text_field: str = "text"
+    text_documents: Literal["file", "line", "paragraph"] = "file"
+    stride: int | None = Field(
+        None, ge=1, description="New tokens per window of context_length; null: half the context."
+    )
+    max_documents: int | None = Field(None, ge=1)
+
+
+class TranslationSet(Section):
+    """Pairs for BLEU; `path` is .jsonl(.gz/.zst) with one object per pair."""
+
+    name: str
+    path: PathText
+    source_field: str = "source"
+    target_field: str = "target"
+    source_label: str = Field("Source", description="Written before a source sentence in the prompt.")
+    target_label: str = Field("Target", description="Written before a translation in the prompt.")
+    shots: int = Field(
+        4, ge=0, description="Solved examples in the prompt, taken from the start of the file and not scored."
+    )
+    max_items: int | None = Field(None, ge=1)
+    max_new_tokens: int = Field(96, ge=1)
+    tokenize: str = Field(
+        "13a", description="sacrebleu tokenizer: 13a, zh, ja-mecab, char, flores200, …; part of the signature."
+    )
+
+
+class Benchmarks(Section):
+    """lm-eval tasks."""
+
+    tasks: list[str] = Field([], description="Names known to lm-eval or found under `include_path`.")
+    include_path: PathText | None = Field(None, description="Directory with task YAML files.")
+    num_fewshot: int | None = Field(None, ge=0, description="Overrides the tasks' own number of examples.")
+    limit: int | None = Field(None, ge=1, description="Only the first n items of each task (said in the report).")
+    batch_size: int = Field(16, ge=1)
+
+
+class Samples(Section):
+    """Text to show in the report."""
+
+    prompts: list[str] = ["Once upon a time"]
+    max_new_tokens: int = Field(128, ge=1)
+    temperature: float = Field(0.8, ge=0)
+    top_k: int | None = Field(None, ge=1)
+    top_p: float | None = Field(0.95, gt=0, le=1)
+
+
+class Evaluation(Section):
+    """What is scored after training."""
+
+    perplexity: list[PerplexitySet] = []
+    translation: list[TranslationSet] = []
+    benchmarks: Benchmarks = Benchmarks()
+    samples: Samples = Samples()
+    batch_size: int = Field(16, ge=1, description="Windows per forward pass; changes speed, never a score.")
+    bootstrap_samples: int = Field(1000, ge=100, description="Resamples behind each 95% interval.")
+
+
+class Report(Section):
+    """The page and its gates."""
+
+    title: str | None = None
+    gates: list[str] = Field(
+        [],
+        description="`metric op value`, such as `perplexity/heldout/bits_per_byte < 2.4`; the value may be another metric's name.",
+    )
