@@ -46,7 +46,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         fsync_path(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -65,11 +65,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         fsync_path(temporary)
         if path.exists():
             old = temporary_beside(path)
-            os.rename(path, old)
-            os.rename(temporary, path)
+            path.rename(old)
+            temporary.rename(path)
             shutil.rmtree(old)
         else:
-            os.rename(temporary, path)
+            temporary.rename(path)
         fsync_path(path.parent)
     finally:
         if temporary.exists():

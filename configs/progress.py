@@ -26,7 +26,7 @@ class ProgressBar(Protocol):
     """What long work reports to."""
 
     def update(self, completed: float, note: str = "", total: float | None = None) -> None:
-        """Sets how much is done; `note` (throughput, loss, …) stands beside the bar; `total` replaces the expected amount."""
+        """Sets how much is done; `note` (throughput, loss, …) stands beside the bar; `total` is a new expectation."""
 
 
 class _LiveBar:

@@ -100,7 +100,8 @@ def _apply_override(values: dict[str, Any], override: str) -> list[str | int]:
         if isinstance(node, list):
             if not isinstance(key, int) or key >= len(node):
                 raise RecipeError(
-                    f"override `{override}`: {'.'.join(map(str, keys[:position]))} is a list of {len(node)} items; give an index"
+                    f"override `{override}`: {'.'.join(map(str, keys[:position]))} is a list; "
+                    f"give an index below {len(node)}"
                 )
         elif not isinstance(node, dict):
             raise RecipeError(
@@ -206,9 +207,9 @@ class Origins:
             return f"override {text}"
         node = self._written
         for key in path:
-            if (isinstance(node, dict) and key in node) or (isinstance(node, list) and isinstance(key, int) and key < len(node)):
+            try:
                 node = node[key]
-            else:
+            except (KeyError, IndexError, TypeError):
                 return "default"
         return self.file.name
 
@@ -250,7 +251,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `a.b=value` strings; values are YAML.
 
     Raises:
-        RecipeError: with every problem found, each with the full path of the key and, for an unknown key, the nearest one.
+        RecipeError: every problem found, each with the full path of the key; for an unknown key, the nearest one.
     """
     return load_with_origins(path, overrides)[0]
 
@@ -317,7 +318,7 @@ def solve_batch(train: Train, ranks: int) -> BatchPlan:
 
 
 def total_steps(recipe: Recipe, train_windows: int) -> int:
-    """Optimizer steps of the run; `train_windows` is the number of windows in the training split (needed for epochs)."""
+    """Optimizer steps of the run; `train_windows` is the number of windows in the training split (for epochs)."""
     train = recipe.train
     if train.steps is not None:
         return train.steps

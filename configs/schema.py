@@ -1,7 +1,8 @@
 """The recipe's sections: every setting of a run, its type, default, bounds and meaning.
 
 Units are part of the names or the descriptions: *sequences* are windows of `model.context_length` tokens, *tokens* are
-target positions, *bytes* are UTF-8 bytes of normalised text. The descriptions become `docs/recipe.md` and the JSON schema.
+target positions, *bytes* are UTF-8 bytes of normalised text. The descriptions become `docs/recipe.md` and the JSON
+schema.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ class Model(Section):
     intermediate_size: int | None = Field(
         None,
         ge=1,
-        description="Width inside the MLP; null: 4 x hidden_size (gelu), 8/3 x rounded up to a multiple of 64 (swiglu).",
+        description="Width inside the MLP; null: 4 x hidden_size (gelu), 8/3 x up to a multiple of 64 (swiglu).",
     )
     context_length: int = Field(1024, ge=2, description="Tokens a window holds, in training and in evaluation.")
     position: Literal["learned", "rope"] = Field(
@@ -219,7 +220,8 @@ class Model(Section):
     def _shapes_fit(self) -> Model:
         if self.head_dim is None and self.hidden_size % self.num_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; set head_dim or change one"
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
+                "set head_dim or change one"
             )
         if self.num_heads % self.kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
@@ -252,7 +254,8 @@ class Model(Section):
             return -(-tokenizer_size // self.vocab_multiple) * self.vocab_multiple
         if self.vocab_size < tokenizer_size:
             raise ValueError(
-                f"model.vocab_size is {self.vocab_size}, but the tokenizer has {tokenizer_size} tokens; raise it or leave it null"
+                f"model.vocab_size is {self.vocab_size}, but the tokenizer has {tokenizer_size} tokens; "
+                "raise it or leave it null"
             )
         return self.vocab_size
 
@@ -328,7 +331,8 @@ class Train(Section):
     grad_clip: float = Field(1.0, ge=0, description="Largest global gradient norm; 0 turns clipping off.")
     precision: Literal["auto", "bf16", "fp32", "fp16"] = Field(
         "auto",
-        description="auto: bf16 where the hardware computes in it (GPU, or CPU with AVX512-BF16 or AMX), else fp32. fp16 needs a GPU.",
+        description="auto: bf16 where the hardware computes in it (GPU; CPU with AVX512-BF16 or AMX), else fp32. "
+        "fp16 needs a GPU.",
     )
     zero: Zero = Zero()
     activation_checkpointing: bool = Field(
@@ -420,5 +424,6 @@ class Report(Section):
     title: str | None = None
     gates: list[str] = Field(
         [],
-        description="`metric op value`, such as `perplexity/heldout/bits_per_byte < 2.4`; the value may be another metric's name.",
+        description="`metric op value`, such as `perplexity/heldout/bits_per_byte < 2.4`; "
+        "the value may be another metric's name.",
     )
