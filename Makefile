@@ -1,0 +1,53 @@
+# Two commands matter: `make replicate` (raw text to a scored report) and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+RECIPE ?= configs/demo.yaml
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup preflight replicate test lint bench docs constraints clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: preflight $(STAMP) ## Virtual environment with the pinned dependencies
+
+preflight:
+	@sh launch/preflight.sh "$(PYTHON)" . $(if $(wildcard $(STAMP)),1,6)
+
+# Made again only when what it depends on changed. torch first and by name, so that pip resolves it to the build that
+# the machine's package index prefers; then everything else beside it.
+$(STAMP): pyproject.toml constraints.txt | preflight
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "Installing the pinned dependencies into $(VENV) (two to five minutes the first time) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,eval,dev]'
+	@touch $@
+
+replicate: setup ## All stages of RECIPE (configs/demo.yaml): data, training, evaluation, report
+	@$(BIN)/replica run $(RECIPE)
+
+test: setup ## All tests
+	@$(BIN)/python -m pytest
+
+lint: setup ## Format, lint, types, shell scripts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	bash -n launch/*.sh .ci/run
+	@if command -v shellcheck >/dev/null; then shellcheck launch/*.sh .ci/run; else echo "shellcheck is not installed: skipped"; fi
+
+bench: setup ## Throughput, side by side with peers (minutes; installs what it compares with)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+docs: setup ## Write docs/recipe.md and configs/recipe.schema.json from the schema
+	$(BIN)/python -m launch.docs
+
+constraints: setup ## Write constraints.txt from this environment
+	@{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -v '^#' | sed 's/+cpu$$//'; } > .constraints.partial
+	@mv .constraints.partial constraints.txt
+
+clean: ## Remove the environment and caches; runs/ stays
+	rm -rf $(VENV) build ./*.egg-info .mypy_cache .ruff_cache .pytest_cache
