@@ -1,0 +1,68 @@
+"""95% intervals: how far a score could be from the one of all such data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SEED = 1234
+_Z = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+_DRAWS_AT_ONCE = 4_000_000
+# Aggregations over anything but numbers (a corpus BLEU, say) run in Python for every resample.
+_SLOW_SAMPLES = 100
+
+Interval = tuple[float, float]
+
+
+def wilson(successes: float, n: int) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927); unlike the normal one it stays within [0, 1]."""
+    share = successes / n
+    spread = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    centre, scale = share + _Z**2 / (2 * n), 1 + _Z**2 / n
+    # At 0 and 1 the bounds are exact; rounding must not push them outside.
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def _draws(n: int, samples: int) -> Any:
+    """Yields index arrays (draws, n), together `samples` draws with replacement, in bounded memory."""
+    generator = np.random.default_rng(SEED)
+    step = max(1, _DRAWS_AT_ONCE // n)
+    for start in range(0, samples, step):
+        yield generator.integers(0, n, size=(min(step, samples - start), n))
+
+
+def _percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(np.asarray(values, dtype=np.float64), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def bootstrap_ratio(
+    numerators: npt.NDArray[np.float64], denominators: npt.NDArray[np.float64], samples: int
+) -> Interval | None:
+    """Percentile bootstrap (Efron 1979) of sum(numerators) / sum(denominators) over paired units, shape (n,) each.
+
+    Returns None for fewer than two units: one unit says nothing about how units differ.
+    """
+    n = len(numerators)
+    if n < 2:
+        return None
+    ratios = [
+        numerators[index].sum(axis=1) / np.maximum(denominators[index].sum(axis=1), np.finfo(np.float64).tiny)
+        for index in _draws(n, samples)
+    ]
+    return _percentiles(np.concatenate(ratios))
+
+
+def bootstrap(items: Sequence[Any], aggregate: Callable[[Any], float], samples: int) -> tuple[Interval, int] | None:
+    """Percentile bootstrap of `aggregate` over `items`; also returns how many resamples were drawn."""
+    n = len(items)
+    if n < 2:
+        return None
+    numbers = all(isinstance(item, int | float) for item in items)
+    drawn = samples if numbers else min(samples, _SLOW_SAMPLES)
+    values = [float(aggregate([items[i] for i in row])) for index in _draws(n, drawn) for row in index]
+    return _percentiles(values), drawn
