@@ -1,0 +1,76 @@
+"""What every command line of the project does with mistakes, full disks and interruptions.
+
+Exit codes: 0 done, 1 a gate failed, 2 the user has something to fix, 130 Ctrl-C, 143 SIGTERM. Anything else that
+escapes is a bug of ours and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+USER_ERROR = 2
+INTERRUPTED = 130
+TERMINATED = 143
+BROKEN_PIPE = 141
+CONTINUES = "stopped; what is finished is kept, and the same command continues from there"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Adds `--debug`, valid before and after a subcommand."""
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the full traceback of an error"
+    )
+
+
+def run_door(command: Callable[[], int], debug: bool = False, interrupted: str = CONTINUES) -> int:
+    """Runs a command and returns its exit code; errors of the user become one line on standard error.
+
+    SIGTERM unwinds the command like an error, so that temporary files and child processes do not stay behind.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; give it a place to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("error: whoever read this output has gone (broken pipe)", file=sys.stderr)
+        return BROKEN_PIPE
+    except Exception as error:
+        message = explain(error)
+        if debug or message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return USER_ERROR
+
+
+def explain(error: Exception) -> str | None:
+    """One message naming the thing and the fix; None when the error is not the user's."""
+    text = str(error)
+    if getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in text:
+        place = getattr(error, "filename", None) or "the run directory"
+        return f"the disk is full at {place}; free some space or choose another directory with --out, then run again"
+    if isinstance(error, ModuleNotFoundError):
+        return f"the Python package `{error.name}` is not installed; `make setup` installs all that is needed"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return f"a network port is in use by another process ({text}); end that process or run again later"
+    if isinstance(error, PermissionError):
+        return f"no permission for {error.filename or text}; change its owner or mode, or choose another with --out"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return text if isinstance(error, ValueError) else None
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(TERMINATED)
