@@ -1,0 +1,177 @@
+"""`replica`: one command from raw text to a scored report. Parsing only; `launch/commands.py` does the work."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from configs.door import CONTINUES, add_debug, run_door
+
+_OVERRIDE = re.compile(r"^[A-Za-z_][\w.]*=")
+Add = Callable[[argparse.ArgumentParser], None]
+
+
+def _version() -> str:
+    try:
+        return version("gpt-replica")
+    except PackageNotFoundError:
+        return "0 (not installed; `make setup` installs it)"
+
+
+# ------------------------------------------------------------------------------------------------- groups of arguments
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, such as configs/demo.yaml")
+    parser.add_argument(
+        "overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace the recipe's, by their path"
+    )
+
+
+def _recipe_and_out(parser: argparse.ArgumentParser) -> None:
+    _recipe(parser)
+    parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<name of the recipe>)")
+
+
+def _ranks(parser: argparse.ArgumentParser) -> None:
+    _recipe_and_out(parser)
+    parser.add_argument(
+        "--ranks",
+        "--num_accelerators",
+        "--num_gpus",
+        dest="ranks",
+        type=int,
+        metavar="N",
+        help="processes on this machine (default: train.ranks, else one per GPU, else one)",
+    )
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="run directory, such as runs/demo")
+
+
+def _eval(parser: argparse.ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument(
+        "overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace the run's, by their path"
+    )
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("--baseline", metavar="RUN", type=Path, help="a second run to compare with")
+    parser.add_argument("--gate", action="store_true", help="exit with 1 when a gate of the recipe fails")
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("directory", metavar="DIR", type=Path, help="where the Hugging Face directory is written")
+
+
+def _import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help="Hugging Face directory (GPT-2, Llama, Qwen3)")
+    parser.add_argument("--out", metavar="RUN", type=Path, help="run directory to make (default: runs/<name of DIR>)")
+    parser.add_argument("--recipe", metavar="RECIPE", help="take the evaluation section from this recipe")
+
+
+def _sample(parser: argparse.ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("--prompt", required=True, help="text to continue")
+    parser.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="default: 200")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: always the likeliest (default: 0.8)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest tokens only")
+    parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest tokens that add up to P")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same text (default: 0)")
+
+
+def _trace(parser: argparse.ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("--step", type=int, required=True, metavar="N", help="training step, counted from 1")
+
+
+def _show(parser: argparse.ArgumentParser) -> None:
+    _recipe_and_out(parser)
+    parser.add_argument("--run-directory", action="store_true", help="print only where the run is written")
+
+
+# name -> (what it does, example, arguments)
+COMMANDS: dict[str, tuple[str, str, Add]] = {
+    "run": (
+        "All stages: data, training, evaluation, report. Stages whose inputs did not change are skipped.",
+        "replica run configs/demo.yaml --out runs/mine train.steps=200",
+        _ranks,
+    ),
+    "data": ("Raw text to documents, tokenizer and token shards.", "replica data configs/demo.yaml", _recipe_and_out),
+    "train": (
+        "Train; resumes by itself from the newest checkpoint.",
+        "replica train configs/demo.yaml --ranks 2 train.optimizer.lr=3e-4",
+        _ranks,
+    ),
+    "eval": ("Score the newest checkpoint: results.json.", "replica eval runs/demo", _eval),
+    "report": ("Write report/index.html and report/report.md.", "replica report runs/demo --gate", _report),
+    "export": ("Write a run's model as a Hugging Face directory.", "replica export runs/demo exported/demo", _export),
+    "import": (
+        "Make a run directory from a Hugging Face directory, for `eval` and `sample`.",
+        "replica import exported/demo --out runs/imported --recipe configs/demo.yaml",
+        _import,
+    ),
+    "sample": ("Continue a prompt, token by token.", 'replica sample runs/demo --prompt "It was"', _sample),
+    "trace": ("The documents a training step read.", "replica trace runs/demo --step 10", _trace),
+    "show": (
+        "The resolved recipe with every default, and where each value came from.",
+        "replica show configs/demo.yaml model.num_layers=2",
+        _show,
+    ),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="replica",
+        description="From raw text to a scored, talkable GPT.",
+        epilog="Example: replica run configs/demo.yaml   (help on one command: replica run --help)",
+    )
+    parser.add_argument("--version", action="version", version=f"replica {_version()}")
+    add_debug(parser)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (description, example, add_arguments) in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=description, description=description, epilog=f"Example: {example}", allow_abbrev=False
+        )
+        add_arguments(subparser)
+        add_debug(subparser)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses a command line; overrides may stand anywhere after the command."""
+    parser = build_parser()
+    arguments, left = parser.parse_known_args(argv)
+    overrides = [item for item in left if _OVERRIDE.match(item)]
+    unknown = [item for item in left if item not in overrides]
+    if unknown or (overrides and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
+    if overrides:
+        arguments.overrides = [*arguments.overrides, *overrides]
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command; returns the exit code (see `configs/door.py`)."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    resumes = arguments.command in {"run", "data", "train", "eval"}
+
+    def command() -> int:
+        from launch import commands  # here, so that --help and mistakes in the command line cost nothing
+
+        implementation: Callable[[argparse.Namespace], int] = getattr(commands, f"{arguments.command}_command")
+        return implementation(arguments)
+
+    return run_door(command, getattr(arguments, "debug", False), CONTINUES if resumes else "stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

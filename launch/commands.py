@@ -1,0 +1,118 @@
+"""What each subcommand of `replica` does. Heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from configs.recipe import Recipe, load, load_run, load_with_origins, save
+
+
+def _load(arguments: Namespace) -> Recipe:
+    overrides = list(arguments.overrides)
+    if arguments.out is not None:
+        overrides.append(f"out={arguments.out}")
+    if getattr(arguments, "ranks", None) is not None:
+        overrides.append(f"train.ranks={arguments.ranks}")
+    return load(arguments.recipe, overrides)
+
+
+def run_command(arguments: Namespace) -> int:
+    """`replica run`: all stages; ends with the report's path and the headline numbers."""
+    from launch.stages import run_all
+
+    return run_all(_load(arguments))
+
+
+def data_command(arguments: Namespace) -> int:
+    """`replica data`: documents -> tokenizer -> shards."""
+    recipe = _load(arguments)
+    save(recipe, recipe.run_directory)
+    from data_prep.pipeline import prepare
+
+    manifest = prepare(recipe)
+    tokens = sum(source.tokens for source in manifest.train)
+    print(f"{tokens:,} training tokens in {manifest.directory}")
+    return 0
+
+
+def train_command(arguments: Namespace) -> int:
+    """`replica train`: trains, or continues; starts several ranks where there are several."""
+    from launch.stages import train_stage
+
+    train_stage(_load(arguments))
+    return 0
+
+
+def eval_command(arguments: Namespace) -> int:
+    """`replica eval`: results.json."""
+    recipe = load_run(arguments.run)
+    if arguments.overrides:
+        recipe = load(Path(arguments.run) / "recipe.yaml", [*arguments.overrides, f"out={recipe.run_directory}"])
+        save(recipe, recipe.run_directory)
+    from eval.suite import evaluate
+
+    print(evaluate(recipe.run_directory))
+    return 0
+
+
+def report_command(arguments: Namespace) -> int:
+    """`replica report`: the page, the Markdown summary, and with `--gate` the verdict as exit code."""
+    from launch.stages import print_gates, report_stage
+
+    run = load_run(arguments.run).run_directory
+    print(report_stage(run, arguments.baseline))
+    return print_gates(run) if arguments.gate else 0
+
+
+def export_command(arguments: Namespace) -> int:
+    """`replica export`: a Hugging Face directory."""
+    from launch.models import export_run
+
+    export_run(arguments.run, arguments.directory)
+    print(f"{arguments.directory}: config.json, model.safetensors, tokenizer.json")
+    return 0
+
+
+def import_command(arguments: Namespace) -> int:
+    """`replica import`: a run directory made from a Hugging Face directory."""
+    from launch.models import import_run
+
+    out = arguments.out or Path("runs") / arguments.directory.resolve().name
+    print(import_run(arguments.directory, out, arguments.recipe))
+    return 0
+
+
+def sample_command(arguments: Namespace) -> int:
+    """`replica sample`: prints the prompt and its continuation as it is made."""
+    from launch.models import stream_sample
+
+    stream_sample(arguments)
+    return 0
+
+
+def trace_command(arguments: Namespace) -> int:
+    """`replica trace`: a table of the documents behind one training step."""
+    from launch.trace import print_trace
+
+    print_trace(load_run(arguments.run), arguments.step)
+    return 0
+
+
+def show_command(arguments: Namespace) -> int:
+    """`replica show`: the resolved recipe, origins, and what follows."""
+    overrides = [*arguments.overrides, *([f"out={arguments.out}"] if arguments.out is not None else [])]
+    recipe, origins = load_with_origins(arguments.recipe, overrides)
+    if arguments.run_directory:
+        print(recipe.run_directory)
+        return 0
+    from rich.console import Console
+
+    from launch.show import print_facts, print_recipe
+
+    console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160")), highlight=False)
+    print_recipe(recipe, origins, console)
+    print_facts(recipe, recipe.train.ranks or 1, console)
+    return 0

@@ -1,0 +1,136 @@
+"""Writes what is generated from the recipe's schema: `docs/recipe.md` and `configs/recipe.schema.json`.
+
+    python -m launch.docs            # write both; a test keeps them current
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from annotated_types import BaseMetadata
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from configs.files import write_text
+from configs.recipe import Recipe, json_schema
+from configs.schema import PathMarker
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "recipe.md"
+SCHEMA = ROOT / "configs" / "recipe.schema.json"
+
+_INTRODUCTION = """# Recipe reference
+
+Generated from `configs/schema.py` by `make docs`; a test keeps it current.
+
+A recipe is one YAML file. Every key can also be set on the command line by its path, with list items by their index:
+
+```sh
+replica show configs/demo.yaml train.optimizer.lr=3e-4 data.sources.0.weight=2
+```
+
+- Precedence: defaults, then the file, then overrides from left to right. `replica show` says where each value came from.
+- An unknown key is an error that names the nearest known one; all problems of a recipe are reported at once.
+- Relative paths are resolved against the place they were written in: the recipe's directory, or the working directory for
+  overrides.
+- Units: *sequences* are windows of `model.context_length` tokens; *tokens* are target positions; *bytes* are UTF-8 bytes
+  of normalised text.
+- For completion in an editor, start the file with `# yaml-language-server: $schema=recipe.schema.json`.
+"""
+
+
+def reference() -> str:
+    """The text of `docs/recipe.md`."""
+    return _INTRODUCTION + "".join(_section(model, path) for model, path in _sections(Recipe, ""))
+
+
+def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[type[BaseModel], str]]:
+    yield model, path
+    for name, field in model.model_fields.items():
+        for nested, is_item in _nested(field.annotation):
+            yield from _sections(nested, f"{path}{name}." + ("N." if is_item else ""))
+
+
+def _nested(annotation: Any, is_item: bool = False) -> Iterator[tuple[type[BaseModel], bool]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation, is_item
+    for argument in get_args(annotation):
+        yield from _nested(argument, is_item or getattr(annotation, "__origin__", None) is list)
+
+
+def _section(model: type[BaseModel], path: str) -> str:
+    title = f"`{path.rstrip('.')}`" if path else "Top level"
+    summary = " ".join((model.__doc__ or "").split()).replace("|", "\\|")
+    rows = [
+        f"| `{path}{name}` | {_type(field)} | {_default(field)} | {_escape(field.description or '')} |"
+        for name, field in model.model_fields.items()
+    ]
+    return "\n".join([f"\n## {title}", "", summary, "", "| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _type(field: FieldInfo) -> str:
+    named = _type_name(field.annotation)
+    bounds = [_bound(item) for item in field.metadata if isinstance(item, BaseMetadata)]
+    return _escape(", ".join([named, *[bound for bound in bounds if bound]]))
+
+
+def _type_name(annotation: Any) -> str:
+    if annotation is type(None):
+        return "null"
+    origin, arguments = getattr(annotation, "__origin__", None), get_args(annotation)
+    if any(isinstance(item, PathMarker) for item in getattr(annotation, "__metadata__", ())):
+        return "path"
+    if origin is list:
+        return f"list of {_type_name(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    if "Literal" in str(origin):
+        return " / ".join(f"`{value}`" for value in arguments)
+    if arguments:  # a union, or Annotated
+        names = [_type_name(item) for item in arguments if not isinstance(item, BaseMetadata) and item is not ...]
+        return " or ".join(dict.fromkeys(name for name in names if name))
+    if isinstance(annotation, type):
+        section = issubclass(annotation, BaseModel)
+        return "section" if section else {"str": "text", "bool": "true / false"}.get(annotation.__name__, annotation.__name__)
+    return ""
+
+
+def _bound(item: BaseMetadata) -> str:
+    found = re.match(r"(Ge|Gt|Le|Lt|MinLen|MaxLen)\(\w+=(.+)\)", repr(item))
+    if not found:
+        return ""
+    signs = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<", "MinLen": "at least", "MaxLen": "at most"}
+    suffix = " items" if found[1].endswith("Len") else ""
+    return f"{signs[found[1]]} {found[2]}{suffix}"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "*required*"
+    if isinstance(field.default, BaseModel):
+        return "below"
+    text = {None: "null", True: "true", False: "false"}.get(field.default, field.default) if _simple(field.default) else field.default
+    return f"`{_escape(str(text))}`"
+
+
+def _simple(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> None:
+    """Writes both files."""
+    for path, text in ((REFERENCE, reference()), (SCHEMA, json_schema())):
+        write_text(path, text)
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

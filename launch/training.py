@@ -1,0 +1,119 @@
+"""Starts the processes that train, and believes only the checkpoint they leave.
+
+One rank trains in this process. Several are started by DeepSpeed's node launcher. That launcher can end with exit code 0
+although its ranks died (it reports a killed child as success), so what counts is the committed checkpoint of the last
+step.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from configs.door import INTERRUPTED, USER_ERROR
+from configs.recipe import RESOLVED_NAME, Recipe
+
+TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "pretrain" / "train.py"
+_GRACE_SECONDS = 20.0
+_SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
+
+
+class TrainingFailed(ValueError):
+    """Training ended without the checkpoint of its last step."""
+
+
+def count_ranks(recipe: Recipe) -> int:
+    """Processes to train with on this machine: `train.ranks`, else one per visible GPU, else one."""
+    if recipe.train.ranks is not None:
+        return recipe.train.ranks
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def started_by_others() -> bool:
+    """Whether Slurm, torchrun or the like started this process as one rank of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def train_here(recipe: Recipe) -> None:
+    """Trains in this process, which is the only rank or one that somebody else started."""
+    put_environment_first()
+    from pretrain.train import train
+
+    train(recipe)
+
+
+def train_ranks(recipe: Recipe, ranks: int) -> None:
+    """Trains with `ranks` processes on this machine; the resolved recipe must be in the run directory.
+
+    Raises:
+        TrainingFailed: when a process fails; its own message stands above.
+    """
+    put_environment_first()
+    code = _wait(_spawn(_launcher(recipe.run_directory / RESOLVED_NAME, recipe, ranks)))
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
+        raise TrainingFailed(
+            f"training stopped with exit code {code} (its own message stands above); "
+            "after the cause is gone, the same command continues from the newest checkpoint"
+        )
+
+
+def put_environment_first() -> None:
+    """Puts this environment's `bin` first on PATH: DeepSpeed compiles an operator with the `ninja` that lies there."""
+    here = str(Path(sys.executable).parent)
+    if os.environ.get("PATH", "").split(os.pathsep)[0] != here:
+        os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
+
+
+def _launcher(recipe_file: Path, recipe: Recipe, ranks: int) -> list[str]:
+    # What `deepspeed --num_accelerators N` runs in the end. Started directly, it ends its ranks when it is told to end,
+    # which the `deepspeed` command above it does not.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    devices = [int(item) for item in visible.split(",") if item.isdigit()][:ranks]
+    world = {"localhost": devices if len(devices) == ranks else list(range(ranks))}
+    encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
+    return [
+        *(sys.executable, "-u", "-m", "deepspeed.launcher.launch"),
+        *(f"--world_info={encoded}", "--master_addr=127.0.0.1", f"--master_port={_free_port()}"),
+        *("--no_local_rank", "--quiet", "--log_level=error"),
+        *(str(TRAIN_SCRIPT), "--recipe", str(recipe_file), "--out", str(recipe.run_directory)),
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """In the child: a `kill -9` of this process must not leave ranks behind that go on writing."""
+    with suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
+    # Its own session: Ctrl-C reaches this process alone, which then ends the others in order.
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent)  # noqa: PLW1509
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait()
+    finally:  # on Ctrl-C or SIGTERM nothing may stay alive; after a normal end there is nothing left to stop
+        for order in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, order)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_SECONDS)

@@ -1,0 +1,72 @@
+"""What end-to-end tests share: a corpus and a recipe that go from raw text to a report in well under a minute."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = "the of and a to in he was that it his her with as had she for on at by which have or from this him but all".split()
+
+TINY_RECIPE = """\
+name: tiny
+data:
+  sources:
+    - {name: words, path: corpus.jsonl, licence: CC0-1.0}
+  tokenizer: {kind: byte}
+  validation_fraction: 0.1
+model: {family: llama, num_layers: 1, hidden_size: 32, num_heads: 2, context_length: 32, vocab_multiple: 1}
+train:
+  steps: 12
+  global_batch_size: 8
+  precision: fp32
+  log_every: 1
+  optimizer: {lr: 3e-3}
+  checkpoint: {every: 6, keep: 2}
+  validation: {every: 6, max_tokens: 512}
+evaluation:
+  perplexity: [{name: heldout, path: heldout.jsonl}]
+  samples: {prompts: ["the"], max_new_tokens: 8}
+  bootstrap_samples: 100
+report:
+  gates: ["perplexity/heldout/bits_per_byte < 8.5"]
+"""
+
+
+def write_corpus(path: Path, documents: int, seed: int) -> None:
+    """Documents of common words in random order: enough for a model to learn something in a few steps."""
+    rng = random.Random(seed)
+    with path.open("w", encoding="utf-8") as stream:
+        for number in range(documents):
+            text = " ".join(rng.choice(WORDS) for _ in range(80)).capitalize() + "."
+            stream.write(json.dumps({"id": f"{path.stem}-{number}", "text": text}) + "\n")
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Path:
+    """A recipe file beside its corpus, in a directory of its own."""
+    write_corpus(tmp_path / "corpus.jsonl", documents=100, seed=1)
+    write_corpus(tmp_path / "heldout.jsonl", documents=4, seed=2)
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY_RECIPE, encoding="utf-8")
+    return recipe
+
+
+@pytest.fixture
+def replica() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the console command in a process of its own; `check` wants exit code 0."""
+
+    def run(*arguments: str | Path, check: bool = True, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=280, check=False)
+        if check:
+            assert done.returncode == 0, f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run

@@ -1,0 +1,224 @@
+"""`launch/slurm.sh` under a real Slurm: two nodes on this machine, started and stopped by the test itself."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.files import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "launch" / "slurm.sh"
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo")
+SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+JOB_SECONDS = 240
+
+CONFIGURATION = """\
+ClusterName=local
+SlurmctldHost=localhost
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={directory}/munge.sock
+CryptoType=crypto/munge
+SlurmctldPort={ports[0]}
+SlurmctldPidFile={directory}/slurmctld.pid
+SlurmctldLogFile={directory}/slurmctld.log
+StateSaveLocation={directory}/state
+SlurmdPidFile={directory}/slurmd-%n.pid
+SlurmdLogFile={directory}/slurmd-%n.log
+SlurmdSpoolDir={directory}/spool-%n
+SlurmdParameters=config_overrides
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1,bf_interval=1
+ReturnToService=2
+KillWait=5
+NodeName=one NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=1000 State=UNKNOWN
+NodeName=two NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} RealMemory=1000 State=UNKNOWN
+PartitionName=debug Nodes=one,two Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on just now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [int(item.getsockname()[1]) for item in sockets]
+    finally:
+        for item in sockets:
+            item.close()
+
+
+class Cluster:
+    """munged, slurmctld and two slurmd in the foreground of processes that `close` ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environment = {**os.environ, "PATH": SBIN, "SLURM_CONF": str(directory / "slurm.conf")}
+        self._daemons: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Writes the configuration, starts the daemons and waits until both nodes are idle."""
+        user = pwd.getpwuid(os.getuid()).pw_name
+        cpus = max(1, (os.cpu_count() or 2) // 2)
+        text = CONFIGURATION.format(user=user, directory=self.directory, ports=free_ports(3), cpus=cpus)
+        (self.directory / "slurm.conf").write_text(text, encoding="utf-8")
+        (self.directory / "cgroup.conf").write_text(self._cgroup(), encoding="utf-8")
+        (self.directory / "state").mkdir()
+        key = self.directory / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        munge = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munge.pid", "log-file": "munge.log"}
+        munge["seed-file"] = "munge.seed"
+        self._daemon("munged", "-F", "-f", *(f"--{name}={self.directory / file}" for name, file in munge.items()))
+        self._until(lambda: (self.directory / "munge.sock").exists(), "munged made no socket")
+        self._daemon("slurmctld", "-D", "-i")
+        for node in ("one", "two"):
+            (self.directory / f"spool-{node}").mkdir()
+            self._daemon("slurmd", "-D", "-N", node)
+        self._until(lambda: self.ask("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == "2", "the nodes never came up")
+
+    def _cgroup(self) -> str:
+        version = re.search(r"(\d+)\.(\d+)", self.ask("slurmd", "-V"))
+        assert version is not None
+        newer = (int(version[1]), int(version[2])) >= (23, 2)
+        return "CgroupPlugin=disabled\n" if newer else "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainCores=no\n"
+
+    def _daemon(self, *command: str) -> None:
+        with (self.directory / f"{command[0]}-output.log").open("ab") as log:
+            self._daemons.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
+
+    def _until(self, holds: object, complaint: str, seconds: float = 30) -> None:
+        assert callable(holds)
+        deadline = time.monotonic() + seconds
+        while not holds():
+            logs = "\n".join(f"{p.name}: {p.read_text(errors='replace')[-800:]}" for p in self.directory.glob("*.log"))
+            assert time.monotonic() < deadline, f"{complaint}\n{logs}"
+            time.sleep(0.2)
+
+    def ask(self, *command: str) -> str:
+        """Standard output of a Slurm command."""
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False).stdout
+
+    def submit(self, project: Path, *arguments: str) -> tuple[str, str]:
+        """Submits `launch/slurm.sh` from `project`, waits for its end; returns (state and exit code, its log)."""
+        command = ["sbatch", "--parsable", *arguments]
+        done = subprocess.run(command, env=self.environment, cwd=project, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        job = done.stdout.strip()
+        try:
+            self._until(lambda: not self.ask("squeue", "-h", "-j", job).strip(), "the job does not end", JOB_SECONDS)
+        finally:
+            self.ask("scancel", job)
+        shown = self.ask("scontrol", "show", "job", job)
+        state = " ".join(re.findall(r"(?:JobState|ExitCode)=\S+", shown))
+        return state, (project / f"replica-{job}.log").read_text(encoding="utf-8")
+
+    def close(self) -> None:
+        """Ends the daemons, the jobs' shepherds included."""
+        self.ask("scancel", "--user", pwd.getpwuid(os.getuid()).pw_name)
+        for daemon in reversed(self._daemons):
+            daemon.terminate()
+        for daemon in self._daemons:
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A two-node Slurm; skips where its programs are not installed."""
+    missing = [name for name in NEEDED if shutil.which(name, path=SBIN) is None]
+    if missing:
+        pytest.skip(f"Slurm is not installed here (missing: {', '.join(missing)})")
+    with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as directory:
+        made = Cluster(Path(directory))
+        try:
+            made.start()
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A directory to submit from: this checkout, with the environment the tests run in."""
+    directory = tmp_path / "project"
+    directory.mkdir()
+    for name in ("configs", "data_prep", "pretrain", "eval", "launch"):
+        (directory / name).symlink_to(ROOT / name)
+    (directory / ".venv").symlink_to(sys.prefix)
+    return directory
+
+
+@pytest.mark.slow
+def test_two_nodes_train_to_a_report(cluster: Cluster, project: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    state, log = cluster.submit(project, "--nodes=2", "launch/slurm.sh", str(tiny_recipe), "--out", str(run))
+    assert state == "JobState=COMPLETED ExitCode=0:0", log
+    assert "training on 2 nodes x 1 ranks" in log
+    checkpoint = (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
+    assert checkpoint == "step_00000012", log
+    assert (run / "report" / "index.html").is_file()
+    assert read_json(run / "results.json")["checkpoint"]["step"] == 12
+
+
+def test_a_failing_job_passes_its_exit_code_on(cluster: Cluster, project: Path, tiny_recipe: Path) -> None:
+    state, log = cluster.submit(project, "--nodes=2", "launch/slurm.sh", str(tiny_recipe), "train.stepz=3")
+    assert state == "JobState=FAILED ExitCode=2:0", log
+    assert "did you mean `train.steps`" in log
+
+
+def fake(directory: Path, name: str, text: str) -> None:
+    """An executable that stands in for a Slurm command."""
+    file = directory / name
+    file.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    file.chmod(0o755)
+
+
+def test_refuses_to_run_on_one_node_when_two_were_asked_for(project: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    bin_directory = tmp_path / "bin"
+    bin_directory.mkdir()
+    fake(bin_directory, "scontrol", "echo one; echo two")
+    fake(bin_directory, "srun", "echo one")  # whatever is asked for, one process on one node starts
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_directory}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "one,two",
+        "SLURM_SUBMIT_DIR": str(project),
+    }
+    done = subprocess.run(
+        ["bash", str(SCRIPT), str(tiny_recipe)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: 2 nodes were asked for, but processes start on 1 only\n"
+
+
+def test_outside_slurm_it_says_how_to_submit() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    done = subprocess.run(["bash", str(SCRIPT), "x"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "submit it with: sbatch" in done.stderr
