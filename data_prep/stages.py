@@ -1,0 +1,99 @@
+"""A stage's directory: skipped when its fingerprint holds, taken up again where a killed run left it.
+
+Units of work are committed one by one: their files first, then `units/NAME.json`. `manifest.json` is written last and
+stands for the whole. Fingerprints cover inputs, parameters and the code, never places.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from configs.files import fingerprint, read_json, remove_leftovers, sha256_file, write_json
+from data_prep.shards import MANIFEST_NAME
+
+_MARKER = "in_progress.json"
+_UNITS = "units"
+
+
+@cache
+def code_version(*modules: str) -> str:
+    """Digest of the source of these modules of `data_prep`: another program makes other files."""
+    here = Path(__file__).parent
+    return fingerprint({name: sha256_file(here / f"{name}.py") for name in modules})
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and SHA-256, as manifests hold them."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+class Stage:
+    """One stage's directory.
+
+    Args:
+        directory: where it lies.
+        inputs: everything its output depends on, JSON-serialisable.
+    """
+
+    def __init__(self, directory: Path, inputs: dict[str, Any]) -> None:
+        self.directory = directory
+        self.name = directory.name
+        self.inputs = inputs
+        self.fingerprint = fingerprint(inputs)
+
+    def read(self) -> dict[str, Any] | None:
+        """The manifest, if it is that of these inputs and all files are there in their size; else None."""
+        file = self.directory / MANIFEST_NAME
+        if not file.is_file():
+            return None
+        manifest: dict[str, Any] = read_json(file)
+        if manifest.get("fingerprint") != self.fingerprint:
+            return None
+        for name, known in manifest["files"].items():
+            path = self.directory / name
+            if not path.is_file() or path.stat().st_size != known["bytes"]:
+                return None
+        return manifest
+
+    def begin(self) -> None:
+        """Makes the directory ready: what an interrupted run of the same inputs committed stays, all else goes."""
+        marker = self.directory / _MARKER
+        same = marker.is_file() and read_json(marker) == {"fingerprint": self.fingerprint}
+        if not same and self.directory.exists():
+            shutil.rmtree(self.directory)
+        for directory in (self.directory, self.directory / _UNITS):
+            directory.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(directory)
+        (self.directory / MANIFEST_NAME).unlink(missing_ok=True)
+        write_json(marker, {"fingerprint": self.fingerprint})
+
+    def unit_file(self, name: str, suffix: str) -> Path:
+        """A file that belongs to a unit of work."""
+        return self.directory / _UNITS / f"{name}{suffix}"
+
+    def commit(self, name: str, content: dict[str, Any]) -> None:
+        """Says that the unit is done; its files must be in place."""
+        write_json(self.unit_file(name, ".json"), content)
+
+    def unit(self, name: str) -> dict[str, Any] | None:
+        """What `commit` was told, or None for a unit that is not done."""
+        file = self.unit_file(name, ".json")
+        return read_json(file) if file.is_file() else None
+
+    def committed(self) -> Iterable[str]:
+        """Names of the units that are done, in no order."""
+        return (path.stem for path in (self.directory / _UNITS).glob("*.json"))
+
+    def finish(self, content: dict[str, Any], files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Writes the manifest, then clears away what only served the work."""
+        manifest = {"fingerprint": self.fingerprint, "inputs": self.inputs, "files": files, **content}
+        write_json(self.directory / MANIFEST_NAME, manifest)
+        shutil.rmtree(self.directory / _UNITS, ignore_errors=True)
+        (self.directory / _MARKER).unlink(missing_ok=True)
+        result: dict[str, Any] = json.loads(json.dumps(manifest))
+        return result

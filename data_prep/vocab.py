@@ -1,0 +1,232 @@
+"""The vocabulary: text to token ids and back, trained or read from a `tokenizer.json`.
+
+The Hugging Face `tokenizers` file is the truth; `data_prep/encode.py` may produce the same ids faster.
+Special tokens come first, so the end-of-document id of a trained vocabulary is 0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from configs import schema
+from configs.files import fingerprint, write_json, write_text
+from configs.schema import END_OF_TEXT
+
+TOKENIZER_NAME = "tokenizer.json"
+CONFIG_NAME = "tokenizer_config.json"
+# Pieces are found by these before merging. gpt2: Radford et al. 2019; gpt4: the cl100k_base of tiktoken as Llama 3
+# ships it; qwen2: the same with single digits.
+_GPT4 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PATTERNS = {"gpt4": _GPT4, "qwen2": _GPT4.replace(r"\p{N}{1,3}", r"\p{N}")}
+# A merge seen once in the whole sample is a memorised string, not a unit of the language.
+_MIN_FREQUENCY = 2
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 characters that stand for the bytes 0-255 in byte-level vocabularies (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+class Vocab:
+    """A tokenizer with its end-of-document id and the number of bytes behind each id."""
+
+    def __init__(self, tokenizer: Tokenizer, end_of_document: str = END_OF_TEXT) -> None:
+        eod = tokenizer.token_to_id(end_of_document)
+        if eod is None:
+            special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+            known = ", ".join(map(repr, special[:8])) or "none: add one"
+            raise ValueError(
+                f"the vocabulary has no token {end_of_document!r} to end documents with; set "
+                f"data.tokenizer.special_tokens to one that it has (its special tokens: {known})"
+            )
+        # Text is only text: `<|endoftext|>` written inside a document must not end it.
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.tokenizer = tokenizer
+        self.end_of_document = end_of_document
+        self.eod_id: int = eod
+
+    @classmethod
+    def load(cls, path: str | Path, end_of_document: str | None = None) -> Vocab:
+        """Reads a `tokenizer.json` or a directory with one.
+
+        Args:
+            path: the file or directory.
+            end_of_document: the token that ends documents; None: `eos_token` of a `tokenizer_config.json` beside it,
+                else `<|endoftext|>`.
+
+        Raises:
+            ValueError: when there is no such file, it is not a tokenizer, or it lacks the end-of-document token.
+        """
+        file = Path(path) / TOKENIZER_NAME if Path(path).is_dir() else Path(path)
+        if not file.is_file():
+            raise ValueError(f"{path}: no {TOKENIZER_NAME} here; give a tokenizer.json or a directory with one")
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ValueError(f"{file} is not a tokenizer that Hugging Face `tokenizers` reads: {error}") from error
+        return cls(tokenizer, end_of_document or _configured_eos(file.parent) or END_OF_TEXT)
+
+    def save(self, directory: Path) -> None:
+        """Writes `tokenizer.json` and a `tokenizer_config.json` that transformers understands."""
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / TOKENIZER_NAME, self.tokenizer.to_str(pretty=True) + "\n")
+        eos = self.end_of_document
+        write_json(
+            directory / CONFIG_NAME,
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": eos,
+                "eos_token": eos,
+                "clean_up_tokenization_spaces": False,
+            },
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without an end-of-document id; special-token strings inside are ordinary text."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text."""
+        return [item.ids for item in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids; special tokens are left out. Cut characters become U+FFFD."""
+        text: str = self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)
+        return text
+
+    @cached_property
+    def size(self) -> int:
+        """Number of ids: the largest id plus one."""
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def token_bytes(self) -> np.ndarray:
+        """(size,) int32: UTF-8 bytes that each id stands for; 0 for special tokens and unused ids."""
+        counts = np.zeros(self.size, dtype=np.int32)
+        for token, index in self.tokenizer.get_vocab(with_added_tokens=True).items():
+            counts[index] = self._bytes_of(token)
+        for index, added in self.tokenizer.get_added_tokens_decoder().items():
+            counts[index] = 0 if added.special else len(added.content.encode())
+        return counts
+
+    @cached_property
+    def byte_level(self) -> bool:
+        """Whether the tokens are strings over GPT-2's byte alphabet."""
+        decoder = json.loads(self.tokenizer.to_str())["decoder"] or {}
+        return any(part.get("type") == "ByteLevel" for part in [decoder, *decoder.get("decoders", [])])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the tokenizer file and the end-of-document token."""
+        return fingerprint({"tokenizer": self.tokenizer.to_str(), "end_of_document": self.end_of_document})
+
+    def _bytes_of(self, token: str) -> int:
+        if self.byte_level:
+            return len(token)
+        if _BYTE_TOKEN.fullmatch(token):
+            return 1
+        return len(token.replace("▁", " ").encode())
+
+
+def _configured_eos(directory: Path) -> str | None:
+    file = directory / CONFIG_NAME
+    if not file.is_file():
+        return None
+    eos = json.loads(file.read_text(encoding="utf-8")).get("eos_token")
+    return eos.get("content") if isinstance(eos, dict) else eos
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+def train_vocab(settings: schema.Tokenizer, texts: Iterable[str]) -> Vocab:
+    """Makes the vocabulary that the recipe asks for.
+
+    Args:
+        settings: `data.tokenizer`.
+        texts: training text. For `bpe`, chunks of at most some 100 kB whose overlong pieces are already removed (memory
+            grows with the distinct pieces, not with the text); for `char`, any text that holds the whole alphabet once.
+            Not read for `byte` and `file`.
+
+    Raises:
+        ValueError: when the text supports fewer tokens than asked for, or the file does not serve.
+    """
+    specials = settings.special_tokens
+    if settings.kind == "file":
+        assert settings.path is not None
+        return Vocab.load(settings.path, specials[0])
+    if settings.kind == "byte":
+        tokenizer = _byte_level(models.BPE(_numbered([*specials, *byte_alphabet()]), []), None)
+    elif settings.kind == "char":
+        tokenizer = _character_tokenizer(specials, texts)
+    else:
+        tokenizer = _train_bpe(settings, texts)
+    tokenizer.add_special_tokens(specials)
+    return Vocab(tokenizer, specials[0])
+
+
+def _numbered(tokens: Sequence[str]) -> dict[str, int]:
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def _byte_level(model: Any, pattern: str | None) -> Tokenizer:
+    """A byte-level tokenizer; `pattern` None leaves the text in one piece, "gpt2" is built into ByteLevel."""
+    tokenizer = Tokenizer(model)
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
+    if pattern in PATTERNS:
+        split = pre_tokenizers.Split(Regex(PATTERNS[pattern]), behavior="isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
+    else:
+        tokenizer.pre_tokenizer = whole
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _character_tokenizer(specials: Sequence[str], texts: Iterable[str]) -> Tokenizer:
+    """One id per character of the training text; any other character becomes its UTF-8 bytes, so nothing is lost."""
+    alphabet = sorted(set().union(*map(set, texts)))
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokenizer = Tokenizer(models.BPE(_numbered([*specials, *fallback, *alphabet]), [], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+def _train_bpe(settings: schema.Tokenizer, texts: Iterable[str]) -> Tokenizer:
+    smallest = 256 + len(settings.special_tokens)
+    if settings.vocab_size < smallest:
+        raise ValueError(
+            f"data.tokenizer.vocab_size is {settings.vocab_size}, but {len(settings.special_tokens)} special tokens "
+            f"and 256 bytes need {smallest}; raise it"
+        )
+    tokenizer = _byte_level(models.BPE(), settings.pattern)
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocab_size,
+        min_frequency=_MIN_FREQUENCY,
+        special_tokens=list(settings.special_tokens),
+        initial_alphabet=byte_alphabet(),
+        max_token_length=settings.max_piece_bytes,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(iter(texts), trainer)
+    achieved = tokenizer.get_vocab_size()
+    if achieved < settings.vocab_size:
+        raise ValueError(
+            f"data.tokenizer.vocab_size is {settings.vocab_size}, but the training text supports only {achieved} "
+            f"tokens; set data.tokenizer.vocab_size to at most {achieved}, or give more text"
+        )
+    return tokenizer
