@@ -1,0 +1,169 @@
+"""Text from a model: sampling with a key/value cache, one prompt streaming or several at once.
+
+When a text outgrows the context, the model goes on from its last `context_length // 2` tokens, read again into a fresh
+cache. Of a prompt longer than the context, the last `context_length` tokens are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pretrain.model import KVCache, Transformer
+
+
+def distribution(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """Probabilities (…, V), fp32, that the next token is drawn from.
+
+    In this order: logits ÷ `temperature` (> 0); only the `top_k` most likely tokens; of these, only the most likely
+    ones up to the first at which their probabilities sum to `top_p` (nucleus sampling, arXiv:1904.09751).
+    """
+    logits = logits.float() / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        smallest = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    probabilities = logits.softmax(dim=-1)
+    if top_p is not None and top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        already_reached = ordered.cumsum(dim=-1) - ordered >= top_p
+        kept = torch.zeros_like(ordered).scatter(-1, order, ordered.masked_fill(already_reached, 0.0))
+        probabilities = kept / kept.sum(dim=-1, keepdim=True)
+    return probabilities
+
+
+class Decoder:
+    """Several texts and the model's cache of them: gives the logits of their next tokens, takes the tokens chosen."""
+
+    def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        """`max_new_tokens` sizes the cache. Raises `ValueError` for an empty prompt or an unknown token id."""
+        assert not model.training, "call model.eval() first: dropout has no place in generation"
+        for prompt in prompts:
+            if not prompt:
+                raise ValueError("a prompt is empty; give at least one token, such as the end-of-text token")
+            if not 0 <= min(prompt) <= max(prompt) < model.vocab_size:
+                raise ValueError(
+                    f"a prompt has token ids {min(prompt)} to {max(prompt)}, but the model's vocabulary has "
+                    f"{model.vocab_size}; encode it with the tokenizer the model was trained with"
+                )
+        self._model, self._room = model, max_new_tokens
+        self._texts = [list(prompt[-model.config.context_length :]) for prompt in prompts]
+        self._read()
+
+    @torch.inference_mode()
+    def _read(self) -> None:
+        """Reads all texts into a fresh cache, padded on the left to one length."""
+        device = self._model.embed.weight.device
+        longest = max(map(len, self._texts))
+        padding = [longest - len(text) for text in self._texts]
+        tokens = [[0] * pad + text for pad, text in zip(padding, self._texts, strict=True)]
+        capacity = min(self._model.config.context_length, longest + self._room)
+        padded = torch.tensor(padding, device=device) if any(padding) else None
+        self._cache = KVCache(self._model, len(self._texts), capacity, padded)
+        self._feed(torch.tensor(tokens, device=device))
+
+    def _feed(self, tokens: Tensor) -> None:
+        self.logits = self._model.head(self._model.backbone(tokens, self._cache)[:, -1])  # (B, V)
+
+    @torch.inference_mode()
+    def append(self, tokens: Sequence[int]) -> None:
+        """Adds one token to each text, and renews `logits`."""
+        context = self._model.config.context_length
+        for row, token in enumerate(tokens):
+            text = [*self._texts[row], token]
+            self._texts[row] = text if len(text) <= context else text[-(context // 2) :]
+        if self._cache.length < self._cache.capacity:
+            self._feed(torch.tensor(tokens, device=self.logits.device).unsqueeze(1))
+        else:
+            self._read()
+
+    @torch.inference_mode()
+    def keep(self, rows: list[int]) -> None:
+        """Goes on with these rows only."""
+        self._texts = [self._texts[row] for row in rows]
+        self.logits = self.logits[rows]
+        self._cache.select(rows)
+
+
+def _stream(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    stop: Collection[int],
+    seed: int,
+    vocab_size: int | None,
+) -> Iterator[tuple[int, int]]:
+    """Yields (row, token) as they are chosen; a row leaves the batch at its stop token."""
+    if temperature < 0:
+        raise ValueError(f"temperature {temperature} is negative; use 0 for the most likely token")
+    if max_new_tokens < 1:
+        return
+    rows = list(range(len(prompts)))
+    generators = [torch.Generator().manual_seed(seed + row) for row in rows]
+    decoder = Decoder(model, prompts, max_new_tokens)
+    for step in range(1, max_new_tokens + 1):
+        logits = decoder.logits[:, :vocab_size]
+        if temperature == 0:
+            tokens = logits.argmax(dim=-1).tolist()
+        else:
+            # Drawn on the CPU, from a generator per row: the same text on every device and in every batch.
+            chances = distribution(logits, temperature, top_k, top_p).cpu()
+            pairs = zip(chances, rows, strict=True)
+            tokens = [int(torch.multinomial(chance, 1, generator=generators[row])) for chance, row in pairs]
+        alive = [index for index, token in enumerate(tokens) if token not in stop]
+        yield from ((rows[index], tokens[index]) for index in alive)
+        if not alive or step == max_new_tokens:
+            return
+        if len(alive) < len(rows):
+            rows = [rows[index] for index in alive]
+            decoder.keep(alive)
+        decoder.append([tokens[index] for index in alive])
+
+
+def generate(
+    model: Transformer,
+    tokens: Sequence[int],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: Collection[int] = (),
+    seed: int = 0,
+    vocab_size: int | None = None,
+) -> Iterator[int]:
+    """Continues `tokens`, yielding each new token as it is chosen.
+
+    Args:
+        temperature, top_k, top_p: see `distribution`; temperature 0 takes the most likely token.
+        stop: token ids that end the text; they are not yielded.
+        seed: of the draws; equal arguments give equal text.
+        vocab_size: ids from here on (the padding of the vocabulary) are never chosen; None: the model's rows.
+
+    Raises:
+        ValueError: for an empty prompt, an unknown token id or a negative temperature (at the first token asked for).
+    """
+    for _, token in _stream(model, [tokens], max_new_tokens, temperature, top_k, top_p, stop, seed, vocab_size):
+        yield token
+
+
+def generate_batch(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: Collection[int] = (),
+    seed: int = 0,
+    vocab_size: int | None = None,
+) -> list[list[int]]:
+    """New tokens of each prompt, all computed together; row r equals `generate(…, prompts[r], seed=seed + r)`."""
+    texts: list[list[int]] = [[] for _ in prompts]
+    if prompts:
+        for row, token in _stream(model, prompts, max_new_tokens, temperature, top_k, top_p, stop, seed, vocab_size):
+            texts[row].append(token)
+    return texts

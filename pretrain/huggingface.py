@@ -1,0 +1,358 @@
+"""Hugging Face directories out and in: config.json, model.safetensors, tokenizer.json. Nothing in them is executed.
+
+Three architectures cover the settings of `configs.schema.Model`: GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM.
+Written with safetensors and json alone; logits equal to `transformers` for each (tests/reference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from configs.files import atomic_directory, read_json, write_json
+from configs.schema import Model
+from data_prep.vocab import TOKENIZER_NAME, Vocab
+from pretrain.model import Transformer
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+
+class Weight(NamedTuple):
+    """One parameter of ours and where it lies on the other side."""
+
+    ours: str
+    theirs: tuple[str, ...]  # several: ours is their concatenation along the rows
+    rows: tuple[int, ...] = ()  # of each of several
+    transposed: bool = False  # GPT-2's Conv1D keeps (in, out)
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+def _gpt2_weights(config: Model) -> Iterator[Weight]:
+    yield Weight("embed.weight", ("transformer.wte.weight",))
+    yield Weight("position.weight", ("transformer.wpe.weight",))
+    for layer in range(config.num_layers):
+        here, there = f"blocks.{layer}.", f"transformer.h.{layer}."
+        for ours, theirs in (("attention_norm", "ln_1"), ("mlp_norm", "ln_2")):
+            yield Weight(f"{here}{ours}.weight", (f"{there}{theirs}.weight",))
+            yield Weight(f"{here}{ours}.bias", (f"{there}{theirs}.bias",))
+        for ours, theirs in (
+            ("attention.qkv", "attn.c_attn"),
+            ("attention.out", "attn.c_proj"),
+            ("mlp.up", "mlp.c_fc"),
+            ("mlp.down", "mlp.c_proj"),
+        ):
+            yield Weight(f"{here}{ours}.weight", (f"{there}{theirs}.weight",), transposed=True)
+            yield Weight(f"{here}{ours}.bias", (f"{there}{theirs}.bias",))
+    yield Weight("norm.weight", ("transformer.ln_f.weight",))
+    yield Weight("norm.bias", ("transformer.ln_f.bias",))
+    if not config.tied_embeddings:
+        yield Weight("lm_head.weight", ("lm_head.weight",))
+
+
+def _llama_weights(config: Model) -> Iterator[Weight]:
+    query, key = config.num_heads * config.head_width, config.kv_heads * config.head_width
+    yield Weight("embed.weight", ("model.embed_tokens.weight",))
+    for layer in range(config.num_layers):
+        here, there = f"blocks.{layer}.", f"model.layers.{layer}."
+        yield Weight(f"{here}attention_norm.weight", (f"{there}input_layernorm.weight",))
+        yield Weight(f"{here}mlp_norm.weight", (f"{there}post_attention_layernorm.weight",))
+        if config.qk_norm:
+            yield Weight(f"{here}attention.q_norm.weight", (f"{there}self_attn.q_norm.weight",))
+            yield Weight(f"{here}attention.k_norm.weight", (f"{there}self_attn.k_norm.weight",))
+        for kind in ("weight", "bias") if config.bias else ("weight",):
+            qkv = tuple(f"{there}self_attn.{name}_proj.{kind}" for name in "qkv")
+            yield Weight(f"{here}attention.qkv.{kind}", qkv, (query, key, key))
+            yield Weight(f"{here}attention.out.{kind}", (f"{there}self_attn.o_proj.{kind}",))
+            gate_up = tuple(f"{there}mlp.{name}_proj.{kind}" for name in ("gate", "up"))
+            yield Weight(f"{here}mlp.up.{kind}", gate_up, (config.mlp_width, config.mlp_width))
+            yield Weight(f"{here}mlp.down.{kind}", (f"{there}mlp.down_proj.{kind}",))
+    yield Weight("norm.weight", ("model.norm.weight",))
+    if not config.tied_embeddings:
+        yield Weight("lm_head.weight", ("lm_head.weight",))
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+def _gpt2_settings(config: Model) -> dict[str, Any]:
+    return {
+        "model_type": "gpt2",
+        "n_layer": config.num_layers,
+        "n_embd": config.hidden_size,
+        "n_head": config.num_heads,
+        "n_inner": config.mlp_width,
+        "n_positions": config.context_length,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": config.norm_eps,
+        **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
+    }
+
+
+def _llama_settings(config: Model) -> dict[str, Any]:
+    return {
+        "model_type": "qwen3" if config.qk_norm else "llama",
+        "num_hidden_layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "intermediate_size": config.mlp_width,
+        "max_position_embeddings": config.context_length,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        # The first is read by transformers 4 and most other tools, the second by transformers 5.
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "attention_bias": config.bias,
+        "attention_dropout": config.dropout,
+        **({} if config.qk_norm else {"mlp_bias": config.bias}),
+    }
+
+
+def _read_gpt2(source: Mapping[str, Any]) -> dict[str, Any]:
+    _require(source, "activation_function", "gelu_new", {"gelu_new", "gelu_pytorch_tanh"})
+    _require(source, "scale_attn_weights", True, {True})
+    for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
+        _require(source, key, False, {False})
+    return {
+        "family": "gpt2",
+        "num_layers": source["n_layer"],
+        "hidden_size": source["n_embd"],
+        "num_heads": source["n_head"],
+        "intermediate_size": source.get("n_inner") or 4 * source["n_embd"],
+        "context_length": source["n_positions"],
+        "norm_eps": float(source.get("layer_norm_epsilon", 1e-5)),
+        "dropout": float(source.get("resid_pdrop", 0.1)),
+        "tied_embeddings": source.get("tie_word_embeddings", True),
+    }
+
+
+def _read_llama(source: Mapping[str, Any]) -> dict[str, Any]:
+    qk_norm = source["model_type"] == "qwen3"
+    rope = source.get("rope_parameters") or source.get("rope_scaling") or {}
+    _require(source, "hidden_act", "silu", {"silu", "swish"})
+    _require(source, "use_sliding_window", False, {False})
+    _require(rope, "rope_type", rope.get("type", "default"), {"default"})
+    bias = source.get("attention_bias", False)
+    _require(source, "mlp_bias", False, {bias})
+    return {
+        "family": "llama",
+        "num_layers": source["num_hidden_layers"],
+        "hidden_size": source["hidden_size"],
+        "num_heads": source["num_attention_heads"],
+        "num_kv_heads": source.get("num_key_value_heads"),
+        "head_dim": source.get("head_dim") or (128 if qk_norm else None),
+        "intermediate_size": source["intermediate_size"],
+        "context_length": source["max_position_embeddings"],
+        "norm_eps": float(source.get("rms_norm_eps", 1e-6)),
+        "rope_theta": float(rope.get("rope_theta") or source.get("rope_theta", 10000.0)),
+        "dropout": float(source.get("attention_dropout", 0.0)),
+        "tied_embeddings": source.get("tie_word_embeddings", False),
+        "bias": bias,
+        "qk_norm": qk_norm,
+    }
+
+
+def _require(source: Mapping[str, Any], key: str, default: Any, allowed: set[Any]) -> None:
+    value = source.get(key, default)
+    if value not in allowed:
+        expected = " or ".join(sorted(map(repr, allowed)))
+        raise ValueError(f"{CONFIG_NAME}: {key} is {value!r}; only {expected} can be imported")
+
+
+class Architecture(NamedTuple):
+    """One class of `transformers`: the settings it covers, and the way there and back."""
+
+    required: dict[str, Any]  # settings that a model must have to be exported as this one
+    settings: Callable[[Model], dict[str, Any]]
+    read: Callable[[Mapping[str, Any]], dict[str, Any]]
+    weights: Callable[[Model], Iterator[Weight]]
+
+
+_LLAMA_LIKE = {"position": "rope", "norm": "rmsnorm", "activation": "swiglu"}
+ARCHITECTURES = {
+    "GPT2LMHeadModel": Architecture(
+        {"position": "learned", "norm": "layernorm", "activation": "gelu", "qk_norm": False},
+        _gpt2_settings,
+        _read_gpt2,
+        _gpt2_weights,
+    ),
+    "LlamaForCausalLM": Architecture({**_LLAMA_LIKE, "qk_norm": False}, _llama_settings, _read_llama, _llama_weights),
+    "Qwen3ForCausalLM": Architecture(
+        {**_LLAMA_LIKE, "qk_norm": True, "bias": False}, _llama_settings, _read_llama, _llama_weights
+    ),
+}
+
+
+def _mismatch(config: Model, name: str) -> list[str]:
+    """The settings that keep a model from being exported as this architecture, as text."""
+    required = ARCHITECTURES[name].required
+    wrong = [f"{key}={getattr(config, key)}" for key, value in required.items() if getattr(config, key) != value]
+    if name == "GPT2LMHeadModel":
+        if config.kv_heads != config.num_heads:
+            wrong.append(f"num_kv_heads={config.kv_heads}")
+        if config.head_width * config.num_heads != config.hidden_size:
+            wrong.append(f"head_dim={config.head_width}")
+    return wrong
+
+
+def architecture_of(config: Model) -> str:
+    """The `transformers` class that computes the same function.
+
+    Raises:
+        ValueError: naming, for the classes that come nearest, the settings in the way.
+    """
+    wrong = {name: _mismatch(config, name) for name in ARCHITECTURES}
+    fewest = min(map(len, wrong.values()))
+    nearest = {name: settings for name, settings in wrong.items() if len(settings) == fewest}
+    if fewest:
+        reasons = " and ".join(f"{name} excludes {', '.join(settings)}" for name, settings in nearest.items())
+        raise ValueError(f"no Hugging Face architecture has these model settings together: {reasons}; change them")
+    return next(iter(nearest))
+
+
+# -------------------------------------------------------------------------------------------------------------- export
+def export_directory(model: Transformer, vocab_dir: Path, target: Path) -> Path:
+    """Writes a directory that `AutoModelForCausalLM` and `AutoTokenizer` load; returns it.
+
+    The padding of the vocabulary is cut off: the logits of all tokens of the tokenizer stay as they are. Where GPT-2
+    has biases and the model has none, they are zero. Weights keep their dtype.
+
+    Raises:
+        ValueError: when no architecture covers the settings, or the tokenizer has more tokens than the model.
+    """
+    name = architecture_of(model.config)
+    vocab = Vocab.load(vocab_dir)
+    if vocab.size > model.vocab_size:
+        raise ValueError(
+            f"the tokenizer in {vocab_dir} has {vocab.size} tokens, the model only {model.vocab_size}; "
+            "export with the tokenizer the model was trained with"
+        )
+    special = {"bos_token_id": vocab.eod_id, "eos_token_id": vocab.eod_id}
+    settings = {
+        "architectures": [name],
+        **ARCHITECTURES[name].settings(model.config),
+        **special,
+        "vocab_size": vocab.size,
+        "tie_word_embeddings": model.config.tied_embeddings,
+        "initializer_range": model.config.init_std,
+        "torch_dtype": str(model.embed.weight.dtype).removeprefix("torch."),
+    }
+    with atomic_directory(target) as directory:
+        write_json(directory / CONFIG_NAME, settings)
+        write_json(directory / "generation_config.json", special)
+        vocab.save(directory)
+        save_file(_exported(model, name, vocab.size), directory / WEIGHTS_NAME, metadata={"format": "pt"})
+    return target
+
+
+def _exported(model: Transformer, name: str, vocab_size: int) -> dict[str, Tensor]:
+    parameters = {key: value.detach().cpu() for key, value in model.named_parameters()}
+    tensors: dict[str, Tensor] = {}
+    for weight in ARCHITECTURES[name].weights(model.config):
+        if weight.ours in parameters:
+            value = parameters[weight.ours]
+        else:  # a bias that only GPT-2 has
+            owner = parameters[weight.ours.removesuffix("bias") + "weight"]
+            value = owner.new_zeros(owner.shape[0])
+        if weight.ours in ("embed.weight", "lm_head.weight"):
+            value = value[:vocab_size]
+        parts = value.split(weight.rows) if weight.rows else [value]
+        for part_name, part in zip(weight.theirs, parts, strict=True):
+            tensors[part_name] = (part.T if weight.transposed else part).contiguous()
+    return tensors
+
+
+# -------------------------------------------------------------------------------------------------------------- import
+def import_directory(path: Path) -> tuple[Transformer, Path]:
+    """Reads a Hugging Face directory: the model (fp32, CPU, eval mode) and the path of its tokenizer.json.
+
+    One `model.safetensors`, or shards with an index.
+
+    Raises:
+        ValueError: when a file is missing or damaged, the weights are only there as pickle, or the architecture or one
+            of its settings is not ours.
+    """
+    path = Path(path)
+    for name in (CONFIG_NAME, TOKENIZER_NAME):
+        if not (path / name).is_file():
+            raise ValueError(f"{path} has no {name}; give a Hugging Face model directory with one")
+    source = read_json(path / CONFIG_NAME)
+    names = source.get("architectures") or ["none"]
+    if names[0] not in ARCHITECTURES:
+        raise ValueError(
+            f"{path / CONFIG_NAME}: architecture {names[0]} cannot be imported; known: {', '.join(ARCHITECTURES)}"
+        )
+    try:
+        config = Model(**ARCHITECTURES[names[0]].read(source), vocab_size=source["vocab_size"])
+    except KeyError as error:
+        raise ValueError(f"{path / CONFIG_NAME} lacks {error}; the file is incomplete, get it again") from error
+    with torch.device("meta"):
+        model = Transformer(config, source["vocab_size"])
+    model.materialize("cpu").eval()
+    _load_weights(model, path, ARCHITECTURES[names[0]].weights(config))
+    return model, path / TOKENIZER_NAME
+
+
+def _weight_files(path: Path) -> list[Path]:
+    if (path / INDEX_NAME).is_file():
+        # Only the last part of each name: an index cannot point outside its directory.
+        return sorted({path / Path(name).name for name in read_json(path / INDEX_NAME)["weight_map"].values()})
+    if (path / WEIGHTS_NAME).is_file():
+        return [path / WEIGHTS_NAME]
+    if pickles := sorted(file.name for file in path.iterdir() if file.suffix in {".bin", ".pt", ".pth", ".ckpt"}):
+        raise ValueError(
+            f"{path} has its weights only as pickle ({pickles[0]}), which can run code when read; "
+            "get the safetensors version, or convert it with `save_pretrained` where you trust it"
+        )
+    raise ValueError(f"{path} has no {WEIGHTS_NAME} and no {INDEX_NAME}")
+
+
+# Buffers of old versions: causal masks, rotary frequencies.
+_REDUNDANT = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+
+
+@torch.no_grad()
+def _load_weights(model: Transformer, path: Path, weights: Iterator[Weight]) -> None:
+    parameters = dict(model.named_parameters())
+    with ExitStack() as stack:
+        where = _open_weights(path, stack)
+        for weight in weights:
+            if missing := [name for name in weight.theirs if name not in where]:
+                raise ValueError(f"{path} lacks the weight {missing[0]}; it does not belong to this {CONFIG_NAME}")
+            parts = [where.pop(name)() for name in weight.theirs]
+            value = torch.cat(parts) if len(parts) > 1 else parts[0]
+            value = value.T if weight.transposed else value
+            target = parameters[weight.ours]
+            if value.shape != target.shape:
+                raise ValueError(
+                    f"{path}: {weight.theirs[0]} has shape {tuple(value.shape)} where {CONFIG_NAME} "
+                    f"asks for {tuple(target.shape)}"
+                )
+            target.copy_(value)
+    redundant = (*_REDUNDANT, "lm_head.weight") if model.config.tied_embeddings else _REDUNDANT
+    if unknown := [name for name in where if not name.endswith(redundant)]:
+        raise ValueError(f"{path} has weights that this architecture does not use, such as {unknown[0]}")
+
+
+def _open_weights(path: Path, stack: ExitStack) -> dict[str, Callable[[], Tensor]]:
+    """How to read each weight, by its name; nothing is read yet."""
+    where: dict[str, Callable[[], Tensor]] = {}
+    for file in _weight_files(path):
+        try:
+            opened = stack.enter_context(safe_open(file, framework="pt"))
+        except Exception as error:  # safetensors and the file system raise different ones for missing and damaged
+            raise ValueError(f"{file} cannot be read as safetensors ({error}); get it again") from error
+        for key in opened.keys():  # noqa: SIM118  (not a mapping)
+            # The first GPT-2 files were saved without the prefix.
+            name = f"transformer.{key}" if key.startswith(("h.", "wte.", "wpe.", "ln_f.")) else key
+            where[name] = partial(opened.get_tensor, key)
+    return where
