@@ -1,0 +1,170 @@
+"""Batches as a pure function of (recipe, step).
+
+A *window* is `model.context_length` target positions of one source's token stream: tokens [w*C, w*C + C], where the
+target of each token is the next one. The last, partial window of a stream is left out of training. A *slot* is a place
+in the endless order of windows (`pretrain.order`); step s takes the slots [s*G, (s+1)*G) with G the global batch size,
+and rank r of R the r-th R-th of them. Nothing depends on ranks, micro-batches, accumulation or restarts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from configs.recipe import Recipe
+from data_prep.shards import DataManifest, DocumentSpan, TokenStream
+from data_prep.vocab import Vocab
+from pretrain.order import Mixture, SourceSize
+
+PREFETCH_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences to train on or to score."""
+
+    tokens: Tensor  # (B, T) int64
+    targets: Tensor  # (B, T) int64: the token after each
+    weights: Tensor  # (B, T) float32: how much each target counts in the loss; 0 leaves it out
+    target_bytes: int  # UTF-8 bytes that the targets with weight stand for
+    fresh: bool  # no window of the *global* batch was seen in an earlier epoch
+
+    def to(self, device: torch.device) -> Batch:
+        """A copy on `device`; does not wait for the transfer if the batch is pinned."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved.update({k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, Tensor)})
+        return Batch(**moved)
+
+    def pinned(self) -> Batch:
+        """A copy in page-locked memory, from which transfers to a GPU run by themselves."""
+        return Batch(
+            self.tokens.pin_memory(),
+            self.targets.pin_memory(),
+            self.weights.pin_memory(),
+            self.target_bytes,
+            self.fresh,
+        )
+
+
+class Batches(Protocol):
+    """What the loop needs of a source of batches."""
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """This rank's share of the global batch of a step."""
+
+
+class BatchSource:
+    """Training windows in the order of the recipe.
+
+    Raises:
+        ValueError: without a whole window, with unusable weights (see `Mixture`), or, on reading, when a token id lies
+            outside the vocabulary.
+    """
+
+    def __init__(self, recipe: Recipe, manifest: DataManifest) -> None:
+        self.context = recipe.model.context_length
+        self.global_batch = recipe.train.global_batch_size
+        self._token_bytes = Vocab.load(manifest.tokenizer).token_bytes
+        streams = {
+            source.name: TokenStream(source.prefixes, source.name, manifest.vocab_size) for source in manifest.train
+        }
+        sizes = [
+            SourceSize(source.name, window_count(streams[source.name].length, self.context), source.weight)
+            for source in manifest.train
+        ]
+        self._mixture = Mixture(sizes, recipe.seed)
+        self._streams = [streams[source.name] for source in self._mixture.sources]
+        self.windows = sum(source.windows for source in self._mixture.sources)
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """Rows [rank*G/ranks, (rank+1)*G/ranks) of the global batch of `step`."""
+        assert self.global_batch % ranks == 0
+        share = self.global_batch // ranks
+        # All slots are placed on every rank, so that `fresh` is the same everywhere.
+        places = self._mixture.places(self._slots(step))
+        rows = slice(rank * share, (rank + 1) * share)
+        chosen = zip(places.source[rows].tolist(), places.window[rows].tolist(), strict=True)
+        windows = np.stack([self._read(source, window) for source, window in chosen])  # (B, T+1)
+        targets = windows[:, 1:]
+        return Batch(
+            tokens=torch.from_numpy(windows[:, :-1].copy()),
+            targets=torch.from_numpy(targets.copy()),
+            weights=torch.ones(targets.shape, dtype=torch.float32),
+            target_bytes=int(self._token_bytes[targets].sum(dtype=np.int64)),
+            fresh=not places.epoch.any(),
+        )
+
+    def digest(self, step: int, ranks: int = 1) -> str:
+        """SHA-256 of the global batch of `step`, put together from `ranks` shares."""
+        shares = [self.batch(step, rank, ranks) for rank in range(ranks)]
+        digest = hashlib.sha256()
+        for name in ("tokens", "targets", "weights"):
+            digest.update(torch.cat([getattr(share, name) for share in shares]).numpy().tobytes())
+        return digest.hexdigest()
+
+    def documents(self, step: int) -> list[list[DocumentSpan]]:
+        """For each row of the global batch: the documents its window was cut from."""
+        places = self._mixture.places(self._slots(step))
+        return [
+            self._streams[source].documents(window * self.context, self.context + 1)
+            for source, window in zip(places.source.tolist(), places.window.tolist(), strict=True)
+        ]
+
+    def _slots(self, step: int) -> NDArray[np.int64]:
+        return np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64)
+
+    def _read(self, source: int, window: int) -> NDArray[np.int64]:
+        return self._streams[source].read(window * self.context, self.context + 1)
+
+
+def window_count(tokens: int, context: int) -> int:
+    """Whole windows in a stream of this many tokens; a window's last target is the first token of the next."""
+    return max(0, (tokens - 1) // context)
+
+
+@contextmanager
+def prefetched(source: Batches, steps: Sequence[int], rank: int, ranks: int, pin: bool) -> Iterator[Iterator[Batch]]:
+    """Yields an iterator over the batches of `steps`, which a thread reads ahead so that training does not wait."""
+    ready: queue.Queue[Batch | Exception] = queue.Queue(maxsize=PREFETCH_BATCHES)
+    stop = threading.Event()
+
+    def put(item: Batch | Exception) -> None:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                break
+
+    def read_ahead() -> None:
+        try:
+            for step in steps:
+                if stop.is_set():
+                    return
+                batch = source.batch(step, rank, ranks)
+                put(batch.pinned() if pin else batch)
+        except Exception as error:
+            put(error)  # raised again where the batch is taken
+
+    def take() -> Iterator[Batch]:
+        for _ in steps:
+            item = ready.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    thread = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield take()
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,209 @@
+"""What a run says about itself: metrics.jsonl always, TensorBoard and Weights & Biases where the recipe asks."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from configs.files import fsync_path, write_text
+from configs.recipe import Recipe
+from pretrain.engine import StepResult
+
+METRICS = "metrics.jsonl"
+# Dense bf16/fp16 tensor-core peaks in FLOP/s, from the vendors' data sheets. Other devices and types are measured.
+_PEAKS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+_MEASURED_SIZE, _MEASUREMENTS = 1024, 6
+
+
+class Writer(Protocol):
+    """Where measurements go."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Writes the values of a step."""
+
+    def close(self) -> None:
+        """Flushes and closes."""
+
+
+class JsonLines:
+    """metrics.jsonl: one object a line; on resuming, lines after the checkpoint go, so that each step stands once."""
+
+    def __init__(self, file: Path, start_step: int) -> None:
+        kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= start_step]
+        write_text(file, "".join(kept))
+        self._file = file
+        self._stream = file.open("a", encoding="utf-8", buffering=1)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._stream.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+
+    def close(self) -> None:
+        self._stream.close()
+        fsync_path(self._file)
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """The lines of a file; a last one that a killed process left unfinished is dropped."""
+    if not file.is_file():
+        return []
+    return [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+
+
+class TensorBoard:
+    """Event files in `tensorboard/`; of steps that are made again, only the new ones show."""
+
+    def __init__(self, directory: Path, start_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=start_step + 1)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A W&B run, continued under the same id when training resumes."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        settings = recipe.train.wandb
+        assert settings is not None
+        try:
+            import wandb
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "train.wandb is set, but wandb is not installed; run `pip install wandb` or drop train.wandb"
+            ) from error
+        self._run = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            name=settings.name or recipe.name,
+            id=f"{recipe.name}-{recipe.fingerprint()[:12]}",
+            resume="allow",
+            dir=str(recipe.run_directory),
+            config=recipe.model_dump(mode="json"),
+        )
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Tracker:
+    """All the writers of a run; none on ranks other than the main one."""
+
+    def __init__(self, recipe: Recipe, start_step: int, enabled: bool) -> None:
+        self._writers: list[Writer] = []
+        if not enabled:
+            return
+        self._writers.append(JsonLines(recipe.run_directory / METRICS, start_step))
+        if recipe.train.tensorboard:
+            self._writers.append(TensorBoard(recipe.run_directory / "tensorboard", start_step))
+        if recipe.train.wandb is not None:
+            self._writers.append(WeightsAndBiases(recipe))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Writes the values measured after `step` updates."""
+        for writer in self._writers:
+            writer.log(step, values)
+
+    def close(self) -> None:
+        """Flushes and closes all writers."""
+        for writer in self._writers:
+            writer.close()
+
+
+class Meter:
+    """Turns steps into measurements.
+
+    `code_nats`: the sum of each step's loss *before* its update, as long as no window was seen before. By prequential
+    coding (Dawid 1984; Rissanen 1984) a model trained like this compresses the text so far to that many nats.
+    """
+
+    def __init__(self, flops_per_token: float, peak_flops: float, state: dict[str, Any]) -> None:
+        """`peak_flops` of all devices together; `state` from a checkpoint continues its sums."""
+        self._flops_per_token, self._peak = flops_per_token, peak_flops
+        self.state: dict[str, float] = {"targets": 0.0, "code_nats": 0.0, "code_bytes": 0.0, **state}
+        self._since, self._targets, self._wait = time.monotonic(), 0.0, 0.0
+        self._speed = 0.0
+
+    def add(self, result: StepResult, fresh: bool, data_wait: float) -> None:
+        """Counts a step; `data_wait` is how many seconds it waited for its batch."""
+        self._targets += result.targets
+        self._wait += data_wait
+        self.state["targets"] += result.targets
+        if fresh:
+            self.state["code_nats"] += result.nats
+            self.state["code_bytes"] += result.target_bytes
+
+    def measure(self, result: StepResult, learning_rate: float) -> dict[str, float]:
+        """The step's own loss, and rates since the last call."""
+        now = time.monotonic()
+        self._speed = self._targets / max(now - self._since, 1e-9)
+        code_bits = self.state["code_nats"] / math.log(2)
+        values = {
+            "tokens": self.state["targets"],
+            "train/loss": result.loss,
+            "train/lr": learning_rate,
+            "train/grad_norm": result.grad_norm,
+            "train/tokens_per_s": self._speed,
+            "train/mfu": self._speed * self._flops_per_token / self._peak,
+            "train/memory_bytes": float(memory_bytes()),
+            "train/data_wait_s": self._wait,
+            "train/code_length_bits": code_bits,
+            "train/code_bits_per_byte": code_bits / max(self.state["code_bytes"], 1.0),
+        }
+        self._since, self._targets, self._wait = now, 0.0, 0.0
+        return values
+
+    def note(self, result: StepResult) -> str:
+        """Beside the progress bar."""
+        return f"loss {result.loss:.3f}  {self._speed:,.0f} tok/s" if self._speed else f"loss {result.loss:.3f}"
+
+
+def memory_bytes() -> int:
+    """The most memory used so far: of the GPU where there is one, else resident memory of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_flops(device: torch.device, precision: str) -> float:
+    """FLOP/s of one device in this precision: from the table of known GPUs, otherwise the best of a few products."""
+    if device.type == "cuda" and precision != "fp32":
+        name = torch.cuda.get_device_name(device)
+        for known, peak in _PEAKS.items():
+            if known in name:
+                return peak
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    matrix = torch.randn(_MEASURED_SIZE, _MEASURED_SIZE, device=device).to(dtype)
+    best = math.inf
+    for _ in range(_MEASUREMENTS):
+        start = time.perf_counter()
+        (matrix @ matrix).sum().item()
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * _MEASURED_SIZE**3 / best
