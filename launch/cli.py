@@ -26,7 +26,11 @@ def _version() -> str:
 def _recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file, such as configs/demo.yaml")
     parser.add_argument(
-        "overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace the recipe's, by their path"
+        "overrides",
+        metavar="a.b=value",
+        nargs="*",
+        default=[],
+        help="settings that replace the recipe's, by their path",
     )
 
 
@@ -80,7 +84,9 @@ def _sample(parser: argparse.ArgumentParser) -> None:
     _run(parser)
     parser.add_argument("--prompt", required=True, help="text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="default: 200")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: always the likeliest (default: 0.8)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T", help="0: always the likeliest (default: 0.8)"
+    )
     parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest tokens only")
     parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest tokens that add up to P")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same text (default: 0)")

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from configs.recipe import Recipe, load, load_run, load_with_origins, save
+from configs.recipe import Recipe, load, load_run, load_with_origins
 
 
 def _load(arguments: Namespace) -> Recipe:
@@ -28,43 +28,41 @@ def run_command(arguments: Namespace) -> int:
 
 def data_command(arguments: Namespace) -> int:
     """`replica data`: documents -> tokenizer -> shards."""
-    recipe = _load(arguments)
-    save(recipe, recipe.run_directory)
-    from data_prep.pipeline import prepare
+    from launch.stages import data_stage, working_in
 
-    manifest = prepare(recipe)
-    tokens = sum(source.tokens for source in manifest.train)
-    print(f"{tokens:,} training tokens in {manifest.directory}")
+    recipe = _load(arguments)
+    with working_in(recipe):
+        print(data_stage(recipe))
     return 0
 
 
 def train_command(arguments: Namespace) -> int:
     """`replica train`: trains, or continues; starts several ranks where there are several."""
-    from launch.stages import train_stage
+    from launch.stages import train_stage, working_in
 
-    train_stage(_load(arguments))
+    recipe = _load(arguments)
+    with working_in(recipe):
+        print(train_stage(recipe))
     return 0
 
 
 def eval_command(arguments: Namespace) -> int:
     """`replica eval`: results.json."""
-    recipe = load_run(arguments.run)
-    if arguments.overrides:
-        recipe = load(Path(arguments.run) / "recipe.yaml", [*arguments.overrides, f"out={recipe.run_directory}"])
-        save(recipe, recipe.run_directory)
     from eval.suite import evaluate
 
-    print(evaluate(recipe.run_directory))
+    print(evaluate(load_run(arguments.run).run_directory, arguments.overrides))
     return 0
 
 
 def report_command(arguments: Namespace) -> int:
     """`replica report`: the page, the Markdown summary, and with `--gate` the verdict as exit code."""
-    from launch.stages import print_gates, report_stage
+    from launch.headlines import print_verdict
+    from launch.stages import report_stage
 
     run = load_run(arguments.run).run_directory
-    print(report_stage(run, arguments.baseline))
-    return print_gates(run) if arguments.gate else 0
+    report_stage(run, arguments.baseline)
+    code = print_verdict(run)
+    return code if arguments.gate else 0
 
 
 def export_command(arguments: Namespace) -> int:

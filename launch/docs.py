@@ -1,6 +1,6 @@
 """Writes what is generated from the recipe's schema: `docs/recipe.md` and `configs/recipe.schema.json`.
 
-    python -m launch.docs            # write both; a test keeps them current
+python -m launch.docs            # write both; a test keeps them current
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ A recipe is one YAML file. Every key can also be set on the command line by its 
 replica show configs/demo.yaml train.optimizer.lr=3e-4 data.sources.0.weight=2
 ```
 
-- Precedence: defaults, then the file, then overrides from left to right. `replica show` says where each value came from.
+- Precedence: defaults, then the file, then overrides from left to right. `replica show` says where each value came
+  from.
 - An unknown key is an error that names the nearest known one; all problems of a recipe are reported at once.
-- Relative paths are resolved against the place they were written in: the recipe's directory, or the working directory for
-  overrides.
-- Units: *sequences* are windows of `model.context_length` tokens; *tokens* are target positions; *bytes* are UTF-8 bytes
-  of normalised text.
+- Relative paths are resolved against the place they were written in: the recipe's directory, or the working directory
+  for overrides.
+- Units: *sequences* are windows of `model.context_length` tokens; *tokens* are target positions; *bytes* are UTF-8
+  bytes of normalised text.
 - For completion in an editor, start the file with `# yaml-language-server: $schema=recipe.schema.json`.
 """
 
@@ -69,7 +70,9 @@ def _section(model: type[BaseModel], path: str) -> str:
         f"| `{path}{name}` | {_type(field)} | {_default(field)} | {_escape(field.description or '')} |"
         for name, field in model.model_fields.items()
     ]
-    return "\n".join([f"\n## {title}", "", summary, "", "| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
+    return "\n".join(
+        [f"\n## {title}", "", summary, "", "| key | type | default | meaning |", "|---|---|---|---|", *rows, ""]
+    )
 
 
 def _type(field: FieldInfo) -> str:
@@ -95,7 +98,11 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(name for name in names if name))
     if isinstance(annotation, type):
         section = issubclass(annotation, BaseModel)
-        return "section" if section else {"str": "text", "bool": "true / false"}.get(annotation.__name__, annotation.__name__)
+        return (
+            "section"
+            if section
+            else {"str": "text", "bool": "true / false"}.get(annotation.__name__, annotation.__name__)
+        )
     return ""
 
 
@@ -113,11 +120,11 @@ def _default(field: FieldInfo) -> str:
         return "*required*"
     if isinstance(field.default, BaseModel):
         return "below"
-    text = {None: "null", True: "true", False: "false"}.get(field.default, field.default) if _simple(field.default) else field.default
+    text = {None: "null", True: "true", False: "false"}[field.default] if _is_word(field.default) else field.default
     return f"`{_escape(str(text))}`"
 
 
-def _simple(value: Any) -> bool:
+def _is_word(value: Any) -> bool:
     return value is None or isinstance(value, bool)
 
 

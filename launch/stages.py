@@ -5,17 +5,20 @@ The skip path imports neither torch nor ray: asking whether a finished run is cu
 
 from __future__ import annotations
 
-import sys
+import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from configs.files import read_json
-from configs.recipe import Recipe, save
+from configs.files import content_identity, fingerprint, read_json, write_json
+from configs.recipe import Recipe, load_run, save
+from launch.headlines import duration, print_headlines, print_verdict
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,156 @@ class Stage:
 
 
 def run_all(recipe: Recipe) -> int:
-    """Runs every stage that is not current, then prints the report's path and the headline numbers."""
-    console = Console(stderr=True, highlight=False)
+    """Runs every stage that is not current, then prints the headline numbers and the report's path.
+
+    Returns:
+        0, or 1 when a gate of the recipe failed.
+    """
     run = recipe.run_directory
-    save(recipe, run)
+    stages = [
+        Stage("data: documents, tokenizer, shards", lambda: _data_is_current(recipe), lambda: data_stage(recipe)),
+        Stage("training", lambda: _training_is_done(recipe), lambda: train_stage(recipe)),
+        Stage("evaluation", lambda: _results_are_current(run), lambda: eval_stage(run)),
+        Stage("report", lambda: _report_is_current(run), lambda: report_stage(run)),
+    ]
+    console = Console(stderr=True, highlight=False)
     began = time.monotonic()
-    stages = _stages(recipe)
-    for number, stage in enumerate(stages, start=1):
-        _do(stage, f"[{number}/{len(stages)}] {stage.title}", console)
-    console.print(f"done in {_duration(time.monotonic() - began)}")
+    with working_in(recipe):
+        for number, stage in enumerate(stages, start=1):
+            _do(stage, f"[{number}/{len(stages)}] {stage.title}", console)
+    console.print(f"finished in {duration(time.monotonic() - began)}")
     print_headlines(run)
-    print(f"report: {_shown(run / 'report' / 'index.html')}")
-    return print_gates(run)
+    return print_verdict(run)
+
+
+def _do(stage: Stage, heading: str, console: Console) -> None:
+    if stage.is_current():
+        console.print(heading, "– up to date", style="dim", markup=False)
+        return
+    console.print(heading, style="bold", markup=False)
+    began = time.monotonic()
+    stage.work()
+    console.print(f"      {duration(time.monotonic() - began)}", style="dim")
+
+
+@contextmanager
+def working_in(recipe: Recipe) -> Iterator[None]:
+    """Holds the run directory for one writer, and leaves the resolved recipe in it.
+
+    Raises:
+        ValueError: when another process works there, or the directory holds a run that was trained otherwise.
+    """
+    run = recipe.run_directory
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another replica command works in {run}; wait for it, or choose another --out") from error
+        except OSError:
+            pass  # a file system without locks: then the user keeps order
+        _check_training(recipe)
+        save(recipe, run)
+        yield
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+def _data_is_current(recipe: Recipe) -> bool:
+    from data_prep.pipeline import is_current
+
+    return is_current(recipe)
+
+
+def data_stage(recipe: Recipe) -> Path:
+    """Prepares the data; returns its directory."""
+    from data_prep.pipeline import prepare
+
+    return prepare(recipe).directory
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+def _training_is_done(recipe: Recipe) -> bool:
+    from pretrain.checkpoint import is_finished
+
+    return is_finished(recipe)
+
+
+def _check_training(recipe: Recipe) -> None:
+    """A finished run is not silently taken for one with other settings."""
+    if not (recipe.run_directory / "checkpoints").is_dir():
+        return
+    from pretrain.checkpoint import is_finished, latest, read_info
+
+    newest = latest(recipe.run_directory)
+    if newest is None or not is_finished(recipe):
+        return  # training goes on, or says itself why it cannot
+    before, now = read_info(newest).recipe.train, recipe.train
+    for name in ("optimizer", "schedule", "grad_clip", "precision"):
+        if getattr(before, name) != getattr(now, name):
+            raise ValueError(
+                f"{recipe.run_directory} was trained with train.{name} = {getattr(before, name)}, but now it is "
+                f"{getattr(now, name)}; set it back, or start a new run with another --out"
+            )
+
+
+def train_stage(recipe: Recipe) -> Path:
+    """Trains to the last step; returns the checkpoint.
+
+    Raises:
+        ValueError: when the processes end without it.
+    """
+    from launch.training import TrainingFailed, count_ranks, train_here, train_ranks
+    from pretrain.checkpoint import is_finished, latest
+
+    ranks = count_ranks(recipe)
+    if ranks == 1:
+        train_here(recipe)
+    else:
+        train_ranks(recipe, ranks)
+    newest = latest(recipe.run_directory)
+    if newest is None or not is_finished(recipe):
+        raise TrainingFailed("training ended before its last step; the same command continues")
+    return newest
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+def _results_are_current(run: Path) -> bool:
+    from eval.suite import is_current
+
+    return is_current(run)
+
+
+def eval_stage(run: Path) -> Path:
+    """Scores the newest checkpoint; returns results.json."""
+    from eval.suite import evaluate
+
+    return evaluate(run)
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+def _report_fingerprint(run: Path, baseline: Path | None) -> str:
+    import eval.report.gates
+
+    inputs = [run / "results.json", run / "metrics.jsonl"]
+    if baseline is not None:
+        inputs.append(baseline / "results.json")
+    code = sorted(path for path in Path(eval.report.gates.__file__).parent.iterdir() if path.is_file())
+    contents = [content_identity(path) if path.is_file() else None for path in [*inputs, *code]]
+    return fingerprint([load_run(run).model_dump(mode="json"), contents])
+
+
+def _report_is_current(run: Path) -> bool:
+    stamp = run / "report" / "manifest.json"
+    pages = [run / "report" / name for name in ("index.html", "report.md")]
+    if not all(path.is_file() for path in (stamp, *pages)):
+        return False
+    return bool(read_json(stamp).get("fingerprint") == _report_fingerprint(run, None))
+
+
+def report_stage(run: Path, baseline: Path | None = None) -> Path:
+    """Renders the report; returns the page."""
+    from eval.report.page import write_report
+
+    page = write_report(run, baseline)
+    write_json(run / "report" / "manifest.json", {"fingerprint": _report_fingerprint(run, baseline)})
+    return page

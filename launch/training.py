@@ -1,8 +1,7 @@
 """Starts the processes that train, and believes only the checkpoint they leave.
 
-One rank trains in this process. Several are started by DeepSpeed's node launcher. That launcher can end with exit code 0
-although its ranks died (it reports a killed child as success), so what counts is the committed checkpoint of the last
-step.
+One rank trains in this process. Several are started by DeepSpeed's node launcher. That launcher can end with exit code
+0 although its ranks died, so what counts is the committed checkpoint of the last step.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from configs.door import INTERRUPTED, USER_ERROR
+from configs.door import INTERRUPTED
 from configs.recipe import RESOLVED_NAME, Recipe
+from pretrain.train import STOPPED_EARLY
 
 TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "pretrain" / "train.py"
-_GRACE_SECONDS = 20.0
+_GRACE_SECONDS = 60.0  # to finish a step and save
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
@@ -31,25 +31,27 @@ class TrainingFailed(ValueError):
 
 
 def count_ranks(recipe: Recipe) -> int:
-    """Processes to train with on this machine: `train.ranks`, else one per visible GPU, else one."""
-    if recipe.train.ranks is not None:
-        return recipe.train.ranks
+    """Processes to train with on this machine: `train.ranks`, else one per visible GPU, else one.
+
+    Raises:
+        ValueError: when more are asked for than there are GPUs.
+    """
     import torch
 
-    return max(1, torch.cuda.device_count())
-
-
-def started_by_others() -> bool:
-    """Whether Slurm, torchrun or the like started this process as one rank of several."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    gpus = torch.cuda.device_count()
+    asked = recipe.train.ranks
+    if asked is not None and 0 < gpus < asked:
+        raise ValueError(f"train.ranks asks for {asked} processes, but this machine has {gpus} GPUs; lower it")
+    return asked or max(1, gpus)
 
 
 def train_here(recipe: Recipe) -> None:
-    """Trains in this process, which is the only rank or one that somebody else started."""
+    """Trains in this process, the only rank; raises `KeyboardInterrupt` after a signal stopped it and it saved."""
     put_environment_first()
     from pretrain.train import train
 
-    train(recipe)
+    if not train(recipe):
+        raise KeyboardInterrupt
 
 
 def train_ranks(recipe: Recipe, ranks: int) -> None:
@@ -57,10 +59,11 @@ def train_ranks(recipe: Recipe, ranks: int) -> None:
 
     Raises:
         TrainingFailed: when a process fails; its own message stands above.
+        KeyboardInterrupt: when a signal stopped them and they saved.
     """
     put_environment_first()
     code = _wait(_spawn(_launcher(recipe.run_directory / RESOLVED_NAME, recipe, ranks)))
-    if code == INTERRUPTED:
+    if code in (STOPPED_EARLY, INTERRUPTED):
         raise KeyboardInterrupt
     if code:
         raise TrainingFailed(
@@ -105,7 +108,7 @@ def _die_with_parent() -> None:
 
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
     # Its own session: Ctrl-C reaches this process alone, which then ends the others in order.
-    return subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent)  # noqa: PLW1509
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

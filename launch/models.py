@@ -1,0 +1,164 @@
+"""Models in and out of a run: sampling, Hugging Face export and import."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from configs.files import sha256_file
+from configs.recipe import Recipe, load, load_run, save
+from configs.schema import Data, Model, Source, Tokenizer, Train
+
+if TYPE_CHECKING:
+    from data_prep.vocab import Vocab
+    from pretrain.model import Transformer
+    from pretrain.partition import Fragment
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run; raises `ValueError` naming the fix when there is none."""
+    from pretrain.checkpoint import latest
+
+    found = latest(load_run(run).run_directory)
+    if found is None:
+        raise ValueError(f"{run} has no checkpoint yet; train first: replica train {run}/recipe.yaml --out {run}")
+    return found
+
+
+def export_run(run: Path, directory: Path) -> None:
+    """Writes the newest checkpoint as a Hugging Face directory."""
+    checkpoint = newest_checkpoint(run)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(f"{directory} exists and is not empty; choose another directory")
+    from pretrain.checkpoint import load_weights, read_info
+    from pretrain.huggingface import export_directory
+
+    export_directory(load_weights(checkpoint), read_info(checkpoint).tokenizer, directory)
+
+
+# ------------------------------------------------------------------------------------------------------------- sampling
+def stream_sample(arguments: Namespace) -> None:
+    """Prints the prompt and its continuation as it is made."""
+    checkpoint = newest_checkpoint(arguments.run)
+    from data_prep.vocab import Vocab
+    from pretrain.checkpoint import load_weights, read_info
+    from pretrain.generate import generate
+
+    vocab = Vocab.load(read_info(checkpoint).tokenizer)
+    prompt = vocab.encode(arguments.prompt) or [vocab.eod_id]
+    tokens = generate(
+        load_weights(checkpoint),
+        prompt,
+        arguments.max_new_tokens,
+        arguments.temperature,
+        arguments.top_k,
+        arguments.top_p,
+        stop={vocab.eod_id},
+        seed=arguments.seed,
+        vocab_size=vocab.size,
+    )
+    print(arguments.prompt, end="", flush=True)
+    for text in decode_stream(vocab, prompt, tokens):
+        print(text, end="", flush=True)
+    sys.stdout.write("\n")
+
+
+def decode_stream(vocab: Vocab, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
+    """The text after the prompt, as tokens come; a character spread over several tokens waits until it is whole."""
+    seen = list(prompt)
+    told = len(vocab.decode(seen))
+    text = ""
+    for token in tokens:
+        seen.append(token)
+        text = vocab.decode(seen)
+        if not text.endswith(_UNFINISHED):
+            yield text[told:]
+            told = len(text)
+    yield text[told:]
+
+
+# --------------------------------------------------------------------------------------------------------------- import
+@dataclass(frozen=True)
+class _Imported:
+    """Plays the training engine for `save_checkpoint`: one process that holds all weights and no optimizer."""
+
+    model: Transformer
+    is_main: bool = True
+
+    @property
+    def ranks(self) -> Any:
+        from pretrain.ranks import Ranks
+
+        return Ranks(rank=0, count=1, local_rank=0, local_count=1)
+
+    def shapes(self) -> dict[str, list[int]]:
+        return {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
+
+    def own_fragments(self) -> list[Fragment]:
+        import torch
+
+        from pretrain.partition import Fragment
+
+        return [
+            Fragment(name, 0, parameter.detach().flatten(), {}, torch.zeros(()))
+            for name, parameter in self.model.named_parameters()
+        ]
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
+    """Makes a run directory with one checkpoint from a Hugging Face directory; returns the checkpoint.
+
+    Args:
+        directory: with config.json, safetensors and tokenizer.json.
+        out: the run directory; must not hold a run yet.
+        recipe_file: recipe whose evaluation section the new run gets.
+    """
+    if (out / "recipe.yaml").exists():
+        raise ValueError(f"{out} already holds a run; choose another --out")
+    from data_prep.shards import DataManifest
+    from data_prep.vocab import Vocab
+    from pretrain.checkpoint import save_checkpoint
+    from pretrain.huggingface import import_directory
+
+    model, tokenizer = import_directory(directory)
+    vocab = Vocab.load(tokenizer)
+    vocab.save(out.resolve() / "data" / "tokenizer")
+    recipe = _recipe_for(model.config, directory, out, recipe_file)
+    save(recipe, recipe.run_directory)
+    origin = DataManifest(
+        directory=directory,
+        fingerprint=f"imported, config.json {sha256_file(directory / 'config.json')[:16]}",
+        tokenizer=out.resolve() / "data" / "tokenizer",
+        vocab_size=vocab.size,
+        eod_id=vocab.eod_id,
+        train=[],
+        validation=[],
+        funnel=[],
+    )
+    return save_checkpoint(cast(Any, _Imported(model)), recipe, origin, step=0, train_windows=0, state={})
+
+
+def _recipe_for(model: Model, directory: Path, out: Path, recipe_file: str | None) -> Recipe:
+    tokenizer = Tokenizer(kind="file", path=str(out.resolve() / "data" / "tokenizer"))
+    if recipe_file is not None:
+        given = load(recipe_file)
+        data = given.data.model_copy(update={"tokenizer": tokenizer})
+        return given.model_copy(update={"model": model, "data": data, "out": str(out.resolve())})
+    sources = [Source(name="imported", path=str(directory.resolve()))]
+    name = "".join(letter if letter.isalnum() or letter in "_.-" else "-" for letter in directory.resolve().name)
+    return Recipe(
+        name=f"imported-{name}",
+        out=str(out.resolve()),
+        data=Data(sources=sources, tokenizer=tokenizer),
+        model=model,
+        train=Train(steps=1),
+    )
