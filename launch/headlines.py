@@ -11,16 +11,9 @@ from rich.table import Table
 _HEADLINES = ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu", "acc", "acc_norm")
 
 
-def duration(seconds: float) -> str:
-    """12.3 -> `12.3 s`; 3725 -> `1 h 02 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if seconds >= 3600 else f"{minutes} min {seconds % 60:02.0f} s"
-
-
 def print_headlines(run: Path) -> None:
     """Prints the scores that say most, each with its interval and the number of units behind it."""
+    from eval.report.numbers import score
     from eval.results import load_results
 
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -28,8 +21,10 @@ def print_headlines(run: Path) -> None:
         table.add_column(title, justify="left" if title == "score" else "right")
     for result in load_results(run).results:
         if result.name.rsplit("/", 1)[-1] in _HEADLINES:
-            interval = "" if result.low is None or result.high is None else f"{result.low:.3f} – {result.high:.3f}"
-            table.add_row(result.name, f"{result.value:.3f}", interval, f"{result.n:,}")
+            interval = (
+                "" if result.low is None or result.high is None else f"{score(result.low)} – {score(result.high)}"
+            )
+            table.add_row(result.name, score(result.value), interval, f"{result.n:,}")
     if table.row_count:
         Console(highlight=False, soft_wrap=True).print(table)
 

@@ -69,7 +69,6 @@ def print_facts(recipe: Recipe, ranks: int, console: Console) -> None:
 
 def facts(recipe: Recipe, ranks: int) -> dict[str, str]:
     """Name -> what follows from the recipe, for this number of ranks."""
-    vocab = recipe.model.padded_vocab(recipe.data.tokenizer.vocab_size)
     found = {"run directory": str(recipe.run_directory)}
     plan = solve_batch(recipe.train, ranks)
     tokens_per_step = plan.global_batch * recipe.model.context_length
@@ -84,13 +83,30 @@ def facts(recipe: Recipe, ranks: int) -> dict[str, str]:
         found["length"] = f"{steps:,} steps = {tokens:,} tokens"
     else:
         found["length"] = f"{recipe.train.epochs:g} passes over the training split"
-    model = meta_model(recipe, vocab)
+    rows = embedding_rows(recipe)
+    model = meta_model(recipe, rows or 1)
     if model is not None:
         count = model.parameter_count()
-        found["parameters"] = f"{count.total:,}, {count.non_embedding:,} without embeddings ({vocab:,} rows)"
-        if tokens is not None:
+        found["parameters"] = f"{count.non_embedding:,} without embeddings" + (
+            f"; {count.total:,} with {rows:,} rows" if rows else "; the alphabet is known once the data is prepared"
+        )
+        if tokens is not None and rows:
             found["compute"] = f"{model.flops_per_token() * tokens:.2e} FLOPs (PaLM, appendix B)"
     return found
+
+
+def embedding_rows(recipe: Recipe) -> int | None:
+    """Rows of the embedding, padding included; None for an alphabet that the data decides."""
+    tokenizer = recipe.data.tokenizer
+    if tokenizer.kind == "char":
+        return None
+    if tokenizer.kind == "file":
+        from data_prep.vocab import Vocab
+
+        assert tokenizer.path is not None
+        return recipe.model.padded_vocab(Vocab.load(tokenizer.path).size)
+    size = 256 + len(tokenizer.special_tokens) if tokenizer.kind == "byte" else tokenizer.vocab_size
+    return recipe.model.padded_vocab(size)
 
 
 def meta_model(recipe: Recipe, vocab_size: int) -> Transformer | None:
