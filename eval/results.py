@@ -50,8 +50,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Sample:
-    """Generated text; `reference` is how the prompt really went on, where it comes from a document."""
+    """Generated text.
 
+    Attributes:
+        kind: `prompt` (the recipe's), `document` (the beginning of a held-out one) or `translation` (of `prompt`).
+        reference: how the document really goes on, or how a person translated it.
+    """
+
+    kind: str
     title: str
     prompt: str
     text: str

@@ -5,8 +5,9 @@ Shapes: B windows of a batch, T positions, D width, V vocabulary, N scored posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,12 @@ from pretrain.model import Transformer
 _LOGIT_BYTES = 256 * 2**20
 
 Tokens = npt.NDArray[np.int64]
-Report = Callable[[int], None]
+
+
+class Report(Protocol):
+    """How long work tells how far it is; a progress bar's `update` is one."""
+
+    def __call__(self, completed: float, note: str = "", total: float | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def sliding_windows(tokens: Tokens, first: int, context_length: int, stride: int
 
 
 def score_windows(
-    model: Transformer, windows: Sequence[Window], batch_size: int, report: Report | None = None
+    model: Transformer, windows: Sequence[Window], vocab_size: int, batch_size: int, report: Report | None = None
 ) -> list[Score]:
     """Scores windows; the result does not depend on `batch_size` (fp32 rounding of matrix products apart).
 
@@ -67,21 +73,23 @@ def score_windows(
 
     Args:
         model: in evaluation mode.
-        report: called with the number of windows done.
+        vocab_size: ids of the tokenizer. The rows that only pad the embedding can never occur and get no probability,
+            as in the exported model, which has none.
+        report: called with the number of windows done, and of all.
     """
     order = sorted(range(len(windows)), key=lambda index: len(windows[index].tokens), reverse=True)
     scores: list[Score | None] = [None] * len(windows)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
-        for index, score in zip(indices, _score_batch(model, [windows[i] for i in indices]), strict=True):
+        for index, score in zip(indices, _score_batch(model, [windows[i] for i in indices], vocab_size), strict=True):
             scores[index] = score
         if report is not None:
-            report(start + len(indices))
+            report(start + len(indices), total=len(windows))
     return [score for score in scores if score is not None]
 
 
 @torch.inference_mode()
-def _score_batch(model: Transformer, batch: Sequence[Window]) -> list[Score]:
+def _score_batch(model: Transformer, batch: Sequence[Window], vocab_size: int) -> list[Score]:
     device = next(model.parameters()).device
     width = max(len(window.tokens) for window in batch) - 1
     inputs = np.zeros((len(batch), width), dtype=np.int64)  # (B, T)
@@ -94,20 +102,20 @@ def _score_batch(model: Transformer, batch: Sequence[Window]) -> list[Score]:
         targets.append(window.tokens[-window.scored :])
     hidden = model.backbone(torch.from_numpy(inputs).to(device))  # (B, T, D)
     selected = hidden[torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(columns))]  # (N, D)
-    nats, greedy = _score_positions(model, selected, torch.from_numpy(np.concatenate(targets)).to(device))
+    nats, greedy = _score_positions(model, selected, torch.from_numpy(np.concatenate(targets)).to(device), vocab_size)
     starts = np.cumsum([0] + [window.scored for window in batch[:-1]])
     totals, matches = np.add.reduceat(nats, starts), np.logical_and.reduceat(greedy, starts)
     return [Score(float(total), bool(match)) for total, match in zip(totals, matches, strict=True)]
 
 
 def _score_positions(
-    model: Transformer, hidden: torch.Tensor, targets: torch.Tensor
+    model: Transformer, hidden: torch.Tensor, targets: torch.Tensor, vocab_size: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Nats (N,) in float64 and greedy matches (N,) of targets (N,) under hidden states (N, D)."""
     step = max(1, _LOGIT_BYTES // (4 * model.vocab_size))
     nats, greedy = [], []
-    for states, ids in zip(hidden.split(step), targets.split(step), strict=True):
-        logits = model.head(states).float()  # (N, V)
+    for states, ids in zip(torch.split(hidden, step), torch.split(targets, step), strict=True):
+        logits = model.head(states)[:, :vocab_size].float()  # (N, V)
         nats.append(torch.nn.functional.cross_entropy(logits, ids, reduction="none").double().cpu().numpy())
         greedy.append((logits.argmax(dim=-1) == ids).cpu().numpy())
     return np.concatenate(nats), np.concatenate(greedy)

@@ -23,8 +23,9 @@ def wilson(successes: float, n: int) -> Interval:
     share = successes / n
     spread = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
     centre, scale = share + _Z**2 / (2 * n), 1 + _Z**2 / n
-    # At 0 and 1 the bounds are exact; rounding must not push them outside.
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # At no and all successes one bound is exact; rounding must not move it.
+    low = 0.0 if successes == 0 else (centre - spread) / scale
+    return low, 1.0 if successes == n else (centre + spread) / scale
 
 
 def _draws(n: int, samples: int) -> Any:

@@ -1,0 +1,134 @@
+"""Line charts as inline SVG: no image files, no script needed, coloured by the page's style sheet (light and dark)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+Point = tuple[float, float]
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 34
+_MOST_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: `style` is the class that colours it (`series-1`, …); a `faint` one stays behind the others."""
+
+    label: str
+    points: Sequence[Point]
+    style: str
+    faint: bool = False
+    markers: bool = False
+
+
+def nice_ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high]."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / max(1, count)
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
+    """At most `most` points: means of equal runs, so that no spike decides what is seen."""
+    size = -(-len(points) // most)
+    if size <= 1:
+        return list(points)
+    runs = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+
+
+def smooth(points: Sequence[Point], share: float = 0.03) -> list[Point]:
+    """Running mean over a centred window of this share of all points."""
+    radius = max(1, int(len(points) * share / 2))
+    out = []
+    for index, (x, _) in enumerate(points):
+        near = points[max(0, index - radius) : index + radius + 1]
+        out.append((x, sum(y for _, y in near) / len(near)))
+    return out
+
+
+def _bounds(series: Sequence[Series], zero: bool) -> tuple[float, float, float, float]:
+    xs = [x for line in series for x, _ in line.points]
+    ys = [y for line in series for _, y in line.points]
+    low, high = min(ys), max(ys)
+    # The first steps of a run are so bad that on their scale everything after them looks flat.
+    ordered = sorted(ys)
+    if not zero and len(ys) > 20:
+        high = min(high, ordered[-1 - len(ys) // 50])
+    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    return min(xs), max(xs), 0.0 if zero else low - margin, high + margin
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    x_format: Callable[[float], str],
+    y_format: Callable[[float], str],
+    width: int = 560,
+    height: int = 260,
+    zero: bool = False,
+) -> Markup:
+    """Renders lines over a shared pair of axes.
+
+    Args:
+        title: what is drawn, for screen readers.
+        zero: start the vertical axis at zero.
+    """
+    series = [Series(s.label, thin(s.points), s.style, s.faint, s.markers) for s in series if s.points]
+    x_low, x_high, y_low, y_high = _bounds(series, zero)
+    inner_width, inner_height = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+
+    def across(x: float) -> float:
+        return _LEFT + (x - x_low) / ((x_high - x_low) or 1) * inner_width
+
+    def down(y: float) -> float:
+        return _TOP + (1 - (min(max(y, y_low), y_high) - y_low) / (y_high - y_low)) * inner_height
+
+    parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">']
+    for tick in nice_ticks(y_low, y_high, 4):
+        y = down(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{y_format(tick)}</text>')
+    for tick in nice_ticks(x_low, x_high, 5):
+        anchor = "end" if across(tick) > width - 40 else "middle"
+        place = f'x="{across(tick):.1f}" y="{height - 16}" text-anchor="{anchor}"'
+        parts.append(f'<text class="tick" {place}>{x_format(tick)}</text>')
+    parts.append(
+        f'<line class="axis" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{down(y_low):.1f}" y2="{down(y_low):.1f}"/>'
+    )
+    parts.append(
+        f'<text class="label" x="{width - _RIGHT}" y="{height - 2}" text-anchor="end">{escape(x_label)}</text>'
+    )
+    for line in sorted(series, key=lambda item: not item.faint):
+        path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in line.points)
+        parts.append(f'<polyline class="line {line.style}{" faint" if line.faint else ""}" points="{path}"/>')
+        if line.markers or len(line.points) == 1:
+            parts += [
+                f'<circle class="dot {line.style}" cx="{across(x):.1f}" cy="{down(y):.1f}" r="3"/>'
+                for x, y in line.points
+            ]
+    hover = [
+        {
+            "label": line.label,
+            "style": line.style,
+            "points": [
+                [round(across(x), 1), round(down(y), 1), f"{x_label} {x_format(x)}", y_format(y)]
+                for x, y in line.points
+            ],
+        }
+        for line in series
+        if not line.faint
+    ]
+    parts.append(f"<desc>{escape(json.dumps(hover))}</desc></svg>")
+    return Markup("".join(parts))

@@ -1,0 +1,50 @@
+"""`metrics.jsonl` of a run, as series over training steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+METRICS_NAME = "metrics.jsonl"
+
+
+@dataclass
+class History:
+    """What training logged: metric name -> [(step, value)], in order of steps."""
+
+    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+    def get(self, name: str) -> list[tuple[float, float]]:
+        """The points of a metric; empty where it was not logged."""
+        return self.series.get(name, [])
+
+    def last(self, name: str) -> float | None:
+        """The newest value of a metric."""
+        points = self.get(name)
+        return points[-1][1] if points else None
+
+
+def read_history(run: Path) -> History:
+    """Reads the metrics of a run; a step logged twice (a killed and resumed run repeats some) counts as logged last.
+
+    Raises:
+        ValueError: a line, other than an unfinished last one, is not JSON.
+    """
+    path = run / METRICS_NAME
+    if not path.is_file():
+        return History()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    values: dict[str, dict[float, float]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break  # the run was killed while writing it
+            raise ValueError(f"{path}, line {number}, is not valid JSON ({error})") from error
+        for name, value in record.items():
+            if name != "step" and isinstance(value, int | float):
+                values.setdefault(name, {})[float(record["step"])] = float(value)
+    return History({name: sorted(points.items()) for name, points in values.items()})

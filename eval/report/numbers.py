@@ -1,0 +1,40 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+
+def score(value: float | None) -> str:
+    """Four significant digits, and no exponent for anything of ordinary size."""
+    if value is None:
+        return "–"
+    if value and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.3g}"
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 3
+    return f"{value:,.{max(0, min(4, digits))}f}"
+
+
+def short(value: float) -> str:
+    """1234567 -> `1.23M`."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.4g}"
+
+
+def size(value: float) -> str:
+    """Bytes: 1234567 -> `1.23 MB`."""
+    text = short(value)
+    suffix = {"k": "kB", "M": "MB", "B": "GB", "T": "TB"}.get(text[-1])
+    return f"{text[:-1]} {suffix}" if suffix else f"{text} bytes"
+
+
+def duration(seconds: float) -> str:
+    """3725 -> `1 h 2 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,237 @@
+"""The report: `results.json` and `metrics.jsonl` rendered as one self-contained page and a Markdown summary."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from configs.files import write_text
+from configs.recipe import Recipe, dump, load_run
+from eval.report import numbers
+from eval.report.funnel import funnel_rows
+from eval.report.gates import Delta, Gate, compare, evaluate_gates
+from eval.report.history import History, read_history
+from eval.report.training import training_charts
+from eval.results import Result, Results, load_results
+
+_HERE = Path(__file__).parent
+_COMPRESSORS = (("gzip", "gzip -9"), ("zstd", "zstd -19"), ("xz", "xz -9e"))
+
+
+def write_report(run: Path, baseline: Path | None = None) -> Path:
+    """Renders `report/index.html` and `report/report.md` of an evaluated run; returns the page.
+
+    Args:
+        run: a run directory with `results.json`.
+        baseline: another one, to compare the scores with.
+
+    Raises:
+        ValueError: no results, a gate that cannot be evaluated, or a baseline without a common score.
+    """
+    recipe, results, history = load_run(run), load_results(run), read_history(run)
+    gates = evaluate_gates(recipe.report.gates, results)
+    deltas = compare(results, load_results(baseline)) if baseline is not None else []
+    facts = _facts(recipe, results, history, gates, deltas, baseline)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=jinja2.select_autoescape(["html.j2"]), trim_blocks=True
+    )
+    environment.filters["score"] = numbers.score
+    page = run / "report" / "index.html"
+    write_text(page, environment.get_template("page.html.j2").render(facts))
+    write_text(run / "report" / "report.md", environment.get_template("summary.md.j2").render(facts))
+    return page
+
+
+def _facts(
+    recipe: Recipe, results: Results, history: History, gates: list[Gate], deltas: list[Delta], baseline: Path | None
+) -> dict[str, Any]:
+    compression = _compression(results)
+    benchmarks = _benchmarks(results)
+    failed = sum(not gate.passed for gate in gates)
+    return {
+        "title": recipe.report.title or recipe.name,
+        "lead": _lead(results, history, compression),
+        "cards": _cards(results, history, compression),
+        "gates": gates,
+        "gates_passed": failed == 0,
+        "failed_gates": failed,
+        "compression": compression,
+        "charts": training_charts(history),
+        "benchmarks": benchmarks,
+        "any_chance": any(row["chance"] is not None for row in benchmarks),
+        "translations": _translations(results),
+        "samples": results.samples,
+        "funnel": funnel_rows(results.funnel),
+        "deltas": deltas,
+        "baseline": baseline.resolve().name if baseline is not None else None,
+        "results": results.results,
+        "checkpoint": f"{results.checkpoint['name']} ({results.checkpoint['fingerprint'][:12]})",
+        "lineage": results.lineage,
+        "versions": sorted(results.versions.items()),
+        "recipe": dump(recipe),
+        "replica_version": _own_version(),
+        "style": (_HERE / "style.css").read_text(encoding="utf-8"),
+        "script": (_HERE / "hover.js").read_text(encoding="utf-8"),
+    }
+
+
+def _own_version() -> str:
+    try:
+        return version("gpt-replica")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+# -------------------------------------------------------------------------------------------------------------- header
+def _lead(results: Results, history: History, compression: list[dict[str, Any]]) -> str:
+    model = results.model
+    text = f"A {model['family']} model of {numbers.short(model['parameters'])} parameters"
+    tokens = history.last("tokens")
+    if tokens:
+        text += f", trained on {numbers.short(tokens)} tokens"
+        seconds = _training_seconds(history)
+        text += f" in {numbers.duration(seconds)}" if seconds else ""
+    if compression:
+        first = compression[0]
+        text += f". It stores text it has never seen in {first['ours']:.2f} bits per byte"
+        text += f", {first['versus_xz']}" if first["versus_xz"] else ""
+    return text + "."
+
+
+def _training_seconds(history: History) -> float | None:
+    """Wall clock of training steps: tokens of each logged interval over its throughput, so that pauses do not count."""
+    tokens, speed = history.get("tokens"), dict(history.get("train/tokens_per_s"))
+    before, seconds = 0.0, 0.0
+    for step, seen in tokens:
+        if speed.get(step):
+            seconds += (seen - before) / speed[step]
+            before = seen
+    return seconds or None
+
+
+def _card(name: str, value: str, detail: str = "", unit: str = "") -> dict[str, str]:
+    return {"name": name, "value": value, "detail": detail, "unit": unit}
+
+
+def _cards(results: Results, history: History, compression: list[dict[str, Any]]) -> list[dict[str, str]]:
+    cards = []
+    if compression:
+        first = compression[0]
+        cards.append(_card("Bits per byte", f"{first['ours']:.3f}", first["range_text"], ""))
+        if first["versus_xz"]:
+            sign = "−" if first["xz_change"] < 0 else "+"
+            cards.append(_card("Against xz -9e", f"{sign}{abs(first['xz_change']):.0%}", "size of the same text"))
+    for name, result in results.by_name().items():
+        if name.startswith("perplexity/") and name.endswith("/perplexity"):
+            cards.append(_card("Perplexity", numbers.score(result.value), f"per token, on {name.split('/')[1]}"))
+            break
+    model = results.model
+    cards.append(
+        _card(
+            "Parameters",
+            numbers.short(model["parameters"]),
+            f"{model['layers']} layers, width {model['width']}, context {model['context_length']}",
+        )
+    )
+    if tokens := history.last("tokens"):
+        cards.append(_card("Tokens trained on", numbers.short(tokens), f"{results.checkpoint['step']:,} steps"))
+    if seconds := _training_seconds(history):
+        speed = history.last("tokens") or 0
+        cards.append(_card("Training time", numbers.duration(seconds), f"{numbers.short(speed / seconds)} tokens/s"))
+    return cards
+
+
+# ------------------------------------------------------------------------------------------------------------ sections
+def _compression(results: Results) -> list[dict[str, Any]]:
+    """Per perplexity set: the model's bits per byte beside the compressors', as bars on a common scale."""
+    scores, sets = results.by_name(), []
+    for name, ours in scores.items():
+        part, _, rest = name.partition("/")
+        if part != "perplexity" or not rest.endswith("/bits_per_byte"):
+            continue
+        label = rest.removesuffix("/bits_per_byte")
+        others = {key: scores.get(f"compression/{label}/{key}_bits_per_byte") for key, _ in _COMPRESSORS}
+        rows = [("this model", ours, True)]
+        rows += [(text, found, False) for key, text in _COMPRESSORS if (found := others[key]) is not None]
+        top = max(max(result.value, result.high or 0) for _, result, _ in rows) * 1.02
+        xz = others["xz"]
+        change = ours.value / xz.value - 1 if xz else 0.0
+        sets.append(
+            {
+                "name": label,
+                "size": ours.note,
+                "ours": ours.value,
+                "range_text": _range(ours),
+                "xz_change": change,
+                "versus_xz": f"{abs(change):.0%} {'less' if change < 0 else 'more'} than xz -9e" if xz else "",
+                "bars": [_bar(text, result, top, is_ours) for text, result, is_ours in rows],
+                "remark": f"The line on the model's bar is its 95% interval ({ours.interval})." if ours.low else "",
+            }
+        )
+    return sets
+
+
+def _range(result: Result) -> str:
+    if result.low is None or result.high is None:
+        return ""
+    return f"{numbers.score(result.low)} to {numbers.score(result.high)}"
+
+
+def _bar(name: str, result: Result, top: float, ours: bool) -> dict[str, Any]:
+    spread = ours and result.low is not None and result.high is not None
+    return {
+        "name": name,
+        "ours": ours,
+        "width": 100 * result.value / top,
+        "value": f"{result.value:.3f}",
+        "low": 100 * (result.low or 0) / top if spread else None,
+        "high": 100 * (result.high or 0) / top if spread else None,
+        "range": _range(result),
+    }
+
+
+def _benchmarks(results: Results) -> list[dict[str, Any]]:
+    """Accuracies as points on a scale of 0 to 100%; other metrics stand in the table of all scores."""
+    rows = []
+    for result in results.results:
+        part, _, rest = result.name.partition("/")
+        task, _, metric = rest.partition("/")
+        if part != "benchmark" or not metric.startswith(("acc", "exact_match")):
+            continue
+        chance = result.chance
+        verdict, detail = "", f"{result.n:,} items"
+        if chance is not None and result.low is not None and result.high is not None:
+            above, below = result.low > chance, result.high < chance
+            verdict = "above" if above else "below" if below else "level"
+            detail += {"above": ", above chance", "below": ", below chance", "level": ", like guessing"}[verdict]
+        rows.append(
+            {
+                "task": task,
+                "metric": metric,
+                "value": 100 * result.value,
+                "low": None if result.low is None else 100 * result.low,
+                "high": None if result.high is None else 100 * result.high,
+                "chance": None if chance is None else 100 * chance,
+                "verdict": verdict,
+                "detail": detail,
+            }
+        )
+    return rows
+
+
+def _translations(results: Results) -> list[dict[str, Any]]:
+    scores = results.by_name()
+    names = [name.split("/")[1] for name in scores if name.startswith("translation/") and name.endswith("/bleu")]
+    return [
+        {
+            "name": name,
+            "bleu": scores[f"translation/{name}/bleu"],
+            "chrf": scores[f"translation/{name}/chrf"],
+            "copy": scores[f"translation/{name}/copy_bleu"],
+            "note": scores[f"translation/{name}/bleu"].note,
+        }
+        for name in names
+    ]

@@ -1,0 +1,283 @@
+"""All that is scored of a run: checkpoint in, `results.json` out; nothing is done twice for the same content."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.files import content_identity, fingerprint, read_json
+from configs.progress import progress_bar
+from configs.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
+from data_prep.readers import expand
+from eval.results import RESULTS_NAME, Result, Results, Sample
+from pretrain.checkpoint import CheckpointInfo, latest, read_info
+
+if TYPE_CHECKING:
+    from data_prep.vocab import Vocab
+    from pretrain.model import Transformer
+
+# Raise it when scores change for the same inputs: earlier results are then made again.
+CODE_VERSION = 1
+_PACKAGES = (
+    "torch", "numpy", "tokenizers", "deepspeed", "ray", "datasets", "transformers", "lm_eval", "sacrebleu", "zstandard",
+)  # fmt: skip
+_PROMPT_TOKENS = 48
+_REFERENCE_CHARACTERS = 400
+
+
+# ------------------------------------------------------------------------------------------------------------- skipping
+def _recipe_of(run: Path, overrides: Sequence[str]) -> Recipe:
+    if foreign := [text for text in overrides if not text.startswith("evaluation.")]:
+        raise RecipeError(f"override `{foreign[0]}`: only `evaluation.…` can be changed for a trained run")
+    recipe = load_run(run)
+    return load(run / RESOLVED_NAME, overrides) if overrides else recipe
+
+
+def checkpoint_of(run: Path) -> CheckpointInfo:
+    """The newest checkpoint; raises `ValueError` when there is none."""
+    found = latest(run)
+    if found is None:
+        raise ValueError(
+            f"{run} has no checkpoint to evaluate: train it first with `replica train {run / RESOLVED_NAME}`"
+        )
+    return read_info(found)
+
+
+def _set_identities(recipe: Recipe) -> dict[str, Any]:
+    """Name -> identity of the content of every file that is scored."""
+    section = recipe.evaluation
+    files = {
+        f"{kind} set {item.name}": expand(item.path)
+        for kind, items in (("perplexity", section.perplexity), ("translation", section.translation))
+        for item in items
+    }
+    if section.benchmarks.tasks and section.benchmarks.include_path is not None:
+        files["benchmark tasks"] = sorted(
+            path for path in Path(section.benchmarks.include_path).rglob("*") if path.is_file()
+        )
+    return {name: [content_identity(path) for path in paths] for name, paths in files.items()}
+
+
+def _fingerprint(recipe: Recipe, checkpoint_fingerprint: str, sets: dict[str, Any]) -> str:
+    """Of everything that decides a score. Where the files lie and how large batches are does not."""
+    settings = recipe.evaluation.model_dump(
+        mode="json", exclude={"batch_size": True, "benchmarks": {"include_path", "batch_size"}}
+    )
+    for item in [*settings["perplexity"], *settings["translation"]]:
+        del item["path"]
+    return fingerprint(
+        {
+            "code": CODE_VERSION,
+            "checkpoint": checkpoint_fingerprint,
+            "settings": settings,
+            "normalize": recipe.data.normalize.model_dump(mode="json"),
+            "seed": recipe.seed,
+            "sets": sets,
+        }
+    )
+
+
+def is_current(run: Path) -> bool:
+    """Whether `results.json` holds for the newest checkpoint, the recipe's evaluation and the contents of its sets."""
+    if not (run / RESULTS_NAME).is_file():
+        return False
+    recipe, checkpoint = load_run(run), checkpoint_of(run)
+    wanted = _fingerprint(recipe, checkpoint.fingerprint, _set_identities(recipe))
+    found: bool = read_json(run / RESULTS_NAME).get("fingerprint") == wanted
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------- evaluating
+def evaluate(run: Path, overrides: Sequence[str] = (), progress: bool = True) -> Path:
+    """Scores a run's newest checkpoint and writes `results.json`; returns its path.
+
+    Args:
+        run: the run directory.
+        overrides: `evaluation.…=value` settings for this time.
+        progress: show bars.
+
+    Raises:
+        ValueError: no checkpoint, a missing set, an unknown task, or a broken checkpoint.
+    """
+    recipe, checkpoint = _recipe_of(run, overrides), checkpoint_of(run)
+    sets = _set_identities(recipe)  # a missing set is found before the model is loaded
+    from data_prep.vocab import Vocab
+    from pretrain.checkpoint import load_weights
+
+    began = time.monotonic()
+    vocab, model = Vocab.load(checkpoint.tokenizer), _to_device(load_weights(checkpoint.directory))
+    results, samples = _score_all(recipe, model, vocab, progress)
+    data, funnel = _data_facts(recipe, checkpoint.data_fingerprint)
+    outcome = _fingerprint(recipe, checkpoint.fingerprint, sets)
+    return Results(
+        fingerprint=outcome,
+        checkpoint={"name": checkpoint.directory.name, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint},
+        recipe_fingerprint=recipe.fingerprint(),
+        data_fingerprint=checkpoint.data_fingerprint,
+        model=_model_facts(model, vocab),
+        data=data,
+        results=results,
+        samples=samples,
+        funnel=funnel,
+        lineage=_lineage(recipe, checkpoint, vocab, sets, outcome),
+        versions=_versions(),
+        seconds=round(time.monotonic() - began, 3),
+    ).save(run)
+
+
+def _to_device(model: Transformer) -> Transformer:
+    import torch
+
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
+def _score_all(recipe: Recipe, model: Transformer, vocab: Vocab, progress: bool) -> tuple[list[Result], list[Sample]]:
+    from eval.benchmarks import benchmark_results
+    from eval.compression import compression_results
+    from eval.perplexity import perplexity_results, read_texts, score_texts
+    from eval.translation import read_pairs, translation_results
+
+    section = recipe.evaluation
+    results: list[Result] = []
+    samples: list[Sample] = []
+    texts: list[str] = []
+    for item in section.perplexity:
+        texts = read_texts(item, recipe.data.normalize)
+        stride = item.stride or max(1, recipe.model.context_length // 2)
+        with progress_bar(f"perplexity of {item.name}: windows", None, progress) as bar:
+            scores = score_texts(model, vocab, texts, stride, section.batch_size, bar.update)
+        results += perplexity_results(item.name, scores, stride, section.bootstrap_samples)
+        with progress_bar(f"compressors on {item.name}", 3, progress) as bar:
+            results += compression_results(item.name, texts)
+            bar.update(3)
+        if not samples:
+            samples = [_document_sample(recipe, model, vocab, item.name, texts)]
+    samples = _prompt_samples(recipe, model, vocab, progress) + samples
+    for pairs in section.translation:
+        with progress_bar(f"translation of {pairs.name}: pairs", len(read_pairs(pairs)[1]), progress) as bar:
+            scored, shown = translation_results(
+                pairs, model, vocab, section.batch_size, section.bootstrap_samples, bar.update
+            )
+        results, samples = results + scored, samples + shown
+    if section.benchmarks.tasks:
+        results += benchmark_results(section.benchmarks, model, vocab, section.bootstrap_samples, progress)
+    return results, samples
+
+
+# -------------------------------------------------------------------------------------------------------------- samples
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    section = recipe.evaluation.samples
+    return {"temperature": section.temperature, "top_k": section.top_k, "top_p": section.top_p}
+
+
+def _describe(recipe: Recipe) -> str:
+    named = {key: value for key, value in _settings(recipe).items() if value is not None}
+    return ", ".join(f"{key.replace('_', '-')} {value:g}" for key, value in named.items())
+
+
+def _prompt_samples(recipe: Recipe, model: Transformer, vocab: Vocab, progress: bool) -> list[Sample]:
+    from eval.generation import sample
+
+    section = recipe.evaluation.samples
+    out = []
+    with progress_bar("samples", len(section.prompts), progress) as bar:
+        for number, prompt in enumerate(section.prompts, start=1):
+            ids = vocab.encode(prompt) or [vocab.eod_id]
+            text = sample(model, vocab, ids, section.max_new_tokens, [], seed=recipe.seed + number, **_settings(recipe))
+            out.append(Sample("prompt", f"Prompt {number}", prompt, text, _describe(recipe)))
+            bar.update(number)
+    return out
+
+
+def _document_sample(recipe: Recipe, model: Transformer, vocab: Vocab, name: str, texts: list[str]) -> Sample:
+    """The beginning of the set's first document, continued by the model, with what really follows."""
+    from eval.generation import sample
+
+    text = texts[0]
+    ids = vocab.encode(text[: 16 * _PROMPT_TOKENS])[: min(_PROMPT_TOKENS, recipe.model.context_length // 2)]
+    prompt = vocab.decode(ids).rstrip("\ufffd")  # a character may be cut
+    continued = sample(
+        model,
+        vocab,
+        vocab.encode(prompt),
+        recipe.evaluation.samples.max_new_tokens,
+        [],
+        seed=recipe.seed,
+        **_settings(recipe),
+    )
+    reference = text[len(prompt) :][:_REFERENCE_CHARACTERS]
+    return Sample("document", f"The first words of {name}, continued", prompt, continued, _describe(recipe), reference)
+
+
+# ---------------------------------------------------------------------------------------------------------------- facts
+def _model_facts(model: Transformer, vocab: Vocab) -> dict[str, Any]:
+    config = model.config
+    return {
+        "family": config.family,
+        "parameters": model.parameter_count().total,
+        "layers": config.num_layers,
+        "width": config.hidden_size,
+        "context_length": config.context_length,
+        "vocab_size": vocab.size,
+    }
+
+
+def _data_facts(recipe: Recipe, fingerprint_trained_on: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Counts and funnel of the data trained on; empty when the data is gone or is no longer the same."""
+    from data_prep.shards import MANIFEST_NAME, load_manifest
+
+    if not (recipe.data_directory / MANIFEST_NAME).is_file():
+        return {}, []
+    manifest = load_manifest(recipe.data_directory)
+    if manifest.fingerprint != fingerprint_trained_on:
+        return {}, []
+    counts = {
+        split: {key: sum(getattr(source, key) for source in sources) for key in ("documents", "tokens", "bytes")}
+        for split, sources in (("train", manifest.train), ("validation", manifest.validation))
+    }
+    return counts, manifest.funnel
+
+
+def _lineage(
+    recipe: Recipe, checkpoint: CheckpointInfo, vocab: Vocab, sets: dict[str, Any], outcome: str
+) -> list[dict[str, Any]]:
+    """What made the scores, in order, each with a fingerprint."""
+    rows = [
+        ("Recipe", recipe.fingerprint(), f"{recipe.name}, seed {recipe.seed}"),
+        ("Training data", checkpoint.data_fingerprint, ", ".join(source.name for source in recipe.data.sources)),
+        ("Tokenizer", vocab.fingerprint, f"{recipe.data.tokenizer.kind}, {vocab.size:,} tokens"),
+        ("Checkpoint", checkpoint.fingerprint, f"{checkpoint.directory.name}, step {checkpoint.step:,}"),
+    ]
+    for name, identities in sets.items():
+        total = sum(item["bytes"] for item in identities)
+        rows.append((name[0].upper() + name[1:], fingerprint(identities), f"{len(identities)} files, {total:,} bytes"))
+    rows.append(("Results", outcome, "all of the above, and the settings of the evaluation"))
+    if commit := os.environ.get("GITHUB_SHA") or _commit():
+        rows.append(("Code", commit, "git commit"))
+    return [dict(zip(("name", "fingerprint", "detail"), row, strict=True)) for row in rows]
+
+
+def _commit() -> str | None:
+    """Commit of the checkout this code runs from, read from `.git` itself; None outside of one."""
+    git = Path(__file__).resolve().parent.parent / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        return (
+            (git / head.removeprefix("ref: ")).read_text(encoding="utf-8").strip() if head.startswith("ref: ") else head
+        )
+    except OSError:
+        return None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,150 @@
+"""BLEU and chrF of few-shot translation, by sacrebleu with its signature (Post 2018, arXiv:1804.08771)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema import TranslationSet
+from data_prep.readers import MAX_RECORD_BYTES, expand, read_records
+from data_prep.vocab import Vocab
+from eval.generation import complete
+from eval.results import Result, Sample
+from eval.scoring import Report
+from pretrain.model import Transformer
+
+SHOWN_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sentence and its translation."""
+
+    source: str
+    target: str
+
+
+def read_pairs(section: TranslationSet) -> tuple[list[Pair], list[Pair]]:
+    """The set's solved examples and its scored pairs.
+
+    Raises:
+        ValueError: a missing file, a missing field, or nothing left to score.
+    """
+    pairs: list[Pair] = []
+    for row in _rows(section):
+        for field in (section.source_field, section.target_field):
+            if not isinstance(row.get(field), str):
+                raise ValueError(
+                    f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has no text in the "
+                    f"field `{field}` (its fields: {', '.join(row)}); set source_field and target_field"
+                )
+        pairs.append(Pair(" ".join(row[section.source_field].split()), " ".join(row[section.target_field].split())))
+    scored = pairs[section.shots :][: section.max_items]
+    if not scored:
+        raise ValueError(
+            f"translation set `{section.name}`: {section.path} has {len(pairs)} pairs, none left after "
+            f"{section.shots} shots"
+        )
+    return pairs[: section.shots], scored
+
+
+def _rows(section: TranslationSet) -> Iterator[dict[str, Any]]:
+    for file in expand(section.path):
+        for record in read_records(file, "line", MAX_RECORD_BYTES):
+            try:
+                row = json.loads(record.value) if isinstance(record.value, bytes) else record.value
+            except ValueError as error:
+                raise ValueError(
+                    f"translation set `{section.name}`: {file}, line {record.position + 1}, is not valid JSON ({error})"
+                ) from error
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"translation set `{section.name}`: {file}, line {record.position + 1}, is not an object of fields"
+                )
+            yield row
+
+
+def build_prompt(section: TranslationSet, shots: Sequence[Pair], source: str) -> str:
+    """Solved examples, then the sentence to translate; the translation ends at the line's end."""
+    solved = "".join(
+        f"{section.source_label}: {pair.source}\n{section.target_label}: {pair.target}\n\n" for pair in shots
+    )
+    return f"{solved}{section.source_label}: {source}\n{section.target_label}:"
+
+
+def fit_prompt(
+    section: TranslationSet, shots: Sequence[Pair], source: str, vocab: Vocab, room: int
+) -> tuple[list[int], int]:
+    """Prompt ids, with as many of the last shots as fit in `room` tokens, and how many those are."""
+    for dropped in range(len(shots) + 1):
+        ids = vocab.encode(build_prompt(section, shots[dropped:], source))
+        if len(ids) <= room:
+            return ids, len(shots) - dropped
+    return ids[-room:], 0
+
+
+def corpus_scores(
+    hypotheses: Sequence[str], references: Sequence[str], tokenize: str, bootstrap_samples: int
+) -> dict[str, tuple[Any, str]]:
+    """sacrebleu's BLEU and chrF with bootstrap, each with its signature.
+
+    Raises:
+        ValueError: a tokenizer that sacrebleu does not have.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+
+    if tokenize not in BLEU.TOKENIZERS:
+        raise ValueError(f"sacrebleu has no tokenizer `{tokenize}`; it has {', '.join(sorted(BLEU.TOKENIZERS))}")
+    scores = {}
+    for name, metric in (("bleu", BLEU(tokenize=tokenize)), ("chrf", CHRF())):
+        score = metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=bootstrap_samples)
+        scores[name] = (score, str(metric.get_signature()))
+    return scores
+
+
+def translation_results(
+    section: TranslationSet,
+    model: Transformer,
+    vocab: Vocab,
+    batch_size: int,
+    bootstrap_samples: int,
+    report: Report | None = None,
+) -> tuple[list[Result], list[Sample]]:
+    """Translates the set greedily and scores it, beside copying the source; also returns a few translations to show."""
+    shots, pairs = read_pairs(section)
+    room = model.config.context_length - section.max_new_tokens
+    if room < 2:
+        raise ValueError(
+            f"translation set `{section.name}`: max_new_tokens {section.max_new_tokens} leaves no room for a prompt in "
+            f"model.context_length {model.config.context_length}; lower it"
+        )
+    fitted = [fit_prompt(section, shots, pair.source, vocab, room) for pair in pairs]
+    texts = complete(model, vocab, [ids for ids, _ in fitted], section.max_new_tokens, ["\n"], batch_size, report)
+    hypotheses = [text.strip() for text in texts]
+    references, sources = [pair.target for pair in pairs], [pair.source for pair in pairs]
+    shown = sum(count for _, count in fitted) / len(fitted)
+    note = f"{shown:.1f} of {section.shots} shots fit on average; greedy, at most {section.max_new_tokens} new tokens"
+    results = []
+    for prefix, outputs, remark in (("", hypotheses, note), ("copy_", sources, "the source itself as its translation")):
+        for name, (score, signature) in corpus_scores(outputs, references, section.tokenize, bootstrap_samples).items():
+            results.append(
+                Result(
+                    name=f"translation/{section.name}/{prefix}{name}",
+                    value=score.score,
+                    low=max(0.0, score._mean - score._ci),
+                    high=min(100.0, score._mean + score._ci),
+                    n=len(pairs),
+                    unit={"bleu": "BLEU", "chrf": "chrF2"}[name],
+                    higher_is_better=True,
+                    interval=f"sacrebleu's bootstrap over {len(pairs)} pairs",
+                    signature=signature,
+                    note=remark,
+                )
+            )
+    samples = [
+        Sample("translation", f"{section.name}, pair {index + 1}", pair.source, text, "greedy", pair.target)
+        for index, (pair, text) in enumerate(zip(pairs[:SHOWN_SAMPLES], hypotheses, strict=False))
+    ]
+    return results, samples

@@ -1,0 +1,218 @@
+"""Our adapter against lm-eval's own `hf` model on the exported checkpoint, request by request."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.schema import Benchmarks, Model, Tokenizer
+from data_prep.vocab import Vocab, train_vocab
+from eval.adapter import ReplicaLM
+from eval.benchmarks import _quiet, benchmark_results, load_tasks
+from pretrain.huggingface import export_directory
+from pretrain.model import Transformer
+
+CONTEXT = 512
+TASKS = Path(__file__).parents[2] / "configs" / "tasks"
+TEXT = (
+    "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
+    "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, this "
+    "truth is so well fixed in the minds of the surrounding families."
+)
+PAIRS = [
+    ("It is a truth", " universally acknowledged"),
+    ("trailing space ", "goes with the continuation"),
+    ("", "no context at all"),
+    ("naïve café 三国志", " 🦊 and more"),
+    (TEXT * 9, " a context that is cut on the left"),
+    ("one", " w"),
+]
+QUESTIONS = [
+    ("It is a truth", {"until": ["\n", "."], "max_gen_toks": 12}),
+    (TEXT, {"until": ["e"], "max_gen_toks": 8}),
+    ("However", {"until": ["zzzz"], "max_gen_toks": 16, "do_sample": False}),
+    ("A much longer question than the others", {"until": ["\n", "."], "max_gen_toks": 12}),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small take longer to share out than to multiply."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, Vocab, Any]:
+    """A random model, its vocabulary, and lm-eval's `hf` model of its export."""
+    from lm_eval.models.huggingface import HFLM
+
+    torch.manual_seed(1)
+    directory = tmp_path_factory.mktemp(request.param)
+    vocab = train_vocab(Tokenizer(vocab_size=300), [TEXT] * 3)
+    vocab.save(directory / "tokenizer")
+    kv_heads = None if request.param == "gpt2" else 2
+    config = Model(
+        family=request.param,
+        num_layers=2,
+        hidden_size=48,
+        num_heads=4,
+        num_kv_heads=kv_heads,
+        context_length=CONTEXT,
+        init_std=0.15,
+    )
+    model = Transformer(config, config.padded_vocab(vocab.size)).eval()
+    assert model.vocab_size > vocab.size, "the padding of the vocabulary must not change scores"
+    exported = export_directory(model, directory / "tokenizer", directory / "hf")
+    return model, vocab, HFLM(pretrained=str(exported), device="cpu", dtype="float32", batch_size=3)
+
+
+def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, item, index) for index, item in enumerate(arguments)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_loglikelihood_equals_hf(models: tuple[Transformer, Vocab, Any], batch_size: int) -> None:
+    model, vocab, theirs = models
+    requests = instances("loglikelihood", PAIRS)
+    ours = ReplicaLM(model, vocab, batch_size, progress=False).loglikelihood(requests)
+    expected = theirs.loglikelihood(requests, disable_tqdm=True)
+    for pair, (value, greedy), (their_value, their_greedy) in zip(PAIRS, ours, expected, strict=True):
+        assert value == pytest.approx(their_value, rel=1e-4), pair
+        assert greedy == their_greedy, pair
+
+
+def test_rolling_equals_hf(models: tuple[Transformer, Vocab, Any]) -> None:
+    model, vocab, theirs = models
+    requests = instances("loglikelihood_rolling", [(TEXT,), ("short",), (TEXT * 9,)])
+    ours = ReplicaLM(model, vocab, 2, progress=False).loglikelihood_rolling(requests)
+    assert ours == pytest.approx(theirs.loglikelihood_rolling(requests, disable_tqdm=True), rel=1e-4)
+
+
+def test_generation_equals_hf(models: tuple[Transformer, Vocab, Any]) -> None:
+    model, vocab, theirs = models
+    requests = instances("generate_until", QUESTIONS)
+    ours = ReplicaLM(model, vocab, 4, progress=False).generate_until(requests)
+    assert ours == theirs.generate_until(requests, disable_tqdm=True)
+    assert any(ours)
+
+
+def test_greedy_continuation_is_recognised(models: tuple[Transformer, Vocab, Any]) -> None:
+    model, vocab, _ = models
+    adapter = ReplicaLM(model, vocab, 1, progress=False)
+    (text,) = adapter.generate_until(instances("generate_until", [("It is", {"until": [], "max_gen_toks": 3})]))
+    if vocab.encode("It is" + text)[: len(vocab.encode("It is"))] == vocab.encode("It is") and "\ufffd" not in text:
+        (outcome,) = adapter.loglikelihood(instances("loglikelihood", [("It is", text)]))
+        assert outcome[1] == (vocab.decode(vocab.encode(text)) == text)
+
+
+def test_task_that_generates_beyond_the_context(models: tuple[Transformer, Vocab, Any]) -> None:
+    model, vocab, _ = models
+    with pytest.raises(ValueError, match="max_gen_toks"):
+        ReplicaLM(model, vocab, 1, progress=False).generate_until(
+            instances("generate_until", [("question", {"until": ["\n"], "max_gen_toks": CONTEXT})])
+        )
+
+
+# ----------------------------------------------------------------------------------------------------- tasks and scores
+def test_shipped_tasks_equal_hf(
+    models: tuple[Transformer, Vocab, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every task of configs/tasks, from another working directory, item by item like lm-eval with `hf`."""
+    import datasets
+    from lm_eval.evaluator import evaluate
+
+    model, vocab, theirs = models
+    monkeypatch.chdir(tmp_path)
+    usual_cache = datasets.config.HF_DATASETS_CACHE
+    section = Benchmarks(
+        tasks=["replica_copa", "replica_lambada", "replica_piqa", "replica_winogrande"],
+        include_path=str(TASKS),
+        limit=12,
+    )
+    results = {result.name: result for result in benchmark_results(section, model, vocab, 200, progress=False)}
+    assert Path.cwd() == tmp_path and usual_cache == datasets.config.HF_DATASETS_CACHE
+    with _quiet():
+        expected = evaluate(theirs, load_tasks(section, tmp_path), limit=12, bootstrap_iters=0)
+        ours = evaluate(ReplicaLM(model, vocab, 5, False), load_tasks(section, tmp_path), limit=12, bootstrap_iters=0)
+    for task in section.tasks:
+        for mine, reference in zip(ours["samples"][task], expected["samples"][task], strict=True):
+            assert mine["arguments"] == reference["arguments"]
+            flat = [value for response in mine["filtered_resps"] for value in response]
+            assert flat == pytest.approx([value for r in reference["filtered_resps"] for value in r], rel=1e-4)
+        for key, value in expected["results"][task].items():
+            if "," in key and "stderr" not in key:
+                result = results[f"benchmark/{task}/{key.partition(',')[0]}"]
+                assert result.value == pytest.approx(value, rel=1e-4) and result.n == 12
+                assert result.low is not None and result.high is not None and result.low <= result.value <= result.high
+                assert result.task_version == "1.0" and "the first 12 of" in (result.note or "")
+    chances = {name: result.chance for name, result in results.items()}
+    assert chances["benchmark/replica_copa/acc"] == chances["benchmark/replica_winogrande/acc"] == 0.5
+    assert chances["benchmark/replica_lambada/acc"] is None
+
+
+def write_task(directory: Path, name: str, choices: list[list[str]], **changes: Any) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = [{"question": "It is", "choices": options, "answer": 0} for options in choices]
+    (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "question",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 2.0},
+        **changes,
+    }
+    (directory / f"{name}.yaml").write_text(json.dumps(task))
+
+
+def test_chance_groups_and_files_beside_the_yaml(models: tuple[Transformer, Vocab, Any], tmp_path: Path) -> None:
+    model, vocab, _ = models
+    write_task(tmp_path / "inner", "two_choices", [["a truth", "a man"]] * 30)
+    write_task(tmp_path / "inner", "four_choices", [["a", "b", "c", "d"]] * 10)
+    group = {"group": "both", "task": ["two_choices", "four_choices"], "aggregate_metric_list": [{"metric": "acc"}]}
+    (tmp_path / "inner" / "both.yaml").write_text(json.dumps(group))
+    section = Benchmarks(tasks=["both"], include_path=str(tmp_path))
+    results = {result.name: result for result in benchmark_results(section, model, vocab, 200, progress=False)}
+    assert results["benchmark/two_choices/acc"].chance == 0.5
+    assert results["benchmark/four_choices/acc"].chance == 0.25
+    whole = results["benchmark/both/acc"]
+    two, four = results["benchmark/two_choices/acc"].value, results["benchmark/four_choices/acc"].value
+    assert whole.n == 40 and math.isclose(whole.value, (30 * two + 10 * four) / 40)
+
+
+def test_unknown_task_names_a_near_one(tmp_path: Path) -> None:
+    section = Benchmarks(tasks=["replica_coppa"], include_path=str(TASKS))
+    with pytest.raises(ValueError, match="did you mean replica_copa"):
+        load_tasks(section, tmp_path)
+
+
+def test_missing_data_file_is_one_message(models: tuple[Transformer, Vocab, Any], tmp_path: Path) -> None:
+    model, vocab, _ = models
+    write_task(tmp_path, "no_data", [["a", "b"]])
+    (tmp_path / "no_data.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"no_data.*could not be loaded"):
+        benchmark_results(Benchmarks(tasks=["no_data"], include_path=str(tmp_path)), model, vocab, 100, progress=False)
+
+
+def test_quiet(models: tuple[Transformer, Vocab, Any], capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model, vocab, _ = models
+    write_task(tmp_path, "small", [["a", "b"]])
+    benchmark_results(Benchmarks(tasks=["small"], include_path=str(tmp_path)), model, vocab, 100, progress=False)
+    out, err = capfd.readouterr()
+    assert out == "" and err == ""
