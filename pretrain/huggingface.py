@@ -265,7 +265,7 @@ def _exported(model: Transformer, name: str, vocab_size: int) -> dict[str, Tenso
             value = owner.new_zeros(owner.shape[0])
         if weight.ours in ("embed.weight", "lm_head.weight"):
             value = value[:vocab_size]
-        parts = value.split(weight.rows) if weight.rows else [value]
+        parts = torch.split(value, list(weight.rows)) if weight.rows else (value,)
         for part_name, part in zip(weight.theirs, parts, strict=True):
             tensors[part_name] = (part.T if weight.transposed else part).contiguous()
     return tensors

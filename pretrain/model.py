@@ -215,16 +215,19 @@ class Transformer(nn.Module):
         self.config = config
         self.vocab_size = vocab_size
         self.activation_checkpointing = False  # recompute each block in the backward pass instead of storing it
-        self.embed = Embedding(vocab_size, config.hidden_size)
         learned = config.position == "learned"
-        self.position = nn.Embedding(config.context_length, config.hidden_size) if learned else None
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = make_norm(config)
-        self.lm_head = None if config.tied_embeddings else nn.Linear(config.hidden_size, vocab_size, bias=False)
-        if config.position == "rope":
-            cos, sin = rotation_table(config)
-            self.register_buffer("rope_cos", cos, persistent=False)
-            self.register_buffer("rope_sin", sin, persistent=False)
+        # On the meta device first: torch's own initial values would cost time and random numbers.
+        device = torch.get_default_device()
+        with torch.device("meta"):
+            self.embed = Embedding(vocab_size, config.hidden_size)
+            self.position = nn.Embedding(config.context_length, config.hidden_size) if learned else None
+            self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+            self.norm = make_norm(config)
+            self.lm_head = None if config.tied_embeddings else nn.Linear(config.hidden_size, vocab_size, bias=False)
+        if not learned:
+            for name in ("rope_cos", "rope_sin"):
+                self.register_buffer(name, torch.empty(0, device="meta"), persistent=False)
+        self.materialize(device)
         self.init_weights()
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
@@ -249,7 +252,7 @@ class Transformer(nn.Module):
         x = self.embed(tokens)  # (B, T, D)
         if self.position is not None:
             x = x + self.position(positions)
-        rotation = self._rotation(positions, x.dtype) if self.config.position == "rope" else None
+        rotation = self._rotation(positions, x.dtype) if self.position is None else None
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
@@ -273,7 +276,7 @@ class Transformer(nn.Module):
     def materialize(self, device: torch.device | str) -> Transformer:
         """Leaves the meta device: memory for every weight (values undefined) and the rotation table; returns self."""
         self.to_empty(device=device)
-        if self.config.position == "rope":
+        if self.position is None:
             self.rope_cos, self.rope_sin = rotation_table(self.config, torch.device(device))
         return self
 
