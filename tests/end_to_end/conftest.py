@@ -12,7 +12,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = "the of and a to in he was that it his her with as had she for on at by which have or from this him but all".split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "a",
+    "to",
+    "in",
+    "he",
+    "was",
+    "that",
+    "it",
+    "his",
+    "her",
+    "with",
+    "as",
+    "had",
+    "she",
+    "for",
+]
 
 TINY_RECIPE = """\
 name: tiny
