@@ -77,6 +77,25 @@ def tiny_recipe(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def tiny_overrides(tmp_path: Path) -> list[str]:
+    """Overrides that make any recipe a run of seconds, offline, on the corpus of `tiny_recipe`."""
+    write_corpus(tmp_path / "corpus.jsonl", documents=100, seed=1)
+    write_corpus(tmp_path / "heldout.jsonl", documents=4, seed=2)
+    return [
+        f"data.sources=[{{name: words, path: {tmp_path / 'corpus.jsonl'}, licence: CC0-1.0}}]",
+        *("data.tokenizer.vocab_size=300", "data.validation_fraction=0.1"),
+        *("model.num_layers=1", "model.hidden_size=32", "model.num_heads=2", "model.num_kv_heads=null"),
+        *("model.intermediate_size=64", "model.context_length=32"),
+        *("train.tokens=null", "train.steps=12", "train.global_batch_size=8", "train.micro_batch_size=4"),
+        *("train.schedule.warmup_steps=2", "train.compile=false", "train.log_every=1"),
+        *("train.checkpoint.every=6", "train.validation={every: 6, max_tokens: 512}"),
+        f"evaluation.perplexity=[{{name: heldout, path: {tmp_path / 'heldout.jsonl'}}}]",
+        *("evaluation.translation=[]", "evaluation.benchmarks.tasks=[]"),
+        *("evaluation.samples.max_new_tokens=8", "evaluation.bootstrap_samples=100", "report.gates=[]"),
+    ]
+
+
+@pytest.fixture
 def replica() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the console command in a process of its own; `check` wants exit code 0."""
 

@@ -1,0 +1,111 @@
+"""Every command of the README's shell blocks is run, in order, in one scratch copy of the project.
+
+Most run as they stand. A few would take minutes or need hardware; `STAND_INS` says what runs instead of each, and why.
+A command that is in neither class cannot be added to the README without this test failing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.cli import parse
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "{tiny}"
+
+# command -> (what runs instead, why)
+STAND_INS: dict[str, tuple[str, str]] = {
+    "make replicate": ("make -n replicate", "minutes of installing and training; make only says what it would run"),
+    "make test": ("make -n test", "would run this test again; make only says what it would run"),
+    "replica run configs/demo.yaml --out runs/mine train.tokens=1_000_000": (
+        f"replica run configs/demo.yaml --out runs/mine {TINY}",
+        "a minute or two at its real size; the overrides make it seconds",
+    ),
+    "replica run configs/mine.yaml": (
+        f"replica run configs/mine.yaml {TINY} data.directory=runs/mine/data",
+        "minutes at its real size; tiny, and on the shards that were made before",
+    ),
+    "replica train configs/gpt2-124m.yaml --num_gpus 8": (
+        "replica show configs/gpt2-124m.yaml train.ranks=8",
+        "needs 8 GPUs and a download; the arguments are parsed and the batch is divided over 8 ranks",
+    ),
+    "sbatch --nodes=8 --gpus-per-node=8 launch/slurm.sh configs/llama-8b.yaml": (
+        "bash -n launch/slurm.sh",
+        "needs a cluster; test_slurm.py submits the same script to a real Slurm of two nodes",
+    ),
+}
+# run as they stand
+PLAIN = re.compile(r"^(source \.venv/bin/activate|cp configs/|replica (show|sample|trace|report|export|import) )")
+
+
+def shell_commands(text: str) -> list[str]:
+    """The commands of all ```sh blocks, without comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    lines = (re.sub(r"\s+#.*$", "", line).strip() for block in blocks for line in block.splitlines())
+    return [line for line in lines if line]
+
+
+COMMANDS = shell_commands((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what the commands touch, with the environment the tests run in."""
+    directory = tmp_path / "project"
+    directory.mkdir()
+    for name in ("configs", "launch"):
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, directory / name)
+    (directory / ".venv").symlink_to(sys.prefix)
+    return directory
+
+
+def test_every_command_is_accounted_for() -> None:
+    assert len(COMMANDS) >= 10
+    unknown = [command for command in COMMANDS if command not in STAND_INS and not PLAIN.match(command)]
+    assert not unknown, "say in STAND_INS how these are checked"
+    assert not set(STAND_INS) - set(COMMANDS), "these are no longer in the README"
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("replica ")])
+def test_arguments_are_understood(command: str) -> None:
+    assert parse(shlex.split(command)[1:]).command
+
+
+@pytest.mark.slow
+def test_every_command_works(project: Path, tiny_overrides: list[str]) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in COMMANDS:
+        if "--baseline runs/demo" in command:
+            shutil.copytree(project / "runs" / "mine", project / "runs" / "demo")
+        line = STAND_INS.get(command, (command, ""))[0].replace(TINY, shlex.join(tiny_overrides))
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=project, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\nran as: {line}\n{done.stdout}\n{done.stderr}"
+        check(command, done.stdout)
+
+
+def check(command: str, said: str) -> None:
+    """What the reader of the README would look for."""
+    expected = {
+        "make replicate": "replica run configs/demo.yaml",
+        "make test": "pytest",
+        "replica sample runs/mine": "It was a dark and stormy night",
+        "replica trace runs/mine": "corpus-",
+        "replica report": "report: ",
+        "replica show configs/demo.yaml": "override train.optimizer.lr=3e-3",
+        "replica train": "x 8 ranks",
+    }
+    for start, text in expected.items():
+        if command.startswith(start):
+            assert text in said, command

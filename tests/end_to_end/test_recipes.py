@@ -1,0 +1,30 @@
+"""Every shipped recipe runs from raw text to a report when overrides make it tiny: its own model family, tokenizer,
+schedule, ZeRO stage and precision, on a small local corpus."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from configs.files import read_json
+from configs.recipe import load, load_run
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_runs_tiny(
+    recipe: Path, tiny_overrides: list[str], tmp_path: Path, replica: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    run = tmp_path / "run"
+    replica("run", recipe, "--out", run, *tiny_overrides)
+    assert read_json(run / "results.json")["checkpoint"]["step"] == 12
+    assert (run / "report" / "index.html").is_file()
+    full, tiny = load(recipe), load_run(run)
+    assert tiny.model.family == full.model.family
+    assert tiny.train.zero == full.train.zero
+    assert tiny.data.tokenizer.kind == full.data.tokenizer.kind
