@@ -19,6 +19,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 BROKEN_PIPE = 141
 CONTINUES = "stopped; what is finished is kept, and the same command continues from there"
+_OURS = {"configs", "data_prep", "pretrain", "eval", "launch"}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -61,7 +62,7 @@ def explain(error: Exception) -> str | None:
     if getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in text:
         place = getattr(error, "filename", None) or "the run directory"
         return f"the disk is full at {place}; free some space or choose another directory with --out, then run again"
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in _OURS:
         return f"the Python package `{error.name}` is not installed; `make setup` installs all that is needed"
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return f"a network port is in use by another process ({text}); end that process or run again later"

@@ -52,9 +52,10 @@ def test_debug_shows_the_traceback() -> None:
         run_door(command, debug=True)
 
 
-def test_a_bug_of_ours_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        raising(ZeroDivisionError())
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), ModuleNotFoundError("x", name="pretrain.nothing")])
+def test_a_bug_of_ours_is_not_hidden(bug: Exception) -> None:
+    with pytest.raises(type(bug)):
+        raising(bug)
 
 
 def test_ctrl_c_says_that_running_again_continues(capsys: pytest.CaptureFixture[str]) -> None:
