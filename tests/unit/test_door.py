@@ -67,8 +67,8 @@ PROGRAM = """
 import sys, time
 from configs.door import run_door
 def command():
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         {body}
     finally:
         print("cleaned up", file=sys.stderr)
