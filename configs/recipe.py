@@ -63,12 +63,14 @@ class _YamlLoader(yaml.SafeLoader):
     """YAML 1.2 floats (`1e-3` is a number) and no duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        seen: list[Any] = []  # not a set: a key that cannot be hashed gets its message from YAML itself
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<`, whose keys may be written over
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise RecipeError(f"line {key_node.start_mark.line + 1}: the key `{key}` stands twice; keep one")
-            seen.add(key)
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 
@@ -86,6 +88,13 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise RecipeError(f"{where} is not valid YAML: {error}") from error
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}") from error
+
+
+def _copy(node: Any) -> Any:
+    """A copy in which nothing is shared: an override of a section must not reach its YAML aliases."""
+    if isinstance(node, dict):
+        return {key: _copy(value) for key, value in node.items()}
+    return [_copy(item) for item in node] if isinstance(node, list) else node
 
 
 def _apply_override(values: dict[str, Any], override: str) -> list[str | int]:
@@ -220,10 +229,13 @@ def load_with_origins(path: str | Path, overrides: Sequence[str] = ()) -> tuple[
     if not file.is_file():
         shipped = sorted(item.name for item in Path(__file__).parent.glob("*.yaml"))
         raise RecipeError(f"{file}: no such recipe. Shipped in configs/: {', '.join(shipped)}")
-    values = _parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    try:
+        written = _parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file} is not UTF-8 text ({error}); save it as UTF-8") from error
+    values = _copy(written)
     if not isinstance(values, dict):
         raise RecipeError(f"{file}: a recipe is a mapping of sections, such as `data:`, `model:`, `train:`")
-    written = json.loads(json.dumps(values))
     problems: list[str] = []
     origins: dict[tuple[str | int, ...], str] = {}
     for override in overrides:
