@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Source
-from data_prep.readers import RawRecord, cut_position, expand, names_within, read_records, row_size
+from data_prep.readers import RawRecord, cut_position, expand, file_format, names_within, read_records, row_size
 
 MAX_DOCUMENT_BYTES = 16_000_000
 _EXCERPT_CHARACTERS = 200
@@ -109,7 +109,9 @@ def origins(source: Source) -> list[Origin]:
         return [Origin(source, name, path) for name, path in zip(names_within(files), files, strict=True)]
     assert source.hub is not None
     count = _hub_dataset(source).num_shards
-    return [Origin(source, f"{source.hub.path}/{source.hub.split}-{index}", None, index, count) for index in range(count)]
+    return [
+        Origin(source, f"{source.hub.path}/{source.hub.split}-{index}", None, index, count) for index in range(count)
+    ]
 
 
 def _hub_dataset(source: Source) -> Any:
@@ -154,15 +156,10 @@ def to_documents(
         yield Rejected("record_too_long", source.name, where, record.size, "")
     elif isinstance(record.value, dict):
         yield from _from_row(record.value, source, where, record.size, max_bytes)
-    elif name_of_format(name) == ".jsonl":
+    elif file_format(Path(name)) == ".jsonl":
         yield from _from_json(record.value, source, where, max_bytes)
     else:
         yield from _from_text(record, source, where, max_bytes)
-
-
-def name_of_format(name: str) -> str:
-    """`.jsonl` for JSON lines, compressed or not; anything else is text by now."""
-    return ".jsonl" if ".jsonl" in Path(name).suffixes or name.lower().split("/")[-1].count(".jsonl") else ".txt"
 
 
 def _from_text(record: RawRecord, source: Source, where: str, max_bytes: int) -> Iterator[Document | Rejected]:
@@ -204,7 +201,8 @@ def _from_row(
         identifier = row.pop(source.id_field, None)
         url = row.pop(source.url_field, None)
         identifier = where if identifier is None or not _encodable(str(identifier)) else str(identifier)
-        yield from _cut(Document(identifier, text, source.name, url if isinstance(url, str) else None, row), max_bytes)
+        url = url if isinstance(url, str) and _encodable(url) else None
+        yield from _cut(Document(identifier, text, source.name, url, row), max_bytes)
 
 
 def _decode(data: bytes) -> str | None:
@@ -238,7 +236,5 @@ def _cut(document: Document, max_bytes: int) -> Iterator[Document]:
         piece = data[offset : offset + max_bytes]
         end = cut_position(piece) if offset + len(piece) < len(data) else len(piece)
         text = piece[:end].decode()
-        yield Document(
-            f"{document.id}#{part}", text, document.source, document.url, document.metadata, offset, part
-        )
+        yield Document(f"{document.id}#{part}", text, document.source, document.url, document.metadata, offset, part)
         offset, part = offset + end, part + 1

@@ -61,7 +61,7 @@ def expand(paths: str | Sequence[str]) -> list[Path]:
     files: dict[Path, None] = {}
     for pattern in [paths] if isinstance(paths, str) else paths:
         literal = Path(pattern)
-        found = [literal] if literal.is_file() else [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+        found = [literal] if literal.is_file() else [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
         found = [path for path in found if path.is_file()]
         if not found:
             raise ValueError(f"{pattern}: no such file; correct the `path` of the source (globs must match something)")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,10 @@ class Stage:
         self.name = directory.name
         self.inputs = inputs
         self.fingerprint = fingerprint(inputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers need the place alone, and inputs may name a hundred thousand files."""
+        return {**self.__dict__, "inputs": {}}
 
     def read(self) -> dict[str, Any] | None:
         """The manifest, if it is that of these inputs and all files are there in their size; else None."""
@@ -85,9 +88,9 @@ class Stage:
         file = self.unit_file(name, ".json")
         return read_json(file) if file.is_file() else None
 
-    def committed(self) -> Iterable[str]:
-        """Names of the units that are done, in no order."""
-        return (path.stem for path in (self.directory / _UNITS).glob("*.json"))
+    def committed(self) -> set[str]:
+        """Names of the units that are done."""
+        return {path.name.removesuffix(".json") for path in (self.directory / _UNITS).glob("[!.]*.json")}
 
     def finish(self, content: dict[str, Any], files: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Writes the manifest, then clears away what only served the work."""

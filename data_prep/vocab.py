@@ -133,6 +133,13 @@ class Vocab:
         return any(part.get("type") == "ByteLevel" for part in [decoder, *decoder.get("decoders", [])])
 
     @cached_property
+    def lossless(self) -> bool:
+        """Whether the ids of any text stand for exactly its bytes."""
+        description = json.loads(self.tokenizer.to_str())
+        whole = description["pre_tokenizer"] is None and bool(description["model"].get("byte_fallback"))
+        return description["normalizer"] is None and (self.byte_level or whole)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Digest of the tokenizer file and the end-of-document token."""
         return fingerprint({"tokenizer": self.tokenizer.to_str(), "end_of_document": self.end_of_document})

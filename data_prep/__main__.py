@@ -1,0 +1,52 @@
+"""`python -m data_prep run RECIPE [a.b=value …]` prepares data; `python -m data_prep verify DIR` checks it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from configs.door import add_debug, run_door
+from configs.recipe import load
+from data_prep.pipeline import prepare
+from data_prep.verify import verify
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    overrides = list(arguments.overrides)
+    if arguments.out:
+        overrides.append(f"out={arguments.out}")
+    manifest = prepare(load(arguments.recipe, overrides))
+    for split, sources in (("train", manifest.train), ("validation", manifest.validation)):
+        tokens, documents = (sum(getattr(source, key) for source in sources) for key in ("tokens", "documents"))
+        print(f"{split}: {documents:,} documents, {tokens:,} tokens of {manifest.vocab_size:,} kinds")
+    print(f"data: {manifest.directory}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    print(verify(Path(arguments.directory)))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description="From raw files to token shards.")
+    add_debug(parser)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="documents -> dedup -> tokenizer -> shards; does only what is missing")
+    run.add_argument("recipe", help="recipe file")
+    run.add_argument("overrides", nargs="*", help="settings, as data.workers=4")
+    run.add_argument("--out", help="run directory; the data goes to its data/")
+    run.set_defaults(function=_run)
+    check = commands.add_parser("verify", help="recompute hashes and counts of prepared data")
+    check.add_argument("directory", help="data directory, such as runs/demo/data")
+    check.set_defaults(function=_verify)
+    for command in (run, check):
+        add_debug(command)
+    arguments = parser.parse_args(argv)
+    return run_door(lambda: int(arguments.function(arguments)), getattr(arguments, "debug", False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

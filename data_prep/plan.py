@@ -1,0 +1,140 @@
+"""What a recipe's stages depend on: their directories and fingerprints, without doing any of the work."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from configs.files import content_identity, read_json, write_json
+from configs.recipe import Recipe
+from configs.schema import Source
+from data_prep.readers import expand, names_within
+from data_prep.stages import Stage, code_version
+from data_prep.vocab import TOKENIZER_NAME, Vocab
+
+_IDENTITIES = "inputs.json"
+
+
+class Identities:
+    """Content identities of input files, remembered by path, size and time so that a run with nothing to do is fast."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / _IDENTITIES
+        self._known: dict[str, Any] = read_json(self._file) if self._file.is_file() else {}
+        self._changed = False
+
+    def of(self, path: Path) -> dict[str, Any]:
+        """The file's size and digest, as `content_identity` gives them."""
+        stat = path.stat()
+        key, stamp = str(path.absolute()), [stat.st_size, stat.st_mtime_ns]
+        entry = self._known.get(key)
+        if entry is None or entry["stamp"] != stamp:
+            entry = {"stamp": stamp, "identity": content_identity(path)}
+            self._known[key] = entry
+            self._changed = True
+        identity: dict[str, Any] = entry["identity"]
+        return identity
+
+    def save(self) -> None:
+        """Remembers what was found for the next time."""
+        if self._changed:
+            write_json(self._file, self._known)
+
+
+class Plan:
+    """The stages of a recipe.
+
+    Raises:
+        ValueError: when an input file is missing.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.data = recipe.data
+        self.directory = recipe.data_directory
+        self.identities = Identities(self.directory)
+
+    @cached_property
+    def documents(self) -> Stage:
+        """Depends on the sources' contents, the fields read, normalisation and quality."""
+        keys = ("name", "text_field", "id_field", "url_field", "text_documents", "max_documents")
+        sources = [
+            {**{key: getattr(source, key) for key in keys}, "content": self._content(source)}
+            for source in self.data.sources
+        ]
+        inputs = {
+            "sources": sources,
+            "normalize": self.data.normalize.model_dump(),
+            "quality": self.data.quality.model_dump(),
+            "max_document_bytes": self.data.max_document_bytes,
+            "unit_bytes": self.data.unit_bytes,
+            "code": code_version("collect", "documents", "readers", "normalize", "quality"),
+            "unicode": unicodedata.unidata_version,
+            "ftfy": version("ftfy") if self.data.normalize.mojibake else None,
+        }
+        return Stage(self.directory / "documents", inputs)
+
+    @cached_property
+    def dedup(self) -> Stage:
+        """Depends on the documents."""
+        inputs = {
+            "documents": self.documents.fingerprint,
+            "exact": self.data.dedup.exact,
+            "code": code_version("collect", "dedup"),
+        }
+        return Stage(self.directory / "dedup", inputs)
+
+    @cached_property
+    def tokenizer(self) -> Stage:
+        """Depends on the file it is read from, or on the documents of the training split."""
+        settings = self.data.tokenizer
+        inputs: dict[str, Any] = {"kind": settings.kind, "special_tokens": settings.special_tokens}
+        inputs["code"] = code_version("vocab")
+        if settings.kind == "file":
+            assert settings.path is not None
+            path = Path(settings.path)
+            file = path / TOKENIZER_NAME if path.is_dir() else path
+            if not file.is_file():
+                raise ValueError(f"data.tokenizer.path: {path} is no tokenizer.json, nor a directory with one")
+            inputs["content"] = self.identities.of(file)
+        elif settings.kind in ("bpe", "char"):
+            inputs |= {"dedup": self.dedup.fingerprint, "split": self._split}
+            inputs["sample_code"] = code_version("pack", "encode")
+        if settings.kind == "bpe":
+            keys = ("vocab_size", "pattern", "sample_bytes", "max_piece_bytes")
+            inputs |= {key: getattr(settings, key) for key in keys} | {"tokenizers": version("tokenizers")}
+        return Stage(self.directory / "tokenizer", inputs)
+
+    def shards(self, vocab: Vocab) -> Stage:
+        """Depends on the documents that stayed, the split and the vocabulary."""
+        inputs = {
+            "dedup": self.dedup.fingerprint,
+            "tokenizer": vocab.fingerprint,
+            "split": self._split,
+            "shard_tokens": self.data.shard_tokens,
+            "code": code_version("pack", "encode", "shards"),
+        }
+        return Stage(self.directory / "shards", inputs)
+
+    @property
+    def _split(self) -> dict[str, Any]:
+        return {
+            "validation_fraction": self.data.validation_fraction,
+            "sources": {source.name: source.split for source in self.data.sources},
+        }
+
+    def _content(self, source: Source) -> Any:
+        """Names and contents of files, never where they lie; of a hub dataset, what it is called."""
+        paths = source.path if source.hub is None else source.hub.data_files
+        files = expand(paths) if paths else []
+        content = (
+            {name: self.identities.of(file) for name, file in zip(names_within(files), files, strict=True)}
+            if files
+            else {}
+        )
+        if source.hub is None:
+            return content
+        return {"hub": source.hub.model_dump(exclude={"data_files"}), "files": content}
