@@ -1,0 +1,118 @@
+"""The plan of the house, enforced over the syntax trees: who may import whom, and that importing does nothing.
+
+configs <- data_prep <- pretrain <- eval <- launch; no imports the other way.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYERS = ["configs", "data_prep", "pretrain", "eval", "launch"]
+FILES = sorted(file for layer in LAYERS for file in (ROOT / layer).rglob("*.py"))
+MODULES = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in FILES]
+# Heavy or optional packages, and the only places that may import them.
+ONLY_IN = {
+    "ray": ("data_prep/cluster.py", "launch/"),
+    "deepspeed": ("pretrain/engine.py",),
+    "torch": ("pretrain/", "eval/", "launch/"),
+    "datasets": ("data_prep/", "eval/"),
+    "transformers": ("eval/",),
+    "ftfy": ("data_prep/",),
+    "lm_eval": ("eval/",),
+}
+
+
+def imports(file: Path) -> Iterator[tuple[str, int]]:
+    """Every imported module with its line, those inside functions and under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: write absolute imports"
+            assert node.module is not None
+            yield node.module, node.lineno
+
+
+def test_the_packages_are_the_ones_that_are_installed() -> None:
+    folders = {file.parent.relative_to(ROOT).as_posix().replace("/", ".") for file in FILES}
+    assert folders == set(_declared_packages())
+
+
+def _declared_packages() -> list[str]:
+
+    packages: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    return packages
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_imports_point_to_the_left(file: Path) -> None:
+    name = file.relative_to(ROOT).as_posix()
+    allowed = LAYERS[: LAYERS.index(name.split("/")[0]) + 1]
+    for module, line in imports(file):
+        top = module.split(".")[0]
+        assert top not in LAYERS or top in allowed, f"{name}:{line} imports {module}, which lies to its right"
+        places = ONLY_IN.get(top)
+        assert places is None or name.startswith(places), f"{name}:{line}: {top} belongs in {', '.join(places)}"
+
+
+def test_eval_is_never_imported_by_its_bare_name() -> None:
+    """`import eval` hides a builtin."""
+    assert not [(file, line) for file in FILES for module, line in imports(file) if module == "eval"]
+
+
+def test_no_file_of_pretrain_hides_a_module() -> None:
+    """`deepspeed pretrain/train.py` puts pretrain/ first on sys.path."""
+    # A name of the standard library, of an installed distribution, or of one of our own packages.
+    taken = set(sys.stdlib_module_names) | set(packages_distributions()) | set(LAYERS)
+    names = {path.stem for path in (ROOT / "pretrain").iterdir() if path.suffix == ".py" or path.is_dir()}
+    hidden = (names - {"__init__", "__pycache__"}) & taken
+    assert not hidden, f"rename {sorted(hidden)}"
+
+
+# Imports every module in one fresh process, in an empty directory, and tells what that did.
+PROBE = """
+import importlib, json, os, sys, threading
+report = {}
+for name in sys.argv[1:]:
+    before = set(sys.modules)
+    importlib.import_module(name)
+    report[name] = sorted({module.split(".")[0] for module in set(sys.modules) - before})
+sys.stdout.flush()
+json.dump({"loaded": report, "threads": threading.active_count(), "files": os.listdir(".")}, sys.stderr)
+"""
+
+
+def probe(modules: list[str], directory: Path) -> dict[str, object]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", PROBE, *modules]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "", f"importing prints: {done.stdout}"
+    report: dict[str, object] = json.loads(done.stderr)
+    return report
+
+
+def test_importing_does_nothing(tmp_path: Path) -> None:
+    report = probe([name for name in MODULES if name != "pretrain.engine"], tmp_path)
+    assert report["files"] == [] and report["threads"] == 1
+
+
+def test_the_doors_are_light(tmp_path: Path) -> None:
+    """Help texts and skipped stages must not wait for torch, ray or datasets."""
+    light = [name for name in MODULES if name.split(".")[0] in ("configs", "data_prep")]
+    loaded = probe([*light, "launch.cli", "eval.__main__"], tmp_path)["loaded"]
+    assert isinstance(loaded, dict)
+    heavy = {"torch", "ray", "datasets", "transformers", "deepspeed", "lm_eval", "matplotlib"}
+    for name, modules in loaded.items():
+        assert not heavy & set(modules), f"importing {name} loads {heavy & set(modules)}"

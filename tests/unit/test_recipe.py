@@ -1,0 +1,249 @@
+"""The recipe: precedence, problems with their paths, where paths point, the arithmetic derived from it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from configs.recipe import Recipe, RecipeError, dump, load, load_run, load_with_origins, save, solve_batch, total_steps
+from configs.schema import Train
+
+TEXT = """
+name: small
+data:
+  sources:
+    - {name: books, path: [texts/a.txt, /abs/b.txt]}
+    - {name: web, hub: {path: json, data_files: [w.jsonl, "https://example.org/x.jsonl"]}}
+  tokenizer: {kind: file, path: vocab}
+model: {family: gpt2, num_layers: 2, num_heads: 4, hidden_size: 32, context_length: 16}
+train: {steps: 5, global_batch_size: 8, optimizer: {lr: 1e-3}}
+evaluation:
+  perplexity: [{name: held, path: "~/held.txt"}]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "configs" / "small.yaml"
+    path.parent.mkdir()
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def problems(file: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as error:
+        load(file, overrides)
+    assert str(file) in str(error.value)
+    return str(error.value)
+
+
+def test_precedence_and_family_defaults(file: Path) -> None:
+    recipe = load(file, ["model.num_layers=3", "model.num_layers=4", "model.bias=false"])
+    assert recipe.model.num_layers == 4
+    assert (recipe.model.position, recipe.model.tied_embeddings) == ("learned", True)  # from the family
+    assert recipe.model.bias is False  # said, against the family
+    assert recipe.train.optimizer.weight_decay == 0.1  # default
+    with pytest.raises(ValidationError):
+        recipe.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", "1.0e-3", ".1e-2", "+1e-3"])
+def test_scientific_notation_is_a_number(file: Path, text: str) -> None:
+    assert load(file).train.optimizer.lr == 1e-3  # written 1e-3, which YAML 1.1 takes for a string
+    assert load(file, [f"train.optimizer.lr={text}"]).train.optimizer.lr == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("model.num_layer=2", "model.num_layer: unknown key; did you mean `model.num_layers`?"),
+        ("train.optimizer.weightdecay=0", "did you mean `train.optimizer.weight_decay`?"),
+        (
+            "data.sources.1.hub.splits=x",
+            "data.sources.1.hub.splits: unknown key; did you mean `data.sources.1.hub.split`?",
+        ),
+        ("evaluation.perplexity.0.strides=4", "did you mean `evaluation.perplexity.0.stride`?"),
+        ("trainn.steps=4", "trainn: unknown key; did you mean `train`?"),
+        ("train.zero.qqq=4", "train.zero.qqq: unknown key; known keys: stage, offload_optimizer"),
+    ],
+)
+def test_unknown_keys_have_a_path_and_a_neighbour(file: Path, override: str, words: str) -> None:
+    assert words in problems(file, override)
+
+
+def test_all_problems_are_reported_at_once(file: Path) -> None:
+    message = problems(
+        file, "train.steps=some", "seed=-1", "model.famly=x", "data.sources.7.name=x", "noequals", "name.x=1", "seed=[1"
+    )
+    assert "7 problems" in message
+    for words in (
+        "train.steps: Input should be a valid integer (given: 'some')",
+        "model.famly: unknown key",
+        "data.sources is a list; give an index below 2",
+        "`noequals`: write it as a.b=value",
+        "name is a single value, it has no `x`",
+        "override `seed=[1` is not valid YAML",
+    ):
+        assert words in message, message
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["train.tokens=100"], "exactly one of steps, tokens and epochs (given: steps, tokens)"),
+        (["train.steps=null"], "exactly one of steps, tokens and epochs (given: none)"),
+        (["model.num_heads=5"], "hidden_size 32 is not a multiple of num_heads 5"),
+        (["model.num_kv_heads=3"], "num_heads 4 is not a multiple of num_kv_heads 3"),
+        (["model.head_dim=5", "model.position=rope"], "rotary embeddings need an even head width, not 5"),
+        (["data.sources.0.name=web"], "source names must differ; repeated: web"),
+        (["data.sources.0.hub={path: json}"], "give exactly one of `path` (files) and `hub`"),
+        (["data.tokenizer.kind=bpe"], "`path` belongs to `kind: file`"),
+        (["model.num_layers=2.0"], "model.num_layers"),
+        (["train.compile=1"], "train.compile"),
+    ],
+)
+def test_settings_that_contradict_each_other(file: Path, overrides: list[str], words: str) -> None:
+    assert words in problems(file, *overrides)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (TEXT + "name: again\n", "line 12: the key `name` stands twice"),
+        (TEXT.replace("num_layers: 2,", "num_layers: 2, num_layers: 3,"), "the key `num_layers` stands twice"),
+        (TEXT + "? [a]\n: 2\n", "not valid YAML"),
+        (TEXT + "7: x\n", "Keys should be strings"),
+        (TEXT.replace("name: small", "name: 2024-01-01"), "name: Input should be a valid string"),
+        ("- a list\n", "a recipe is a mapping of sections"),
+        ("", "a recipe is a mapping of sections"),
+        ("name: [\n", "not valid YAML"),
+        (b"name: \xff\n", "not UTF-8"),
+    ],
+)
+def test_files_that_are_no_recipe(file: Path, text: str | bytes, words: str) -> None:
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert words in problems(file)
+
+
+def test_a_missing_file_names_the_shipped_recipes(tmp_path: Path) -> None:
+    message = problems(tmp_path / "demoo.yaml")
+    assert "no such recipe" in message and "demo.yaml" in message
+
+
+def test_list_items_and_yaml_values_in_overrides(file: Path) -> None:
+    recipe = load(file, ["data.sources.0.weight=2", "evaluation.samples.prompts=[a, b]", "deepspeed.x.y=3"])
+    assert [source.weight for source in recipe.data.sources] == [2, None]
+    assert recipe.evaluation.samples.prompts == ["a", "b"]
+    assert recipe.deepspeed == {"x": {"y": 3}}
+
+
+def test_aliases_merge_and_are_not_shared(file: Path) -> None:
+    sets = "[&p {name: a, path: x, stride: 4}, {<<: *p, name: b}]\n  translation: [&t {name: c, path: y}, *t]"
+    file.write_text(TEXT.replace('[{name: held, path: "~/held.txt"}]', sets), encoding="utf-8")
+    recipe = load(file, ["evaluation.translation.1.shots=1"])
+    assert [(item.name, item.stride) for item in recipe.evaluation.perplexity] == [("a", 4), ("b", 4)]
+    assert [item.shots for item in recipe.evaluation.translation] == [4, 1]
+
+
+def test_paths_are_relative_to_where_they_were_written(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    here = file.parent
+    recipe = load(f"../configs/{file.name}")
+    assert recipe.data.sources[0].path == [f"{elsewhere}/../configs/texts/a.txt", "/abs/b.txt"]
+    recipe = load(file)
+    assert recipe.data.sources[0].path == [str(here / "texts/a.txt"), "/abs/b.txt"]
+    assert recipe.data.sources[1].hub is not None
+    assert recipe.data.sources[1].hub.data_files == [str(here / "w.jsonl"), "https://example.org/x.jsonl"]
+    assert recipe.data.tokenizer.path == str(here / "vocab")
+    assert recipe.evaluation.perplexity[0].path == str(Path.home() / "held.txt")
+    assert recipe.run_directory == elsewhere / "runs" / "small"
+    assert recipe.data_directory == recipe.run_directory / "data"
+    recipe = load(file, ["data.sources.0.path=mine.txt", "data.tokenizer={kind: file, path: v}", "data.directory=d"])
+    assert recipe.data.sources[0].path == str(elsewhere / "mine.txt")
+    assert recipe.data.tokenizer.path == str(elsewhere / "v")
+    assert recipe.data_directory == elsewhere / "d"
+    assert recipe.evaluation.perplexity[0].path == str(Path.home() / "held.txt")
+
+
+def test_origins(file: Path) -> None:
+    _, origins = load_with_origins(file, ["model.num_layers=3", "data.tokenizer={kind: byte}"])
+    assert origins.of(("model", "num_layers")) == "override model.num_layers=3"
+    assert origins.of(("data", "tokenizer", "kind")) == "override data.tokenizer={kind: byte}"
+    assert origins.of(("model", "hidden_size")) == "small.yaml"
+    assert origins.of(("data", "sources", 1, "hub", "path")) == "small.yaml"
+    assert origins.of(("model", "qk_norm")) == "default"
+
+
+def test_a_run_directory_gives_its_recipe_back_after_a_move(file: Path, tmp_path: Path) -> None:
+    recipe = load(file, [f"out={tmp_path / 'run'}", "train.optimizer.eps=1e-15"])
+    save(recipe, recipe.run_directory)
+    assert load_run(tmp_path / "run") == recipe
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = load_run(tmp_path / "moved")
+    assert moved == recipe.model_copy(update={"out": str(tmp_path / "moved")})
+    assert moved.data_directory == tmp_path / "moved" / "data"
+    with pytest.raises(RecipeError, match=r"not a run directory: it has no recipe\.yaml"):
+        load_run(tmp_path)
+
+
+def test_fingerprint_sees_settings_and_not_places(file: Path) -> None:
+    plain = load(file).fingerprint()
+    assert load(file, ["out=elsewhere", "data.directory=shared"]).fingerprint() == plain
+    assert load(file, ["seed=1235"]).fingerprint() != plain
+    assert load(file, ["data.sources.0.weight=3"]).fingerprint() != plain
+    code = f"from configs.recipe import load; print(load({str(file)!r}).fingerprint())"
+    other = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, cwd=Path(__file__).parents[2], capture_output=True
+    )
+    assert other.stdout.decode().strip() == plain
+
+
+def test_defaults_written_out_say_the_same(file: Path, tmp_path: Path) -> None:
+    recipe = load(file)
+    (tmp_path / "full.yaml").write_text(dump(recipe), encoding="utf-8")
+    assert load(tmp_path / "full.yaml") == recipe
+    assert load(tmp_path / "full.yaml").fingerprint() == recipe.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "total, micro, ranks, plan",
+    [(64, 4, 2, (4, 8)), (64, 64, 1, (64, 1)), (64, None, 1, (16, 4)), (6, None, 2, (3, 1)), (34, None, 1, (2, 17))],
+)
+def test_batch_equation(total: int, micro: int | None, ranks: int, plan: tuple[int, int]) -> None:
+    solved = solve_batch(Train(steps=1, global_batch_size=total, micro_batch_size=micro), ranks)
+    assert (solved.micro_batch, solved.accumulation) == plan
+    assert solved.micro_batch * solved.accumulation * solved.ranks == solved.global_batch == total
+
+
+@pytest.mark.parametrize(
+    "total, micro, ranks, words", [(10, None, 4, "over 4 ranks"), (12, 4, 2, "6 sequences per rank")]
+)
+def test_batch_equation_without_solution(total: int, micro: int | None, ranks: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        solve_batch(Train(steps=1, global_batch_size=total, micro_batch_size=micro), ranks)
+
+
+@pytest.mark.parametrize(
+    "length, windows, steps",
+    [
+        ("train.steps=7", 0, 7),
+        ("train.tokens=128", 0, 1),
+        ("train.tokens=129", 0, 2),
+        ("train.epochs=1.0", 80, 10),
+        ("train.epochs=1.0", 81, 11),
+        ("train.epochs=0.5", 80, 5),
+        ("train.epochs=0.001", 80, 1),
+    ],
+)
+def test_total_steps(file: Path, length: str, windows: int, steps: int) -> None:
+    """8 sequences of 16 tokens a step."""
+    recipe: Recipe = load(file, ["train.steps=null", length])
+    assert total_steps(recipe, windows) == steps
