@@ -128,13 +128,15 @@ def translation_results(
     note = f"{shown:.1f} of {section.shots} shots fit on average; greedy, at most {section.max_new_tokens} new tokens"
     results = []
     for prefix, outputs, remark in (("", hypotheses, note), ("copy_", sources, "the source itself as its translation")):
-        for name, (score, signature) in corpus_scores(outputs, references, section.tokenize, bootstrap_samples).items():
+        scores = corpus_scores(outputs, references, section.tokenize, bootstrap_samples)
+        for name in ("bleu",) if prefix else ("bleu", "chrf"):
+            score, signature = scores[name]
             results.append(
                 Result(
                     name=f"translation/{section.name}/{prefix}{name}",
                     value=score.score,
-                    low=max(0.0, score._mean - score._ci),
-                    high=min(100.0, score._mean + score._ci),
+                    low=max(0.0, float(score._mean - score._ci)),
+                    high=min(100.0, float(score._mean + score._ci)),
                     n=len(pairs),
                     unit={"bleu": "BLEU", "chrf": "chrF2"}[name],
                     higher_is_better=True,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from configs.files import write_text
 from configs.recipe import Recipe, dump, load_run
@@ -36,9 +37,13 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
     deltas = compare(results, load_results(baseline)) if baseline is not None else []
     facts = _facts(recipe, results, history, gates, deltas, baseline)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=jinja2.select_autoescape(["html.j2"]), trim_blocks=True
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        trim_blocks=True,
     )
     environment.filters["score"] = numbers.score
+    environment.filters["breakable"] = lambda name: escape(name).replace("/", Markup("/<wbr>"))
     page = run / "report" / "index.html"
     write_text(page, environment.get_template("page.html.j2").render(facts))
     write_text(run / "report" / "report.md", environment.get_template("summary.md.j2").render(facts))
@@ -139,8 +144,9 @@ def _cards(results: Results, history: History, compression: list[dict[str, Any]]
     if tokens := history.last("tokens"):
         cards.append(_card("Tokens trained on", numbers.short(tokens), f"{results.checkpoint['step']:,} steps"))
     if seconds := _training_seconds(history):
-        speed = history.last("tokens") or 0
-        cards.append(_card("Training time", numbers.duration(seconds), f"{numbers.short(speed / seconds)} tokens/s"))
+        tokens = history.last("tokens") or 0
+        value, unit = (seconds / 60, "min") if seconds < 6000 else (seconds / 3600, "h")
+        cards.append(_card("Training time", f"{value:.1f}", f"{numbers.short(tokens / seconds)} tokens/s", unit))
     return cards
 
 
@@ -230,7 +236,7 @@ def _translations(results: Results) -> list[dict[str, Any]]:
             "name": name,
             "bleu": scores[f"translation/{name}/bleu"],
             "chrf": scores[f"translation/{name}/chrf"],
-            "copy": scores[f"translation/{name}/copy_bleu"],
+            "copied": scores[f"translation/{name}/copy_bleu"],
             "note": scores[f"translation/{name}/bleu"].note,
         }
         for name in names

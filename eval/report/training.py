@@ -17,16 +17,22 @@ def training_charts(history: History) -> list[dict[str, Any]]:
     """Title, legend and SVG of each chart there is data for."""
     loss = [("train/loss", "training"), ("val/loss", "validation")]
     size = [
-        ("train/code_bits_per_byte", "training text so far, each part as first seen"),
+        ("train/code_bits_per_byte", "training, on first sight"),
         ("val/bits_per_byte", "validation"),
     ]
     charts = [
         _chart(history, "Loss, nats per token", loss),
         _chart(history, "Bits per byte", size),
-        _chart(history, "Learning rate", [("train/lr", "rate")], zero=True, small=True, y_format="{:.1e}".format),
+        _chart(history, "Learning rate", [("train/lr", "rate")], zero=True, small=True, y_format=_power),
         _chart(history, "Tokens per second", [("train/tokens_per_s", "tokens/s")], zero=True, small=True),
     ]
     return [chart for chart in charts if chart is not None]
+
+
+def _power(value: float) -> str:
+    """0.0005 -> `5e-4`."""
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}" if value else "0"
 
 
 def _chart(
