@@ -1,7 +1,7 @@
 """What every command line of the project does with mistakes, full disks and interruptions.
 
-Exit codes: 0 done, 1 a gate failed, 2 the user has something to fix, 130 Ctrl-C, 143 SIGTERM. Anything else that
-escapes is a bug of ours and shows its traceback.
+Exit codes: 0 done, 1 a gate failed, 2 the user has something to fix, 70 a bug of ours (with its traceback), 130 Ctrl-C,
+141 nobody reads the output any more, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 USER_ERROR = 2
+BUG = 70  # EX_SOFTWARE: not 1, which says that a gate failed
 INTERRUPTED = 130
 TERMINATED = 143
 BROKEN_PIPE = 141
@@ -51,7 +53,9 @@ def run_door(command: Callable[[], int], debug: bool = False, interrupted: str =
     except Exception as error:
         message = explain(error)
         if debug or message is None:
-            raise
+            traceback.print_exc()
+        if message is None:
+            return BUG
         print(f"error: {message}", file=sys.stderr)
         return USER_ERROR
 

@@ -45,13 +45,13 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     vocab = Vocab.load(manifest.tokenizer)
     # Updates are counted from 1, batches from 0: update s consumes batch s - 1.
     batch = source.batch(step - 1)
-    for row, (name, spans) in enumerate(source.documents(step - 1)):
+    for row, spans in enumerate(source.documents(step - 1)):
         ids = [*batch.tokens[row].tolist(), int(batch.targets[row, -1])]
         position = 0
         for span in spans:
             begin = ids[position : position + min(span.tokens, _FIRST_TOKENS)]
             words = " ".join(vocab.decode([token for token in begin if token != vocab.eod_id]).split())
-            yield TracedSpan(row, span.id, name, span.offset_in_document, span.tokens, words[:_FIRST_CHARACTERS])
+            yield TracedSpan(row, span.id, span.source, span.offset_in_document, span.tokens, words[:_FIRST_CHARACTERS])
             position += span.tokens
 
 

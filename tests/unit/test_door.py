@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from configs.door import BROKEN_PIPE, INTERRUPTED, TERMINATED, USER_ERROR, run_door
+from configs.door import BROKEN_PIPE, BUG, INTERRUPTED, TERMINATED, USER_ERROR, run_door
 
 
 def raising(error: BaseException) -> int:
@@ -44,18 +44,20 @@ def test_what_the_user_can_fix_is_one_line_and_exit_code_2(
     assert said.count("\n") == 1
 
 
-def test_debug_shows_the_traceback() -> None:
+def test_debug_shows_the_traceback_too(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> int:
-        raise ValueError("x")
+        raise ValueError("corpus.txt is empty")
 
-    with pytest.raises(ValueError, match="x"):
-        run_door(command, debug=True)
+    assert run_door(command, debug=True) == USER_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert said.endswith("error: corpus.txt is empty\n")
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError(), ModuleNotFoundError("x", name="pretrain.nothing")])
-def test_a_bug_of_ours_is_not_hidden(bug: Exception) -> None:
-    with pytest.raises(type(bug)):
-        raising(bug)
+def test_a_bug_of_ours_is_not_hidden(bug: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(bug) == BUG
+    assert capsys.readouterr().err.startswith("Traceback")
 
 
 def test_ctrl_c_says_that_running_again_continues(capsys: pytest.CaptureFixture[str]) -> None:
