@@ -17,6 +17,7 @@ from eval.results import RESULTS_NAME, Result, Results, Sample
 from pretrain.checkpoint import CheckpointInfo, latest, read_info
 
 if TYPE_CHECKING:
+    from configs.schema import PerplexitySet
     from data_prep.vocab import Vocab
     from pretrain.model import Transformer
 
@@ -136,36 +137,53 @@ def _to_device(model: Transformer) -> Transformer:
 
 
 def _score_all(recipe: Recipe, model: Transformer, vocab: Vocab, progress: bool) -> tuple[list[Result], list[Sample]]:
-    from eval.benchmarks import benchmark_results
-    from eval.compression import compression_results
-    from eval.perplexity import perplexity_results, read_texts, score_texts
     from eval.translation import read_pairs, translation_results
 
     section = recipe.evaluation
+    sizes = [len(read_pairs(item)[1]) for item in section.translation]
+    benchmarks: list[Result] = []
+    if section.benchmarks.tasks:  # first, because an unknown task or a missing network should not be found out late
+        from eval.benchmarks import benchmark_results
+
+        benchmarks = benchmark_results(section.benchmarks, model, vocab, section.bootstrap_samples, progress)
+    samples = _prompt_samples(recipe, model, vocab, progress)
     results: list[Result] = []
-    samples: list[Sample] = []
-    texts: list[str] = []
     for item in section.perplexity:
-        texts = read_texts(item, recipe.data.normalize)
-        stride = item.stride or max(1, recipe.model.context_length // 2)
-        with progress_bar(f"perplexity of {item.name}: windows", None, progress) as bar:
-            scores = score_texts(model, vocab, texts, stride, section.batch_size, bar.update)
-        results += perplexity_results(item.name, scores, stride, section.bootstrap_samples)
-        with progress_bar(f"compressors on {item.name}", 3, progress) as bar:
-            results += compression_results(item.name, texts)
-            bar.update(3)
-        if not samples:
-            samples = [_document_sample(recipe, model, vocab, item.name, texts)]
-    samples = _prompt_samples(recipe, model, vocab, progress) + samples
-    for pairs in section.translation:
-        with progress_bar(f"translation of {pairs.name}: pairs", len(read_pairs(pairs)[1]), progress) as bar:
+        scored, texts = _score_set(recipe, item, model, vocab, progress)
+        results += scored
+        if item is section.perplexity[0]:
+            samples.append(_document_sample(recipe, model, vocab, item.name, texts[0]))
+    for pairs, size in zip(section.translation, sizes, strict=True):
+        with progress_bar(f"translation of {pairs.name}: pairs", size, progress) as bar:
             scored, shown = translation_results(
                 pairs, model, vocab, section.batch_size, section.bootstrap_samples, bar.update
             )
         results, samples = results + scored, samples + shown
-    if section.benchmarks.tasks:
-        results += benchmark_results(section.benchmarks, model, vocab, section.bootstrap_samples, progress)
-    return results, samples
+    return results + benchmarks, samples
+
+
+def _score_set(
+    recipe: Recipe, item: PerplexitySet, model: Transformer, vocab: Vocab, progress: bool
+) -> tuple[list[Result], list[str]]:
+    """Scores of a perplexity set, the model's and the compressors', and its texts."""
+    from eval.compression import compression_results
+    from eval.perplexity import perplexity_results, read_texts, score_texts
+
+    section, context = recipe.evaluation, model.config.context_length
+    stride = item.stride or max(1, context // 2)
+    if stride > context:
+        raise ValueError(
+            f"perplexity set `{item.name}`: stride {stride} is more than model.context_length {context}, so tokens "
+            "would be left out; lower it"
+        )
+    texts = read_texts(item, recipe.data.normalize)
+    with progress_bar(f"perplexity of {item.name}: windows", None, progress) as bar:
+        scores = score_texts(model, vocab, texts, stride, section.batch_size, bar.update)
+    results = perplexity_results(item.name, scores, stride, section.bootstrap_samples)
+    with progress_bar(f"compressors on {item.name}", 3, progress) as bar:
+        results += compression_results(item.name, texts)
+        bar.update(3)
+    return results, texts
 
 
 # -------------------------------------------------------------------------------------------------------------- samples
@@ -193,12 +211,11 @@ def _prompt_samples(recipe: Recipe, model: Transformer, vocab: Vocab, progress: 
     return out
 
 
-def _document_sample(recipe: Recipe, model: Transformer, vocab: Vocab, name: str, texts: list[str]) -> Sample:
+def _document_sample(recipe: Recipe, model: Transformer, vocab: Vocab, name: str, text: str) -> Sample:
     """The beginning of the set's first document, continued by the model, with what really follows."""
     from eval.generation import sample
 
-    text = texts[0]
-    ids = vocab.encode(text[: 16 * _PROMPT_TOKENS])[: min(_PROMPT_TOKENS, recipe.model.context_length // 2)]
+    ids = vocab.encode(text[: 16 * _PROMPT_TOKENS])[: min(_PROMPT_TOKENS, model.config.context_length // 2)]
     prompt = vocab.decode(ids).rstrip("\ufffd")  # a character may be cut
     continued = sample(
         model,

@@ -62,7 +62,7 @@ def _facts(
         "cards": _cards(results, history, compression),
         "gates": gates,
         "gates_passed": failed == 0,
-        "failed_gates": failed,
+        "verdict": _verdict(failed, len(gates)),
         "compression": compression,
         "charts": training_charts(history),
         "benchmarks": benchmarks,
@@ -81,6 +81,12 @@ def _facts(
         "style": (_HERE / "style.css").read_text(encoding="utf-8"),
         "script": (_HERE / "hover.js").read_text(encoding="utf-8"),
     }
+
+
+def _verdict(failed: int, count: int) -> str:
+    if count == 1:
+        return "The gate fails" if failed else "The gate passes"
+    return f"{failed} of {count} gates fail" if failed else f"All {count} gates pass"
 
 
 def _own_version() -> str:

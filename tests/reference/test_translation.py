@@ -1,0 +1,113 @@
+"""BLEU and chrF against published scores, and few-shot translation end to end."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import zstandard
+
+from configs.schema import Model, Tokenizer, TranslationSet
+from data_prep.vocab import Vocab, train_vocab
+from eval.generation import complete, cut_at, stop_ids
+from eval.translation import Pair, build_prompt, corpus_scores, fit_prompt, read_pairs, translation_results
+from pretrain.generate import generate
+from pretrain.model import Transformer
+
+DATA = Path(__file__).parents[1] / "data" / "wmt22-zh-en-niutrans.jsonl.zst"
+SHIPPED = Path(__file__).parents[2] / "configs" / "corpus" / "classical-modern-zh-pairs.jsonl.zst"
+
+
+def test_published_wmt22_scores() -> None:
+    """The system NiuTrans, reference A: automatic-scores.tsv of wmt22-news-systems, to the last digit."""
+    with DATA.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+        rows = [json.loads(line) for line in io.TextIOWrapper(stream, encoding="utf-8")]
+    assert len(rows) == 1875
+    scores = corpus_scores([row["hypothesis"] for row in rows], [row["reference"] for row in rows], "13a", 2)
+    bleu, signature = scores["bleu"]
+    assert bleu.score == pytest.approx(26.216305856774966, abs=1e-9)
+    assert scores["chrf"][0].score == pytest.approx(55.99355695573055, abs=1e-9)
+    assert "tok:13a" in signature and "smooth:exp" in signature and "version:" in signature
+
+
+def test_unknown_tokenizer_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no tokenizer `13b`.*13a"):
+        corpus_scores(["a"], ["a"], "13b", 2)
+
+
+@pytest.fixture(scope="module")
+def vocab() -> Vocab:
+    return train_vocab(Tokenizer(kind="byte"), [])
+
+
+@pytest.fixture(scope="module")
+def model(vocab: Vocab) -> Transformer:
+    torch.manual_seed(3)
+    config = Model(num_layers=1, hidden_size=32, num_heads=2, context_length=96, init_std=0.3)
+    return Transformer(config, config.padded_vocab(vocab.size)).eval()
+
+
+def write_pairs(path: Path, count: int = 8) -> TranslationSet:
+    rows = [{"source": f"s{index}  a\nb", "target": f"target {index}", "other": 1} for index in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TranslationSet(name="small", path=str(path), shots=2, max_new_tokens=16)
+
+
+def test_prompt() -> None:
+    section = TranslationSet(name="x", path="x", source_label="Old", target_label="New")
+    prompt = build_prompt(section, [Pair("a", "b"), Pair("c", "d")], "e")
+    assert prompt == "Old: a\nNew: b\n\nOld: c\nNew: d\n\nOld: e\nNew:"
+
+
+def test_shots_that_do_not_fit_are_left_out(vocab: Vocab) -> None:
+    section = TranslationSet(name="x", path="x")
+    shots = [Pair("a" * 20, "b" * 20), Pair("c", "d")]
+    bare = len(build_prompt(section, [], "e"))
+    one = len(build_prompt(section, shots[1:], "e"))
+    assert [fit_prompt(section, shots, "e", vocab, room)[1] for room in (500, one, one - 1, bare)] == [2, 1, 0, 0]
+    assert vocab.decode(fit_prompt(section, shots, "e", vocab, one)[0]) == build_prompt(section, shots[1:], "e")
+    assert len(fit_prompt(section, shots, "e", vocab, bare - 3)[0]) == bare - 3
+
+
+def test_scores_do_not_depend_on_batch_size(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
+    section = write_pairs(tmp_path / "pairs.jsonl")
+    first, samples = translation_results(section, model, vocab, 1, 100)
+    second, again = translation_results(section, model, vocab, 4, 100)
+    assert first == second and samples == again
+    results = {result.name.removeprefix("translation/small/"): result for result in first}
+    assert set(results) == {"bleu", "chrf", "copy_bleu"}
+    assert results["bleu"].n == 6 and "bs:100" in (results["bleu"].signature or "")
+    assert samples[0].prompt == "s2 a b" and samples[0].reference == "target 2"
+
+
+def test_generation_stops_at_the_line_end(model: Transformer, vocab: Vocab) -> None:
+    prompts = [vocab.encode(text) for text in ("one", "a second one", "3")]
+    texts = complete(model, vocab, prompts, 24, ["e", "zz"], 2)
+    for prompt, text in zip(prompts, texts, strict=True):
+        alone = vocab.decode(generate(model, prompt, 24, temperature=0.0, stop={vocab.eod_id}, vocab_size=vocab.size))
+        assert text == cut_at(alone, ["e", "zz"]) and "e" not in text
+    assert stop_ids(vocab, ["\n"]) == {vocab.eod_id, vocab.encode("\n")[0]}
+
+
+def test_bad_sets(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
+    section = write_pairs(tmp_path / "pairs.jsonl")
+    with pytest.raises(ValueError, match=r"field `quelle`.*source, target, other"):
+        read_pairs(section.model_copy(update={"source_field": "quelle"}))
+    with pytest.raises(ValueError, match="none left after 8 shots"):
+        read_pairs(section.model_copy(update={"shots": 8}))
+    with pytest.raises(ValueError, match="no such file"):
+        read_pairs(section.model_copy(update={"path": str(tmp_path / "absent.jsonl")}))
+    with pytest.raises(ValueError, match="leaves no room"):
+        translation_results(section.model_copy(update={"max_new_tokens": 96}), model, vocab, 4, 100)
+    (tmp_path / "broken.jsonl").write_text('{"source": "a", "target": "b"}\n{"source"\n')
+    with pytest.raises(ValueError, match=r"broken.jsonl, line 2"):
+        read_pairs(section.model_copy(update={"path": str(tmp_path / "broken.jsonl")}))
+
+
+def test_shipped_pairs() -> None:
+    shots, pairs = read_pairs(TranslationSet(name="classical-zh", path=str(SHIPPED)))
+    assert (len(shots), len(pairs)) == (4, 300)
+    assert all(pair.source and pair.target and pair.source != pair.target for pair in pairs)
