@@ -107,8 +107,9 @@ def _die_with_parent() -> None:
 
 
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
-    # Its own session: Ctrl-C reaches this process alone, which then ends the others in order.
-    return subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent)
+    # Its own session: Ctrl-C reaches this process alone, which then ends the others in order. What the launcher says
+    # goes to standard error: standard output is for results.
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent, stdout=sys.stderr.fileno())
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

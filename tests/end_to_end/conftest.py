@@ -66,6 +66,20 @@ def write_corpus(path: Path, documents: int, seed: int) -> None:
             stream.write(json.dumps({"id": f"{path.stem}-{number}", "text": text}) + "\n")
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe once more, with its data prepared beside it; not to be written to."""
+    directory = tmp_path_factory.mktemp("prepared")
+    write_corpus(directory / "corpus.jsonl", documents=100, seed=1)
+    write_corpus(directory / "heldout.jsonl", documents=4, seed=2)
+    recipe = directory / "tiny.yaml"
+    text = TINY_RECIPE.replace("data:\n", "data:\n  directory: shards\n")
+    recipe.write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "data_prep", "run", str(recipe), "--out", str(directory / "run")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    return recipe
+
+
 @pytest.fixture
 def tiny_recipe(tmp_path: Path) -> Path:
     """A recipe file beside its corpus, in a directory of its own."""

@@ -99,11 +99,10 @@ def check_gate(run: Path, replica: Replica) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_interrupted_then_finished(tiny_recipe: Path, tmp_path: Path, replica: Replica) -> None:
+def test_two_ranks_interrupted_then_finished(prepared: Path, tmp_path: Path, replica: Replica) -> None:
     run = tmp_path / "run"
-    replica("data", tiny_recipe, "--out", run)
     settings = ["--out", str(run), "--num_accelerators", "2", "train.steps=400", "train.checkpoint.every=20"]
-    command = [sys.executable, "-m", "launch.cli", "train", str(tiny_recipe), *settings]
+    command = [sys.executable, "-m", "launch.cli", "train", str(prepared), *settings]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for(lambda: list((run / "checkpoints").glob("step_*")), process)
         process.send_signal(signal.SIGINT)
@@ -114,19 +113,18 @@ def test_two_ranks_interrupted_then_finished(tiny_recipe: Path, tmp_path: Path, 
     stopped_at = read_json(max((run / "checkpoints").glob("step_*")) / "manifest.json")["step"]
     assert 0 < stopped_at < 400
     settings[4] = f"train.steps={stopped_at + 4}"
-    done = replica("train", tiny_recipe, *settings)
+    done = replica("train", prepared, *settings)
     assert done.stdout.strip() == str(run / "checkpoints" / f"step_{stopped_at + 4:08d}")
 
 
 @pytest.mark.slow
-def test_kill_9_leaves_no_rank_behind(tiny_recipe: Path, tmp_path: Path, replica: Replica) -> None:
+def test_kill_9_leaves_no_rank_behind(prepared: Path, tmp_path: Path, replica: Replica) -> None:
     run = tmp_path / "run"
-    replica("data", tiny_recipe, "--out", run)
     settings = ["--out", str(run), "--ranks", "2", "train.steps=100000", "train.checkpoint.every=20"]
-    command = [sys.executable, "-m", "launch.cli", "train", str(tiny_recipe), *settings]
+    command = [sys.executable, "-m", "launch.cli", "train", str(prepared), *settings]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_for(lambda: list((run / "checkpoints").glob("step_*")), process)
-        second = replica("train", tiny_recipe, *settings, check=False)
+        second = replica("train", prepared, *settings, check=False)
         assert second.returncode == 2
         assert "another replica command works in" in second.stderr
         process.kill()
