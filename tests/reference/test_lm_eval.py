@@ -37,6 +37,7 @@ QUESTIONS = [
     ("It is a truth", {"until": ["\n", "."], "max_gen_toks": 12}),
     (TEXT, {"until": ["e"], "max_gen_toks": 8}),
     ("However", {"until": ["zzzz"], "max_gen_toks": 16, "do_sample": False}),
+    (TEXT * 9 + "One", {"until": ["\n"], "max_gen_toks": 20}),
     ("A much longer question than the others", {"until": ["\n", "."], "max_gen_toks": 12}),
 ]
 
@@ -210,9 +211,21 @@ def test_missing_data_file_is_one_message(models: tuple[Transformer, Vocab, Any]
         benchmark_results(Benchmarks(tasks=["no_data"], include_path=str(tmp_path)), model, vocab, 100, progress=False)
 
 
-def test_quiet(models: tuple[Transformer, Vocab, Any], capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_quiet_and_tidy(
+    models: tuple[Transformer, Vocab, Any],
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing on the screen, and nothing left in the cache of `datasets`."""
+    import datasets
+
     model, vocab, _ = models
-    write_task(tmp_path, "small", [["a", "b"]])
-    benchmark_results(Benchmarks(tasks=["small"], include_path=str(tmp_path)), model, vocab, 100, progress=False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write_task(tmp_path / "tasks", "small", [["a", "b"]])
+    benchmark_results(
+        Benchmarks(tasks=["small"], include_path=str(tmp_path / "tasks")), model, vocab, 100, progress=False
+    )
+    assert not (tmp_path / "cache").exists()
     out, err = capfd.readouterr()
     assert out == "" and err == ""

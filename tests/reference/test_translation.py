@@ -89,6 +89,7 @@ def test_generation_stops_at_the_line_end(model: Transformer, vocab: Vocab) -> N
     for prompt, text in zip(prompts, texts, strict=True):
         alone = vocab.decode(generate(model, prompt, 24, temperature=0.0, stop={vocab.eod_id}, vocab_size=vocab.size))
         assert text == cut_at(alone, ["e", "zz"]) and "e" not in text
+    assert [cut_at("abcabc", stops) for stops in (["c", "b"], ["ca"], ["x"], [""], [])] == ["a", "ab", *["abcabc"] * 3]
     assert stop_ids(vocab, ["\n"]) == {vocab.eod_id, vocab.encode("\n")[0]}
 
 

@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +69,15 @@ def test_interval_is_drawn_over_windows_when_documents_are_few() -> None:
 
 
 def test_compressors_are_those_of_the_command_line() -> None:
-    texts = ["The quick brown fox. " * 40, "三国志" * 30]
+    words = random.Random(0)
+    texts = ["The quick brown fox. " * 40, "三国志" * 30, " ".join(f"{words.randrange(3000):b}" for _ in range(3000))]
     data = "".join(texts).encode()
     expected = {
         "gzip": len(gzip.compress(data, compresslevel=9)),
         "xz": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
         "zstd": len(zstandard.compress(data, 19)),
     }
+    assert expected["gzip"] < len(gzip.compress(data, compresslevel=6)), "this text tells the levels apart"
     for result in compression_results("s", texts):
         program = result.name.split("/")[2].removesuffix("_bits_per_byte")
         assert result.value == 8 * expected[program] / len(data)
