@@ -7,12 +7,13 @@ nats x ranks / weights; its own division by the accumulation steps is turned off
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,7 @@ def _merged(derived: dict[str, Any], extra: dict[str, Any], path: str) -> dict[s
     return merged
 
 
-def connect(ranks: Ranks) -> torch.device:
-    """Joins the processes of the run and returns this one's device.
-
-    Raises:
-        ValueError: when the rendezvous port is taken.
-    """
+def _connect(ranks: Ranks) -> torch.device:
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no GPU
     import deepspeed.ops
@@ -169,12 +165,23 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def disconnect() -> None:
-    """Leaves the process group; the process can `connect` again."""
-    import deepspeed
+@contextmanager
+def connected(ranks: Ranks) -> Iterator[torch.device]:
+    """Joins the processes of the run, yields this one's device, and leaves at the end (unless it had joined before).
 
+    Raises:
+        ValueError: when the rendezvous port is taken.
+    """
     if dist.is_initialized():
-        deepspeed.comm.destroy_process_group()
+        yield _connect(ranks)
+        return
+    try:
+        yield _connect(ranks)
+    finally:
+        if dist.is_initialized():
+            import deepspeed
+
+            deepspeed.comm.destroy_process_group()
 
 
 def _quieten() -> None:
@@ -199,7 +206,10 @@ class Engine:
         self._grad_clip, self._seed, self._dropout = recipe.train.grad_clip, recipe.seed, recipe.model.dropout
         module.model.activation_checkpointing = recipe.train.activation_checkpointing
         optimizer = build_optimizer(module, recipe.train.optimizer)
-        self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        with redirect_stdout(io.StringIO()):  # it prints memory figures there
+            self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        # One rank has nothing to reduce; stage 0 would still copy all gradients to and fro.
+        self._deepspeed.enable_backward_allreduce = self.stage > 0 or ranks.count > 1
         self.module = module
         if recipe.train.compile:
             self._deepspeed.compile()

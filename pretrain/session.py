@@ -19,7 +19,7 @@ from pretrain.checkpoint import (
     read_info,
     save_checkpoint,
 )
-from pretrain.engine import Engine, connect, disconnect, gather
+from pretrain.engine import Engine, connected, gather
 from pretrain.loop import fit
 from pretrain.metrics import Meter, Tracker, peak_flops
 from pretrain.model import Transformer
@@ -34,14 +34,11 @@ def run(recipe: Recipe) -> bool:
     ranks = find_ranks()
     check_ranks(ranks, recipe.train)
     share_cores(ranks)
-    device = connect(ranks)
-    try:
+    with connected(ranks) as device:
         checkpoint = _newest(recipe, data, ranks)
         if ranks.rank == 0:
             save(recipe, recipe.run_directory)
         return _train(recipe, data, ranks, device, checkpoint)
-    finally:
-        disconnect()
 
 
 def _newest(recipe: Recipe, data: DataManifest, ranks: Ranks) -> CheckpointInfo | None:
