@@ -53,14 +53,17 @@ def _quiet() -> Iterator[None]:
     """Keeps the bars and remarks of lm-eval and datasets off the screen; errors still come as exceptions."""
     import datasets
 
-    logger, before = logging.getLogger("lm_eval"), logging.getLogger("lm_eval").level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
     datasets.disable_progress_bars()
     try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         datasets.enable_progress_bars()
 
 
