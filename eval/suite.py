@@ -212,9 +212,10 @@ def _prompt_samples(recipe: Recipe, model: Transformer, vocab: Vocab, progress: 
 
 
 def _document_sample(recipe: Recipe, model: Transformer, vocab: Vocab, name: str, text: str) -> Sample:
-    """The beginning of the set's first document, continued by the model, with what really follows."""
+    """A paragraph from the middle of the set's first document, continued by the model, with what really follows."""
     from eval.generation import sample
 
+    text = text[text.find("\n\n", len(text) // 2) + 2 :] if "\n\n" in text[len(text) // 2 :] else text
     ids = vocab.encode(text[: 16 * _PROMPT_TOKENS])[: min(_PROMPT_TOKENS, model.config.context_length // 2)]
     prompt = vocab.decode(ids).rstrip("\ufffd")  # a character may be cut
     continued = sample(
@@ -227,7 +228,7 @@ def _document_sample(recipe: Recipe, model: Transformer, vocab: Vocab, name: str
         **_settings(recipe),
     )
     reference = text[len(prompt) :][:_REFERENCE_CHARACTERS]
-    return Sample("document", f"The first words of {name}, continued", prompt, continued, _describe(recipe), reference)
+    return Sample("document", f"A passage of {name}, continued", prompt, continued, _describe(recipe), reference)
 
 
 # ---------------------------------------------------------------------------------------------------------------- facts

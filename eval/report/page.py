@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
         trim_blocks=True,
     )
     environment.filters["score"] = numbers.score
-    environment.filters["breakable"] = lambda name: escape(name).replace("/", Markup("/<wbr>"))
+    environment.filters["breakable"] = _breakable
     page = run / "report" / "index.html"
     write_text(page, environment.get_template("page.html.j2").render(facts))
     write_text(run / "report" / "report.md", environment.get_template("summary.md.j2").render(facts))
@@ -94,6 +95,11 @@ def _own_version() -> str:
         return version("gpt-replica")
     except PackageNotFoundError:
         return "(not installed)"
+
+
+def _breakable(name: str) -> Markup:
+    """A score's name, which a narrow column may break after its slashes and underscores."""
+    return Markup(re.sub("[/_]", r"\g<0><wbr>", str(escape(name))))
 
 
 # -------------------------------------------------------------------------------------------------------------- header
