@@ -1,0 +1,152 @@
+"""Real processes over gloo: two ranks = one rank, accumulation = one batch, at every ZeRO stage, resumed anywhere.
+
+Each launch trains many recipes (`train_many.py`), because a launch costs seconds and a run here tenths of one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.checkpoint import load_weights
+from tests.training_run import metric_lines, prepare_data, write_recipe
+
+pytestmark = pytest.mark.slow
+STAGES = (0, 1, 2, 3)
+# 4 sequences a step: all of a rank's share at once, or one at a time (accumulation 4 x 1 = 1 x 4).
+WHOLE = {1: 4, 2: 2}
+COMBINATIONS = [
+    *[(ranks, stage, "fp32", WHOLE[ranks]) for ranks in (1, 2) for stage in STAGES],
+    *[(1, stage, "fp32", 1) for stage in STAGES],
+    *[(2, stage, "fp32", 1) for stage in (2, 3)],
+    *[(ranks, stage, "bf16", WHOLE[ranks]) for ranks in (1, 2) for stage in STAGES],
+    *[(1, stage, "bf16", 1) for stage in (1, 2, 3)],
+]
+# (ranks, stage, precision) that saved -> (ranks, stage) that goes on from there
+MOVES = [
+    ((1, 0, "fp32"), (2, 3)),
+    ((2, 3, "fp32"), (1, 0)),
+    ((2, 1, "fp32"), (1, 2)),
+    ((2, 2, "fp32"), (2, 1)),
+    ((1, 1, "fp32"), (2, 2)),
+    ((2, 1, "bf16"), (1, 3)),
+    ((2, 3, "bf16"), (2, 0)),
+]
+
+
+def launch(ranks: int, recipes: list[Path]) -> None:
+    """Trains the recipes, one after the other, in `ranks` processes; fails with what they said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, str(Path(__file__).with_name("train_many.py")), *map(str, recipes)]
+    processes = []
+    for rank in range(ranks):
+        environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors[-4000:]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def name_of(ranks: int, stage: int, precision: str, micro: int) -> str:
+    return f"{ranks} ranks stage {stage} {precision} micro {micro}"
+
+
+class Runs:
+    """All runs of this file by name; collects recipes, then launches them together."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.data = prepare_data(directory / "data")
+        self._waiting: dict[int, list[Path]] = {1: [], 2: []}
+
+    def add(self, name: str, ranks: int, stage: int, **train: Any) -> Path:
+        (self.directory / name).mkdir()
+        file = write_recipe(self.directory / name / "recipe.yaml", self.data, zero={"stage": stage}, **train)
+        self._waiting[ranks].append(file)
+        return file.parent / "run"
+
+    def launch(self) -> None:
+        for ranks, recipes in self._waiting.items():
+            launch(ranks, recipes)
+            recipes.clear()
+
+    def values(self, name: str, key: str = "train/loss") -> dict[int, float]:
+        return metric_lines(self.directory / name / "run", key)
+
+    def checkpoint(self, name: str, step: int) -> Path:
+        return self.directory / name / "run" / "checkpoints" / f"step_{step:08d}"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """First every combination for 20 steps with a checkpoint at 10, then runs that go on from those checkpoints."""
+    runs = Runs(tmp_path_factory.mktemp("ranks"))
+    for ranks, stage, precision, micro in COMBINATIONS:
+        train = {"global_batch_size": 4, "micro_batch_size": micro, "precision": precision, "checkpoint": {"every": 10}}
+        runs.add(name_of(ranks, stage, precision, micro), ranks, stage, **train)
+    runs.launch()
+    for (ranks, stage, precision), (new_ranks, new_stage) in MOVES:
+        saved = runs.checkpoint(name_of(ranks, stage, precision, WHOLE[ranks]), 10)
+        name = f"{ranks} {stage} {precision} to {new_ranks} {new_stage}"
+        run = runs.add(name, new_ranks, new_stage, precision=precision, global_batch_size=4)
+        shutil.copytree(saved, run / "checkpoints" / saved.name)
+    runs.launch()
+    return runs
+
+
+def differences(one: dict[int, float], other: dict[int, float], steps: range = range(1, 21)) -> list[float]:
+    return [abs(one[step] - other[step]) for step in steps]
+
+
+REFERENCE = name_of(1, 0, "fp32", 4)
+
+
+@pytest.mark.parametrize("combination", [c for c in COMBINATIONS if c[2] == "fp32"], ids=str)
+def test_fp32_is_the_same_training(runs: Runs, combination: tuple[int, int, str, int]) -> None:
+    """Over ranks, ZeRO stages and accumulation."""
+    name = name_of(*combination)
+    for key in ("train/loss", "train/grad_norm"):
+        assert max(differences(runs.values(name, key), runs.values(REFERENCE, key))) < 1e-5
+    assert abs(runs.values(name, "val/loss")[20] - runs.values(REFERENCE, "val/loss")[20]) < 1e-5
+    one, other = load_weights(runs.checkpoint(name, 20)), load_weights(runs.checkpoint(REFERENCE, 20))
+    for (key, value), same in zip(one.named_parameters(), other.parameters(), strict=True):
+        # The mean: where a gradient is next to zero, Adam makes a step of the learning rate out of rounding.
+        assert (value - same).abs().mean() < 1e-5, key
+
+
+def test_the_tests_could_fail(runs: Runs) -> None:
+    """Steps differ far more than ranks may: a loss of the wrong batch or scale would be seen."""
+    losses = runs.values(REFERENCE)
+    assert losses[1] - losses[20] > 1.0
+    assert min(abs(losses[step] - losses[step + 1]) for step in range(1, 20)) > 1e-4
+
+
+@pytest.mark.parametrize("combination", [c for c in COMBINATIONS if c[2] == "bf16"], ids=str)
+def test_bf16_strays_from_fp32_by_rounding_only(runs: Runs, combination: tuple[int, int, str, int]) -> None:
+    """bf16 keeps 8 bits: some 0.4% a number, 0.1% in the mean loss. DeepSpeed's own bf16 at stage 0 strays tenfold."""
+    name = name_of(*combination)
+    assert max(differences(runs.values(name), runs.values(REFERENCE))) < 8e-3
+    assert max(differences(runs.values(name, "train/grad_norm"), runs.values(REFERENCE, "train/grad_norm"))) < 3e-2
+
+
+@pytest.mark.parametrize("move", MOVES, ids=str)
+def test_a_checkpoint_goes_on_at_other_ranks_and_stages(runs: Runs, move: Any) -> None:
+    (ranks, stage, precision), (new_ranks, new_stage) = move
+    resumed = runs.values(f"{ranks} {stage} {precision} to {new_ranks} {new_stage}")
+    unbroken = runs.values(name_of(ranks, stage, precision, WHOLE[ranks]))
+    assert sorted(resumed) == list(range(11, 21))
+    assert max(differences(resumed, unbroken, range(11, 21))) < (1e-5 if precision == "fp32" else 2e-3)

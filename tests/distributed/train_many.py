@@ -1,0 +1,19 @@
+"""Trains several recipes one after the other in this process, as one rank of however many were started.
+
+One launch for many configurations, because starting processes and importing torch and DeepSpeed costs most of a test.
+Arguments: recipe files. Writes nothing but what training writes.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from configs.recipe import load
+from pretrain.engine import connected
+from pretrain.ranks import find_ranks
+from pretrain.session import run
+
+if __name__ == "__main__":
+    with connected(find_ranks()):  # once: gloo cannot join twice through the same port
+        for file in sys.argv[1:]:
+            run(load(file))
