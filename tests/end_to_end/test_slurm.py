@@ -180,6 +180,8 @@ def test_two_nodes_train_to_a_report(cluster: Cluster, project: Path, tiny_recip
     assert "training on 2 nodes x 1 ranks" in log
     checkpoint = (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
     assert checkpoint == "step_00000012", log
+    pieces = sorted(file.name for file in (run / "checkpoints" / checkpoint).glob("weights-*"))
+    assert pieces == [f"weights-0000{rank}-of-00002.safetensors" for rank in (0, 1)], "both nodes trained together"
     assert (run / "report" / "index.html").is_file()
     assert read_json(run / "results.json")["checkpoint"]["step"] == 12
 
