@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
@@ -19,14 +18,13 @@ from typing import Any
 import numpy as np
 from tokenizers import Regex, normalizers
 
+from data_prep.characters import BEYOND, HAS_BEYOND, LAST_SCRIPT, characters, ranges
 from data_prep.vocab import PATTERNS, Vocab, byte_alphabet
 
 SEGMENT_CHARACTERS = 2**17
 # Some 60 MB of pieces; text has few that come often, and refilling costs little.
 _CACHE_PIECES = 2**18
 _LONGEST_CACHED = 64
-_ASTRAL = "\U00010000-\U0010ffff"
-_HAS_ASTRAL = re.compile(f"[{_ASTRAL}]")
 _BYTES_AS_CHARACTERS = dict(enumerate(byte_alphabet()))
 
 Encode = Callable[[str], bytes]
@@ -37,49 +35,39 @@ Split = Callable[[str], Iterable[str]]
 @cache
 def _members(excluded: str) -> str:
     """All characters that Oniguruma (inside `tokenizers`) does not match with `excluded`."""
-    every = "".join(map(chr, [*range(0xD800), *range(0xE000, sys.maxunicode + 1)]))
+    every = characters(0, LAST_SCRIPT + 1)
     members: str = normalizers.Replace(Regex(excluded + "+"), "").normalize_str(every)
     return members
 
 
-def _ranges(characters: Iterable[str]) -> str:
-    """The inside of a `[…]` for these characters, which are sorted."""
-    ranges: list[list[int]] = []
-    for code in map(ord, characters):
-        if ranges and ranges[-1][1] == code - 1:
-            ranges[-1][1] = code
-        else:
-            ranges.append([code, code])
-    return "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges)
-
-
 @cache
-def _pattern(name: str, astral: bool) -> re.Pattern[str]:
+def _pattern(name: str, beyond: bool) -> re.Pattern[str]:
     """The pieces of `name` (gpt2, gpt4, qwen2) as a regular expression of `re`.
 
-    `re` tests characters beyond U+FFFF range by range, which is slow, so they stand in classes of their own behind a
-    cheap test, and texts without any use a pattern without them.
+    With `beyond` it serves for texts with characters beyond U+FFFF; without, it is faster.
     """
-    letters, numbers, spaces = _members(r"\P{L}"), _members(r"\P{N}"), _ranges(_members(r"\S"))
-    low = [_ranges(c for c in group if c <= "\uffff") for group in (letters, numbers)]
-    high = [_ranges(c for c in group if c > "\uffff") for group in (letters, numbers)]
+    letters, numbers, spaces = _members(r"\P{L}"), _members(r"\P{N}"), ranges(_members(r"\S"))
+    low = [ranges(c for c in group if c <= "\uffff") for group in (letters, numbers)]
+    high = [ranges(c for c in group if c > "\uffff") for group in (letters, numbers)]
 
     def one(inside: str, outside: str) -> str:
-        return f"(?:[{inside}]|(?=[{_ASTRAL}])[{outside}])" if astral else f"[{inside}]"
+        return f"(?:[{inside}]|(?=[{BEYOND}])[{outside}])" if beyond else f"[{inside}]"
 
     def run(inside: str, outside: str) -> str:
-        return f"(?:[{inside}]++|(?=[{_ASTRAL}])[{outside}]++)++" if astral else f"[{inside}]++"
+        return f"(?:[{inside}]++|(?=[{BEYOND}])[{outside}]++)++" if beyond else f"[{inside}]++"
 
     known = {*letters, *numbers}
-    rest = _ranges(character for code in range(0x10000, sys.maxunicode + 1) if (character := chr(code)) not in known)
-    others = (f"^{spaces}{''.join(low)}{_ASTRAL}", rest)
+    rest = (
+        ranges(c for c in characters(0x10000, LAST_SCRIPT + 1) if c not in known) + f"{chr(LAST_SCRIPT + 1)}-\U0010ffff"
+    )
+    others = (f"^{spaces}{''.join(low)}{BEYOND}", rest)
     end = rf"[{spaces}]+(?![^{spaces}])|[{spaces}]+"
     word, other = run(low[0], high[0]), run(*others)
     if name == "gpt2":
         number = run(low[1], high[1])
         return re.compile(rf" ?{word}|'(?:[stmd]|re|ve|ll)| ?{number}| ?{other}|{end}")
     number = one(low[1], high[1]) + ("{1,3}+" if name == "gpt4" else "")
-    before = one(f"^\r\n{''.join(low)}{_ASTRAL}", rest)
+    before = one(f"^\r\n{''.join(low)}{BEYOND}", rest)
     return re.compile(
         rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{before}?{word}|{number}| ?{other}[\r\n]*+|[{spaces}]*[\r\n]+|{end}"
     )
@@ -89,7 +77,7 @@ def _pattern(name: str, astral: bool) -> re.Pattern[str]:
 def splitter(name: str) -> Split:
     """A function that cuts text into the pieces of a pattern (gpt2, gpt4, qwen2)."""
     plain, full = _pattern(name, False), _pattern(name, True)
-    return lambda text: (full if _HAS_ASTRAL.search(text) else plain).findall(text)
+    return lambda text: (full if HAS_BEYOND.search(text) else plain).findall(text)
 
 
 @cache
@@ -113,15 +101,15 @@ def segments(text: str, characters: int = SEGMENT_CHARACTERS) -> Iterator[str]:
 class _Pieces(dict[str, bytes]):
     """Piece -> its ids, little-endian; a piece not met before is merged by the tokenizer's model."""
 
-    def __init__(self, model: Any, width: int, byte_level: bool) -> None:
+    def __init__(self, vocab: Vocab, width: int) -> None:
         super().__init__()
-        self._tokenize = model.tokenize
-        self._width = width
-        self._byte_level = byte_level
+        self._tokenize = vocab.tokenizer.model.tokenize
+        self._ids = [index.to_bytes(width, "little") for index in range(vocab.size)]
+        self._byte_level = vocab.byte_level
 
     def __missing__(self, piece: str) -> bytes:
         text = piece.encode().decode("latin-1").translate(_BYTES_AS_CHARACTERS) if self._byte_level else piece
-        ids = b"".join([token.id.to_bytes(self._width, "little") for token in self._tokenize(text)])
+        ids = b"".join([self._ids[token.id] for token in self._tokenize(text)])
         if len(piece) <= _LONGEST_CACHED:
             if len(self) >= _CACHE_PIECES:
                 self.clear()
@@ -140,7 +128,7 @@ def fast_encoder(vocab: Vocab, dtype: np.dtype[Any]) -> Encode | None:
     split = _split_of(description)
     if split is None:
         return None
-    get = _Pieces(vocab.tokenizer.model, dtype.itemsize, vocab.byte_level).__getitem__
+    get = _Pieces(vocab, dtype.itemsize).__getitem__
     slow = exact_encoder(vocab, dtype)
     # Added tokens that are not special are found in text before anything else.
     added = [token["content"] for token in description["added_tokens"] if not token["special"]]

@@ -71,7 +71,7 @@ class Plan:
             "quality": self.data.quality.model_dump(),
             "max_document_bytes": self.data.max_document_bytes,
             "unit_bytes": self.data.unit_bytes,
-            "code": code_version("collect", "documents", "readers", "normalize", "quality"),
+            "code": code_version("collect", "documents", "readers", "normalize", "quality", "characters"),
             "unicode": unicodedata.unidata_version,
             "ftfy": version("ftfy") if self.data.normalize.mojibake else None,
         }
@@ -102,7 +102,7 @@ class Plan:
             inputs["content"] = self.identities.of(file)
         elif settings.kind in ("bpe", "char"):
             inputs |= {"dedup": self.dedup.fingerprint, "split": self._split}
-            inputs["sample_code"] = code_version("pack", "encode")
+            inputs["sample_code"] = code_version("pack", "encode", "characters")
         if settings.kind == "bpe":
             keys = ("vocab_size", "pattern", "sample_bytes", "max_piece_bytes")
             inputs |= {key: getattr(settings, key) for key in keys} | {"tokenizers": version("tokenizers")}
@@ -115,7 +115,7 @@ class Plan:
             "tokenizer": vocab.fingerprint,
             "split": self._split,
             "shard_tokens": self.data.shard_tokens,
-            "code": code_version("pack", "encode", "shards"),
+            "code": code_version("pack", "encode", "characters", "shards"),
         }
         return Stage(self.directory / "shards", inputs)
 

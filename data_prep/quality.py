@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import sys
-import unicodedata
-from collections.abc import Callable
 from functools import cache
 
 from configs.schema import Quality
+from data_prep.characters import HAS_BEYOND, runs_unprintable
 
 _CONTROL_BYTES = bytes([*range(9), 11, 12, *range(14, 32), 127])
 
@@ -34,27 +31,8 @@ def unprintable(text: str, encoded: bytes) -> int:
     """Number of control, replacement, private-use and unassigned characters; tab and line ends are none of them."""
     count = len(encoded) - len(encoded.translate(None, _CONTROL_BYTES))
     if not text.isascii():
-        count += sum(map(len, _unprintable_runs().findall(text)))
+        count += sum(map(len, _unprintable_runs()[HAS_BEYOND.search(text) is not None].findall(text)))
     return count
 
 
-@cache
-def _unprintable_runs() -> re.Pattern[str]:
-    return re.compile(f"[{character_class(_is_unprintable, 0x80)}]+")
-
-
-def _is_unprintable(character: str) -> bool:
-    return character == "\ufffd" or unicodedata.category(character) in {"Cc", "Cn", "Co"}
-
-
-def character_class(member: Callable[[str], bool], first: int = 0) -> str:
-    """The inside of a regular expression's `[…]` with all characters from `first` on for which `member` is true."""
-    ranges: list[list[int]] = []
-    for code in range(first, sys.maxunicode + 1):
-        if 0xD800 <= code < 0xE000 or not member(chr(code)):
-            continue
-        if ranges and ranges[-1][1] == code - 1:
-            ranges[-1][1] = code
-        else:
-            ranges.append([code, code])
-    return "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges)
+_unprintable_runs = cache(runs_unprintable)
