@@ -128,7 +128,11 @@ def test_kill_9_leaves_no_rank_behind(prepared: Path, tmp_path: Path, replica: R
         assert second.returncode == 2
         assert "another replica command works in" in second.stderr
         process.kill()
-    wait_for(lambda: not ranks_alive(run))
+    try:
+        wait_for(lambda: not ranks_alive(run))
+    finally:
+        for rank in ranks_alive(run):
+            os.kill(rank, signal.SIGKILL)
 
 
 def wait_for(holds: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 90) -> None:
