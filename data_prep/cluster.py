@@ -106,6 +106,7 @@ class Cluster:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
+        logging.getLogger("ray").setLevel(logging.ERROR)  # advice about tokens, which a private cluster does not need
         common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         if self._address == "local":
             self._temporary = Path(tempfile.mkdtemp(prefix="ray-"))
