@@ -40,7 +40,8 @@ def find_ranks() -> Ranks:
         environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
         # 16(x2),8 on uneven nodes; every node of a training job has as many as the first.
         environment["LOCAL_WORLD_SIZE"] = environment["SLURM_TASKS_PER_NODE"].split("(")[0].split(",")[0]
-        environment.setdefault("MASTER_ADDR", _first_slurm_host(environment["SLURM_JOB_NODELIST"]))
+        if "MASTER_ADDR" not in environment:
+            environment["MASTER_ADDR"] = _first_slurm_host(environment["SLURM_JOB_NODELIST"])
         environment.setdefault("MASTER_PORT", str(DEFAULT_PORT + int(environment["SLURM_JOB_ID"]) % 10_000))
     if "RANK" not in environment:
         environment.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")

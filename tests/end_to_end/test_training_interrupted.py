@@ -18,7 +18,7 @@ from pretrain.train import STOPPED_EARLY, main
 from tests.training_run import metric_lines, prepare_data, start_training, train_to_end, write_recipe
 
 pytestmark = pytest.mark.slow
-STEPS = 400
+STEPS = 240
 SETTINGS = {"steps": STEPS, "checkpoint": {"every": 20}, "validation": {"every": 100}}
 
 

@@ -1,0 +1,112 @@
+"""What DeepSpeed is told, which precision is chosen, and who a process is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.recipe import Recipe, solve_batch
+from pretrain import engine
+from pretrain.engine import deepspeed_config, resolve_precision
+from pretrain.metrics import JsonLines, Meter, StepResult
+from pretrain.ranks import check_ranks, find_ranks
+from tests.training_run import metric_lines, tiny_recipe
+
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def config(recipe: Recipe, precision: str = "fp32", **passed: Any) -> dict[str, Any]:
+    recipe = recipe.model_copy(update={"deepspeed": passed})
+    return deepspeed_config(recipe, solve_batch(recipe.train, 2), precision)
+
+
+def test_what_the_recipe_says_is_derived_and_the_rest_passed_on(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tmp_path, micro_batch_size=2, grad_clip=0.7)
+    derived = config(recipe, "bf16", zero_optimization={"reduce_bucket_size": 10}, wall_clock_breakdown=True)
+    assert derived["train_batch_size"] == 8
+    assert derived["train_micro_batch_size_per_gpu"] == 2 and derived["gradient_accumulation_steps"] == 2
+    assert derived["gradient_clipping"] == 0.7 and derived["bf16"] == {"enabled": True}
+    assert derived["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 10}
+    assert derived["wall_clock_breakdown"] is True
+    assert config(recipe, zero_optimization={"stage": 1})["zero_optimization"]["stage"] == 1, "agreeing is no clash"
+
+
+@pytest.mark.parametrize(
+    ("passed", "message"),
+    [
+        ({"gradient_clipping": 0.5}, r"deepspeed.gradient_clipping: 0.5 clashes with 1.0"),
+        ({"zero_optimization": {"stage": 3}}, r"deepspeed.zero_optimization.stage: 3 clashes with 1"),
+        ({"bf16": {"enabled": False}}, r"deepspeed.bf16.enabled: False clashes with True"),
+        ({"train_batch_size": 16}, r"deepspeed.train_batch_size: 16 clashes with 8"),
+    ],
+)
+def test_clashes_are_refused(tmp_path: Path, passed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tiny_recipe(tmp_path, tmp_path), "bf16", **passed)
+
+
+def test_offload_needs_a_partitioned_optimizer(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"offload_optimizer needs train.zero.stage 1, 2 or 3"):
+        config(tiny_recipe(tmp_path, tmp_path, zero={"stage": 0, "offload_optimizer": True}))
+    offloaded = config(tiny_recipe(tmp_path, tmp_path, zero={"stage": 2, "offload_optimizer": True}))
+    assert offloaded["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+
+
+def test_precision_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(engine, "cpu_computes_bf16", lambda: True)
+    assert resolve_precision("auto", cpu) == "bf16" and resolve_precision("fp32", cpu) == "fp32"
+    monkeypatch.setattr(engine, "cpu_computes_bf16", lambda: False)
+    assert resolve_precision("auto", cpu) == "fp32" and resolve_precision("bf16", cpu) == "bf16"
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        resolve_precision("fp16", cpu)
+
+
+def test_ranks_of_each_launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def launched(**variables: str) -> Any:
+        for name in (*LAUNCHER, "SLURM_NTASKS", "SLURM_PROCID"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        ranks = find_ranks()
+        return ranks.rank, ranks.count, ranks.local_rank, ranks.local_count
+
+    assert launched() == (0, 1, 0, 1)
+    assert launched(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_SIZE="4") == (5, 8, 1, 4)  # deepspeed
+    assert launched(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="4") == (5, 8, 1, 4)  # torchrun
+    slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_TASKS_PER_NODE": "2(x2)"}
+    assert launched(**slurm, SLURM_JOB_ID="7", SLURM_JOB_NODELIST="n[1-2]", MASTER_ADDR="n1") == (3, 4, 1, 2)
+    with pytest.raises(ValueError, match="WORLD_SIZE, LOCAL_RANK is not"):
+        launched(RANK="0")
+    launched(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0")
+    with pytest.raises(ValueError, match=r"asks for 4 processes on this machine, but 2 were started"):
+        check_ranks(find_ranks(), tiny_recipe(tmp_path, tmp_path, ranks=4).train)
+
+
+def test_resuming_leaves_each_step_once_in_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    lines = JsonLines(file, 0)
+    for step in (1, 2, 3):
+        lines.log(step, {"train/loss": float(step)})
+    lines.close()
+    with file.open("a") as stream:
+        stream.write('{"step": 4, "train/lo')  # killed in the middle of a line
+    again = JsonLines(file, 2)
+    again.log(3, {"train/loss": 30.0})
+    again.close()
+    assert metric_lines(tmp_path, "train/loss") == {1: 1.0, 2: 2.0, 3: 30.0}
+
+
+def test_meter_counts_nats_of_fresh_windows_only() -> None:
+    meter = Meter(flops_per_token=10.0, peak_flops=1e6, state={})
+    result = StepResult(loss=2.0, nats=200.0, targets=100.0, target_bytes=80, grad_norm=1.0, stop=False)
+    meter.add(result, fresh=True, data_wait=0.5)
+    meter.add(result, fresh=False, data_wait=0.25)
+    values = meter.measure(result, 1e-3)
+    assert values["tokens"] == 200.0 and values["train/data_wait_s"] == 0.75
+    assert values["train/code_length_bits"] == pytest.approx(200 / 0.6931471805599453)
+    assert values["train/code_bits_per_byte"] == pytest.approx(200 / 0.6931471805599453 / 80)
+    assert values["train/mfu"] == pytest.approx(values["train/tokens_per_s"] * 10.0 / 1e6)
