@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -107,6 +109,7 @@ class Cluster:
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)  # advice about tokens, which a private cluster does not need
+        on_terminate = signal.getsignal(signal.SIGTERM)
         common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         if self._address == "local":
             self._temporary = Path(tempfile.mkdtemp(prefix="ray-"))
@@ -121,6 +124,8 @@ class Cluster:
             )
         else:
             ray.init(address=self._address, runtime_env={"py_modules": _our_packages()}, **common)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own prints a trace and aborts
         self._ray = ray
         return ray
 

@@ -149,7 +149,8 @@ class Vocab:
             return len(token)
         if _BYTE_TOKEN.fullmatch(token):
             return 1
-        return len(token.replace("▁", " ").encode())
+        # SentencePiece writes a space as U+2581; where nothing is rewritten, that character is itself.
+        return len((token if self.lossless else token.replace("▁", " ")).encode())
 
 
 def _configured_eos(directory: Path) -> str | None:

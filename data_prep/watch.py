@@ -22,10 +22,13 @@ class Watch:
         self._seen = stage.committed()
         self._bytes = self._before = sum(map(size, self._seen))
         self._started = time.monotonic()
+        bar.update(self._bytes / _MEGABYTE)
 
     def tick(self) -> None:
         """Looks for newly committed units."""
         new = self._stage.committed() - self._seen
+        if not new:
+            return
         self._seen |= new
         self._bytes += sum(map(self._size, new))
         rate = (self._bytes - self._before) / _MEGABYTE / max(time.monotonic() - self._started, 1e-3)
