@@ -133,8 +133,13 @@ def window_count(tokens: int, context: int) -> int:
 
 
 @contextmanager
-def prefetched(source: Batches, steps: Sequence[int], rank: int, ranks: int, pin: bool) -> Iterator[Iterator[Batch]]:
-    """Yields an iterator over the batches of `steps`, which a thread reads ahead so that training does not wait."""
+def prefetched(
+    source: Batches, steps: Sequence[int], rank: int, ranks: int, device: torch.device
+) -> Iterator[Iterator[Batch]]:
+    """Yields an iterator over the batches of `steps`, which a thread reads ahead so that training does not wait.
+
+    They stay on the CPU; for a GPU in page-locked memory.
+    """
     ready: queue.Queue[Batch | Exception] = queue.Queue(maxsize=PREFETCH_BATCHES)
     stop = threading.Event()
 
@@ -146,11 +151,13 @@ def prefetched(source: Batches, steps: Sequence[int], rank: int, ranks: int, pin
 
     def read_ahead() -> None:
         try:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # a thread starts on GPU 0, where pinning would make a context
             for step in steps:
                 if stop.is_set():
                     return
                 batch = source.batch(step, rank, ranks)
-                put(batch.pinned() if pin else batch)
+                put(batch.pinned() if device.type == "cuda" else batch)
         except Exception as error:
             put(error)  # raised again where the batch is taken
 

@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -212,6 +213,12 @@ class Engine:
         self._deepspeed.enable_backward_allreduce = self.stage > 0 or ranks.count > 1
         self.module = module
         if recipe.train.compile:
+            if self.stage == 3 and self.is_main:
+                print(
+                    "train.compile at ZeRO-3: DeepSpeed's hooks cut the graph at every module, which costs minutes of "
+                    "compilation and gains little; stages 0 to 2 compile whole",
+                    file=sys.stderr,
+                )
             self._deepspeed.compile()
 
     @property
@@ -248,8 +255,8 @@ class Engine:
         loss_value = sums[0] / targets if targets else math.nan
         if not math.isfinite(loss_value):
             raise NonFiniteLoss(
-                f"the loss of step {step} is {loss_value}; the update was not made. Lower train.optimizer.lr, lengthen "
-                "the warm-up, or look at this batch with `replica trace`"
+                f"the loss of step {step + 1} is {loss_value}; its update was not made. Lower train.optimizer.lr, "
+                f"lengthen the warm-up, or look at the batch with `replica trace RUN --step {step + 1}`"
             )
         grad_norm = self._update(step)
         return StepResult(loss_value, sums[0], targets, int(target_bytes), grad_norm, sums[1] > 0)
@@ -270,8 +277,8 @@ class Engine:
     def _check_norm(self, norm: float, step: int) -> None:
         if not math.isfinite(norm):
             raise NonFiniteLoss(
-                f"the gradient norm of step {step} is {norm}, although its loss is finite; training stopped and saved "
-                "nothing after it. Lower train.optimizer.lr or lengthen the warm-up"
+                f"the gradient norm of step {step + 1} is {norm}, although its loss is finite; training stopped and "
+                "saved nothing after it. Lower train.optimizer.lr or lengthen the warm-up"
             )
 
     @torch.no_grad()

@@ -36,10 +36,9 @@ def fit(
     def due(done: int, every: int) -> bool:
         return done % every == 0 or done == steps.stop
 
-    pin = engine.device.type == "cuda"
     with (
         stop_requests() as stop,
-        prefetched(batches, steps, engine.ranks.rank, engine.ranks.count, pin) as ahead,
+        prefetched(batches, steps, engine.ranks.rank, engine.ranks.count, engine.device) as ahead,
         progress_bar("training", steps.stop, enabled=engine.is_main) as bar,
     ):
         for step in steps:
@@ -53,10 +52,11 @@ def fit(
             if due(done, train.log_every):
                 tracker.log(done, meter.measure(result, rate))
             bar.update(done, meter.note(result))
-            if due(done, train.validation.every):
-                tracker.log(done, validate())
-            if due(done, train.checkpoint.every) or result.stop:
-                save(done)
+            with meter.paused():
+                if due(done, train.validation.every):
+                    tracker.log(done, validate())
+                if due(done, train.checkpoint.every) or result.stop:
+                    save(done)
             if result.stop and done < steps.stop:
                 return False
     return True

@@ -7,6 +7,8 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +27,7 @@ _PEAKS = {
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "A10": 125e12,
     "RTX 4090": 165e12,
@@ -178,6 +181,13 @@ class Meter:
         }
         self._since, self._targets, self._wait = now, 0.0, 0.0
         return values
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside (validation, saving) does not count as training's."""
+        start = time.monotonic()
+        yield
+        self._since += time.monotonic() - start
 
     def note(self, result: StepResult) -> str:
         """Beside the progress bar."""

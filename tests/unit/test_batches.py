@@ -94,7 +94,7 @@ def test_documents_of_a_step_are_those_of_its_tokens(tmp_path: Path, data: Path)
 
 def test_reading_ahead_gives_the_same_batches_and_passes_errors_on(tmp_path: Path, data: Path) -> None:
     batches = source(tmp_path, data)
-    with prefetched(batches, range(5, 25), 1, 2, pin=False) as ahead:
+    with prefetched(batches, range(5, 25), 1, 2, torch.device("cpu")) as ahead:
         for step, batch in zip(range(5, 25), ahead, strict=True):
             assert torch.equal(batch.tokens, batches.batch(step, 1, 2).tokens)
 
@@ -104,7 +104,7 @@ def test_reading_ahead_gives_the_same_batches_and_passes_errors_on(tmp_path: Pat
 
     with (
         pytest.raises(ValueError, match="step 7 cannot be read"),
-        prefetched(Broken(), range(7, 9), 0, 1, False) as ahead,
+        prefetched(Broken(), range(7, 9), 0, 1, torch.device("cpu")) as ahead,
     ):
         next(ahead)
 
