@@ -45,6 +45,11 @@ def run_door(command: Callable[[], int], debug: bool = False, interrupted: str =
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
         return INTERRUPTED
+    except SystemExit as end:
+        # Libraries (Ray) put handlers of their own in place that exit with the signal's number.
+        if end.code == signal.SIGTERM:
+            return TERMINATED
+        raise
     except BrokenPipeError:
         # Python flushes stdout once more at exit; give it a place to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,6 +13,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -46,7 +47,8 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._ray is not None:
-            self._ray.shutdown()
+            with _sigterm_stays_ours():
+                self._ray.shutdown()
             self._ray = None
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -109,25 +111,36 @@ class Cluster:
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)  # advice about tokens, which a private cluster does not need
-        on_terminate = signal.getsignal(signal.SIGTERM)
         common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-        if self._address == "local":
-            self._temporary = Path(tempfile.mkdtemp(prefix="ray-"))
-            ray.init(
-                address="local",
-                num_cpus=self.workers,
-                num_gpus=0,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=str(self._temporary),
-                **common,
-            )
-        else:
-            ray.init(address=self._address, runtime_env={"py_modules": _our_packages()}, **common)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own prints a trace and aborts
+        with _sigterm_stays_ours():
+            if self._address == "local":
+                self._temporary = Path(tempfile.mkdtemp(prefix="ray-"))
+                ray.init(
+                    address="local",
+                    num_cpus=self.workers,
+                    num_gpus=0,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _temp_dir=str(self._temporary),
+                    **common,
+                )
+            else:
+                ray.init(address=self._address, runtime_env={"py_modules": _our_packages()}, **common)
         self._ray = ray
         return ray
+
+
+@contextmanager
+def _sigterm_stays_ours() -> Iterator[None]:
+    """Puts the handler of SIGTERM back: Ray sets its own, which aborts with a trace, and leaves none when it ends."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as end:
+        raise SystemExit(int(signal.SIGTERM)) from end  # a SIGTERM came while Ray started
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _our_packages() -> list[str]:

@@ -65,6 +65,12 @@ def test_ctrl_c_says_that_running_again_continues(capsys: pytest.CaptureFixture[
     assert "the same command continues" in capsys.readouterr().err
 
 
+def test_a_library_that_exits_on_sigterm_in_its_own_way() -> None:
+    assert raising(SystemExit(int(signal.SIGTERM))) == TERMINATED
+    with pytest.raises(SystemExit):
+        raising(SystemExit(3))
+
+
 PROGRAM = """
 import sys, time
 from configs.door import run_door
