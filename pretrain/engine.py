@@ -139,7 +139,7 @@ def _connect(ranks: Ranks) -> torch.device:
     backend = get_accelerator().communication_backend_name()
     if not dist.is_initialized():
         try:
-            if ranks.count == 1 and "MASTER_PORT" not in os.environ:
+            if ranks.count == 1:
                 store = dist.HashStore()  # type: ignore[attr-defined]  # one process needs no port
                 dist.init_process_group(backend, store=store, rank=0, world_size=1)
             else:
