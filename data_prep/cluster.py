@@ -111,6 +111,7 @@ class Cluster:
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)  # advice about tokens, which a private cluster does not need
+        on_terminate = signal.getsignal(signal.SIGTERM)
         common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         with _sigterm_stays_ours():
             if self._address == "local":
@@ -127,6 +128,8 @@ class Cluster:
             else:
                 ray.init(address=self._address, runtime_env={"py_modules": _our_packages()}, **common)
         self._ray = ray
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would exit with 1
         return ray
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from configs.files import fingerprint, read_json, write_json
+from configs.files import fingerprint, read_json, remove_leftovers, write_json
 from configs.recipe import Recipe
 from configs.schema import Source
 from data_prep import collect, dedup, pack
@@ -47,8 +47,7 @@ def prepare(recipe: Recipe) -> DataManifest:
     """
     if is_current(recipe):
         return load_manifest(recipe.data_directory)
-    with _only_one(recipe.data_directory), Cluster(recipe.data.ray_address, recipe.data.workers) as cluster:
-        return _run(recipe, cluster)
+    return _prepare(recipe, Cluster(recipe.data.ray_address, recipe.data.workers))
 
 
 def is_current(recipe: Recipe) -> bool:
@@ -61,8 +60,19 @@ def is_current(recipe: Recipe) -> bool:
 
 def prepare_inline(recipe: Recipe) -> DataManifest:
     """`prepare` in this process, without Ray: for tests and for looking inside with a debugger."""
-    with _only_one(recipe.data_directory), Cluster(workers=0) as cluster:
-        return _run(recipe, cluster)
+    return _prepare(recipe, Cluster(workers=0))
+
+
+def _prepare(recipe: Recipe, cluster: Cluster) -> DataManifest:
+    with _only_one(recipe.data_directory):
+        try:
+            with cluster:
+                return _run(recipe, cluster)
+        except BaseException:
+            # Workers that were stopped in the middle of a file could not clean up after themselves.
+            for directory in [path for path in recipe.data_directory.rglob("*") if path.is_dir()]:
+                remove_leftovers(directory)
+            raise
 
 
 # --------------------------------------------------------------------------------------------------------------- stages
