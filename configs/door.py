@@ -38,6 +38,9 @@ def run_door(command: Callable[[], int], debug: bool = False, interrupted: str =
     SIGTERM unwinds the command like an error, so that temporary files and child processes do not stay behind.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    # Before torch loads OpenMP: threads that spin while they wait starve each other as soon as anything else runs on
+    # the same cores (measured in docs/lab-notes.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = command()
         sys.stdout.flush()
