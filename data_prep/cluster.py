@@ -6,14 +6,17 @@ Work is a function of the module level and a list of arguments. It runs on a pri
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,6 +27,8 @@ Result = TypeVar("Result")
 # Results are small dictionaries; the text goes through files.
 _OBJECT_STORE_BYTES = 80 * 2**20
 _POLL_SECONDS = 0.25
+_LONGEST_DIRECTORY = 24
+_PR_SET_PDEATHSIG = 1
 
 
 class Cluster:
@@ -111,11 +116,10 @@ class Cluster:
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)  # advice about tokens, which a private cluster does not need
-        on_terminate = signal.getsignal(signal.SIGTERM)
         common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         with _sigterm_stays_ours():
             if self._address == "local":
-                self._temporary = Path(tempfile.mkdtemp(prefix="ray-"))
+                self._temporary = _short_directory()
                 ray.init(
                     address="local",
                     num_cpus=self.workers,
@@ -128,8 +132,6 @@ class Cluster:
             else:
                 ray.init(address=self._address, runtime_env={"py_modules": _our_packages()}, **common)
         self._ray = ray
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would exit with 1
         return ray
 
 
@@ -146,6 +148,12 @@ def _sigterm_stays_ours() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
+def _short_directory() -> Path:
+    """A temporary directory for Ray's sockets, whose paths may have no more than 107 bytes."""
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="ray-", dir=usual if len(usual) <= _LONGEST_DIRECTORY else "/tmp"))
+
+
 def _our_packages() -> list[str]:
     """Directories of the packages that the machines of a running cluster need."""
     root = Path(__file__).parent.parent
@@ -154,7 +162,18 @@ def _our_packages() -> list[str]:
 
 def _guarded(function: Callable[[Task], Result], task: Task) -> tuple[Result | None, Exception | None]:
     """Errors meant for the user travel as values: Ray would wrap them with its own trace."""
+    _end_with_parent()
     try:
         return function(task), None
     except (ValueError, OSError) as error:
         return None, error
+
+
+@cache
+def _end_with_parent() -> None:
+    """Lets the system end this worker when Ray's daemon goes, which goes with a killed driver.
+
+    By themselves workers may take a minute to notice, and write into a directory where the next run is at work.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
