@@ -38,9 +38,12 @@ lint: setup ## Format, lint, types, shell scripts
 	bash -n launch/*.sh .ci/run
 	@if command -v shellcheck >/dev/null; then shellcheck launch/*.sh .ci/run; else echo "shellcheck is not installed: skipped"; fi
 
-bench: setup ## Throughput, side by side with peers (minutes; installs what it compares with)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+bench: setup ## Side by side with peers, minutes each (NANOGPT=DIR, a clone of it, adds the training peer)
+	@test -x .venv-bench/bin/python || "$(PYTHON)" -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check 'datatrove[io,processing]==0.10.1' orjson
+	$(BIN)/python benchmarks/encode.py --peer .venv-bench/bin/python configs/corpus/gutenberg-train.jsonl.zst
+	$(BIN)/python benchmarks/memory_flat.py
+	@if [ -n "$(NANOGPT)" ]; then $(BIN)/python benchmarks/shakespeare.py --nanogpt "$(NANOGPT)"; fi
 
 docs: setup ## Write docs/recipe.md and configs/recipe.schema.json from the schema
 	$(BIN)/python -m launch.docs
