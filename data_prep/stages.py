@@ -50,7 +50,10 @@ class Stage:
         return {**self.__dict__, "inputs": {}}
 
     def read(self) -> dict[str, Any] | None:
-        """The manifest, if it is that of these inputs and all files are there in their size; else None."""
+        """The manifest, if it is that of these inputs and all files are there in their size; else None.
+
+        Clears away what a run left that was killed after it wrote the manifest.
+        """
         file = self.directory / MANIFEST_NAME
         if not file.is_file():
             return None
@@ -61,6 +64,7 @@ class Stage:
             path = self.directory / name
             if not path.is_file() or path.stat().st_size != known["bytes"]:
                 return None
+        self._clear_work()
         return manifest
 
     def begin(self) -> None:
@@ -69,8 +73,8 @@ class Stage:
         same = marker.is_file() and read_json(marker) == {"fingerprint": self.fingerprint}
         if not same and self.directory.exists():
             shutil.rmtree(self.directory)
-        for directory in (self.directory, self.directory / _UNITS):
-            directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / _UNITS).mkdir(parents=True, exist_ok=True)
+        for directory in (self.directory, *(path for path in self.directory.iterdir() if path.is_dir())):
             remove_leftovers(directory)
         (self.directory / MANIFEST_NAME).unlink(missing_ok=True)
         write_json(marker, {"fingerprint": self.fingerprint})
@@ -96,7 +100,10 @@ class Stage:
         """Writes the manifest, then clears away what only served the work."""
         manifest = {"fingerprint": self.fingerprint, "inputs": self.inputs, "files": files, **content}
         write_json(self.directory / MANIFEST_NAME, manifest)
-        shutil.rmtree(self.directory / _UNITS, ignore_errors=True)
-        (self.directory / _MARKER).unlink(missing_ok=True)
+        self._clear_work()
         result: dict[str, Any] = json.loads(json.dumps(manifest))
         return result
+
+    def _clear_work(self) -> None:
+        shutil.rmtree(self.directory / _UNITS, ignore_errors=True)
+        (self.directory / _MARKER).unlink(missing_ok=True)

@@ -30,7 +30,7 @@ export PATH=$bin:$PATH
 nodes=$SLURM_JOB_NUM_NODES
 ranks=${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 cpus=${SLURM_CPUS_ON_NODE:-1}
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 # The address Slurm itself reaches the node at; a node's name need not be one that the others can resolve.
 MASTER_ADDR=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
 export MASTER_ADDR=${MASTER_ADDR:-$first} MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +53,17 @@ def find_ranks() -> Ranks:
     count = int(environment["WORLD_SIZE"])
     local_count = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or count)
     return Ranks(int(environment["RANK"]), count, int(environment["LOCAL_RANK"]), local_count)
+
+
+@contextmanager
+def placed_ranks() -> Iterator[Ranks]:
+    """`find_ranks`, with the environment as it was afterwards: other libraries take RANK for a rendezvous to join."""
+    before = dict(os.environ)
+    try:
+        yield find_ranks()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def check_ranks(ranks: Ranks, train: Train) -> None:

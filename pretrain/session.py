@@ -24,21 +24,21 @@ from pretrain.loop import fit
 from pretrain.metrics import Meter, Tracker, peak_flops
 from pretrain.model import Transformer
 from pretrain.objectives.language_modelling import LanguageModelling
-from pretrain.ranks import Ranks, check_ranks, find_ranks, share_cores
+from pretrain.ranks import Ranks, check_ranks, placed_ranks, share_cores
 from pretrain.validation import Validator
 
 
 def run(recipe: Recipe) -> bool:
     """Trains to the end, or until a signal; see `pretrain.train.train`."""
     data = load_manifest(recipe.data_directory)
-    ranks = find_ranks()
-    check_ranks(ranks, recipe.train)
-    share_cores(ranks)
-    with connected(ranks) as device:
-        checkpoint = _newest(recipe, data, ranks)
-        if ranks.rank == 0:
-            save(recipe, recipe.run_directory)
-        return _train(recipe, data, ranks, device, checkpoint)
+    with placed_ranks() as ranks:
+        check_ranks(ranks, recipe.train)
+        share_cores(ranks)
+        with connected(ranks) as device:
+            checkpoint = _newest(recipe, data, ranks)
+            if ranks.rank == 0:
+                save(recipe, recipe.run_directory)
+            return _train(recipe, data, ranks, device, checkpoint)
 
 
 def _newest(recipe: Recipe, data: DataManifest, ranks: Ranks) -> CheckpointInfo | None:
