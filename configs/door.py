@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from configs.cores import choose_waiting
+
 USER_ERROR = 2
 BUG = 70  # EX_SOFTWARE: not 1, which says that a gate failed
 INTERRUPTED = 130
@@ -38,9 +40,7 @@ def run_door(command: Callable[[], int], debug: bool = False, interrupted: str =
     SIGTERM unwinds the command like an error, so that temporary files and child processes do not stay behind.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    # Before torch loads OpenMP: threads that spin while they wait starve each other as soon as anything else runs on
-    # the same cores (measured in docs/lab-notes.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    choose_waiting()
     try:
         code = command()
         sys.stdout.flush()
