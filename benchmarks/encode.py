@@ -24,7 +24,7 @@ from pathlib import Path
 
 import yaml
 
-from configs.schema import Source, Tokenizer
+from configs.data_sections import Source, Tokenizer
 from data_prep.documents import read_documents
 from data_prep.encode import segments
 from data_prep.vocab import TOKENIZER_NAME, train_vocab

@@ -16,8 +16,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from configs.data_sections import Data
 from configs.files import fingerprint, write_text
-from configs.schema import Data, Evaluation, Model, PathMarker, Report, Section, Train
+from configs.schema import Evaluation, Model, Report, Train
+from configs.section import PathMarker, Section
 
 RESOLVED_NAME = "recipe.yaml"
 

@@ -9,161 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-END_OF_TEXT = "<|endoftext|>"
-
-
-class PathMarker:
-    """Marks a string setting as a path: relative ones are resolved against where they were written."""
-
-
-PathText = Annotated[str, PathMarker()]
-
-
-class Section(BaseModel):
-    """Base of every section: strict types, no unknown keys, immutable."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------- data
-class HubDataset(Section):
-    """A dataset opened through `datasets.load_dataset`, streamed."""
-
-    path: str = Field(description="Dataset name on the hub, or a builder such as `json` or `text`.")
-    name: str | None = Field(None, description="Configuration of the dataset, such as `sample-10BT`.")
-    split: str = Field("train", description="Split to read.")
-    data_files: list[PathText] | None = Field(None, description="Files for a local builder.")
-    revision: str | None = Field(None, description="Commit or tag; pin it to make the run repeatable.")
-
-
-class Source(Section):
-    """One named stream of documents."""
-
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in the funnel and the mixture."
-    )
-    path: list[PathText] | PathText | None = Field(
-        None, description="Files or globs: .txt, .jsonl, .parquet, each also .gz or .zst. Globs are sorted."
-    )
-    hub: HubDataset | None = Field(None, description="Instead of `path`: a dataset for `datasets.load_dataset`.")
-    text_field: str = Field("text", description="Field with the text (.jsonl, .parquet, hub).")
-    id_field: str = Field(
-        "id", description="Field with the document id; where absent, the id is file name and position."
-    )
-    url_field: str = Field("url", description="Field with the address; may be absent.")
-    text_documents: Literal["file", "line", "paragraph"] = Field(
-        "file", description="What one document is in a .txt file."
-    )
-    split: Literal["hash", "train", "validation"] = Field(
-        "hash",
-        description="`hash`: by the document id, see `validation_fraction`; otherwise all documents go to this split.",
-    )
-    weight: float | None = Field(
-        None,
-        gt=0,
-        description="Share of training windows, relative to the other sources; null: in proportion to its tokens.",
-    )
-    max_documents: int | None = Field(None, ge=1, description="Read no more than this many documents of each file.")
-    licence: str | None = Field(None, description="Licence of the text, repeated in the report.")
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Source:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give exactly one of `path` (files) and `hub` (a dataset for datasets.load_dataset)")
-        return self
-
-
-class Normalize(Section):
-    """Text to text; applied to every document before anything looks at it."""
-
-    unicode: Literal["NFC", "NFKC", "none"] = Field("NFC", description="Unicode normalisation form (UAX #15).")
-    whitespace: bool = Field(
-        True, description="Line ends to \\n, no blanks at line ends, at most one empty line in a row, none at the ends."
-    )
-    mojibake: bool = Field(
-        True, description="Repair text decoded with the wrong encoding (ftfy), where its signs are seen."
-    )
-
-
-class Quality(Section):
-    """Documents that are not text at all; finer judgement is a later stage's."""
-
-    min_characters: int = Field(1, ge=1, description="Shorter documents are dropped with reason `too_short`.")
-    max_unprintable_fraction: float = Field(
-        0.1, ge=0, le=1, description="More control, replacement or unassigned characters than this: reason `not_text`."
-    )
-
-
-class Dedup(Section):
-    """Which documents are counted once."""
-
-    exact: bool = Field(True, description="Drop documents whose normalised text was seen before, over all sources.")
-
-
-class Tokenizer(Section):
-    """The vocabulary: trained on the training split, or read from a file."""
-
-    kind: Literal["bpe", "byte", "char", "file"] = Field(
-        "bpe", description="`file` reads `path`; the others are trained."
-    )
-    path: PathText | None = Field(None, description="tokenizer.json, or a directory with one (kind `file`).")
-    vocab_size: int = Field(32768, ge=257, description="Size of a trained BPE vocabulary, special tokens included.")
-    pattern: Literal["gpt2", "gpt4", "qwen2"] = Field(
-        "gpt2", description="How text is cut into pieces before merging (kind `bpe`)."
-    )
-    sample_bytes: int = Field(
-        500_000_000, ge=1, description="BPE is trained on at most this much text, evenly sampled."
-    )
-    max_piece_bytes: int = Field(
-        128, ge=4, description="Longer pieces are left out of BPE training: they cost memory, not merges."
-    )
-    special_tokens: list[str] = Field(
-        [END_OF_TEXT], min_length=1, description="First ids of the vocabulary; the first one ends every document."
-    )
-
-    @model_validator(mode="after")
-    def _path_for_file(self) -> Tokenizer:
-        if (self.kind == "file") != (self.path is not None):
-            raise ValueError("`path` belongs to `kind: file`, and `kind: file` needs it")
-        return self
-
-
-class Data(Section):
-    """From raw files to token shards."""
-
-    sources: list[Source] = Field(min_length=1, description="Where the text comes from.")
-    directory: PathText | None = Field(
-        None, description="Where stages put their output; null: `data/` in the run directory."
-    )
-    normalize: Normalize = Normalize()
-    quality: Quality = Quality()
-    dedup: Dedup = Dedup()
-    tokenizer: Tokenizer = Tokenizer()
-    validation_fraction: float = Field(
-        0.005, ge=0, lt=1, description="Share of documents kept out of training, chosen by a hash of the document id."
-    )
-    max_document_bytes: int = Field(
-        16_000_000,
-        ge=1024,
-        description="Longer documents are cut at a line end into parts, so that memory stays bounded.",
-    )
-    unit_bytes: int = Field(32_000_000, ge=1024, description="Text per unit of work (one Parquet part), in bytes.")
-    shard_tokens: int = Field(200_000_000, ge=1024, description="A shard is closed after this many tokens.")
-    workers: int | None = Field(None, ge=1, description="Ray tasks at a time; null: the CPUs that Ray has.")
-    ray_address: str = Field(
-        "local", description="`local` starts a private Ray; otherwise the address of a running cluster."
-    )
-
-    @model_validator(mode="after")
-    def _unique_names(self) -> Data:
-        names = [source.name for source in self.sources]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"source names must differ; repeated: {', '.join(repeated)}")
-        return self
-
+from configs.section import PathText, Section
 
 # --------------------------------------------------------------------------------------------------------------- model
 _FAMILIES: dict[str, dict[str, Any]] = {
@@ -400,7 +248,7 @@ class Benchmarks(Section):
 class Samples(Section):
     """Text to show in the report."""
 
-    prompts: list[str] = ["Once upon a time"]
+    prompts: list[str] = Field(["Once upon a time"])
     max_new_tokens: int = Field(128, ge=1)
     temperature: float = Field(0.8, ge=0)
     top_k: int | None = Field(None, ge=1)
@@ -410,8 +258,8 @@ class Samples(Section):
 class Evaluation(Section):
     """What is scored after training."""
 
-    perplexity: list[PerplexitySet] = []
-    translation: list[TranslationSet] = []
+    perplexity: list[PerplexitySet] = Field([])
+    translation: list[TranslationSet] = Field([])
     benchmarks: Benchmarks = Benchmarks()
     samples: Samples = Samples()
     batch_size: int = Field(16, ge=1, description="Windows per forward pass; changes speed, never a score.")

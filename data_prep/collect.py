@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from configs.data_sections import Data
 from configs.files import atomic_path
-from configs.schema import Data
 from data_prep.documents import Document, Origin, Rejected, to_documents
 from data_prep.normalize import normalize
 from data_prep.quality import reason_to_drop

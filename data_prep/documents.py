@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Source
+from configs.data_sections import Source
 from data_prep.readers import RawRecord, cut_position, expand, file_format, names_within, read_records, row_size
 
 MAX_DOCUMENT_BYTES = 16_000_000
@@ -191,9 +191,9 @@ def _from_json(line: bytes, source: Source, where: str, max_bytes: int) -> Itera
 def _from_row(
     row: dict[str, Any], source: Source, where: str, size: int, max_bytes: int
 ) -> Iterator[Document | Rejected]:
-    text = row.pop(source.text_field, None)
+    text = row.pop(source.text_fields[0], None)
     if not isinstance(text, str):
-        excerpt = f"no text in `{source.text_field}`; fields: {', '.join(map(str, row))}"
+        excerpt = f"no text in `{', '.join(source.text_fields)}`; fields: {', '.join(map(str, row))}"
         yield Rejected("missing_text", source.name, where, size, excerpt[:_EXCERPT_CHARACTERS])
     elif not _encodable(text):
         yield Rejected("invalid_utf8", source.name, where, size, ascii(text[:_EXCERPT_CHARACTERS]))

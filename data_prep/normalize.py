@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from configs.schema import Normalize
+from configs.data_sections import Normalize
 
 # UTF-8 read as Latin-1 or Windows-1252: a lead byte's character followed by a continuation byte's. ftfy, which is slow,
 # sees only lines with such a pair, and decides by itself whether they are damaged.

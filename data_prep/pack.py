@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from configs.data_sections import Data, Source
 from configs.files import atomic_path
-from configs.schema import Data, Source
 from data_prep.collect import read_part
 from data_prep.dedup import duplicate_rows
 from data_prep.documents import parent_id

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from configs.data_sections import Source
 from configs.files import fingerprint, read_json, remove_leftovers, write_json
 from configs.recipe import Recipe
-from configs.schema import Source
 from data_prep import collect, dedup, pack
 from data_prep.cluster import Cluster
 from data_prep.documents import Origin, origins

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from configs.data_sections import Source
 from configs.files import content_identity, read_json, write_json
 from configs.recipe import Recipe
-from configs.schema import Source
 from data_prep.readers import expand, names_within
 from data_prep.stages import Stage, code_version
 from data_prep.vocab import TOKENIZER_NAME, Vocab

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from configs.schema import Quality
+from configs.data_sections import Quality
 from data_prep.characters import HAS_BEYOND, runs_unprintable
 
 _CONTROL_BYTES = bytes([*range(9), 11, 12, *range(14, 32), 127])

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from configs import schema
+from configs import data_sections
+from configs.data_sections import END_OF_TEXT
 from configs.files import fingerprint, write_json, write_text
-from configs.schema import END_OF_TEXT
 
 TOKENIZER_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
@@ -162,7 +162,7 @@ def _configured_eos(directory: Path) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------------------------- training
-def train_vocab(settings: schema.Tokenizer, texts: Iterable[str]) -> Vocab:
+def train_vocab(settings: data_sections.Tokenizer, texts: Iterable[str]) -> Vocab:
     """Makes the vocabulary that the recipe asks for.
 
     Args:
@@ -214,7 +214,7 @@ def _character_tokenizer(specials: Sequence[str], texts: Iterable[str]) -> Token
     return tokenizer
 
 
-def _train_bpe(settings: schema.Tokenizer, texts: Iterable[str]) -> Tokenizer:
+def _train_bpe(settings: data_sections.Tokenizer, texts: Iterable[str]) -> Tokenizer:
     smallest = 256 + len(settings.special_tokens)
     if settings.vocab_size < smallest:
         raise ValueError(

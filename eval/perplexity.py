@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from configs.schema import Normalize, PerplexitySet, Source
+from configs.data_sections import Normalize, Source
+from configs.schema import PerplexitySet
 from data_prep.documents import read_documents
 from data_prep.normalize import normalize
 from data_prep.vocab import Vocab

@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from configs.files import write_text
 from configs.recipe import Recipe, json_schema
-from configs.schema import PathMarker
+from configs.section import PathMarker
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "recipe.md"
@@ -25,7 +25,7 @@ SCHEMA = ROOT / "configs" / "recipe.schema.json"
 
 _INTRODUCTION = """# Recipe reference
 
-Generated from `configs/schema.py` by `make docs`; a test keeps it current.
+Generated from `configs/schema.py` and `configs/data_sections.py` by `make docs`; a test keeps it current.
 
 A recipe is one YAML file. Every key can also be set on the command line by its path, with list items by their index:
 

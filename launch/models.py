@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from configs.data_sections import Data, Source, Tokenizer
 from configs.files import sha256_file
 from configs.recipe import Recipe, load, load_run, save
-from configs.schema import Data, Model, Source, Tokenizer, Train
+from configs.schema import Model, Train
 
 if TYPE_CHECKING:
     from data_prep.vocab import Vocab

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from configs.data_sections import Data, Source
 from configs.recipe import Recipe, save
-from configs.schema import Data, Model, Report, Source, Train
+from configs.schema import Model, Report, Train
 from eval.results import Result, Results, Sample
 
 GATES = [

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
+from configs.data_sections import Tokenizer
 from configs.files import write_json
 from configs.recipe import Recipe, load
-from configs.schema import Tokenizer
 from data_prep.shards import beside, write_shard
 from data_prep.vocab import Vocab, train_vocab
 

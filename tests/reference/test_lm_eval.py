@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from configs.schema import Benchmarks, Model, Tokenizer
+from configs.data_sections import Tokenizer
+from configs.schema import Benchmarks, Model
 from data_prep.vocab import Vocab, train_vocab
 from eval.adapter import ReplicaLM
 from eval.benchmarks import _quiet, benchmark_results, load_tasks

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from configs.data_sections import Normalize
 from configs.recipe import Recipe
-from configs.schema import Normalize
 from data_prep.encode import NASTY
 from data_prep.normalize import normalize
 from data_prep.pipeline import prepare_inline

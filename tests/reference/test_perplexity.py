@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import Model, Tokenizer
+from configs.data_sections import Tokenizer
+from configs.schema import Model
 from data_prep.vocab import Vocab, train_vocab
 from eval.perplexity import perplexity_results, score_texts
 from eval.scoring import score_windows, sliding_windows

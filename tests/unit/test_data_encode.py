@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from configs.schema import Tokenizer as Settings
+from configs.data_sections import Tokenizer as Settings
 from data_prep import encode as encode_module
 from data_prep.encode import NASTY, agrees, exact_encoder, fast_encoder, segments, splitter
 from data_prep.vocab import Vocab, train_vocab

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from configs.schema import HubDataset, Source
+from configs.data_sections import HubDataset, Source
 from data_prep.documents import Document, Rejected, read_documents
 from data_prep.readers import UnreadableFile
 

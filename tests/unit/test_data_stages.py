@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Source
+from configs.data_sections import Source
 from data_prep import dedup
 from data_prep.collect import sorted_hashes
 from data_prep.dedup import RangeTask, duplicate_rows, find_duplicates

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from configs.schema import Normalize, Quality
+from configs.data_sections import Normalize, Quality
 from data_prep.characters import HAS_BEYOND
 from data_prep.normalize import normalize
 from data_prep.quality import reason_to_drop, unprintable
