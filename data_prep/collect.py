@@ -1,4 +1,4 @@
-"""Stage `documents`: raw records to normalised documents of sufficient quality, in Parquet parts.
+"""Stage `documents`: raw records to documents that went through the chain of `data_prep/chain.py`, in Parquet parts.
 
 A part (unit of work) holds some `data.unit_bytes` of raw records of one file. Where the parts begin depends on the file
 alone, so any number of workers makes the same ones: a worker reads a file from its start and makes every n-th part.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from configs.data_sections import Data
 from configs.files import atomic_path
+from data_prep.chain import Chain, Dropped
 from data_prep.documents import Document, Origin, Rejected, to_documents
-from data_prep.normalize import normalize
-from data_prep.quality import reason_to_drop
+from data_prep.funnel import KEPT, READ, Tally
 from data_prep.readers import RawRecord
 from data_prep.stages import Stage, describe_file
 
@@ -37,10 +37,19 @@ SCHEMA = pa.schema(
         ("bytes", pa.int32()),  # of the normalised text as UTF-8
     ]
 )
+# What `data.keep_dropped` keeps of the others.
+DROPPED_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # stage/reason
+        ("id", pa.string()),
+        ("url", pa.string()),
+        ("detail", pa.string()),
+        ("text", pa.string()),
+        ("bytes", pa.int32()),
+    ]
+)
 ROW_GROUP_BYTES = 4 * 2**20
 _ROW_GROUP_DOCUMENTS = 65536
-_EXAMPLES = 3
-_EXCERPT_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -53,26 +62,8 @@ class FileTask:
     number: str  # source and file, as in `000-00012`
     first: int
     stride: int
-
-
-@dataclass
-class Tally:
-    """Documents and bytes by reason, and some examples of what was kept out."""
-
-    counts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
-    examples: list[dict[str, str]] = field(default_factory=list)
-
-    def add(self, reason: str, documents: int, size: int) -> None:
-        """Counts documents of `size` bytes in all."""
-        entry = self.counts[reason]
-        entry[0] += documents
-        entry[1] += size
-
-    def reject(self, reason: str, size: int, where: str, excerpt: str) -> None:
-        """Counts a document kept out; the first few of a reason are remembered."""
-        self.add(reason, 1, size)
-        if sum(example["reason"] == reason for example in self.examples) < _EXAMPLES:
-            self.examples.append({"reason": reason, "id": where, "excerpt": excerpt})
+    examples: int = 3  # remembered of every reason, in each part
+    characters: int = 200  # of each example
 
 
 def part_name(number: str, part: int) -> str:
@@ -114,77 +105,107 @@ def _parts(task: FileTask) -> Iterator[Iterator[RawRecord]]:
         yield stretch()
 
 
+class _PartWriter:
+    """Rows on their way into a part's Parquet files and hashes."""
+
+    def __init__(self, kept: pq.ParquetWriter, dropped: pq.ParquetWriter | None) -> None:
+        self._kept = _Rows(kept, SCHEMA)
+        self._dropped = _Rows(dropped, DROPPED_SCHEMA) if dropped else None
+        self.digests: list[bytes] = []
+        self.sizes: list[int] = []
+
+    def keep(self, document: Document, encoded: bytes) -> None:
+        metadata = json.dumps(document.metadata, ensure_ascii=True, default=str) if document.metadata else None
+        row = (document.id, document.text, document.url, metadata, document.offset, document.part, len(encoded))
+        self._kept.add(row, len(encoded))
+        self.digests.append(hashlib.blake2b(encoded, digest_size=16).digest())
+        self.sizes.append(len(encoded))
+
+    def drop(self, dropped: Dropped) -> None:
+        if self._dropped:
+            document = dropped.document
+            row = (dropped.key, document.id, document.url, dropped.detail, document.text, dropped.size)
+            self._dropped.add(row, dropped.size)
+
+    def flush(self) -> None:
+        for rows in (self._kept, self._dropped):
+            if rows:
+                rows.flush()
+
+
+class _Rows:
+    """Collects rows to row groups."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._writer, self._schema = writer, schema
+        self._rows: list[tuple[Any, ...]] = []
+        self._bytes = 0
+
+    def add(self, row: tuple[Any, ...], size: int) -> None:
+        self._rows.append(row)
+        self._bytes += size
+        if self._bytes >= ROW_GROUP_BYTES or len(self._rows) >= _ROW_GROUP_DOCUMENTS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._rows:
+            columns = zip(*self._rows, strict=True)
+            arrays = [pa.array(column, kind.type) for column, kind in zip(columns, self._schema, strict=True)]
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+            self._rows.clear()
+            self._bytes = 0
+
+
 def _write_part(task: FileTask, name: str, records: Iterator[RawRecord]) -> None:
-    tally = Tally()
-    file = task.stage.directory / f"{name}.parquet"
-    digests: list[bytes] = []
-    sizes: list[int] = []
+    tally = Tally(task.examples, task.characters)
+    chain = Chain(task.data, task.origin.source, tally)
+    file, aside = (task.stage.directory / f"{name}{suffix}" for suffix in (".parquet", ".dropped.parquet"))
     raw_bytes = 0
-    with (
-        atomic_path(file) as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, compression="zstd", compression_level=1) as writer,
-    ):
-        rows: list[tuple[Any, ...]] = []
-        pending = 0
+    with ExitStack() as stack:
+        kept = stack.enter_context(_parquet(stack, file, SCHEMA))
+        dropped = stack.enter_context(_parquet(stack, aside, DROPPED_SCHEMA)) if task.data.keep_dropped else None
+        writer = _PartWriter(kept, dropped)
         for record in records:
             raw_bytes += record.size
-            for document, encoded in _kept(record, task, tally):
-                rows.append(_row(document, len(encoded)))
-                digests.append(hashlib.blake2b(encoded, digest_size=16).digest())
-                sizes.append(len(encoded))
-                pending += len(encoded)
-                if pending >= ROW_GROUP_BYTES or len(rows) >= _ROW_GROUP_DOCUMENTS:
-                    _flush(writer, rows)
-                    pending = 0
-        _flush(writer, rows)
+            for item in to_documents(record, task.origin.source, task.origin.name, task.data.max_document_bytes):
+                _take(item, chain, writer, tally)
+        writer.flush()
     hashes = task.stage.directory / f"{name}.hashes.npy"
     with atomic_path(hashes) as temporary, temporary.open("wb") as stream:
-        np.save(stream, sorted_hashes(digests, sizes))
-    tally.add("kept", len(sizes), sum(sizes))
+        np.save(stream, sorted_hashes(writer.digests, writer.sizes))
+    tally.add(KEPT, len(writer.sizes), sum(writer.sizes))
     content = {
         "source": task.origin.source.name,
         "file": task.origin.name,
-        "documents": len(sizes),
-        "bytes": sum(sizes),
+        "documents": len(writer.sizes),
+        "bytes": sum(writer.sizes),
         "raw_bytes": raw_bytes,
         "counts": dict(tally.counts),
-        "rejected": tally.examples,
-        "files": {path.name: describe_file(path) for path in (file, hashes)},
+        "marks": dict(tally.marks),
+        "examples": tally.examples,
+        "files": {path.name: describe_file(path) for path in (file, hashes, aside) if path != aside or dropped},
     }
     task.stage.commit(name, content)
 
 
-def _kept(record: RawRecord, task: FileTask, tally: Tally) -> Iterator[tuple[Document, bytes]]:
-    """The record's documents that stay, normalised, with their text as UTF-8."""
-    settings = task.data
-    for item in to_documents(record, task.origin.source, task.origin.name, settings.max_document_bytes):
-        if isinstance(item, Rejected):
-            tally.add("read", 1, item.bytes)
-            tally.reject(item.reason, item.bytes, item.where, item.excerpt)
-            continue
-        text = normalize(item.text, settings.normalize)
-        encoded = text.encode()
-        before = len(encoded) if text is item.text else len(item.text.encode())
-        tally.add("read", 1, before)
-        tally.add("normalized", 0, before - len(encoded))
-        reason = reason_to_drop(text, encoded, settings.quality)
-        if reason:
-            tally.reject(reason, len(encoded), item.id, text[:_EXCERPT_CHARACTERS])
-        else:
-            yield Document(item.id, text, item.source, item.url, item.metadata, item.offset, item.part), encoded
+def _parquet(stack: ExitStack, file: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer whose file appears under its name when the stack is left without an error."""
+    temporary = stack.enter_context(atomic_path(file))
+    return pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=1)
 
 
-def _row(document: Document, size: int) -> tuple[Any, ...]:
-    metadata = json.dumps(document.metadata, ensure_ascii=True, default=str) if document.metadata else None
-    return document.id, document.text, document.url, metadata, document.offset, document.part, size
-
-
-def _flush(writer: pq.ParquetWriter, rows: list[tuple[Any, ...]]) -> None:
-    if rows:
-        columns = zip(*rows, strict=True)
-        arrays = [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)]
-        writer.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
-        rows.clear()
+def _take(item: Document | Rejected, chain: Chain, writer: _PartWriter, tally: Tally) -> None:
+    if isinstance(item, Rejected):
+        key = f"read/{item.reason}"
+        tally.add(READ, 1, item.bytes)
+        tally.add(key, 1, item.bytes)
+        tally.example(key, item.where, item.excerpt)
+        return
+    result = chain(item)
+    if isinstance(result, Dropped):
+        writer.drop(result)
+    else:
+        writer.keep(*result)
 
 
 def sorted_hashes(digests: list[bytes], sizes: list[int]) -> np.ndarray:

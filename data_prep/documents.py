@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Document:
     metadata: dict[str, Any] = field(default_factory=dict)
     offset: int = 0
     part: int | None = None
+    read_bytes: int = 0  # of the record in its file: the payload of a web page, UTF-8 text otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,9 @@ def _from_text(record: RawRecord, source: Source, where: str, max_bytes: int) ->
     if text is None:
         yield Rejected("invalid_utf8", source.name, where, len(record.value), _excerpt(record.value))
     elif record.part is not None:
-        yield Document(f"{where}#{record.part}", text, source.name, None, {}, record.offset, record.part)
+        yield Document(
+            f"{where}#{record.part}", text, source.name, None, {}, record.offset, record.part, len(text.encode())
+        )
     else:
         yield from _cut(Document(where, text, source.name), max_bytes)
 
@@ -228,13 +231,16 @@ def _excerpt(data: bytes) -> str:
 
 
 def _cut(document: Document, max_bytes: int) -> Iterator[Document]:
-    if len(document.text) * 4 <= max_bytes or len(data := document.text.encode()) <= max_bytes:
-        yield document
+    data = document.text.encode()
+    if len(data) <= max_bytes:
+        yield replace(document, read_bytes=len(data))
         return
     offset, part = 0, 0
     while offset < len(data):
         piece = data[offset : offset + max_bytes]
         end = cut_position(piece) if offset + len(piece) < len(data) else len(piece)
         text = piece[:end].decode()
-        yield Document(f"{document.id}#{part}", text, document.source, document.url, document.metadata, offset, part)
+        yield Document(
+            f"{document.id}#{part}", text, document.source, document.url, document.metadata, offset, part, end
+        )
         offset, part = offset + end, part + 1

@@ -1,72 +1,129 @@
 """The funnel: what became of every document and byte that was read.
 
-Rows are `{source, stage, reason, documents, bytes, tokens}`. Per source, the row `read` is what came in (bytes of text
-as it stood in the files), and the other rows divide it up exactly: `normalized` are the bytes that normalisation took
-away (no documents; negative where it added some), `train` and `validation` are what is left, in tokens too.
+Rows are `{source, stage, reason, documents, bytes, tokens}`. Per source, the row `read` is what came in (bytes as they
+stood in the files), and the other rows divide it up exactly. Reasons without documents are bytes that a step took out
+of documents (negative where it added some); `train` and `validation` are what is left. Tokens are those of a
+document's text as it was when its fate was decided; of dropped documents they are counted with `data.keep_dropped`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-STAGES = {
-    "read": "read",
-    "record_too_long": "read",
-    "invalid_utf8": "read",
-    "invalid_json": "read",
-    "missing_text": "read",
-    "normalized": "normalize",
-    "empty": "quality",
-    "too_short": "quality",
-    "not_text": "quality",
-    "duplicate": "dedup",
-    "train": "shards",
-    "validation": "shards",
-}
+# In the order in which documents go through them.
+STAGES = (
+    "read", "extract", "normalize", "lines", "language", "quality", "privacy",
+    "exact", "repeated_lines", "near", "substrings", "decontaminate", "shards",
+)  # fmt: skip
+READ = "read/read"
+KEPT = "kept"
 LEFT = ("train", "validation")
 
 
+class Tally:
+    """Documents and bytes by `stage/reason`, and some examples of what was kept out or changed.
+
+    Args:
+        examples: how many of each reason are remembered.
+        characters: how much of each text.
+    """
+
+    def __init__(self, examples: int = 3, characters: int = 200) -> None:
+        self.counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self.marks: dict[str, int] = defaultdict(int)  # things counted that are neither documents nor bytes
+        self.examples: list[dict[str, Any]] = []
+        self._examples, self._characters = examples, characters
+        self._seen: dict[str, int] = defaultdict(int)
+
+    def add(self, key: str, documents: int, size: int) -> None:
+        """Counts documents of `size` bytes in all under `stage/reason`."""
+        entry = self.counts[key]
+        entry[0] += documents
+        entry[1] += size
+
+    def example(
+        self, key: str, identifier: str, text: str, after: str | None = None, detail: str | None = None
+    ) -> None:
+        """Remembers what a rule did, if it is one of its first: the text, and what it became."""
+        self._seen[key] += 1
+        if self._seen[key] > self._examples:
+            return
+        entry: dict[str, Any] = {"key": key, "id": identifier, "excerpt": self._cut(text)}
+        if after is not None:
+            entry["after"] = self._cut(after)
+        if detail:
+            entry["detail"] = detail
+        self.examples.append(entry)
+
+    def wants(self, key: str) -> bool:
+        """Whether another example of this reason would be remembered."""
+        return self._seen[key] < self._examples
+
+    def _cut(self, text: str) -> str:
+        return text[: self._characters].encode(errors="backslashreplace").decode()
+
+
+def merge_counts(total: dict[str, list[int]], counts: Mapping[str, Sequence[int]]) -> None:
+    """Adds counts in place."""
+    for key, values in counts.items():
+        entry = total.setdefault(key, [0] * len(values))
+        for index, value in enumerate(values):
+            entry[index] += value
+
+
 class Funnel:
-    """Adds up counts by source and reason."""
+    """Adds up counts by source, stage and reason."""
 
     def __init__(self, sources: Iterable[str]) -> None:
         self._counts: dict[str, dict[str, list[int]]] = {name: defaultdict(lambda: [0, 0, 0]) for name in sources}
 
-    def add(self, source: str, reason: str, documents: int, size: int, tokens: int = 0) -> None:
-        """Counts documents with their bytes and tokens."""
-        assert reason in STAGES, reason
-        entry = self._counts[source][reason]
+    def add(self, source: str, key: str, documents: int, size: int, tokens: int = 0) -> None:
+        """Counts documents with their bytes and tokens under `stage/reason`."""
+        assert key.split("/")[0] in STAGES, key
+        entry = self._counts[source][key]
         for index, value in enumerate((documents, size, tokens)):
             entry[index] += value
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The table in the order of sources and stages; asserts that it adds up."""
-        rows = [
-            {
-                "source": source,
-                "stage": stage,
-                "reason": reason,
-                "documents": entry[0],
-                "bytes": entry[1],
-                "tokens": entry[2],
-            }
+    def left(self) -> dict[str, list[int]]:
+        """Documents and bytes of each source that nothing has taken so far."""
+        return {
+            source: [2 * counts[READ][index] - sum(entry[index] for entry in counts.values()) for index in range(2)]
             for source, counts in self._counts.items()
-            for reason, stage in STAGES.items()
-            if (entry := counts[reason] if reason in ("read", *LEFT) else counts.get(reason))
-        ]
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table in the order of sources and stages; raises `ValueError` unless it adds up."""
+        rows = []
+        for source, counts in self._counts.items():
+            # What came in has the tokens of all that it became.
+            counts[READ][2] = sum(entry[2] for key, entry in counts.items() if key != READ)
+            for split in LEFT:
+                counts[f"shards/{split}"] = counts[f"shards/{split}"]
+            for key in sorted(counts, key=_place):
+                stage, _, reason = key.partition("/")
+                values = dict(zip(("documents", "bytes", "tokens"), counts[key], strict=True))
+                if any(values.values()) or key == READ or stage == "shards":
+                    rows.append({"source": source, "stage": stage, "reason": reason, **values})
         check(rows)
         return rows
 
 
-def check(rows: Iterable[dict[str, Any]]) -> None:
-    """Raises `ValueError` where a source's rows do not add up to what was read."""
-    left: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+def _place(key: str) -> tuple[int, bool, str]:
+    return STAGES.index(key.split("/")[0]), key != READ, key
+
+
+def check(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raises `ValueError` where a source's rows do not add up to what was read (tokens: where they were counted)."""
+    left: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    rows = list(rows)
+    uncounted = {row["source"] for row in rows if row["reason"] == "read" and not row["tokens"]}
     for row in rows:
         sign = 1 if row["reason"] == "read" else -1
-        left[row["source"]][0] += sign * row["documents"]
-        left[row["source"]][1] += sign * row["bytes"]
+        for index, key in enumerate(("documents", "bytes", "tokens")):
+            if key != "tokens" or row["source"] not in uncounted:
+                left[row["source"]][index] += sign * row[key]
     wrong = {source: rest for source, rest in left.items() if any(rest)}
     if wrong:
-        raise ValueError(f"the funnel does not add up (documents, bytes left over): {wrong}")
+        raise ValueError(f"the funnel does not add up (documents, bytes, tokens left over): {wrong}")

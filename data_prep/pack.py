@@ -7,9 +7,11 @@ Parts are encoded independently, then joined in order; a shard is closed with th
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,11 @@ import pyarrow.parquet as pq
 from configs.data_sections import Data, Source
 from configs.files import atomic_path
 from data_prep.collect import read_part
-from data_prep.dedup import duplicate_rows
 from data_prep.documents import parent_id
-from data_prep.encode import segments, splitter, worker_encoder
+from data_prep.encode import Encode, segments, splitter, worker_encoder
 from data_prep.shards import beside, write_index
 from data_prep.stages import Stage, describe_file
+from data_prep.verdicts import Part, dropped, remaining
 
 SPLITS = ("train", "validation")
 SIDECAR = pa.schema(
@@ -56,28 +58,24 @@ def unit_interval(data: bytes) -> float:
 
 @dataclass(frozen=True)
 class PartTask:
-    """One part of the documents, with what decides which of them stay and where they go."""
+    """One part of the documents, with what decides where they go."""
 
     stage: Stage
     data: Data
     source: Source
-    documents: Path
-    dedup: Path
-    ranges: int
-    part: str
-    number: int
+    part: Part
+
+    @property
+    def name(self) -> str:
+        """Of the part, and of its unit."""
+        return self.part.name
 
 
-def remaining(task: PartTask, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(split, row) of the part's documents that are no duplicates, in order."""
-    dropped = set(duplicate_rows(task.dedup, task.ranges, task.number).tolist())
-    for start, table in read_part(task.documents, task.part, ["id", "part", *columns]):
-        names = table.column_names
-        for row, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True), start):
-            if row not in dropped:
-                fields = dict(zip(names, values, strict=True))
-                whole = parent_id(fields["id"], fields["part"])
-                yield split_of(whole, task.source, task.data.validation_fraction), fields
+def by_split(task: PartTask, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(split, row) of the part's documents that stay, in order."""
+    for _, fields in remaining(task.part, ["id", "part", *columns]):
+        whole = parent_id(fields["id"], fields["part"])
+        yield split_of(whole, task.source, task.data.validation_fraction), fields
 
 
 # --------------------------------------------------------------------------------------------------------------- sample
@@ -93,7 +91,7 @@ def sample_pieces(task: SampleTask) -> None:
     """Writes the part's share of the BPE training text, in chunks, without pieces longer than `max_piece_bytes`."""
     settings = task.part.data.tokenizer
     split, limit = splitter(settings.pattern), settings.max_piece_bytes
-    file = task.part.stage.unit_file(task.part.part, ".parquet")
+    file = task.part.stage.unit_file(task.part.name, ".parquet")
     schema = pa.schema([("text", pa.string())])
     with (
         atomic_path(file) as temporary,
@@ -102,17 +100,17 @@ def sample_pieces(task: SampleTask) -> None:
         for text in _training_texts(task):
             chunks = [_without_long(chunk, list(split(chunk)), limit) for chunk in segments(text, _SAMPLE_CHARACTERS)]
             writer.write_table(pa.table({"text": pa.array(chunks, pa.string())}))
-    task.part.stage.commit(task.part.part, {})
+    task.part.stage.commit(task.part.name, {})
 
 
 def sample_characters(task: SampleTask) -> None:
     """Writes all characters of the part's training text."""
     alphabet = sorted(set().union(*map(set, _training_texts(task))))
-    task.part.stage.commit(task.part.part, {"alphabet": "".join(alphabet)})
+    task.part.stage.commit(task.part.name, {"alphabet": "".join(alphabet)})
 
 
 def _training_texts(task: SampleTask) -> Iterator[str]:
-    for split, row in remaining(task.part, ["text"]):
+    for split, row in by_split(task.part, ["text"]):
         # Another hash than that of the split, or the sample would be taken from one end of it.
         if split == "train" and (task.fraction >= 1 or unit_interval(b"sample " + row["id"].encode()) < task.fraction):
             yield row["text"]
@@ -153,11 +151,11 @@ def encode_part(task: EncodeTask) -> None:
     vocab, encode = worker_encoder(task.tokenizer, task.tokenizer_fingerprint, task.dtype, task.fast)
     dtype = np.dtype(task.dtype)
     end = np.array([vocab.eod_id], dtype=dtype).tobytes()
-    stage, name = task.part.stage, task.part.part
+    stage, name = task.part.stage, task.part.name
     rows: dict[str, list[tuple[Any, ...]]] = {split: [] for split in SPLITS}
     with ExitStack() as stack:
         streams: dict[str, Any] = {}
-        for split, row in remaining(task.part, ["text", "url", "offset", "bytes"]):
+        for split, row in by_split(task.part, ["text", "url", "offset", "bytes"]):
             if split not in streams:
                 path = stack.enter_context(atomic_path(stage.unit_file(name, f".{split}.bin")))
                 streams[split] = stack.enter_context(path.open("wb"))
@@ -187,7 +185,22 @@ def encode_part(task: EncodeTask) -> None:
                 "bytes": sum(row[4] for row in found),
                 "tokens": sum(row[5] for row in found),
             }
+    if task.part.data.keep_dropped:
+        content["dropped_tokens"] = _dropped_tokens(task.part.part, encode, dtype)
     stage.commit(name, content)
+
+
+def _dropped_tokens(part: Part, encode: Encode, dtype: np.dtype[Any]) -> dict[str, int]:
+    """Tokens of the documents that did not stay, by stage/reason, with their end-of-document ids."""
+    tokens: dict[str, int] = defaultdict(int)
+    aside = (
+        (row["key"], row["text"])
+        for _, table in read_part(part.documents, f"{part.name}.dropped", ["key", "text"])
+        for row in table.to_pylist()
+    )
+    for key, text in chain(aside, dropped(part)):
+        tokens[key] += len(encode(text)) // dtype.itemsize + 1
+    return dict(tokens)
 
 
 # ----------------------------------------------------------------------------------------------------------- assembling

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from configs.data_sections import Source
 from configs.files import content_identity, read_json, write_json
 from configs.recipe import Recipe
+from data_prep.dedup.exact import Exact
 from data_prep.readers import expand, names_within
 from data_prep.stages import Stage, code_version
+from data_prep.verdicts import VerdictStage
 from data_prep.vocab import TOKENIZER_NAME, Vocab
 
 _IDENTITIES = "inputs.json"
+# Sections that decide what the stage `documents` writes, and settings of a source that do not.
+_CHAIN = ("extract", "normalize", "lines", "language", "quality", "privacy", "limits")
+_NOT_READ = {"path", "hub", "split", "weight", "max_epochs", "licence", "storage_options"}
+_DOCUMENT_MODULES = ("chain", "collect", "documents", "readers", "normalize", "quality", "characters", "funnel")
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 class Identities:
@@ -59,33 +73,59 @@ class Plan:
 
     @cached_property
     def documents(self) -> Stage:
-        """Depends on the sources' contents, the fields read, normalisation and quality."""
-        keys = ("name", "text_field", "id_field", "url_field", "text_documents", "max_documents")
+        """Depends on the sources' contents and on everything that happens to one document by itself."""
+        settings = self.data
         sources = [
-            {**{key: getattr(source, key) for key in keys}, "content": self._content(source)}
-            for source in self.data.sources
+            {**source.model_dump(mode="json", exclude=_NOT_READ), "content": self._content(source)}
+            for source in settings.sources
         ]
-        inputs = {
+        inputs: dict[str, Any] = {
             "sources": sources,
-            "normalize": self.data.normalize.model_dump(),
-            "quality": self.data.quality.model_dump(),
-            "max_document_bytes": self.data.max_document_bytes,
-            "unit_bytes": self.data.unit_bytes,
-            "code": code_version("collect", "documents", "readers", "normalize", "quality", "characters"),
+            **{key: getattr(settings, key).model_dump(mode="json") for key in _CHAIN},
+            "max_document_bytes": settings.max_document_bytes,
+            "unit_bytes": settings.unit_bytes,
+            "keep_dropped": settings.keep_dropped,
+            "code": code_version(*_DOCUMENT_MODULES),
             "unicode": unicodedata.unidata_version,
-            "ftfy": version("ftfy") if self.data.normalize.mojibake else None,
+            "libraries": {name: version(name) for name in self._libraries()},
         }
+        for path in (settings.quality.blocklist, settings.quality.classifier and settings.quality.classifier.path):
+            if path:
+                inputs.setdefault("files", []).append(self.identities.of(Path(path)))
         return Stage(self.directory / "documents", inputs)
 
-    @cached_property
-    def dedup(self) -> Stage:
-        """Depends on the documents."""
-        inputs = {
-            "documents": self.documents.fingerprint,
-            "exact": self.data.dedup.exact,
-            "code": code_version("collect", "dedup"),
+    def _libraries(self) -> list[str]:
+        """Distributions whose version changes what the stage `documents` writes."""
+        settings = self.data
+        used = {
+            "ftfy": settings.normalize.mojibake,
+            "trafilatura": settings.extract.html == "trafilatura",
+            "resiliparse": settings.extract.html != "trafilatura",
         }
-        return Stage(self.directory / "dedup", inputs)
+        return [name for name, needed in used.items() if needed and _installed(name)]
+
+    @cached_property
+    def verdicts(self) -> list[tuple[VerdictStage, Stage]]:
+        """The stages that say what goes, each depending on the one before."""
+        before = self.documents.fingerprint
+        stages = []
+        for verdict in self._verdict_stages():
+            inputs = {"before": before, "code": code_version(*verdict.code), **verdict.inputs}
+            stage = Stage(self.directory / verdict.name, inputs)
+            stages.append((verdict, stage))
+            before = stage.fingerprint
+        return stages
+
+    def _verdict_stages(self) -> list[VerdictStage]:
+        stages: list[VerdictStage] = []
+        if self.data.dedup.exact:
+            stages.append(Exact())
+        return stages
+
+    @property
+    def last(self) -> str:
+        """Fingerprint of the documents that stay."""
+        return self.verdicts[-1][1].fingerprint if self.verdicts else self.documents.fingerprint
 
     @cached_property
     def tokenizer(self) -> Stage:
@@ -101,7 +141,7 @@ class Plan:
                 raise ValueError(f"data.tokenizer.path: {path} is no tokenizer.json, nor a directory with one")
             inputs["content"] = self.identities.of(file)
         elif settings.kind in ("bpe", "char"):
-            inputs |= {"dedup": self.dedup.fingerprint, "split": self._split}
+            inputs |= {"documents": self.last, "split": self._split}
             inputs["sample_code"] = code_version("pack", "encode", "characters")
         if settings.kind == "bpe":
             keys = ("vocab_size", "pattern", "sample_bytes", "max_piece_bytes")
@@ -111,10 +151,11 @@ class Plan:
     def shards(self, vocab: Vocab) -> Stage:
         """Depends on the documents that stayed, the split and the vocabulary."""
         inputs = {
-            "dedup": self.dedup.fingerprint,
+            "documents": self.last,
             "tokenizer": vocab.fingerprint,
             "split": self._split,
             "shard_tokens": self.data.shard_tokens,
+            "keep_dropped": self.data.keep_dropped,
             "code": code_version("pack", "encode", "characters", "shards"),
         }
         return Stage(self.directory / "shards", inputs)

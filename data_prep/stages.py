@@ -21,9 +21,14 @@ _UNITS = "units"
 
 @cache
 def code_version(*modules: str) -> str:
-    """Digest of the source of these modules of `data_prep`: another program makes other files."""
+    """Digest of the source of these modules and packages of `data_prep`: another program makes other files."""
     here = Path(__file__).parent
-    return fingerprint({name: sha256_file(here / f"{name}.py") for name in modules})
+    files = [
+        file
+        for name in modules
+        for file in (sorted((here / name).rglob("*.py")) if (here / name).is_dir() else [here / f"{name}.py"])
+    ]
+    return fingerprint({file.relative_to(here).as_posix(): sha256_file(file) for file in files})
 
 
 def describe_file(path: Path) -> dict[str, Any]:

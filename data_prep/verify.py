@@ -21,7 +21,7 @@ def verify(directory: Path) -> str:
     """
     manifest = load_manifest(directory)
     files = 0
-    for stage in ("documents", "dedup", "tokenizer", "shards"):
+    for stage in read_json(directory / MANIFEST_NAME)["stages"]:
         for name, known in read_json(directory / stage / MANIFEST_NAME)["files"].items():
             path = directory / stage / name
             if not path.is_file() or sha256_file(path) != known["sha256"]:

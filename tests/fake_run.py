@@ -74,11 +74,11 @@ def fake_results() -> Results:
         _result("translation/classical-zh/copy_bleu", 24.9, 1.9, 300, "BLEU", **signature),
     ]  # fmt: skip
     rows = [
-        ("read", "read", 420, 6_512_345, 0),
+        ("read", "read", 420, 6_512_345, 1_706_000),
         ("invalid_utf8", "read", 1, 12_345, 0),
         ("normalized", "normalize", 0, 40_000, 0),
         ("too_short", "quality", 12, 300, 0),
-        ("duplicate", "dedup", 7, 259_700, 0),
+        ("duplicate", "exact", 7, 259_700, 0),
         ("train", "shards", 390, 6_000_000, 1_651_000),
         ("validation", "shards", 10, 200_000, 55_000),
     ]

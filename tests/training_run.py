@@ -121,7 +121,8 @@ def train_to_end(recipe: Path, *overrides: str, launcher: tuple[str, ...] = ()) 
 def metric_lines(run: Path, key: str) -> dict[int, float]:
     """Step -> value of one measurement in metrics.jsonl; a step that stands twice is an error."""
     values: dict[int, float] = {}
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+    # What follows the last line end is a line that training is just writing.
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
         entry = json.loads(line)
         if key in entry:
             assert entry["step"] not in values, f"step {entry['step']} stands twice"

@@ -10,7 +10,9 @@ from eval.report.numbers import size
 _COUNTS = ("documents", "bytes", "tokens")
 _LABELS = {
     "read": "read",
+    "markup": "taken away with the markup",
     "normalized": "taken away by normalisation",
+    "redacted": "taken away with private data",
     "train": "kept, for training",
     "validation": "kept, for validation",
 }
@@ -34,15 +36,18 @@ def funnel_rows(funnel: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _total(funnel: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The sum over sources, reason by reason, in the order of the stages."""
-    present = {row["reason"] for row in funnel}
+    keys = dict.fromkeys((row["stage"], row["reason"]) for row in funnel)
+    ordered = sorted(keys, key=lambda key: STAGES.index(key[0]) if key[0] in STAGES else len(STAGES))
     return [
         {
             "stage": stage,
             "reason": reason,
-            **{key: sum(row[key] for row in funnel if row["reason"] == reason) for key in _COUNTS},
+            **{
+                count: sum(row[count] for row in funnel if (row["stage"], row["reason"]) == (stage, reason))
+                for count in _COUNTS
+            },
         }
-        for reason, stage in STAGES.items()
-        if reason in present
+        for stage, reason in ordered
     ]
 
 
@@ -56,12 +61,20 @@ def _rows(funnel: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
             {
                 "source": source if kind == "total" else "",
                 "kind": kind,
-                "what": _LABELS.get(reason, f"dropped: {reason.replace('_', ' ')}"),
-                "documents": f"{row['documents']:,}" if reason != "normalized" else "",
+                "what": _label(row),
+                "documents": f"{row['documents']:,}" if row["documents"] or kind != "dropped" else "",
                 "bytes": size(row["bytes"]),
-                "tokens": f"{row['tokens']:,}" if kind == "kept" else "",
+                "tokens": f"{row['tokens']:,}" if row["tokens"] or kind == "kept" else "",
                 "share": 100 * share,
                 "percent": f"{share:.1%}" if not 0 < share < 0.001 else "< 0.1%",
             }
         )
     return rows
+
+
+def _label(row: dict[str, Any]) -> str:
+    if row["reason"] in _LABELS:
+        return _LABELS[row["reason"]]
+    what = "dropped" if row["documents"] else "taken away"
+    where = "language " if row["stage"] == "language" else ""
+    return f"{what}: {where}{row['reason'].replace('_', ' ')}"

@@ -132,7 +132,8 @@ def test_funnel_and_manifest(whole: Path) -> None:
     assert [source.weight for source in manifest.train] == [None, 2.0]
     assert len(manifest.train[0].prefixes) > 1
     rejected = json.loads((whole / "data" / "manifest.json").read_text())["rejected"]
-    assert {example["reason"] for example in rejected} == {"invalid_json", "missing_text", "invalid_utf8", "empty"}
+    reasons = ("read/invalid_json", "read/missing_text", "read/invalid_utf8", "quality/empty")
+    assert {example["key"] for example in rejected} - {"normalize/normalized"} == set(reasons)
     assert "funnel adds up" in verify(whole / "data")
 
 

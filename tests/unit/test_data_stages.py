@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 import resource
 import time
 from pathlib import Path
@@ -13,38 +11,10 @@ import numpy as np
 import pytest
 
 from configs.data_sections import Source
-from data_prep import dedup
-from data_prep.collect import sorted_hashes
-from data_prep.dedup import RangeTask, duplicate_rows, find_duplicates
 from data_prep.funnel import Funnel, check
 from data_prep.pack import plan_shards, split_of
 from data_prep.shards import ShardIndex, TokenStream, beside, token_dtype, write_index, write_shard
 from data_prep.stages import Stage
-
-
-@pytest.mark.parametrize("ranges", [1, 3, 16])
-def test_the_first_of_equal_documents_stays(tmp_path: Path, ranges: int) -> None:
-    chance = random.Random(2)
-    parts = {f"p{part}": [f"text {chance.randrange(60)}" for _ in range(40)] for part in range(4)}
-    stage = Stage(tmp_path / "dedup", {})
-    stage.begin()
-    for name, texts in parts.items():
-        digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
-        np.save(tmp_path / f"{name}.hashes.npy", sorted_hashes(digests, [len(text) for text in texts]))
-    for index in range(ranges):
-        find_duplicates(RangeTask(stage, tmp_path, tuple(parts), index, ranges))
-    seen: set[str] = set()
-    for number, texts in enumerate(parts.values()):
-        expected = [row for row, text in enumerate(texts) if text in seen or text in texts[:row]]
-        assert sorted(duplicate_rows(stage.directory, ranges, number).tolist()) == expected
-        seen |= set(texts)
-    counted = [stage.unit(f"range-{index:05d}") or {} for index in range(ranges)]
-    found = sum(entry[0] for unit in counted for entry in unit["counts"].values())
-    assert found == 160 - len(seen)
-
-
-def test_ranges_bound_memory() -> None:
-    assert [dedup.range_count(n) for n in (0, 1, 1_000_000, 1_000_001)] == [0, 1, 1, 2]
 
 
 def test_split_is_a_hash_of_the_id() -> None:
@@ -64,12 +34,13 @@ def test_shards_are_closed_when_full() -> None:
 
 def test_funnel_adds_up_or_says_so() -> None:
     funnel = Funnel(["s"])
-    funnel.add("s", "read", 10, 1000)
-    funnel.add("s", "normalized", 0, -5)
-    funnel.add("s", "duplicate", 3, 305)
-    funnel.add("s", "train", 7, 700, 90)
+    funnel.add("s", "read/read", 10, 1000)
+    funnel.add("s", "exact/duplicate", 3, 305, 40)
+    funnel.add("s", "normalize/normalized", 0, -5)
+    funnel.add("s", "shards/train", 7, 700, 90)
     rows = funnel.rows()
     assert [row["reason"] for row in rows] == ["read", "normalized", "duplicate", "train", "validation"]
+    assert rows[0]["tokens"] == 130
     rows[2]["documents"] += 1
     with pytest.raises(ValueError, match="does not add up"):
         check(rows)

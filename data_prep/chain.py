@@ -1,0 +1,207 @@
+"""What one document goes through in the stage `documents`: the steps of the recipe's `data:` section in their order.
+
+Address -> normalise -> lines -> language -> quality rules -> classifier -> privacy (extraction has happened when a
+record became a document). Every byte that a step takes and every document that it drops is counted under
+`stage/reason`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from configs.data_sections import Data, Language, Source
+from data_prep.documents import Document
+from data_prep.funnel import READ, Tally
+from data_prep.normalize import normalize
+from data_prep.quality import reason_to_drop
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A document that does not stay, as it was when that was decided."""
+
+    key: str  # stage/reason
+    document: Document
+    size: int  # bytes of its text then
+    detail: str | None = None
+
+
+class _Drop(Exception):
+    """Leaves the chain; carries `stage/reason` and the grounds."""
+
+    def __init__(self, key: str, detail: str | None = None) -> None:
+        super().__init__(key)
+        self.key = key
+        self.detail = detail
+
+
+class _State:
+    """A document on its way: the text, its UTF-8, and what was found out about it."""
+
+    __slots__ = ("document", "encoded", "metadata", "tally", "text")
+
+    def __init__(self, document: Document, tally: Tally) -> None:
+        self.document = document
+        self.text = document.text
+        self.encoded = document.text.encode()
+        self.metadata: dict[str, Any] = {}
+        self.tally = tally
+
+    def change(self, key: str, text: str, detail: str | None = None) -> None:
+        """Sets the text and counts the bytes that went."""
+        if text is self.text or text == self.text:
+            return
+        encoded = text.encode()
+        self.tally.add(key, 0, len(self.encoded) - len(encoded))
+        if self.tally.wants(key):
+            self.tally.example(key, self.document.id, self.text, after=text, detail=detail)
+        self.text, self.encoded = text, encoded
+
+
+class Chain:
+    """The steps of one source, made ready once for many documents.
+
+    Args:
+        data: the recipe's section.
+        source: where the documents come from.
+        tally: counts and examples go there.
+    """
+
+    def __init__(self, data: Data, source: Source, tally: Tally) -> None:
+        self._tally = tally
+        quality = data.quality
+        steps: list[Callable[[_State], None] | None] = [
+            _blocklist(quality.blocklist, quality.blocked_words)
+            if quality.blocklist or quality.blocked_words
+            else None,
+            lambda state: state.change("normalize/normalized", normalize(state.text, data.normalize)),
+            _basics(data),
+            _lines(data) if data.lines.boilerplate or data.lines.patterns else None,
+            _language(data.language, source.language) if data.language.identify or data.language.keep else None,
+            _rules(data) if quality.rules else None,
+            _classifier(quality.classifier.path, quality.classifier.min_score) if quality.classifier else None,
+            _privacy(data) if any(data.privacy.model_dump().values()) else None,
+        ]
+        self._steps = [step for step in steps if step is not None]
+
+    def __call__(self, document: Document) -> tuple[Document, bytes] | Dropped:
+        """The document with its text as UTF-8 if it stays, else why not; counts what happened to it."""
+        state = _State(document, self._tally)
+        self._tally.add(READ, 1, document.read_bytes)
+        if document.read_bytes != len(state.encoded):
+            self._tally.add("extract/markup", 0, document.read_bytes - len(state.encoded))
+        try:
+            for step in self._steps:
+                step(state)
+        except _Drop as drop:
+            return self.drop(drop.key, replace(document, text=state.text), len(state.encoded), drop.detail)
+        metadata = {**document.metadata, **state.metadata} if state.metadata else document.metadata
+        return replace(document, text=state.text, metadata=metadata), state.encoded
+
+    def drop(self, key: str, document: Document, size: int, detail: str | None = None) -> Dropped:
+        """Counts a document that does not stay."""
+        self._tally.add(key, 1, size)
+        self._tally.example(key, document.id, document.text, detail=detail)
+        return Dropped(key, document, size, detail)
+
+
+# ---------------------------------------------------------------------------------------------------------------- steps
+# Each is made once per worker; what it needs is imported only where the recipe asks for it.
+def _basics(data: Data) -> Callable[[_State], None]:
+    def step(state: _State) -> None:
+        reason = reason_to_drop(state.text, state.encoded, data.quality)
+        if reason:
+            raise _Drop(f"quality/{reason}")
+
+    return step
+
+
+def _addresses(path: str | None, words: list[str]) -> Callable[[_State], None]:
+    from data_prep.blocklist import Blocklist
+
+    blocked = Blocklist(path, words)
+
+    def step(state: _State) -> None:
+        url = state.document.url
+        if url and blocked(url):
+            raise _Drop("quality/blocked_url", url)
+
+    return step
+
+
+def _lines(data: Data) -> Callable[[_State], None]:
+    from data_prep.lines import LinePass
+
+    take_out = LinePass(data.lines)
+
+    def step(state: _State) -> None:
+        text, removed = take_out(state.text)
+        state.change("lines/boilerplate", text, ", ".join(f"{reason} {count}" for reason, count in removed.items()))
+        if not text.strip():
+            raise _Drop("lines/only_boilerplate")
+
+    return step
+
+
+def _language(settings: Language, known: str | None) -> Callable[[_State], None]:
+    from data_prep.language import identify
+
+    def step(state: _State) -> None:
+        language, confidence = (known, 1.0) if known else identify(state.text)
+        state.metadata["language"] = language
+        state.metadata["language_confidence"] = round(confidence, 4)
+        if settings.keep and language not in settings.keep:
+            raise _Drop(f"language/{language}", f"confidence {confidence:.3f}")
+        if settings.keep and confidence < settings.confidence.get(language, settings.min_confidence):
+            raise _Drop("language/uncertain", f"{language} {confidence:.3f}")
+
+    return step
+
+
+def _rules(data: Data) -> Callable[[_State], None]:
+    from data_prep.quality import Drop, TextFacts, build_rules
+
+    rules = build_rules(data.quality.rules)
+
+    def step(state: _State) -> None:
+        facts = TextFacts(state.text)
+        for rule in rules:
+            result = rule(facts)
+            if isinstance(result, Drop):
+                state.change("quality/lines", facts.text)
+                raise _Drop(f"quality/{result.reason}", result.detail)
+            if result != facts.text:
+                facts = TextFacts(result)
+        state.change("quality/lines", facts.text)
+
+    return step
+
+
+def _classifier(path: str, min_score: float) -> Callable[[_State], None]:
+    from data_prep.classifier import Classifier
+
+    score = Classifier.load(path)
+
+    def step(state: _State) -> None:
+        value = score(state.text)
+        state.metadata["quality_score"] = round(value, 4)
+        if value < min_score:
+            raise _Drop("quality/low_quality_score", f"{value:.3f} < {min_score}")
+
+    return step
+
+
+def _privacy(data: Data) -> Callable[[_State], None]:
+    from data_prep.privacy import Redactor
+
+    redact = Redactor(data.privacy)
+
+    def step(state: _State) -> None:
+        text, replaced = redact(state.text)
+        for kind, count in replaced.items():
+            state.tally.marks[f"privacy/{kind}"] += count
+        state.change("privacy/redacted", text, ", ".join(f"{kind} {count}" for kind, count in replaced.items()))
+
+    return step

@@ -1,0 +1,97 @@
+"""Stage `documents` as a whole: its units over all files, and its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from configs.data_sections import Source
+from data_prep import collect
+from data_prep.documents import Origin, origins
+from data_prep.funnel import KEPT, READ, merge_counts
+from data_prep.plan import Plan
+from data_prep.runner import Runner
+from data_prep.stages import Stage
+
+_EXAMPLES = 5
+
+Manifest = dict[str, Any]
+
+
+def make_documents(plan: Plan, runner: Runner, examples: int = 3, characters: int = 200) -> Manifest:
+    """Reads all sources, with what an earlier run left; returns the manifest.
+
+    Args:
+        plan: the recipe's stages.
+        runner: does the work.
+        examples: of every reason, in each part.
+        characters: of each example.
+    """
+    found = [
+        (f"{index:03d}-{number:05d}", origin)
+        for index, source in enumerate(plan.data.sources)
+        for number, origin in enumerate(origins(source))
+    ]
+    stage = plan.documents
+    stage.begin()
+    todo = [(origin, number) for number, origin in found if stage.unit(f"file.{number}") is None]
+    everything = sum(origin.size for origin, _ in todo)
+    tasks = [
+        collect.FileTask(stage, plan.data, origin, number, first, stride, examples, characters)
+        for origin, number in todo
+        for stride in [_stride(origin, plan.data.unit_bytes, everything, runner.cluster.workers)]
+        for first in range(stride)
+    ]
+    left = {number: sum(task.number == number for task in tasks) for _, number in todo}
+
+    def size(name: str) -> float:
+        return float((stage.unit(name) or {}).get("raw_bytes", 0))
+
+    for task, parts in runner.map(stage, "documents", collect.collect_file, tasks, size, None):
+        left[task.number] -= 1
+        if not left[task.number]:
+            stage.commit(f"file.{task.number}", {"parts": parts})
+    counted = {number: (stage.unit(f"file.{number}") or {})["parts"] for number, _ in found}
+    names = [collect.part_name(number, part) for number, parts in counted.items() for part in range(parts)]
+    return _finish(stage, plan.data.sources, names, max(examples, _EXAMPLES))
+
+
+def _stride(origin: Origin, unit_bytes: int, everything: int, workers: int) -> int:
+    """Workers that read one file: its share of all bytes, but no more than it may have parts."""
+    if not origin.size:
+        return 1
+    return max(1, min(workers, -(-workers * origin.size // everything), 1 + 3 * origin.size // unit_bytes))
+
+
+def _finish(stage: Stage, sources: Sequence[Source], names: Sequence[str], most: int) -> Manifest:
+    parts: list[Manifest] = []
+    files: Manifest = {}
+    counts: dict[str, dict[str, list[int]]] = {source.name: {} for source in sources}
+    marks: dict[str, dict[str, list[int]]] = {source.name: {} for source in sources}
+    examples: list[dict[str, Any]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for name in names:
+        unit = stage.unit(name)
+        assert unit is not None, name
+        source = unit["source"]
+        parts.append({"name": name, **{key: unit[key] for key in ("source", "file", "documents", "bytes")}})
+        files.update(unit["files"])
+        merge_counts(counts[source], unit["counts"])
+        merge_counts(marks[source], {key: [value] for key, value in unit["marks"].items()})
+        for example in unit["examples"]:
+            place = (source, example["key"])
+            seen[place] = seen.get(place, 0) + 1
+            if seen[place] <= most:
+                examples.append({"source": source, **example})
+    for name, reasons in counts.items():
+        if not reasons.get(KEPT, [0])[0]:
+            raise ValueError(
+                f"source {name}: no document is left (found: {_said(reasons)}); check its `path`, its `text_field` "
+                "and what data.language and data.quality drop"
+            )
+    return stage.finish({"parts": parts, "counts": counts, "marks": marks, "examples": examples}, files)
+
+
+def _said(reasons: dict[str, list[int]]) -> str:
+    shown = [f"{key.partition('/')[2] or key} {entry[0]}" for key, entry in sorted(reasons.items()) if entry[0]]
+    return ", ".join(shown) if READ in reasons else "nothing"
