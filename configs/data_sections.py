@@ -241,7 +241,15 @@ class Phase(Section):
     """From this point of training on, another mixture."""
 
     start: float = Field(ge=0, lt=1, description="Fraction of all training tokens at which it begins.")
-    weights: dict[str, float] = Field(description="Share of each source; those not named get none.")
+    weights: dict[str, float] = Field(
+        description="Share of each source, relative to the others; those not named get none."
+    )
+
+    @model_validator(mode="after")
+    def _positive(self) -> Phase:
+        if min(self.weights.values(), default=0) < 0 or not sum(self.weights.values()):
+            raise ValueError("weights must not be negative, and one must be above zero")
+        return self
 
 
 class Mixture(Section):
@@ -251,7 +259,11 @@ class Mixture(Section):
         None, gt=0, description="Weights are tokens ** (1 / temperature) (arXiv:1907.05019); 1: proportional."
     )
     max_epochs: float | None = Field(None, gt=0, description="Cap for every source that has none of its own.")
-    phases: list[Phase] = Field([], description="Changes of the mixture, such as annealing; in order of `start`.")
+    phases: list[Phase] = Field(
+        [],
+        description="Changes of the mixture, such as annealing; in order of `start`. Where caps are too tight for all "
+        "phases, later ones are served first.",
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Mixture:
@@ -348,4 +360,6 @@ class Data(Section):
         unknown = sorted({name for phase in self.mixture.phases for name in phase.weights} - set(names))
         if unknown:
             raise ValueError(f"mixture.phases names sources that are not there: {', '.join(unknown)}")
+        if self.mixture.temperature is not None and any(source.weight is not None for source in self.sources):
+            raise ValueError("give the sources weights or mixture.temperature, not both")
         return self

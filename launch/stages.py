@@ -6,6 +6,7 @@ The skip path imports neither torch nor ray: asking whether a finished run is cu
 from __future__ import annotations
 
 import fcntl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,10 +94,18 @@ def _data_is_current(recipe: Recipe) -> bool:
 
 
 def data_stage(recipe: Recipe) -> Path:
-    """Prepares the data; returns its directory."""
-    from data_prep.pipeline import prepare
+    """Prepares the data, says how training will mix it, and returns its directory.
 
-    return prepare(recipe).directory
+    Raises:
+        ValueError: also when the mixture that the recipe asks for cannot be had.
+    """
+    from data_prep.pipeline import prepare
+    from pretrain.mixture import mixture_lines, mixture_table
+
+    data = prepare(recipe)
+    for line in mixture_lines(mixture_table(recipe, data)):
+        print(f"mixture: {line}", file=sys.stderr)
+    return data.directory
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -110,12 +119,16 @@ def _check_training(recipe: Recipe) -> None:
     """A finished run is not silently taken for one with other settings."""
     if not (recipe.run_directory / "checkpoints").is_dir():
         return
+    from data_prep.shards import load_manifest
     from pretrain.checkpoint import is_finished, latest, read_info
+    from pretrain.mixture import check_past
 
     newest = latest(recipe.run_directory)
     if newest is None or not is_finished(recipe):
         return  # training goes on, or says itself why it cannot
-    before, now = read_info(newest).recipe.train, recipe.train
+    info = read_info(newest)
+    check_past(info, recipe, load_manifest(recipe.data_directory))
+    before, now = info.recipe.train, recipe.train
     for name in ("optimizer", "schedule", "grad_clip", "precision"):
         if getattr(before, name) != getattr(now, name):
             raise ValueError(

@@ -24,7 +24,7 @@ from torch import Tensor
 from configs.recipe import Recipe
 from data_prep.shards import DataManifest, DocumentSpan, TokenStream
 from data_prep.vocab import Vocab
-from pretrain.order import Mixture, SourceSize
+from pretrain.mixture import plan_mixture
 
 PREFETCH_BATCHES = 4
 
@@ -67,8 +67,8 @@ class BatchSource:
     """Training windows in the order of the recipe.
 
     Raises:
-        ValueError: without a whole window, with unusable weights (see `Mixture`), or, on reading, when a token id lies
-            outside the vocabulary.
+        ValueError: without a whole window, with shares that cannot be had (see `Mixture`), or, on reading, when a token
+            id lies outside the vocabulary.
     """
 
     def __init__(self, recipe: Recipe, manifest: DataManifest) -> None:
@@ -78,11 +78,7 @@ class BatchSource:
         streams = {
             source.name: TokenStream(source.prefixes, source.name, manifest.vocab_size) for source in manifest.train
         }
-        sizes = [
-            SourceSize(source.name, window_count(streams[source.name].length, self.context), source.weight)
-            for source in manifest.train
-        ]
-        self._mixture = Mixture(sizes, recipe.seed)
+        self._mixture = plan_mixture(recipe, manifest, {name: stream.length for name, stream in streams.items()})
         self._streams = [streams[source.name] for source in self._mixture.sources]
         self.windows = sum(source.windows for source in self._mixture.sources)
 
@@ -125,11 +121,6 @@ class BatchSource:
 
     def _read(self, source: int, window: int) -> NDArray[np.int64]:
         return self._streams[source].read(window * self.context, self.context + 1)
-
-
-def window_count(tokens: int, context: int) -> int:
-    """Whole windows in a stream of this many tokens; a window's last target is the first token of the next."""
-    return max(0, (tokens - 1) // context)
 
 
 @contextmanager

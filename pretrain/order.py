@@ -5,8 +5,9 @@ microseconds at any corpus size, and `step` alone is the state of the data. Two 
 
 - `KeyedPermutation`: a balanced Feistel network over the smallest even number of bits that holds n values, walked along
   its cycles until the value is below n (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
-- `Mixture`: slots are dealt in blocks. Every block holds the same number of slots of each source (largest remainder of
-  the weights), in a keyed order of its own, so the ordinal of a slot within its source is a sum of two products.
+- `Mixture`: slots are dealt in blocks. How many slots of each source the blocks before one hold is a closed formula
+  (`shares.Segment.counts`; remainders are carried on), and each block has a keyed order of its own; the ordinal of a
+  slot within its source is the sum of both counts. Phases follow one another, and ordinals run on across them.
 
 Window `ordinal` of a source is taken from epoch `ordinal // windows`, each epoch under a permutation of its own: every
 window is visited exactly once per epoch of its source. Sources without weights need no dealing: they form one pool
@@ -23,9 +24,17 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.shares import BLOCK_SLOTS as BLOCK_SLOTS
+from pretrain.shares import Phase as Phase
+from pretrain.shares import Segment, plan_segments
+from pretrain.shares import SourceSize as SourceSize
+
 Array = NDArray[np.uint64]
 
-BLOCK_SLOTS = 1024
+# Raise it when the same settings come to mean another order: a run cannot go on across that.
+ORDER_VERSION = 2
+# Longer stretches of one epoch over all sources are counted by proportion, not by looking at each slot.
+_COUNTED_SLOTS = 2**22
 _ROUNDS = 6
 
 
@@ -63,18 +72,6 @@ def _mix(values: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class SourceSize:
-    """A source as the order sees it: how many windows it has, and its share of the slots.
-
-    Weights are positive on any scale; None, for all sources or for none, means in proportion to the windows.
-    """
-
-    name: str
-    windows: int
-    weight: float | None
-
-
-@dataclass(frozen=True)
 class Places:
     """For each slot asked for: index of the source, epoch of that source, and window within it. All (n,) int64."""
 
@@ -84,47 +81,112 @@ class Places:
 
 
 class Mixture:
-    """The endless sequence of slots over several sources.
+    """The sequence of slots over several sources.
+
+    Args:
+        sources: those without windows are left out.
+        seed: of the order.
+        slots: length of the run, which caps are measured by; None: endless, without caps.
+        phases: changes of the mixture, in order.
+        window_tokens: for messages.
 
     Raises:
-        ValueError: when there is no window at all, when only some sources have a weight, or when a weight is too small
-            to get one slot in a block: such a source would never be visited.
+        ValueError: when there is no window at all, or the shares cannot be had (see `plan_segments`).
     """
 
-    def __init__(self, sources: Sequence[SourceSize], seed: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[SourceSize],
+        seed: int,
+        slots: int | None = None,
+        phases: Sequence[Phase] = (),
+        window_tokens: int = 1,
+    ) -> None:
         self.sources = [source for source in sources if source.windows > 0]
         if not self.sources:
             raise ValueError("no source has a whole training window; add text or lower model.context_length")
+        if empty := [source.name for source in sources if not source.windows and source.weight]:
+            raise ValueError(
+                f"source `{empty[0]}` has a weight but no whole training window; "
+                "drop it, add text or lower model.context_length"
+            )
         self._seed = seed
-        weights = [source.weight for source in self.sources]
-        given = [weight for weight in weights if weight is not None]
-        if given and len(given) < len(weights):
-            without = ", ".join(source.name for source in self.sources if source.weight is None)
-            raise ValueError(f"give a weight to every source or to none of them (without one: {without})")
-        # Pools are what slots are dealt to: the weighted sources, or all sources as one.
         windows = [source.windows for source in self.sources]
-        self._pool_windows = np.array(windows if given else [sum(windows)], dtype=np.int64)
-        self._pool_names = [source.name for source in self.sources] if given else ["all"]
         self._first_window = np.cumsum([0, *windows])[:-1]
-        self._counts = _largest_remainder(given or [1.0], BLOCK_SLOTS)
-        self._starts = np.cumsum(self._counts) - self._counts
-        for name, count in zip(self._pool_names, self._counts, strict=True):
-            if count == 0:
-                raise ValueError(
-                    f"source `{name}` has less than 1/{2 * BLOCK_SLOTS} of the mixture and would never be seen; "
-                    "raise its weight or drop it"
-                )
+        # Pools are what slots are dealt to: each source by itself, or all as one.
+        self.pooled = not phases and _in_step(self.sources, slots)
+        if self.pooled:
+            share = tuple(size / sum(windows) for size in windows)
+            self.segments = [Segment(0, None, share, tuple(windows))]
+        else:
+            self.segments = plan_segments(self.sources, phases, slots, window_tokens)
+        self._pool_windows = np.array([sum(windows)] if self.pooled else windows, dtype=np.int64)
+        self._pool_names = ["all"] if self.pooled else [source.name for source in self.sources]
+        self._before: list[list[int]] = []  # slots of each source before each segment
+        for segment in self.segments:
+            self._before.append(self._count(segment.start) if self._before else [0] * len(self.sources))
 
     @property
     def shares(self) -> dict[str, float]:
-        """The exact share of each source after quantisation."""
-        if len(self._counts) == len(self.sources):
-            return {source.name: int(n) / BLOCK_SLOTS for source, n in zip(self.sources, self._counts, strict=True)}
-        return {source.name: source.windows / int(self._pool_windows[0]) for source in self.sources}
+        """The share of each source in the first phase, as it is dealt."""
+        units = self.segments[0].units
+        return {source.name: count / sum(units) for source, count in zip(self.sources, units, strict=True)}
+
+    def planned(self, start: int, stop: int) -> list[int]:
+        """Slots of each source from slot `start` to before `stop`, by the plan: whole numbers near the exact shares."""
+
+        def until(slots: int) -> list[int]:
+            totals = [0] * len(self.sources)
+            for segment in self.segments:
+                if segment.start < slots:
+                    end = slots if segment.stop is None else min(slots, segment.stop)
+                    counts = segment.counts(end - segment.start)
+                    totals = [total + count for total, count in zip(totals, counts, strict=True)]
+            return totals
+
+        return [after - before for before, after in zip(until(start), until(stop), strict=True)]
+
+    def realised(self, slots: int) -> list[int]:
+        """How many of the first `slots` slots went to each source, counted; cheap for any number.
+
+        Beyond 4 million slots into an epoch over all sources as one pool, all is taken by proportion.
+        """
+        if not self.pooled:
+            return self._count(slots)
+        rest = slots % int(self._pool_windows[0])
+        if rest > _COUNTED_SLOTS:
+            return self.segments[0].counts(slots)
+        seen = self.places(np.arange(slots - rest, slots, dtype=np.int64)).source
+        whole = self.segments[0].counts(slots - rest)
+        return [int(n) for n in whole + np.bincount(seen, minlength=len(self.sources))]
+
+    def _count(self, slots: int) -> list[int]:
+        """`realised` for sources that are dealt."""
+        index = max(i for i, _ in enumerate(self._before) if i == 0 or self.segments[i].start < slots)
+        segment = self.segments[index]
+        number, inside = divmod(slots - segment.start, BLOCK_SLOTS)
+        counts = [
+            before + dealt
+            for before, dealt in zip(self._before[index], segment.counts(number * BLOCK_SLOTS), strict=True)
+        ]
+        pools = self._block(index, number)[0][:inside] if inside else np.zeros(0, np.int64)
+        return [int(n) for n in counts + np.bincount(pools, minlength=len(counts))]
+
+    def same_before(self, other: Mixture, slots: int) -> bool:
+        """Whether both have the same windows at the slots before `slots`, given the same sources and seed."""
+
+        def past(mixture: Mixture) -> list[tuple[int, int | None, tuple[int, ...]]]:
+            return [
+                (segment.start, segment.stop if segment.exact else None, segment.units)
+                for segment in mixture.segments
+                if segment.start < slots
+            ]
+
+        return self._pool_names == other._pool_names and past(self) == past(other)
 
     def places(self, slots: NDArray[np.int64]) -> Places:
         """Source, epoch and window of each slot; `slots` (n,) in any order."""
-        pool, ordinal = self._deal(slots)
+        pool, ordinal = (np.zeros_like(slots), slots) if self.pooled else self._deal(slots)
         windows = self._pool_windows[pool]
         epoch, position = ordinal // windows, ordinal % windows
         window = np.empty_like(position)
@@ -132,33 +194,53 @@ class Mixture:
             chosen = (pool == index) & (epoch == number)
             order = _permutation(int(self._pool_windows[index]), f"{self._seed}/{self._pool_names[index]}/{number}")
             window[chosen] = order(position[chosen])
-        if len(self._pool_names) == len(self.sources):
+        if not self.pooled:
             return Places(pool, epoch, window)
         source = np.searchsorted(self._first_window, window, side="right") - 1
         return Places(source, epoch, window - self._first_window[source])
 
     def _deal(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The pool of each slot, and how many earlier slots went to that pool."""
-        if len(self._counts) == 1:
-            return np.zeros_like(slots), slots
-        block, inside = slots // BLOCK_SLOTS, slots % BLOCK_SLOTS
-        dealt = np.empty_like(inside)
-        for number in np.unique(block).tolist():
-            chosen = block == number
-            dealt[chosen] = _permutation(BLOCK_SLOTS, f"{self._seed}//{number}")(inside[chosen])
-        pool = np.searchsorted(self._starts, dealt, side="right") - 1
-        return pool, block * self._counts[pool] + dealt - self._starts[pool]
+        """The source of each slot, and how many earlier slots went to that source."""
+        begins = np.array([segment.start for segment in self.segments])
+        place = np.searchsorted(begins, slots, side="right") - 1
+        block, inside = np.divmod(slots - begins[place], BLOCK_SLOTS)
+        pool, ordinal = np.empty_like(slots), np.empty_like(slots)
+        for index, number in sorted(set(zip(place.tolist(), block.tolist(), strict=True))):
+            chosen = (place == index) & (block == number)
+            pools, ordinals = self._block(index, number)
+            pool[chosen], ordinal[chosen] = pools[inside[chosen]], ordinals[inside[chosen]]
+        return pool, ordinal
+
+    def _block(self, index: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(slots,) source and ordinal of every slot of block `number` of segment `index`.
+
+        Ordinals rise with the slots, so that a phase that ends within the block leaves no window out.
+        """
+        segment = self.segments[index]
+        start, stop = number * BLOCK_SLOTS, (number + 1) * BLOCK_SLOTS
+        if segment.exact:
+            assert segment.stop is not None
+            stop = min(stop, segment.stop - segment.start)
+            assert start < stop, "slot beyond the planned end of the run"
+        before = segment.counts(start)
+        ends = np.cumsum(np.array(segment.counts(stop), dtype=np.int64) - before)
+        dealt = _permutation(stop - start, f"{self._seed}/{segment.start}/{number}")(np.arange(stop - start))
+        pools = np.searchsorted(ends, dealt, side="right").astype(np.int64)
+        order = np.argsort(pools, kind="stable")
+        rank = np.empty_like(pools)
+        rank[order] = np.arange(len(pools)) - np.searchsorted(pools[order], pools[order])
+        base = np.array(self._before[index], dtype=np.int64) + before
+        return pools, base[pools] + rank
+
+
+def _in_step(sources: Sequence[SourceSize], slots: int | None) -> bool:
+    """Whether sources need no dealing: none has a weight, and no cap can be met while all pass through together."""
+    passes = 0 if slots is None else -(-slots // sum(source.windows for source in sources))
+    return all(
+        source.weight is None and (source.cap is None or source.cap >= passes * source.windows) for source in sources
+    )
 
 
 @lru_cache(maxsize=256)
 def _permutation(n: int, key: str) -> KeyedPermutation:
     return KeyedPermutation(n, key.encode())
-
-
-def _largest_remainder(weights: Sequence[float], total: int) -> NDArray[np.int64]:
-    """Whole numbers in proportion to `weights` that add up to `total` (Hamilton's method; ties to the earlier one)."""
-    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * total
-    counts = np.floor(exact).astype(np.int64)
-    by_remainder = np.argsort(counts - exact, kind="stable")
-    counts[by_remainder[: total - counts.sum()]] += 1
-    return counts

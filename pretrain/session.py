@@ -22,8 +22,10 @@ from pretrain.checkpoint import (
 from pretrain.engine import Engine, connected, gather
 from pretrain.loop import fit
 from pretrain.metrics import Meter, Tracker, peak_flops
+from pretrain.mixture import check_past
 from pretrain.model import Transformer
 from pretrain.objectives.language_modelling import LanguageModelling
+from pretrain.order import ORDER_VERSION
 from pretrain.ranks import Ranks, check_ranks, placed_ranks, share_cores
 from pretrain.validation import Validator
 
@@ -48,6 +50,7 @@ def _newest(recipe: Recipe, data: DataManifest, ranks: Ranks) -> CheckpointInfo 
         return None
     info = read_info(found)
     check_belongs(info, recipe, data)
+    check_past(info, recipe, data)
     return info
 
 
@@ -72,6 +75,7 @@ def _train(
 
     def save_step(step: int) -> None:
         state = {"meter": meter.state, "updates": engine.updates(), "loss_scale": engine.loss_scale()}
+        state["order"] = ORDER_VERSION
         save_checkpoint(engine, recipe, data, step, batches.windows, state)
 
     steps = range(start, total_steps(recipe, batches.windows))

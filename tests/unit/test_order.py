@@ -76,4 +76,4 @@ def test_what_cannot_be_mixed_is_refused() -> None:
     with pytest.raises(ValueError, match=r"every source or to none of them \(without one: b\)"):
         Mixture([SourceSize("a", 5, 1.0), SourceSize("b", 5, None)], 0)
     with pytest.raises(ValueError, match="`b` has less than"):
-        Mixture([SourceSize("a", 5, 1.0), SourceSize("b", 5, 1e-5)], 0)
+        Mixture([SourceSize("a", 5, 1.0), SourceSize("b", 5, 1e-5)], 0, slots=10_000)
