@@ -73,7 +73,7 @@ class Results:
         fingerprint: of all that went in (checkpoint, evaluation settings, contents of the sets): decides skipping.
         checkpoint: name, step and fingerprint of the checkpoint.
         model: family, parameters, vocabulary, context.
-        data: counts of the data manifest: tokens, documents, bytes.
+        data: counts of the data manifest: tokens, documents, bytes by split; `mixture`: the table of shares.
         funnel: rows of the data funnel.
         lineage: name -> file or fingerprint, from data to results.
         versions: package -> version.

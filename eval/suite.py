@@ -112,7 +112,7 @@ def evaluate(run: Path, overrides: Sequence[str] = (), progress: bool = True) ->
     began = time.monotonic()
     vocab, model = Vocab.load(checkpoint.tokenizer), _to_device(load_weights(checkpoint.directory))
     results, samples = _score_all(recipe, model, vocab, progress)
-    data, funnel = _data_facts(recipe, checkpoint.data_fingerprint)
+    data, funnel = _data_facts(recipe, checkpoint)
     outcome = _fingerprint(recipe, checkpoint.fingerprint, sets)
     return Results(
         fingerprint=outcome,
@@ -244,19 +244,22 @@ def _model_facts(model: Transformer, vocab: Vocab) -> dict[str, Any]:
     }
 
 
-def _data_facts(recipe: Recipe, fingerprint_trained_on: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Counts and funnel of the data trained on; empty when the data is gone or is no longer the same."""
+def _data_facts(recipe: Recipe, checkpoint: CheckpointInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Counts, mixture and funnel of the data trained on; empty when the data is gone or is no longer the same."""
     from data_prep.shards import MANIFEST_NAME, load_manifest
+    from pretrain.mixture import mixture_table
 
     if not (recipe.data_directory / MANIFEST_NAME).is_file():
         return {}, []
     manifest = load_manifest(recipe.data_directory)
-    if manifest.fingerprint != fingerprint_trained_on:
+    if manifest.fingerprint != checkpoint.data_fingerprint:
         return {}, []
-    counts = {
+    counts: dict[str, Any] = {
         split: {key: sum(getattr(source, key) for source in sources) for key in ("documents", "tokens", "bytes")}
         for split, sources in (("train", manifest.train), ("validation", manifest.validation))
     }
+    # The checkpoint's own recipe is what it was trained by.
+    counts["mixture"] = mixture_table(checkpoint.recipe, manifest, checkpoint.step)
     return counts, manifest.funnel
 
 

@@ -83,6 +83,8 @@ def facts(recipe: Recipe, ranks: int) -> dict[str, str]:
         found["length"] = f"{steps:,} steps = {tokens:,} tokens"
     else:
         found["length"] = f"{recipe.train.epochs:g} passes over the training split"
+    if (recipe.data_directory / "manifest.json").is_file():
+        found["mixture"] = "; ".join(_mixture(recipe))
     rows = embedding_rows(recipe)
     model = meta_model(recipe, rows or 1)
     if model is not None:
@@ -93,6 +95,17 @@ def facts(recipe: Recipe, ranks: int) -> dict[str, str]:
         if tokens is not None and rows:
             found["compute"] = f"{model.flops_per_token() * tokens:.2e} FLOPs (PaLM, appendix B)"
     return found
+
+
+def _mixture(recipe: Recipe) -> list[str]:
+    """What training would read of the prepared data, or why it could not."""
+    from data_prep.shards import load_manifest
+    from pretrain.mixture import mixture_lines, mixture_table
+
+    try:
+        return mixture_lines(mixture_table(recipe, load_manifest(recipe.data_directory)))
+    except ValueError as error:  # this command only looks: stale data or shares that cannot be had are a finding
+        return [str(error)]
 
 
 def embedding_rows(recipe: Recipe) -> int | None:

@@ -16,6 +16,7 @@ from eval.report import numbers
 from eval.report.funnel import funnel_rows
 from eval.report.gates import Delta, Gate, compare, evaluate_gates
 from eval.report.history import History, read_history
+from eval.report.mixture import mixture_rows
 from eval.report.training import training_charts
 from eval.results import Result, Results, load_results
 
@@ -71,6 +72,7 @@ def _facts(
         "translations": _translations(results),
         "samples": results.samples,
         "funnel": funnel_rows(results.funnel),
+        "mixture": mixture_rows(results.data.get("mixture", [])),
         "deltas": deltas,
         "baseline": baseline.resolve().name if baseline is not None else None,
         "results": results.results,

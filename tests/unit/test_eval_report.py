@@ -102,6 +102,22 @@ def test_missing_parts_leave_their_section_out(tmp_path: Path, changes: dict[str
     assert {"All scores", "Lineage"} <= headings
 
 
+def test_the_mixture_is_shown_by_phase(tmp_path: Path) -> None:
+    def row(phase: int, source: str, planned: float, realised: float | None) -> dict[str, Any]:
+        counts = {"tokens": 1000, "realised_tokens": 500, "epochs": 1.5, "realised_epochs": 0.75}
+        shares = {"asked": 0.5, "planned": planned, "realised": realised}
+        return {"phase": phase, "first_step": 90 * phase, "steps": 90, "source": source, **shares, **counts}
+
+    table = [row(1, "web", 0.75, 0.7512), row(1, "wiki", 0.25, None)]
+    data = {**fake_results().data, "mixture": table}
+    page = check_page(write_report(write_fake_run(tmp_path / "a", data=data)))
+    text = " ".join(" ".join(page.text).split())
+    assert "What it was trained on" in page.headings
+    assert "Phase 1: steps 91 to 180 web 50.00% 75.00% 75.12%" in text and "wiki 50.00% 25.00% –" in text
+    page = check_page(write_report(write_fake_run(tmp_path / "b", data={**data, "mixture": table[:1]})))
+    assert "What it was trained on" not in page.headings
+
+
 def test_without_metrics_or_compressors(tmp_path: Path) -> None:
     results = fake_results()
     run = write_fake_run(
