@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.files import fingerprint, read_json, remove_leftovers, sha256_file, write_json
+from data_prep.heartbeat import current
 from data_prep.shards import MANIFEST_NAME
 
 _MARKER = "in_progress.json"
@@ -91,6 +92,7 @@ class Stage:
     def commit(self, name: str, content: dict[str, Any]) -> None:
         """Says that the unit is done; its files must be in place."""
         write_json(self.unit_file(name, ".json"), content)
+        current().committed(name)
 
     def unit(self, name: str) -> dict[str, Any] | None:
         """What `commit` was told, or None for a unit that is not done."""
