@@ -7,17 +7,14 @@ few in practice. Both give the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from data_prep.dedup.pairs import distinct
 from data_prep.dedup.shingles import mix
-from data_prep.dedup.shuffle import Exchange, Records, hash_ranges, ordered, starts_of_runs
-from data_prep.stages import Stage
+from data_prep.dedup.shuffle import Exchange, Records, constant, hash_ranges, starts_of_runs
 from data_prep.verdicts import Run
 
 MEMORY_EDGES = 4_000_000
@@ -101,11 +98,10 @@ def make_star(task: StarTask) -> None:
     task.edges.stage.commit(task.name, {"edges": len(result), "digest": digest})
 
 
-def components_in_rounds(stage: Stage, edges: Exchange, records: int, run: Run, total: float) -> tuple[Exchange, int]:
-    """Rounds of large-star and small-star until a large-star changes nothing.
+def components_in_rounds(edges: Exchange, records: int, run: Run, total: float) -> tuple[Exchange, int]:
+    """Rounds of large-star and small-star until both change nothing.
 
     Args:
-        stage: where the work is done.
         edges: merged records of `keyed_for(edges, large=True)`.
         records: how many there are.
         run: see `verdicts.Run`.
@@ -114,35 +110,20 @@ def components_in_rounds(stage: Stage, edges: Exchange, records: int, run: Run, 
     Returns:
         merged records (hash of node, node, smallest node), and how many; nodes that are smallest are not among them.
     """
-    large, state, step = True, (-1, -1), 0
-    while True:
+    stage, states = edges.stage, [(-1, -1), (-2, -2)]
+    for step in itertools.count():
+        large = step % 2 == 0
         ranges = hash_ranges(records)
         result = Exchange(stage, f"star{step:03d}", 3, len(ranges))
         tasks = [StarTask(edges, result, index, low, high, large) for index, (low, high) in enumerate(ranges)]
         missing = [task for task in tasks if stage.unit(task.name) is None]
-        run("near: components", make_star, missing, _share(total / len(ranges)), total)
+        run("near: components", make_star, missing, constant(total / len(ranges)), total)
         done = [stage.unit(task.name) or {} for task in tasks]
-        now = (sum(unit["edges"] for unit in done), sum(unit["digest"] for unit in done) % 2**64)
+        states.append((sum(unit["edges"] for unit in done), sum(unit["digest"] for unit in done) % 2**64))
         records = result.merge(run, total)
-        edges, step = result, step + 1
-        if large and now == state:
-            return edges, records
-        if not large:
-            state = now
-        large = not large
-
-
-def _share(size: float) -> Callable[[str], float]:
-    return partial(_constant, size)
-
-
-def _constant(size: float, _name: str) -> float:
-    return size
-
-
-def from_stars(records: Records) -> Records:
-    """(node, smallest node) of keyed records of stars, sorted."""
-    return ordered(records[:, 1:])
-
-
-Labels = npt.NDArray[np.uint64]
+        edges.discard()
+        edges = result
+        # A large-star alone may leave a node with two smaller neighbours as it is; the small-star before it would not.
+        if large and states[-1] == states[-2] == states[-3]:
+            break
+    return edges, records

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.dedup.numbering import NumberedPart, Places, number_parts
-from data_prep.dedup.shuffle import Exchange, Records, hash_ranges, starts_of_runs
+from data_prep.dedup.shuffle import Exchange, Records, constant, hash_ranges, starts_of_runs
 from data_prep.stages import Stage
 from data_prep.verdicts import Part, Run, VerdictWriter
 
@@ -81,7 +81,7 @@ class Exact:
         found = Exchange(stage, "found", 2, len(ranges))
         finds = [RangeTask(keys, found, index, low, high) for index, (low, high) in enumerate(ranges)]
         unfound = [task for task in finds if stage.unit(task.name) is None]
-        run("exact: duplicates", find_duplicates, unfound, lambda name: total / len(ranges), total)
+        run("exact: duplicates", find_duplicates, unfound, constant(total / len(ranges)), total)
         found.merge(run, total)
         left = [PartTask(part, found) for part in numbered if stage.unit(part.part.name) is None]
         run("exact: verdicts", write_verdicts, left, lambda name: sizes.get(name, 0.0), total)

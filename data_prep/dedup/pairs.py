@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.files import atomic_path
-from data_prep.dedup.shingles import Hashes
-from data_prep.dedup.shuffle import Records, starts_of_runs
+from data_prep.dedup.shingles import Hashes, mix
+from data_prep.dedup.shuffle import Records, ordered, starts_of_runs
 
 # Every member of a bucket is paired with the first and with this many before it: all pairs of small buckets, and no
 # more than linearly many of a bucket of a million.
 WINDOW = 16
+BUCKET_LIMIT = 64
 
 
 def bucket_pairs(records: Records) -> Records:
@@ -43,27 +44,33 @@ def distinct(pairs: Records) -> Records:
     return pairs[starts_of_runs(pairs[:, 0], pairs[:, 1])]
 
 
-def split_buckets(records: Records, limit: int) -> tuple[Records, Records]:
-    """What one part sends into the shuffle, and the pairs it finds by itself.
+def spread_buckets(records: Records, salt: int, limit: int = BUCKET_LIMIT) -> Records:
+    """Puts the members of crowded buckets of one part into buckets of at most `limit` and those that tie them together.
+
+    Every `limit` members after the first get a key of their own, with copies of the bucket's first member and of the
+    `WINDOW` members before them; so the pairs of `bucket_pairs` stay the same within the part, and no key is met more
+    than `limit` times a part.
 
     Args:
         records: (key, node) of the part, sorted by both.
-        limit: of each key at most this many records, the first ones, are sent; more than `WINDOW`.
-
-    Returns:
-        records to send; pairs of the members beyond them, with the first and with those shortly before them.
+        salt: another for each part.
+        limit: more than `WINDOW`.
     """
     assert limit > WINDOW
     starts = starts_of_runs(records[:, 0])
     sizes = np.diff([*starts, len(records)])
-    firsts = np.repeat(starts, sizes)
-    beyond = np.arange(len(records)) - firsts >= limit
-    if not beyond.any():
-        return records, np.zeros((0, 2), np.uint64)
-    crowded = np.repeat(sizes > limit, sizes)
-    pairs = bucket_pairs(records[crowded])
-    late = distinct(np.stack([records[beyond, 1], records[beyond, 1]], axis=1))[:, 0]
-    return records[~beyond], pairs[np.isin(pairs[:, 1], late)]
+    if not len(records) or sizes.max() <= limit:
+        return records
+    size, start = np.repeat(sizes, sizes), np.repeat(starts, sizes)
+    place = np.arange(len(records)) - start
+    chunk = place // limit
+    before_next = (place % limit >= limit - WINDOW) & ((chunk + 1) * limit < size)
+    opens = (place % limit == 0) & (chunk > 0)
+    nodes = np.concatenate([records[:, 1], records[before_next, 1], records[start[opens], 1]])
+    keys = np.concatenate([records[:, 0], records[before_next, 0], records[opens, 0]])
+    chunks = np.concatenate([chunk, chunk[before_next] + 1, chunk[opens]]).astype(np.uint64)
+    moved = mix(keys + mix(chunks * np.uint64(2**40) + np.uint64(salt)))
+    return ordered(np.stack([np.where(chunks > 0, moved, keys), nodes], axis=1))
 
 
 # --------------------------------------------------------------------------------------------------------- verification

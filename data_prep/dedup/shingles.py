@@ -194,21 +194,20 @@ def band_keys(signatures: Hashes, bands: int, rows: int) -> Wide:
     return keys
 
 
-def choose_bands(similarity: float, misses: float, hashes: int = 128) -> tuple[int, int]:
-    """(bands, rows) for a similarity target.
+def choose_bands(
+    similarity: float, misses: float, bands: int | None = None, rows: int | None = None, hashes: int = 128
+) -> tuple[int, int]:
+    """(bands, rows) for a similarity target; those given stay.
 
     Two texts of Jaccard similarity s meet in some band with probability 1 - (1 - s**rows)**bands (Leskovec, Rajaraman,
     Ullman, "Mining of Massive Datasets", 3.4). More rows mean fewer candidates below the target. Chosen are the most
-    rows with which at most `hashes` hashes keep the misses at the target down to `misses`, then the fewest bands.
-
-    Returns:
-        one row and all hashes as bands where nothing keeps the misses down.
+    rows with which at most `hashes` hashes keep the misses at the target down to `misses`, then the fewest bands; one
+    row where nothing keeps them down.
     """
-    for rows in range(hashes, 0, -1):
-        missed = 1 - similarity**rows
-        bands = 1
-        while missed**bands > misses and bands * rows <= hashes:
-            bands += 1
-        if bands * rows <= hashes:
-            return bands, rows
-    return hashes, 1
+    for row in [rows] if rows else range(hashes, 0, -1):
+        most = max(1, hashes // row)
+        enough = (band for band in range(1, most + 1) if (1 - similarity**row) ** band <= misses)
+        band = bands or next(enough, most if row == 1 or rows else None)
+        if band and (rows or row == 1 or (1 - similarity**row) ** band <= misses):
+            return band, row
+    raise AssertionError("one row always serves")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,10 +69,15 @@ class Exchange:
         tasks = [MergeTask(self, group) for group in range(self.groups)]
         missing = [task for task in tasks if self.stage.unit(task.name) is None]
         share = total / max(1, self.groups)
-        run(f"{self.stage.name}: {self.label}", merge_group, missing, lambda name: share, total)
+        run(f"{self.stage.name}: {self.label}", merge_group, missing, constant(share), total)
         for writer in range(self.writers):
             self._input(writer).unlink(missing_ok=True)
         return sum((self.stage.unit(task.name) or {})["records"] for task in tasks)
+
+    def discard(self) -> None:
+        """Deletes what nobody will read again."""
+        for group in range(self.groups):
+            self._merged(group).unlink(missing_ok=True)
 
     def read(self, low: int, high: int) -> Records:
         """All records with low <= key < high (up to 2**64), sorted by all columns."""
@@ -116,9 +121,14 @@ def merge_group(task: MergeTask) -> None:
     task.exchange.stage.commit(task.name, {"records": merged})
 
 
-def hash_ranges(records: int) -> list[tuple[int, int]]:
-    """Equal ranges of keys that are hashes, about `RANGE_RECORDS` records each."""
-    count = max(1, -(-records // RANGE_RECORDS))
+def constant(size: float) -> Callable[[str], float]:
+    """Sizes of units that are all alike, for `verdicts.Run`."""
+    return lambda _: size
+
+
+def hash_ranges(records: int, size: int | None = None) -> list[tuple[int, int]]:
+    """Equal ranges of keys that are hashes, about `size` (else `RANGE_RECORDS`) records each."""
+    count = max(1, -(-records // (size or RANGE_RECORDS)))
     edges = [step * 2**64 // count for step in range(count + 1)]
     return list(itertools.pairwise(edges))
 
