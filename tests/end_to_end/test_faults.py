@@ -1,0 +1,140 @@
+"""Workers that are killed, run out of memory or stand still: on a real Ray of two workers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.files import read_json, write_text
+from data_prep import faults
+from data_prep.cluster import Cluster
+from data_prep.faults import Progress
+from data_prep.guard import Guard, TooSlow
+from data_prep.heartbeat import current
+from data_prep.stages import Stage
+
+DOCUMENTS = 30
+Task = tuple[Stage, str, str]  # stage, unit, what goes wrong at its document 17
+
+
+def write_unit(task: Task) -> int:
+    """Copies the unit's documents but those left out; the number of processes that tried."""
+    stage, unit, fault = task
+    tries = len(list(stage.directory.glob(f"{unit}.try-*")))
+    (stage.directory / f"{unit}.try-{tries}").touch()
+    left: list[str] = []
+    with Guard(stage, unit, "book.jsonl.gz", 0.5) as guard:
+        for number in range(DOCUMENTS):
+            document = f"document {number} of {unit}"
+            if not guard.next(number, len(document)):
+                guard.keep_aside(document.encode())
+                continue
+            try:
+                with guard.limit:
+                    if number == 17 and (not fault.endswith("once") or tries == 0):
+                        go_wrong(fault.removesuffix(" once"))
+            except TooSlow:
+                continue
+            guard.rest()
+            left.append(document)
+    write_text(stage.directory / unit, "\n".join(left))
+    stage.commit(unit, {"files": guard.files})
+    return tries + 1
+
+
+def go_wrong(fault: str) -> None:
+    """As the worst of documents do."""
+    if fault == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif fault == "segfault":
+        ctypes.string_at(0)
+    elif fault == "memory":
+        resource.setrlimit(resource.RLIMIT_AS, (2**33, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        bytearray(2**34)
+    elif fault == "stand still":
+        ctypes.CDLL(None).sleep(1000)  # in C: no signal of Python's gets through
+    elif fault == "loop":
+        count = 0
+        while True:
+            try:
+                count += len("x")
+            except Exception:
+                continue
+    elif fault == "wait":
+        time.sleep(3)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this file
+        with Cluster(workers=2, directory=tmp_path_factory.mktemp("data")) as made:
+            yield made
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    made = Stage(tmp_path / "stage", {})
+    made.begin()
+    return made
+
+
+def expected(unit: str, without: int | None = None) -> str:
+    return "\n".join(f"document {number} of {unit}" for number in range(DOCUMENTS) if number != without)
+
+
+@pytest.mark.parametrize("fault", ["kill once", "memory once", "loop", "kill", "segfault", "memory", "stand still"])
+def test_one_bad_document(
+    cluster: Cluster,
+    stage: Stage,
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(faults, "GRACE_SECONDS", 0.5)
+    tasks: list[Task] = [(stage, "good", "nothing"), (stage, "bad", fault), (stage, "last", "nothing")]
+    tries = {unit: count for (_, unit, _), count in cluster.map(write_unit, tasks)}
+    assert tries == {"good": 1, "last": 1, "bad": 2 if fault.endswith("once") else 1 if fault == "loop" else 3}
+    left_out = None if fault.endswith("once") else 17
+    assert (stage.directory / "bad").read_text() == expected("bad", left_out)
+    assert (stage.directory / "last").read_text() == expected("last")
+    said = capsys.readouterr().err
+    if fault != "loop":
+        assert "book.jsonl.gz document 17; its task is started again (try 2 of 3)" in said
+    if left_out and fault != "loop":
+        assert "for the second time; this document is left out (reason: crashed)" in said
+        assert read_json(stage.unit_file("bad", ".poisoned")) == [17]
+        kept = stage.directory / "poisoned" / "bad-00000017"
+        assert kept.read_text() == "document 17 of bad"
+        unit = stage.unit("bad")
+        assert unit is not None
+        assert list(unit["files"]) == ["poisoned/bad-00000017"]
+
+
+def die_elsewhere(task: Stage) -> None:
+    """Outside of any document."""
+    current().enter(task.unit_file("unit", ""), "book.jsonl.gz")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_death_after_death_ends_the_run(cluster: Cluster, stage: Stage) -> None:
+    with pytest.raises(ValueError, match=r"a worker died \(killed or crashed\) at book.jsonl.gz, 3 times without"):
+        list(cluster.map(die_elsewhere, [stage]))
+
+
+def test_progress_knows_what_it_waits_for(cluster: Cluster, stage: Stage) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def tick(progress: Progress) -> None:
+        if progress.standing and progress.standing.note:
+            seen.append((progress.running_documents, progress.standing.note.where))
+
+    list(cluster.map(write_unit, [(stage, "slow", "wait")], tick))
+    assert (18, "book.jsonl.gz document 17") in seen
