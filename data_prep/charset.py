@@ -107,7 +107,7 @@ def _python_name(label: str) -> str | None:
     if name is None:
         return None
     name = _PYTHON_NAMES.get(name, name)
-    if name.startswith("utf-16") or name.startswith("utf-32"):  # would have shown by its mark or its zeros
+    if name.startswith(("utf-16", "utf-32")):  # would have shown by its mark or its zeros
         return name if name[-3:] in ("-le", "-be") else "utf-16-le"
     try:
         return codecs.lookup(name).name

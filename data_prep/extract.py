@@ -1,18 +1,48 @@
-"""Markup to text: one page, fragment or XML document to the text a reader would see."""
+"""Markup to text: one page, fragment or XML document to the text a reader would see.
+
+Web pages: the main text by trafilatura (Barbaresi 2021, https://aclanthology.org/2021.acl-demo.15) in its fast mode, or
+by resiliparse (Bevendorff et al. 2018); the measurements behind the default are in docs/benchmarks.md. Code blocks keep
+their lines and indentation as they stand, without fences.
+"""
 
 from __future__ import annotations
 
+import html
+import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from configs.data_sections import Extract
 from data_prep.charset import decode
+from data_prep.nesting import depth_beyond, too_many_attributes
 
 __all__ = ["Extracted", "NotExtracted", "decode", "extract"]
 
+# libxml2, on which trafilatura stands, silently leaves out what is nested deeper or larger; resiliparse does not.
+_LIBXML2_DEPTH = 250
+_LIBXML2_CHARACTERS = 4_000_000
+_MAX_DEPTH = 2_000  # resiliparse's time grows with the square of the depth
+_TITLE = re.compile(r"<title[^>]*>([^<]{1,2000})", re.IGNORECASE)
+_TITLE_CHARACTERS = 65_536
+_TAG = re.compile(r"<[a-zA-Z!/?]")
+_PAGE = re.compile(r"<!doctype\s+html|<(?:html|head|body|frameset)\b", re.IGNORECASE)
+_JUNK = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\ufffd]")
+_MAX_JUNK = 0.1
+_SAMPLE_CHARACTERS = 65_536
+_BULLET = re.compile(r"^( *)[•◦▪‣] ", re.MULTILINE)
+_CELLS = re.compile(r"(?<=\S)\t\t(?=\S)")
+# Media types that hold text as it is, beyond text/*.
+_TEXT_TYPES = frozenset({"application/x-tex", "application/rtf-text", "application/x-markdown"})
+_NO_TEXT_TYPES = frozenset({"text/css", "text/javascript", "text/ecmascript", "text/vcard", "text/calendar"})
+
 
 class NotExtracted(Exception):
-    """A document that gives no text; `reason` is one word for the funnel."""
+    """A document that gives no text.
+
+    Reasons: `no_main_text`, `not_markup` (binary, or no tag in it), `not_text` (a media type that holds none),
+    `too_deep` (nested elements), `too_many_attributes`, `extractor_failed`.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -21,7 +51,10 @@ class NotExtracted(Exception):
 
 @dataclass(frozen=True)
 class Extracted:
-    """The text of a document and what its markup says about it."""
+    """The text of a document and what its markup says about it.
+
+    `metadata` has `encoding` where the bytes were not UTF-8, and `extractor` where it was not the one asked for.
+    """
 
     text: str
     title: str | None = None
@@ -31,13 +64,142 @@ class Extracted:
 def extract(
     data: bytes | str, media_type: str | None, settings: Extract, url: str | None = None, markup: str = "auto"
 ) -> Extracted:
-    """Text of one document."""
+    """Text of one document.
+
+    Args:
+        data: Bytes as served or stored; or characters, such as a field of a JSON record.
+        media_type: `Content-Type`, with or without a charset; None: told from the document's beginning.
+        settings: The recipe's `data.extract`.
+        url: Address of the page, to which relative links are resolved where links are kept.
+        markup: The source's `markup`: `html` and `xml` override the media type; `none`: the text as it is. HTML without
+            `<html>`, `<body>` or a doctype is a fragment, all of which is content.
+
+    Raises:
+        NotExtracted: with the reason for the funnel.
+    """
+    text, encoding = decode(data, media_type) if isinstance(data, bytes) else (data, "utf-8")
+    metadata = {} if encoding == "utf-8" else {"encoding": encoding}
+    kind = _kind(text, media_type, markup)
+    if kind == "text":
+        return Extracted(text, metadata=metadata)
+    text = _clean(text)
+    if kind == "xml":
+        from data_prep.xml_text import xml_text
+
+        body, title = xml_text(text, settings.links)
+        if body is None:
+            raise NotExtracted("too_deep" if title == "too_deep" else "not_markup")
+    else:
+        body, title = _html(
+            text, settings, url, metadata, page=isinstance(data, bytes) or bool(_PAGE.search(text[:2000]))
+        )
+    if not body.strip():
+        raise NotExtracted("no_main_text")
+    return Extracted(body, title, metadata)
+
+
+def _kind(text: str, media_type: str | None, markup: str) -> str:
+    """`html`, `xml` or `text`; raises NotExtracted for a media type that is none of them."""
+    if markup != "auto":
+        return "text" if markup == "none" else markup
+    kind = (media_type or "").partition(";")[0].strip().lower()
+    if not kind:
+        return _sniffed(text)
+    if kind in ("text/html", "application/xhtml+xml"):
+        return "html"
+    if kind in ("text/xml", "application/xml") or kind.endswith("+xml"):
+        return "html" if _PAGE.search(text[:2000]) else "xml"
+    if kind in _TEXT_TYPES or (kind.startswith("text/") and kind not in _NO_TEXT_TYPES):
+        return "text"
+    raise NotExtracted("not_text")
+
+
+def _sniffed(text: str) -> str:
+    beginning = text[:2000].lstrip("\ufeff \t\r\n")
+    if beginning.startswith("<") and _PAGE.search(beginning):
+        return "html"
+    return "xml" if beginning.startswith("<?xml") else "text"
+
+
+def _clean(text: str) -> str:
+    """Without NUL, at which libraries in C stop, and without lone surrogates, which have no UTF-8."""
+    if "\x00" in text:
+        text = text.replace("\x00", "")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return text
+
+
+# ----------------------------------------------------------------------------------------------------------------- HTML
+def _html(
+    text: str, settings: Extract, url: str | None, metadata: dict[str, Any], page: bool
+) -> tuple[str, str | None]:
+    sample = text[:_SAMPLE_CHARACTERS]
+    if (page and not _TAG.search(text)) or len(_JUNK.findall(sample)) > _MAX_JUNK * len(sample):
+        raise NotExtracted("not_markup")
+    if depth_beyond(text, _MAX_DEPTH):
+        raise NotExtracted("too_deep")
+    if too_many_attributes(text):
+        raise NotExtracted("too_many_attributes")
+    if not page:
+        return _by_resiliparse(text, settings, main=False), None
+    found = _TITLE.search(text[:_TITLE_CHARACTERS])
+    title = " ".join(html.unescape(found.group(1)).split()) or None if found else None
+    if settings.html != "trafilatura":
+        return _by_resiliparse(text, settings, main=settings.html == "resiliparse"), title
+    if len(text) > _LIBXML2_CHARACTERS or depth_beyond(text, _LIBXML2_DEPTH):
+        metadata["extractor"] = "resiliparse"
+        return _by_resiliparse(text, settings, main=True), title
+    return _by_trafilatura(text, settings, url), title
+
+
+def _by_trafilatura(text: str, settings: Extract, url: str | None) -> str:
+    from trafilatura import bare_extraction
+
+    from data_prep.blocks import render
+
+    try:
+        document = bare_extraction(text, url=url, options=_options(settings.tables, settings.comments, settings.links))
+        if document is None:
+            return ""
+        parts = [render(document.body, settings.links)]
+        if settings.comments and document.commentsbody is not None:
+            parts.append(render(document.commentsbody, settings.links))
+    except Exception as error:  # whatever a page makes a library do, only that page is lost, under its own reason
+        raise NotExtracted("extractor_failed") from error
+    return "\n\n".join(part for part in parts if part)
+
+
+@lru_cache(maxsize=8)
+def _options(tables: bool, comments: bool, links: bool) -> Any:
+    """trafilatura's settings; `xml` keeps the structure that `render` needs and leaves out its own writing."""
+    import logging
+
+    from trafilatura.settings import Extractor
+
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # pages without text are counted, not logged
+    return Extractor(output_format="xml", fast=True, formatting=True, comments=comments, links=links, tables=tables)
+
+
+def _by_resiliparse(text: str, settings: Extract, main: bool) -> str:
+    """All text, or the main text; table cells, set apart by tabs there, by ` | ` as elsewhere."""
     from resiliparse.extract.html2text import extract_plain_text
 
-    text, encoding = decode(data, media_type) if isinstance(data, bytes) else (data, None)
-    if markup == "none" or (markup == "auto" and "html" not in (media_type or "")):
-        return Extracted(text)
-    text = extract_plain_text(text, main_content=settings.html != "text", comments=settings.comments)
-    if not text.strip():
-        raise NotExtracted("no_main_text")
-    return Extracted(text, metadata={"encoding": encoding} if encoding else {})
+    keep_all = not main
+    try:
+        result = extract_plain_text(
+            text,
+            main_content=main,
+            comments=settings.comments or keep_all,
+            post_meta=keep_all,
+            alt_texts=False,
+            links=settings.links,
+            skip_elements=None if settings.tables else ["table"],
+        )
+    except BaseException as error:  # a panic of the Rust code is no Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise NotExtracted("extractor_failed") from error
+        raise
+    return _BULLET.sub(r"\1- ", _CELLS.sub(" | ", result))

@@ -1,0 +1,291 @@
+"""A tree of elements to text: paragraphs apart, list items with `- `, a table row a line, code as it stands.
+
+Shared by the main text of web pages and by XML. What an element is, follows from its name (`ROLES`: TEI as trafilatura
+writes it, HTML, DocBook, JATS, CNXML); an unknown one is part of a sentence where its parent has text of its own beside
+it, and a block otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+
+class Role(Enum):
+    """What becomes of an element."""
+
+    INLINE = "part of a sentence"
+    BLOCK = "apart from what is around it"
+    LIST = "items, one level deeper"
+    ITEM = "marked with `- ` or its number"
+    TABLE = "rows that stand together"
+    ROW = "one line"
+    CELL = "separated by ` | `"
+    CODE = "line breaks and indentation kept where it has several lines"
+    BREAK = "line end"
+    LINK = "its address can be kept"
+    NOTE = "in brackets"
+    MEANING = "after a colon"
+    MATH = "formula"
+    SKIP = "nothing"
+
+
+_NAMES = {
+    Role.INLINE: "abbrev acronym b bold cite code-inline del em email emphasis filename fn font hi i ins italic "
+    "keycap literal mark option quote-inline replaceable s small span strong sub subscript sup superscript term tt u "
+    "userinput var varname xref",
+    Role.BLOCK: "abstract article author body book caption chapter content dd definition div document dl dt equation "
+    "example exercise figcaption figure glossary h1 h2 h3 h4 h5 h6 head label note ab p para preface "
+    "problem quote sec section sect1 sect2 sect3 simpara solution subtitle tbody tfoot tgroup thead tip title "
+    "warning blockquote",
+    Role.LIST: "list itemizedlist orderedlist ul ol variablelist",
+    Role.ITEM: "item listitem li varlistentry",
+    Role.TABLE: "table informaltable",
+    Role.ROW: "row tr",
+    Role.CELL: "cell entry td th",
+    Role.CODE: "code pre preformat programlisting screen literallayout synopsis verse",
+    Role.BREAK: "br lb newline",
+    Role.LINK: "a link ref ulink",
+    Role.NOTE: "footnote",
+    Role.MEANING: "meaning",
+    Role.MATH: "math",
+    Role.SKIP: "script style graphic image iframe colspec content-id uuid",
+}
+ROLES = {name: role for role, names in _NAMES.items() for name in names.split()}
+_SPACE = re.compile(r"\s+")
+_BLANKS = re.compile(r"[^\S\n]+")
+_AROUND_BREAKS = re.compile(r" *\n *")
+# Stands for a link without text (CNXML refers to figures so) until its empty parentheses are gone with it.
+_EMPTY_LINK = "\ue000"
+_IN_PARENTHESES = re.compile(rf"\s*[(\[](?:see |{_EMPTY_LINK}|[\s,;]|and )*{_EMPTY_LINK}\s*[)\]]", re.IGNORECASE)
+_OPERATOR = {"mfrac": "/", "msup": "^", "msub": "_", "mover": "^", "munder": "_"}
+
+
+def render(root: Any, links: bool = False) -> str:
+    """Text of an lxml element and all below it.
+
+    Args:
+        root: An element; nested no deeper than Python recurses (callers limit it to 256).
+        links: Write `[text](address)` instead of the text of a link.
+    """
+    writer = _Writer(links)
+    writer.visit(root, Role.BLOCK)
+    return writer.text()
+
+
+def name_of(element: Any) -> str:
+    """Name of an element without its namespace, in lower case; empty for comments and the like."""
+    tag = element.tag
+    return tag.rpartition("}")[2].lower() if isinstance(tag, str) else ""
+
+
+class _Writer:
+    """Collects inline text into `run` and, at the end of a block, into `lines`."""
+
+    def __init__(self, links: bool) -> None:
+        self.links = links
+        self.lines: list[tuple[int, str]] = []  # group and text: those of one group follow without an empty line
+        self.run: list[str] = []
+        self.group = 0  # number of the list or table that is being read
+        self.counters: list[int | None] = []  # of the lists around: the number of the last item, None without numbers
+        self.marker = ""  # of the item whose first line is still to come
+        self.cell: list[str] | None = None  # blocks of the table cell that is being read
+        self.row: list[list[str]] | None = None
+        self.visits = {
+            Role.LIST: self._list,
+            Role.ITEM: self._item,
+            Role.TABLE: self._table,
+            Role.ROW: self._row,
+            Role.CELL: self._cell,
+            Role.CODE: self._code,
+            Role.LINK: self._link,
+            Role.NOTE: self._note,
+            Role.MEANING: self._meaning,
+            Role.MATH: self._math,
+        }
+
+    def text(self) -> str:
+        """Everything written."""
+        self.flush()
+        pieces: list[str] = []
+        last = 0
+        for group, line in self.lines:
+            if pieces:
+                pieces.append("\n" if group and group == last else "\n\n")
+            pieces.append(line)
+            last = group
+        return "".join(pieces)
+
+    def visit(self, element: Any, role: Role) -> None:
+        """Writes an element without its tail."""
+        if role is Role.SKIP:
+            return
+        if role is Role.BREAK:
+            self.run.append("\n")
+        elif role in self.visits:
+            self.visits[role](element)
+        elif role is Role.INLINE:
+            self.children(element)
+        else:
+            self.flush()
+            self.children(element)
+            self.flush()
+
+    def children(self, element: Any) -> None:
+        """Writes what is inside an element."""
+        self._add(element.text)
+        mixed: bool | None = None
+        for child in element:
+            name = name_of(child)
+            role = ROLES.get(name, Role.SKIP if not name else None)
+            if role is None:
+                if mixed is None:
+                    mixed = _has_text(element.text) or any(_has_text(other.tail) for other in element)
+                role = Role.INLINE if mixed else Role.BLOCK
+            self.visit(child, role)
+            self._add(child.tail)
+
+    def flush(self) -> None:
+        """Ends a block: what has been collected becomes a paragraph, a list item's line or part of a cell."""
+        if not self.run:
+            return
+        text = "".join(self.run)
+        self.run = []
+        if _EMPTY_LINK in text:
+            text = _IN_PARENTHESES.sub("", text).replace(_EMPTY_LINK, "")
+        text = _AROUND_BREAKS.sub("\n", _BLANKS.sub(" ", text)).strip()
+        if not text:
+            return
+        if self.cell is not None:
+            self.cell.append(text.replace("\n", " "))
+        elif self.counters:
+            indent = "  " * (len(self.counters) - 1)
+            marker, self.marker = self.marker or "  ", ""
+            self._write(indent + marker + text.replace("\n", f"\n{indent}  "), self.group)
+        else:
+            self._write(text)
+
+    def _add(self, text: str | None) -> None:
+        if text:
+            self.run.append(_SPACE.sub(" ", text))
+
+    def _write(self, text: str, group: int = 0) -> None:
+        self.lines.append((group, text))
+
+    def _list(self, element: Any) -> None:
+        self.flush()
+        if not self.counters:
+            self.group += 1
+        kind = name_of(element), element.get("rend"), element.get("list-type")
+        self.counters.append(0 if {"ol", "orderedlist", "enumerated"} & set(kind) else None)
+        self.children(element)
+        self.flush()
+        self.counters.pop()
+
+    def _item(self, element: Any) -> None:
+        self.flush()
+        number = self.counters[-1] if self.counters else None
+        if number is not None:
+            self.counters[-1] = number + 1
+        if self.cell is None:
+            self.marker = "- " if number is None else f"{number + 1}. "
+        self.children(element)
+        self.flush()
+        self.marker = ""
+
+    def _table(self, element: Any) -> None:
+        self.flush()
+        if not self.counters:
+            self.group += 1
+        self.children(element)
+        self.flush()
+
+    def _row(self, element: Any) -> None:
+        if self.cell is not None:  # a table inside a table: its cells are text of the outer one
+            self.visit(element, Role.BLOCK)
+            return
+        self.flush()
+        self.row = []
+        self.children(element)
+        self.flush()
+        cells, self.row = self.row, None
+        if len(cells) == 1:  # nothing to line up: layout, with paragraphs in it
+            for text in cells[0]:
+                self._write(text)
+        elif any(cells):
+            self._write(" | ".join(" ".join(cell) for cell in cells), self.group)
+
+    def _cell(self, element: Any) -> None:
+        if self.cell is not None or self.row is None:
+            self.visit(element, Role.BLOCK)
+            return
+        self.flush()
+        self.cell = []
+        self.children(element)
+        self.flush()
+        self.row.append(self.cell)
+        self.cell = None
+
+    def _code(self, element: Any) -> None:
+        text = "".join(_verbatim(element))
+        if self.cell is not None or "\n" not in text.strip("\n"):
+            self._add(text)
+            return
+        self.flush()
+        self.marker = ""
+        self._write("\n".join(line.rstrip() for line in text.split("\n")).strip("\n"))
+
+    def _link(self, element: Any) -> None:
+        address = element.get("target") or element.get("url") or element.get("href")
+        if not len(element) and not element.text:
+            self.run.append(_EMPTY_LINK)
+            return
+        if not (self.links and address):
+            self.children(element)
+            return
+        self.run.append("[")
+        self.children(element)
+        self.run.append(f"]({address})")
+
+    def _note(self, element: Any) -> None:
+        self.run.append(" [")
+        self._add(" ".join(element.itertext()).strip())
+        self.run.append("]")
+
+    def _meaning(self, element: Any) -> None:
+        self.run.append(": ")
+        self.children(element)
+
+    def _math(self, element: Any) -> None:
+        self._add(_formula(element))
+
+
+def _has_text(text: str | None) -> bool:
+    return bool(text) and not (text or "").isspace()
+
+
+def _verbatim(element: Any) -> Iterable[str]:
+    yield element.text or ""
+    for child in element:
+        role = ROLES.get(name_of(child))
+        if role is Role.BREAK:
+            yield "\n"
+        elif isinstance(child.tag, str):
+            yield from _verbatim(child)
+        yield child.tail or ""
+
+
+def _formula(element: Any) -> str:
+    """MathML as text: `a/b`, `x^2`, `sqrt(x)`; parts with several symbols in parentheses."""
+    name = name_of(element)
+    parts = [_formula(child) for child in element if isinstance(child.tag, str)]
+    if name in _OPERATOR and len(parts) == 2:
+        return _OPERATOR[name].join(part if len(part) < 2 or part.isalnum() else f"({part})" for part in parts)
+    if name == "msqrt":
+        return f"sqrt({' '.join(parts)})"
+    if name in ("annotation", "annotation-xml"):
+        return ""
+    own = _SPACE.sub(" ", element.text or "").strip()
+    return " ".join(part for part in [own, *parts] if part)
