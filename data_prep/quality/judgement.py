@@ -1,0 +1,39 @@
+"""What a rule says of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from data_prep.quality.facts import TextFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The document does not stay.
+
+    Attributes:
+        reason: the exact rule, as the funnel shows it.
+        detail: what was found and the threshold, as `0.41 > 0.3`.
+    """
+
+    reason: str
+    detail: str
+
+
+Judgement = Drop | str
+Rule = Callable[[TextFacts], Judgement]
+
+
+def above(reason: str, value: float, threshold: float | None) -> Drop | None:
+    """A drop where `value` > `threshold`; None switches a threshold off."""
+    if threshold is None or value <= threshold:
+        return None
+    return Drop(reason, f"{value:.4g} > {threshold:g}")
+
+
+def below(reason: str, value: float, threshold: float | None) -> Drop | None:
+    """A drop where `value` < `threshold`; None switches a threshold off."""
+    if threshold is None or value >= threshold:
+        return None
+    return Drop(reason, f"{value:.4g} < {threshold:g}")
