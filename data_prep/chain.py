@@ -14,6 +14,7 @@ from typing import Any
 from configs.data_sections import Data, Language, Source
 from data_prep.documents import Document
 from data_prep.funnel import READ, Tally
+from data_prep.guard import TooSlow, limit, undisturbed
 from data_prep.normalize import normalize
 from data_prep.quality import reason_to_drop
 
@@ -54,10 +55,11 @@ class _State:
         if text is self.text or text == self.text:
             return
         encoded = text.encode()
-        self.tally.add(key, 0, len(self.encoded) - len(encoded))
-        if self.tally.wants(key):
-            self.tally.example(key, self.document.id, self.text, after=text, detail=detail)
-        self.text, self.encoded = text, encoded
+        with undisturbed:
+            self.tally.add(key, 0, len(self.encoded) - len(encoded))
+            if self.tally.wants(key):
+                self.tally.example(key, self.document.id, self.text, after=text, detail=detail)
+            self.text, self.encoded = text, encoded
 
 
 class Chain:
@@ -93,10 +95,13 @@ class Chain:
         if document.read_bytes != len(state.encoded):
             self._tally.add("extract/markup", 0, document.read_bytes - len(state.encoded))
         try:
-            for step in self._steps:
-                step(state)
+            with limit:
+                for step in self._steps:
+                    step(state)
         except _Drop as drop:
             return self.drop(drop.key, replace(document, text=state.text), len(state.encoded), drop.detail)
+        except TooSlow as slow:
+            return self.drop("quality/too_slow", replace(document, text=state.text), len(state.encoded), str(slow))
         metadata = {**document.metadata, **state.metadata} if state.metadata else document.metadata
         return replace(document, text=state.text, metadata=metadata), state.encoded
 
@@ -118,7 +123,7 @@ def _basics(data: Data) -> Callable[[_State], None]:
     return step
 
 
-def _addresses(path: str | None, words: list[str]) -> Callable[[_State], None]:
+def _blocklist(path: str | None, words: list[str]) -> Callable[[_State], None]:
     from data_prep.blocklist import Blocklist
 
     blocked = Blocklist(path, words)

@@ -23,6 +23,7 @@ from configs.files import atomic_path
 from data_prep.chain import Chain, Dropped
 from data_prep.documents import Document, Origin, Rejected, to_documents
 from data_prep.funnel import KEPT, READ, Tally
+from data_prep.guard import Guard, TooSlow
 from data_prep.readers import RawRecord
 from data_prep.stages import Stage, describe_file
 
@@ -165,10 +166,12 @@ def _write_part(task: FileTask, name: str, records: Iterator[RawRecord]) -> None
         kept = stack.enter_context(_parquet(stack, file, SCHEMA))
         dropped = stack.enter_context(_parquet(stack, aside, DROPPED_SCHEMA)) if task.data.keep_dropped else None
         writer = _PartWriter(kept, dropped)
+        guard = stack.enter_context(Guard(task.stage, name, task.origin.name, task.data.limits.document_seconds))
         for record in records:
             raw_bytes += record.size
-            for item in to_documents(record, task.origin.source, task.origin.name, task.data.max_document_bytes):
+            for item in _items(record, task, guard):
                 _take(item, chain, writer, tally)
+            guard.rest()
         writer.flush()
     hashes = task.stage.directory / f"{name}.hashes.npy"
     with atomic_path(hashes) as temporary, temporary.open("wb") as stream:
@@ -183,7 +186,8 @@ def _write_part(task: FileTask, name: str, records: Iterator[RawRecord]) -> None
         "counts": dict(tally.counts),
         "marks": dict(tally.marks),
         "examples": tally.examples,
-        "files": {path.name: describe_file(path) for path in (file, hashes, aside) if path != aside or dropped},
+        "files": {path.name: describe_file(path) for path in (file, hashes, aside) if path != aside or dropped}
+        | guard.files,
     }
     task.stage.commit(name, content)
 
@@ -192,6 +196,28 @@ def _parquet(stack: ExitStack, file: Path, schema: pa.Schema) -> pq.ParquetWrite
     """A writer whose file appears under its name when the stack is left without an error."""
     temporary = stack.enter_context(atomic_path(file))
     return pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=1)
+
+
+def _items(record: RawRecord, task: FileTask, guard: Guard) -> Iterator[Document | Rejected]:
+    """The record's documents; nothing of a record that kills workers, no more of one that takes too long."""
+    source, name = task.origin.source, task.origin.name
+    where = f"{name}:{record.position}"
+    if not guard.next(record.position, record.size):
+        guard.keep_aside(record.value)
+        yield Rejected("crashed", source.name, where, record.size, "")
+        return
+    items = to_documents(record, source, name, task.data.max_document_bytes)
+    item: Document | Rejected | None
+    while True:
+        try:
+            with guard.limit:
+                item = next(items, None)
+        except TooSlow:
+            yield Rejected("too_slow", source.name, where, record.size, "")
+            return
+        if item is None:
+            return
+        yield item
 
 
 def _take(item: Document | Rejected, chain: Chain, writer: _PartWriter, tally: Tally) -> None:

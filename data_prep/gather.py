@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from configs.data_sections import Source
@@ -12,13 +14,16 @@ from data_prep.funnel import KEPT, READ, merge_counts
 from data_prep.plan import Plan
 from data_prep.runner import Runner
 from data_prep.stages import Stage
+from data_prep.watch import expected_bytes
 
 _EXAMPLES = 5
 
 Manifest = dict[str, Any]
 
 
-def make_documents(plan: Plan, runner: Runner, examples: int = 3, characters: int = 200) -> Manifest:
+def make_documents(
+    plan: Plan, runner: Runner, examples: int = 3, characters: int = 200, may_be_empty: bool = False
+) -> Manifest:
     """Reads all sources, with what an earlier run left; returns the manifest.
 
     Args:
@@ -26,6 +31,10 @@ def make_documents(plan: Plan, runner: Runner, examples: int = 3, characters: in
         runner: does the work.
         examples: of every reason, in each part.
         characters: of each example.
+        may_be_empty: a source of which no document is left is no error.
+
+    Raises:
+        ValueError: a source of which no document is left, or that cannot be read.
     """
     found = [
         (f"{index:03d}-{number:05d}", origin)
@@ -42,18 +51,19 @@ def make_documents(plan: Plan, runner: Runner, examples: int = 3, characters: in
         for stride in [_stride(origin, plan.data.unit_bytes, everything, runner.cluster.workers)]
         for first in range(stride)
     ]
-    left = {number: sum(task.number == number for task in tasks) for _, number in todo}
+    left = Counter(task.number for task in tasks)
 
     def size(name: str) -> float:
         return float((stage.unit(name) or {}).get("raw_bytes", 0))
 
-    for task, parts in runner.map(stage, "documents", collect.collect_file, tasks, size, None):
+    total = expected_bytes((origin.path or Path(origin.name), origin.size) for _, origin in found) if tasks else None
+    for task, parts in runner.map(stage, "documents", collect.collect_file, tasks, size, total):
         left[task.number] -= 1
         if not left[task.number]:
             stage.commit(f"file.{task.number}", {"parts": parts})
     counted = {number: (stage.unit(f"file.{number}") or {})["parts"] for number, _ in found}
     names = [collect.part_name(number, part) for number, parts in counted.items() for part in range(parts)]
-    return _finish(stage, plan.data.sources, names, max(examples, _EXAMPLES))
+    return _finish(stage, plan.data.sources, names, max(examples, _EXAMPLES), may_be_empty)
 
 
 def _stride(origin: Origin, unit_bytes: int, everything: int, workers: int) -> int:
@@ -63,7 +73,7 @@ def _stride(origin: Origin, unit_bytes: int, everything: int, workers: int) -> i
     return max(1, min(workers, -(-workers * origin.size // everything), 1 + 3 * origin.size // unit_bytes))
 
 
-def _finish(stage: Stage, sources: Sequence[Source], names: Sequence[str], most: int) -> Manifest:
+def _finish(stage: Stage, sources: Sequence[Source], names: Sequence[str], most: int, may_be_empty: bool) -> Manifest:
     parts: list[Manifest] = []
     files: Manifest = {}
     counts: dict[str, dict[str, list[int]]] = {source.name: {} for source in sources}
@@ -84,7 +94,7 @@ def _finish(stage: Stage, sources: Sequence[Source], names: Sequence[str], most:
             if seen[place] <= most:
                 examples.append({"source": source, **example})
     for name, reasons in counts.items():
-        if not reasons.get(KEPT, [0])[0]:
+        if not may_be_empty and not reasons.get(KEPT, [0])[0]:
             raise ValueError(
                 f"source {name}: no document is left (found: {_said(reasons)}); check its `path`, its `text_field` "
                 "and what data.language and data.quality drop"

@@ -75,15 +75,15 @@ class _Undisturbed:
     """No `TooSlow` in the body: for bookkeeping that must be done whole."""
 
     def __enter__(self) -> None:
-        _limit.held = True
+        limit.held = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _limit.held = False
+        limit.held = False
 
 
-_limit = _Limit()
+limit = _Limit()
 undisturbed = _Undisturbed()
 
 
@@ -114,17 +114,17 @@ class Guard:
         self._beat = current()
         self._beat.enter(stage.unit_file(unit, ""), file)
         self._poisoned = poisoned(stage.unit_file(unit, ""))
-        self.limit = _limit
+        self.limit = limit
         self.files: dict[str, dict[str, Any]] = {}  # raw bytes kept aside, for the unit's `files`
 
     def __enter__(self) -> Guard:
-        _limit.start(self._seconds)
+        limit.start(self._seconds)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _limit.stop()
+        limit.stop()
 
     def next(self, position: int, size: int) -> bool:
         """Goes on to the unit's next record; False: workers died at it, leave it out.
@@ -136,8 +136,8 @@ class Guard:
         self._ordinal += 1
         if self._ordinal in self._poisoned:
             return False
-        _limit.seconds = self._seconds * max(1.0, size / _MEGABYTE)
-        self._beat.at(position, size, _limit.seconds, self._ordinal)
+        limit.seconds = self._seconds * max(1.0, size / _MEGABYTE)
+        self._beat.at(position, size, limit.seconds, self._ordinal)
         return True
 
     def rest(self) -> None:

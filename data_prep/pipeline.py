@@ -42,7 +42,8 @@ def prepare(recipe: Recipe) -> DataManifest:
     """
     if is_current(recipe):
         return load_manifest(recipe.data_directory)
-    return _prepare(recipe, Cluster(recipe.data.ray_address, recipe.data.workers))
+    data = recipe.data
+    return _prepare(recipe, Cluster(data.ray_address, data.workers, data.limits.attempts, recipe.data_directory))
 
 
 def is_current(recipe: Recipe) -> bool:
