@@ -13,7 +13,7 @@ _HEADLINES = ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu",
 
 def print_headlines(run: Path) -> None:
     """Prints the scores that say most, each with its interval and the number of units behind it."""
-    from eval.report.numbers import score
+    from configs.rendering import score
     from eval.results import load_results
 
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from configs.files import content_identity, fingerprint, read_json, write_json
 from configs.recipe import Recipe, load_run, save
-from eval.report.numbers import duration
+from configs.rendering import duration
 from launch.headlines import print_headlines, print_verdict
 
 LOCK = ".lock"

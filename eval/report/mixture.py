@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eval.report.numbers import short
+from configs.rendering import short
 
 
 def mixture_rows(table: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from configs import rendering
 from configs.files import write_text
 from configs.recipe import Recipe, dump, load_run
-from eval.report import numbers
-from eval.report.funnel import funnel_rows
+from data_prep.funnel_table import funnel_rows
 from eval.report.gates import Delta, Gate, compare, evaluate_gates
 from eval.report.history import History, read_history
 from eval.report.mixture import mixture_rows
@@ -44,7 +44,7 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
         autoescape=jinja2.select_autoescape(["html.j2"]),
         trim_blocks=True,
     )
-    environment.filters["score"] = numbers.score
+    environment.filters["score"] = rendering.score
     environment.filters["breakable"] = _breakable
     page = run / "report" / "index.html"
     write_text(page, environment.get_template("page.html.j2").render(facts))
@@ -81,7 +81,7 @@ def _facts(
         "versions": sorted(results.versions.items()),
         "recipe": dump(recipe),
         "replica_version": _own_version(),
-        "style": (_HERE / "style.css").read_text(encoding="utf-8"),
+        "style": rendering.style_sheet(),
         "script": (_HERE / "hover.js").read_text(encoding="utf-8"),
     }
 
@@ -107,12 +107,12 @@ def _breakable(name: str) -> Markup:
 # -------------------------------------------------------------------------------------------------------------- header
 def _lead(results: Results, history: History, compression: list[dict[str, Any]]) -> str:
     model = results.model
-    text = f"A {model['family']} model of {numbers.short(model['parameters'])} parameters"
+    text = f"A {model['family']} model of {rendering.short(model['parameters'])} parameters"
     tokens = history.last("tokens")
     if tokens:
-        text += f", trained on {numbers.short(tokens)} tokens"
+        text += f", trained on {rendering.short(tokens)} tokens"
         seconds = _training_seconds(history)
-        text += f" in {numbers.duration(seconds)}" if seconds else ""
+        text += f" in {rendering.duration(seconds)}" if seconds else ""
     if compression:
         first = compression[0]
         text += f". It stores text it has never seen in {first['ours']:.2f} bits per byte"
@@ -145,22 +145,22 @@ def _cards(results: Results, history: History, compression: list[dict[str, Any]]
             cards.append(_card("Against xz -9e", f"{sign}{abs(first['xz_change']):.0%}", "size of the same text"))
     for name, result in results.by_name().items():
         if name.startswith("perplexity/") and name.endswith("/perplexity"):
-            cards.append(_card("Perplexity", numbers.score(result.value), f"per token, on {name.split('/')[1]}"))
+            cards.append(_card("Perplexity", rendering.score(result.value), f"per token, on {name.split('/')[1]}"))
             break
     model = results.model
     cards.append(
         _card(
             "Parameters",
-            numbers.short(model["parameters"]),
+            rendering.short(model["parameters"]),
             f"{model['layers']} layers, width {model['width']}, context {model['context_length']}",
         )
     )
     if tokens := history.last("tokens"):
-        cards.append(_card("Tokens trained on", numbers.short(tokens), f"{results.checkpoint['step']:,} steps"))
+        cards.append(_card("Tokens trained on", rendering.short(tokens), f"{results.checkpoint['step']:,} steps"))
     if seconds := _training_seconds(history):
         tokens = history.last("tokens") or 0
         value, unit = (seconds / 60, "min") if seconds < 6000 else (seconds / 3600, "h")
-        cards.append(_card("Training time", f"{value:.1f}", f"{numbers.short(tokens / seconds)} tokens/s", unit))
+        cards.append(_card("Training time", f"{value:.1f}", f"{rendering.short(tokens / seconds)} tokens/s", unit))
     return cards
 
 
@@ -197,7 +197,7 @@ def _compression(results: Results) -> list[dict[str, Any]]:
 def _range(result: Result) -> str:
     if result.low is None or result.high is None:
         return ""
-    return f"{numbers.score(result.low)} to {numbers.score(result.high)}"
+    return f"{rendering.score(result.low)} to {rendering.score(result.high)}"
 
 
 def _bar(name: str, result: Result, top: float, ours: bool) -> dict[str, Any]:

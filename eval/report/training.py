@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from configs.rendering import short
 from eval.report.charts import Series, line_chart, smooth
 from eval.report.history import History
-from eval.report.numbers import short
 
 # Fewer points than this are drawn as they are.
 _NOISY = 60

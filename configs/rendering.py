@@ -1,8 +1,9 @@
-"""Numbers as people read them."""
+"""What all pages share: numbers as people read them, and the style sheet."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 
 def score(value: float | None) -> str:
@@ -38,3 +39,8 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def style_sheet() -> str:
+    """The style of all pages, which are self-contained."""
+    return (Path(__file__).parent / "style.css").read_text(encoding="utf-8")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from configs.rendering import size
 from data_prep.funnel import LEFT, STAGES, check
-from eval.report.numbers import size
 
 _COUNTS = ("documents", "bytes", "tokens")
 _LABELS = {
@@ -61,7 +61,7 @@ def _rows(funnel: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
             {
                 "source": source if kind == "total" else "",
                 "kind": kind,
-                "what": _label(row),
+                "what": label(row),
                 "documents": f"{row['documents']:,}" if row["documents"] or kind != "dropped" else "",
                 "bytes": size(row["bytes"]),
                 "tokens": f"{row['tokens']:,}" if row["tokens"] or kind == "kept" else "",
@@ -72,7 +72,8 @@ def _rows(funnel: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _label(row: dict[str, Any]) -> str:
+def label(row: dict[str, Any]) -> str:
+    """What a row of the funnel says, in words."""
     if row["reason"] in _LABELS:
         return _LABELS[row["reason"]]
     what = "dropped" if row["documents"] else "taken away"

@@ -1,0 +1,199 @@
+"""The funnel page: what every rule did to the text, with examples to read side by side."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.files import write_text
+from configs.rendering import short, size, style_sheet
+from data_prep.collect import read_part
+from data_prep.funnel import LEFT
+from data_prep.funnel_table import funnel_rows, label
+from data_prep.verdicts import Part, remaining, without
+
+_LONGEST_LINES = 400
+_CONTEXT_LINES = 3
+_EXAMPLES = 12
+
+Manifest = dict[str, Any]
+Block = list[tuple[str, str]]  # lines with what became of them: same, gone, new, skip
+
+
+def write_page(
+    file: Path,
+    title: str,
+    funnel: list[Manifest],
+    marks: Manifest,
+    examples: Sequence[Manifest],
+    note: str,
+) -> Path:
+    """Renders the page; returns the file.
+
+    Args:
+        file: where to write it.
+        title: heading.
+        funnel: rows as `Funnel.rows` gives them.
+        marks: by source, things counted that are neither documents nor bytes.
+        examples: as `example_of` and the stage `documents` give them.
+        note: a sentence on what was read.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+    )
+    facts = {
+        "title": title,
+        "note": note,
+        "style": style_sheet(),
+        "cards": _cards(funnel),
+        "funnel": funnel_rows(funnel),
+        "groups": list(_groups(funnel, examples)),
+        "marks": [
+            (source, key.partition("/")[2].replace("_", " "), f"{count[0]:,}")
+            for source, own in marks.items()
+            for key, count in sorted(own.items())
+        ],
+    }
+    write_text(file, environment.get_template("funnel.html.j2").render(facts))
+    return file
+
+
+def _cards(funnel: list[Manifest]) -> list[tuple[str, str, str]]:
+    def total(reasons: Sequence[str], key: str) -> int:
+        return sum(row[key] for row in funnel if row["reason"] in reasons)
+
+    read, kept = (total(reasons, "documents") for reasons in (("read",), LEFT))
+    read_bytes, kept_bytes = (total(reasons, "bytes") for reasons in (("read",), LEFT))
+    cards = [
+        ("Documents read", f"{read:,}", size(read_bytes)),
+        ("Documents kept", f"{kept:,}", f"{kept / max(1, read):.1%} of those read"),
+        ("Text kept", size(kept_bytes), f"{kept_bytes / max(1, read_bytes):.1%} of the bytes read"),
+    ]
+    tokens = total(LEFT, "tokens")
+    if tokens:
+        cards.append(("Tokens kept", short(tokens), f"{kept_bytes / tokens:.2f} bytes per token"))
+    return cards
+
+
+def _groups(funnel: list[Manifest], examples: Sequence[Manifest]) -> Iterator[Manifest]:
+    """The examples of every reason, in the funnel's order."""
+    keys = dict.fromkeys(f"{row['stage']}/{row['reason']}" for row in funnel)
+    known = {example["key"] for example in examples}
+    for key in [*keys, *sorted(known - set(keys))]:
+        own = [example for example in examples if example["key"] == key]
+        if not own:
+            continue
+        rows = [row for row in funnel if f"{row['stage']}/{row['reason']}" == key]
+        documents, taken = (sum(row[column] for row in rows) for column in ("documents", "bytes"))
+        stage, _, reason = key.partition("/")
+        yield {
+            "anchor": key.replace("/", "-"),
+            "stage": stage,
+            "label": label({"stage": stage, "reason": reason, "documents": documents}),
+            "counts": (f"{documents:,} documents, " if documents else "") + size(taken),
+            "examples": [_side_by_side(example) for example in own[:_EXAMPLES]],
+        }
+
+
+# ------------------------------------------------------------------------------------------------------------- examples
+def example_of(
+    entry: Manifest, stage: str, part: Part, characters: int, text_of: Callable[[str], str | None]
+) -> Manifest:
+    """A verdict's example with the texts it is about.
+
+    Args:
+        entry: as `VerdictWriter` remembers it, with its source.
+        stage: name of the verdict stage.
+        part: with the verdicts before that stage.
+        characters: how much of a text is shown.
+        text_of: the text of another document by its id, if it can be found.
+    """
+    found = next(fields for row, fields in remaining(part, ["id", "text"]) if row == entry["row"])
+    text = found["text"]
+    example = {"key": f"{stage}/{entry['reason']}", "source": entry["source"], "id": found["id"]}
+    if entry["action"] == "cut":
+        # The stretch of text around the first cut, and the same without what was cut.
+        start = max(0, entry["spans"][0] - characters // 4)
+        stretch = text.encode()[start : start + characters]
+        inside = [min(max(position - start, 0), len(stretch)) for position in entry["spans"]]
+        example |= {"excerpt": _decoded(stretch), "after": _decoded(without(stretch, inside))}
+    else:
+        example["excerpt"] = text[:characters]
+        other = text_of(entry["detail"]) if entry["detail"] else None
+        if other is not None:
+            example["like"] = other[:characters]
+    if entry["detail"]:
+        example["detail"] = entry["detail"]
+    return example
+
+
+def _decoded(data: bytes) -> str:
+    """The text, without characters that the ends cut in two."""
+    return data.decode(errors="ignore")
+
+
+def texts_by_id(parts: Sequence[Part], wanted: set[str]) -> dict[str, str]:
+    """Texts of documents by their ids, as the stage `documents` left them."""
+    found: dict[str, str] = {}
+    for part in parts:
+        if wanted <= found.keys():
+            break
+        for _, table in read_part(part.documents, part.name, ["id", "text"]):
+            for identifier, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                if identifier in wanted:
+                    found.setdefault(identifier, text)
+    return found
+
+
+def _side_by_side(example: Manifest) -> Manifest:
+    """Both columns as lines: what was there, and what it became or what it is like."""
+    left = example["excerpt"]
+    right = example.get("after", example.get("like"))
+    shown: Manifest = {
+        "source": example.get("source", ""),
+        "id": example["id"],
+        "detail": example.get("detail", ""),
+        "heading": "what is left" if "after" in example else "the one that stays",
+    }
+    if right is None:
+        return {**shown, "left": [("same", line) for line in _lines(left)], "right": None}
+    columns = _compared(_lines(left), _lines(right))
+    if "like" in example:  # no text was changed: only say what differs
+        columns = tuple([(kind if kind != "gone" else "new", line) for kind, line in column] for column in columns)
+    return {**shown, "left": columns[0], "right": columns[1]}
+
+
+def _lines(text: str) -> list[str]:
+    return text.split("\n")[:_LONGEST_LINES]
+
+
+def _compared(left: list[str], right: list[str]) -> tuple[Block, ...]:
+    """Lines marked `gone` on the left and `new` on the right; long stretches of equal lines are shortened."""
+    columns: tuple[Block, Block] = ([], [])
+    matcher = difflib.SequenceMatcher(None, left, right, autojunk=False)
+    for action, a, b, c, d in matcher.get_opcodes():
+        if action == "equal":
+            for column, lines in ((columns[0], left[a:b]), (columns[1], right[c:d])):
+                column += _shortened(lines)
+        else:
+            columns[0].extend(("gone", line) for line in left[a:b])
+            columns[1].extend(("new", line) for line in right[c:d])
+    return columns
+
+
+def _shortened(lines: list[str]) -> Block:
+    if len(lines) <= 2 * _CONTEXT_LINES + 1:
+        return [("same", line) for line in lines]
+    middle = len(lines) - 2 * _CONTEXT_LINES
+    return [
+        *(("same", line) for line in lines[:_CONTEXT_LINES]),
+        ("skip", f"… {middle} lines unchanged …"),
+        *(("same", line) for line in lines[-_CONTEXT_LINES:]),
+    ]
