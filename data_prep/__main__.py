@@ -1,4 +1,5 @@
-"""`python -m data_prep run RECIPE [a.b=value …]` prepares data; `python -m data_prep verify DIR` checks it."""
+"""`python -m data_prep run RECIPE [a.b=value …]` prepares data; `python -m data_prep verify DIR` checks it;
+`python -m data_prep classifier GOOD BAD --out FILE` trains a judge of quality for `data.quality.classifier`."""
 
 from __future__ import annotations
 
@@ -29,6 +30,15 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _classifier(arguments: argparse.Namespace) -> int:
+    from data_prep.classifier import train
+
+    model = train(arguments.good, arguments.bad)
+    model.save(arguments.out)
+    print(f"{arguments.out}: {model.report}")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="From raw files to token shards.")
@@ -42,7 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     check = commands.add_parser("verify", help="recompute hashes and counts of prepared data")
     check.add_argument("directory", help="data directory, such as runs/demo/data")
     check.set_defaults(function=_verify)
-    for command in (run, check):
+    judge = commands.add_parser("classifier", help="train a judge of quality from two sets of example documents")
+    judge.add_argument("good", type=Path, help="file or folder of what is wanted, in any format that sources may have")
+    judge.add_argument("bad", type=Path, help="file or folder of what is not")
+    judge.add_argument("--out", type=Path, required=True, help="model file, for data.quality.classifier.path")
+    judge.set_defaults(function=_classifier)
+    for command in (run, check, judge):
         add_debug(command)
     arguments = parser.parse_args(argv)
     return run_door(lambda: int(arguments.function(arguments)), getattr(arguments, "debug", False))
