@@ -11,14 +11,15 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from configs.files import atomic_path
+from configs.files import atomic_path, temporary_beside
 from data_prep.stages import Stage
 from data_prep.verdicts import Run
 
@@ -59,6 +60,20 @@ class Exchange:
         with atomic_path(self._input(writer)) as temporary:
             ordered(records).astype(_DTYPE, copy=False).tofile(temporary)
 
+    def put_blocks(self, writer: int, blocks: Iterable[Records]) -> None:
+        """As `put`, from blocks that are sorted each; more than memory may hold in all."""
+        files: list[Path] = []
+        try:
+            for block in blocks:
+                files.append(temporary_beside(self._input(writer)))
+                block.astype(_DTYPE, copy=False).tofile(files[-1])
+            with atomic_path(self._input(writer)) as temporary, temporary.open("wb") as stream:
+                for block in _merge(files, self.width):
+                    write_records(stream, block)
+        finally:
+            for file in files:
+                file.unlink(missing_ok=True)
+
     def merge(self, run: Run, total: float) -> int:
         """Merges what the writers put in, those groups that are not merged yet; returns the number of records.
 
@@ -81,7 +96,7 @@ class Exchange:
 
     def read(self, low: int, high: int) -> Records:
         """All records with low <= key < high (up to 2**64), sorted by all columns."""
-        pieces = [_slice(self._merged(group), self.width, low, high) for group in range(self.groups)]
+        pieces = [read_records(self._merged(group), self.width, low, high) for group in range(self.groups)]
         return ordered(np.concatenate(pieces)) if pieces else np.zeros((0, self.width), np.uint64)
 
     def _input(self, writer: int) -> Path:
@@ -116,7 +131,7 @@ def merge_group(task: MergeTask) -> None:
     merged = 0
     with atomic_path(task.exchange._merged(task.group)) as temporary, temporary.open("wb") as stream:
         for block in _merge(task.inputs(), width):
-            stream.write(block.astype(_DTYPE, copy=False).tobytes())
+            write_records(stream, block)
             merged += len(block)
     task.exchange.stage.commit(task.name, {"records": merged})
 
@@ -135,8 +150,6 @@ def hash_ranges(records: int, size: int | None = None) -> list[tuple[int, int]]:
 
 def ordered(records: Records) -> Records:
     """Sorted by all columns, the first one foremost."""
-    if len(records) < 2:
-        return records
     return records[np.lexsort(tuple(records[:, column] for column in reversed(range(records.shape[1]))))]
 
 
@@ -177,7 +190,12 @@ def _windows(file: Path, width: int, window: int) -> Iterator[Records]:
         yield block.astype(np.uint64, copy=False)
 
 
-def _slice(file: Path, width: int, low: int, high: int) -> Records:
+def write_records(stream: BinaryIO, records: Records) -> None:
+    """Appends records to a file of them."""
+    stream.write(records.astype(_DTYPE, copy=False).tobytes())
+
+
+def read_records(file: Path, width: int, low: int, high: int) -> Records:
     """Records with low <= key < high of a sorted file."""
     with file.open("rb") as stream:
         descriptor = stream.fileno()

@@ -1,0 +1,300 @@
+"""Verdict stage `substrings`: passages of at least `min_bytes` bytes that an earlier document has, cut from later ones.
+
+What is cut is exactly the union of all windows of `min_bytes` bytes that some earlier document contains as well (Lee et
+al. 2021, "Deduplicating Training Data Makes Language Models Better", find them by a suffix array over everything), less
+the bytes of characters that it would cut in two. To look up all windows of all texts would take sixteen bytes for each
+byte of text; so a first shuffle of anchors (see `windows`) finds the windows that may be repeated at all, as a repeated
+window's anchor is repeated too, and a second one looks up those. Hashes of windows have 88 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.data_sections import RepeatedSubstrings
+from configs.files import atomic_path
+from data_prep.dedup.numbering import DOCUMENT_BITS, NumberedPart, number_parts
+from data_prep.dedup.shuffle import (
+    Exchange,
+    Records,
+    constant,
+    hash_ranges,
+    ordered,
+    read_records,
+    starts_of_runs,
+    write_records,
+)
+from data_prep.dedup.windows import Block, Wide, Windows, blocks
+from data_prep.stages import Stage
+from data_prep.verdicts import Part, Run, VerdictWriter, remaining, without
+
+REASON = "repeated_substrings"
+REASON_ALL = "only_repeated_substrings"
+_NUMBER = np.uint64(2**DOCUMENT_BITS - 1)
+# Windows that a part holds before it sorts them and puts them aside.
+HELD_WINDOWS = 2_000_000
+# Bytes of text whose answers are read at once.
+_READ_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """One part in one phase; reads `source`, writes to `result`, where it has them."""
+
+    numbered: NumberedPart
+    size: int
+    phase: str
+    source: Exchange | None = None
+    result: Exchange | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the unit; the verdicts have that of the part."""
+        return f"{self.phase}{self.numbered.part.name}"
+
+
+@dataclass(frozen=True)
+class RangeTask:
+    """One range of hashes."""
+
+    phase: str
+    source: Exchange
+    result: Exchange
+    index: int
+    low: int
+    high: int
+
+    @property
+    def name(self) -> str:
+        """Name of the unit."""
+        return f"{self.phase}{self.index:06d}"
+
+
+class Substrings:
+    """The stage, for the pipeline."""
+
+    name = "substrings"
+    code = ("dedup/substrings", "dedup/windows", "dedup/shingles", "dedup/shuffle", "dedup/numbering", "verdicts")
+    reasons = (REASON, REASON_ALL)
+
+    def __init__(self, settings: RepeatedSubstrings) -> None:
+        self.inputs: dict[str, Any] = settings.model_dump()
+        self._size = settings.min_bytes
+
+    def make(self, stage: Stage, parts: Sequence[Part], run: Run) -> dict[str, Any]:
+        """Parts -> anchors -> parts -> windows -> parts."""
+        total = float(sum(part.bytes for part in parts))
+        numbered = number_parts(stage, parts)
+        anchors = Exchange(stage, "anchors", 2, len(parts))
+        windows = Exchange(stage, "windows", 2, len(parts))
+        sizes = {part.name: float(part.bytes) for part in parts}
+
+        def over_parts(what: str, function: Any, phase: str, source: Exchange | None, result: Exchange | None) -> None:
+            tasks = [PartTask(part, self._size, phase, source, result) for part in numbered]
+            missing = [task for task in tasks if stage.unit(task.name) is None]
+            run(f"substrings: {what}", function, missing, lambda n: sizes.get(n.removeprefix(phase), 0.0), total)
+
+        def over_ranges(phase: str, function: Any, source: Exchange) -> Exchange:
+            ranges = hash_ranges(source.merge(run, total))
+            result = Exchange(stage, f"{phase}found", 2, len(ranges))
+            tasks = [RangeTask(phase, source, result, index, *edges) for index, edges in enumerate(ranges)]
+            missing = [task for task in tasks if stage.unit(task.name) is None]
+            run(f"substrings: {source.label}", function, missing, constant(total / len(ranges)), total)
+            source.discard()
+            result.merge(run, total)
+            return result
+
+        over_parts("anchors of parts", put_anchors, "anchors.", None, anchors)
+        shared = over_ranges("shared.", find_shared, anchors)
+        over_parts("windows of parts", put_windows, "windows.", shared, windows)
+        shared.discard()
+        repeated = over_ranges("repeated.", find_repeated, windows)
+        over_parts("verdicts", write_verdicts, "", repeated, None)
+        return {}
+
+
+# ------------------------------------------------------------------------------------------------------------- anchors
+def put_anchors(task: PartTask) -> None:
+    """(anchor, first document of the part that has it); anchors of several documents of the part are told beside it."""
+    assert task.result is not None
+    windows = Windows(task.size)
+    found = [np.zeros((0, 2), np.uint64)]
+    for block in blocks(_texts(task.numbered), task.size):
+        starts, stretches = windows.starts(block)
+        anchors, places = windows.anchors(block, starts)
+        fresh = starts_of_runs(places.astype(np.uint64), stretches.astype(np.uint64))
+        numbers = block.numbers[stretches[fresh]].astype(np.uint64)
+        found.append(np.stack([anchors[fresh], numbers], axis=1))
+    records = ordered(np.concatenate(found))
+    starts_of_keys = starts_of_runs(records[:, 0])
+    lasts = np.append(starts_of_keys[1:], len(records)) - 1
+    several = records[lasts, 1] != records[starts_of_keys, 1] if len(records) else np.zeros(0, bool)
+    with atomic_path(_local(task, "anchors")) as file, file.open("wb") as stream:
+        np.save(stream, records[starts_of_keys[several], 0])
+    task.result.put(task.numbered.index, records[starts_of_keys])
+    task.numbered.stage.commit(task.name, {})
+
+
+def find_shared(task: RangeTask) -> None:
+    """(document, anchor) of anchors that several parts have."""
+    records = task.source.read(task.low, task.high)
+    starts = starts_of_runs(records[:, 0])
+    counts = np.diff([*starts, len(records)])
+    task.result.put(task.index, records[np.repeat(counts > 1, counts)][:, ::-1])
+    task.source.stage.commit(task.name, {})
+
+
+# ------------------------------------------------------------------------------------------------------------- windows
+def put_windows(task: PartTask) -> None:
+    """(hash, rest of the hash and document) of windows whose anchor is shared; the part's own repetitions beside."""
+    assert task.source is not None and task.result is not None
+    told = task.source.read(task.numbered.base, task.numbered.end)[:, 1]
+    shared = np.unique(np.concatenate([told, np.load(_local(task, "anchors"))]))
+    windows = Windows(task.size)
+
+    def sorted_windows() -> Iterator[Records]:
+        held: list[Records] = []
+        for block in blocks(_texts(task.numbered), task.size) if len(shared) else ():
+            held.append(_candidates(windows, block, shared))
+            if sum(map(len, held)) >= HELD_WINDOWS:
+                yield ordered(np.concatenate(held))
+                held = []
+        if held:
+            yield ordered(np.concatenate(held))
+
+    with atomic_path(_local(task, "windows")) as file, file.open("wb") as stream:
+        task.result.put_blocks(task.numbered.index, map(partial(_keep_firsts, stream), sorted_windows()))
+    task.numbered.stage.commit(task.name, {})
+
+
+def _candidates(windows: Windows, block: Block, shared: Wide) -> Records:
+    """(hash, 24 more bits of it above the document) of the block's windows whose anchor is one of `shared`."""
+    starts, stretches = windows.starts(block)
+    anchors, _ = windows.anchors(block, starts)
+    place = np.minimum(np.searchsorted(shared, anchors), len(shared) - 1)
+    chosen = shared[place] == anchors
+    if not chosen.any():
+        return np.zeros((0, 2), np.uint64)
+    starts, numbers = starts[chosen], block.numbers[stretches[chosen]].astype(np.uint64)
+    first, second = (windows.hashes(block.data, windows.size, which)[starts] for which in (0, 1))
+    return np.stack([first, (second & ~_NUMBER) | numbers], axis=1)
+
+
+def _keep_firsts(stream: BinaryIO, records: Records) -> Records:
+    """The first document of each window; writes (document, hash) of the others, by document."""
+    firsts, others = _split(records)
+    write_records(stream, ordered(others))
+    return firsts
+
+
+def find_repeated(task: RangeTask) -> None:
+    """(document, hash) of windows that an earlier document has."""
+    _, others = _split(task.source.read(task.low, task.high))
+    task.result.put(task.index, others)
+    task.source.stage.commit(task.name, {})
+
+
+def _split(records: Records) -> tuple[Records, Records]:
+    """Of sorted records: the first of each window, and (document, hash) of the other documents that have it."""
+    starts = starts_of_runs(records[:, 0], records[:, 1] & ~_NUMBER)
+    numbers = records[:, 1] & _NUMBER
+    first = np.repeat(numbers[starts], np.diff([*starts, len(records)]))
+    later = numbers != first
+    others = np.stack([numbers[later], records[later, 0]], axis=1)
+    return records[starts], others
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+def write_verdicts(task: PartTask) -> None:
+    """Cuts passages; drops documents of which only white space would be left."""
+    numbered = task.numbered
+    windows = Windows(task.size)
+    writer = VerdictWriter(numbered.part)
+    for texts in _batches(numbered):
+        told = _told(task, texts)
+        chosen = [(number, data) for number, data in texts if number in told]
+        covered = {number: np.zeros(len(data) + 1, dtype=np.int32) for number, data in chosen}
+        for block in blocks(chosen, task.size):
+            _cover(windows, block, told, covered)
+        for number, data in chosen:
+            spans = _spans(data, covered[number])
+            _decide(writer, number - numbered.base, data, spans)
+    writer.commit(numbered.stage)
+
+
+def _batches(numbered: NumberedPart) -> Iterator[list[tuple[int, bytes]]]:
+    texts: list[tuple[int, bytes]] = []
+    size = 0
+    for number, data in _texts(numbered):
+        texts.append((number, data))
+        size += len(data)
+        if size >= _READ_BYTES:
+            yield texts
+            texts, size = [], 0
+    if texts:
+        yield texts
+
+
+def _told(task: PartTask, texts: Sequence[tuple[int, bytes]]) -> dict[int, Wide]:
+    """Sorted hashes of the repeated windows of each document that has any."""
+    assert task.source is not None
+    low, high = texts[0][0], texts[-1][0] + 1
+    found = ordered(np.concatenate([task.source.read(low, high), read_records(_local(task, "windows"), 2, low, high)]))
+    starts = starts_of_runs(found[:, 0])
+    pieces = np.split(found[:, 1], starts[1:]) if len(found) else []
+    return dict(zip(found[starts, 0].astype(np.int64).tolist(), pieces, strict=True))
+
+
+def _cover(windows: Windows, block: Block, told: dict[int, Wide], covered: dict[int, npt.NDArray[np.int32]]) -> None:
+    """Notes +1 where a repeated window begins and -1 where it has ended."""
+    hashes = windows.hashes(block.data, windows.size)
+    for number, offset, start, end in zip(
+        block.numbers.tolist(), block.offsets.tolist(), block.edges[:-1], block.edges[1:], strict=True
+    ):
+        own = hashes[start : end - windows.size + 1]
+        known = told[number]
+        hits = np.flatnonzero(known[np.minimum(np.searchsorted(known, own), len(known) - 1)] == own) + offset
+        covered[number][hits] += 1
+        covered[number][hits + windows.size] -= 1
+
+
+def _spans(data: bytes, changes: npt.NDArray[np.int32]) -> list[tuple[int, int]]:
+    """Covered stretches, made smaller to whole characters."""
+    inside = np.concatenate([[False], np.cumsum(changes) > 0, [False]])
+    edges = np.flatnonzero(inside[1:] != inside[:-1]).tolist()
+    spans = []
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        while start < end and data[start] & 0xC0 == 0x80:
+            start += 1
+        while end > start and end < len(data) and data[end] & 0xC0 == 0x80:
+            end -= 1
+        if start < end:
+            spans.append((start, end))
+    return spans
+
+
+def _decide(writer: VerdictWriter, row: int, data: bytes, spans: list[tuple[int, int]]) -> None:
+    if not spans:
+        return
+    if without(data, [edge for span in spans for edge in span]).strip():
+        writer.cut(row, REASON, spans)
+    else:
+        writer.drop(row, REASON_ALL, len(data))
+
+
+def _texts(numbered: NumberedPart) -> Iterator[tuple[int, bytes]]:
+    """Number and UTF-8 text of the part's documents."""
+    for row, fields in remaining(numbered.part, ["text"]):
+        yield numbered.base + row, fields["text"].encode()
+
+
+def _local(task: PartTask, what: str) -> Path:
+    """What a part needs not learn from the shuffle."""
+    return task.numbered.stage.unit_file(f"local.{what}.{task.numbered.part.name}", ".records")
