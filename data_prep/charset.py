@@ -19,6 +19,7 @@ _IN_MEDIA_TYPE = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _IN_MARKUP = re.compile(
     rb"<meta\s[^>]*?charset\s*=\s*[\"']?\s*([\w.:-]+)|^\s*<\?xml[^>]*?encoding\s*=\s*[\"']([\w.:-]+)", re.IGNORECASE
 )
+_CODE_PAGE = re.compile(r"cp\d{3,5}", re.IGNORECASE)
 _DECLARATION_BYTES = 4096  # the standard looks at 1024, pages put scripts before it
 _DETECTION_BYTES = 131_072
 # What the standard's names are in Python, where they differ or Python has the fuller table.
@@ -28,17 +29,24 @@ _PYTHON_NAMES = {
     "big5": "big5hkscs",
     "shift_jis": "cp932",
     "euc-kr": "cp949",
+    "euc_kr": "cp949",
+    "iso-8859-1": "cp1252",
+    "us-ascii": "cp1252",
     "iso-8859-8-i": "iso-8859-8",
     "windows-874": "cp874",
     "x-mac-cyrillic": "mac-cyrillic",
     "macintosh": "mac-roman",
 }
-# Declared by servers that were never told, so that only Western text is believed to be in them.
-_SERVER_DEFAULTS = frozenset({"windows-1252", "iso-8859-1", "us-ascii"})
-# Signs that are not letters of a single-byte text: one such in twenty and the encoding is another.
-_MAX_BAD = 0.05
-_WESTERN_SHARE = 0.25
-_ESCAPES = (b"\x1b$", b"\x1b(J")
+# Declared by servers that were never told, named by detectors that know no better: only Western text is believed.
+_WESTERN = "cp1252"
+_WESTERN_SHARE = 0.33  # of its letters that are not ASCII; a French text has some 0.1
+_MAX_BAD = 0.05  # of the characters beyond ASCII, that no text has
+_SAMPLE_CHARACTERS = 16_384
+_BAD = re.compile("[\x80-\x9f\ufffd]")
+_BEYOND = re.compile("[^\x00-\x7f]")
+_LETTER = re.compile(r"[^\W\d_]")
+_LETTER_BEYOND = re.compile(r"(?![a-zA-Z])[^\W\d_]")
+_ESCAPES = (b"\x1b$@", b"\x1b$B", b"\x1b$A")  # of ISO-2022-JP, whose bytes are all ASCII
 
 
 def decode(data: bytes, media_type: str | None = None) -> tuple[str, str]:
@@ -57,16 +65,18 @@ def decode(data: bytes, media_type: str | None = None) -> tuple[str, str]:
     wide = _wide(data)
     if wide:
         return data.decode(wide, errors="replace"), wide
-    if not (data.isascii() and any(escape in data for escape in _ESCAPES)):
-        try:
-            return data.decode("utf-8"), "utf-8"
-        except UnicodeDecodeError:
-            pass
+    if data.isascii() and any(escape in data for escape in _ESCAPES):
+        return data.decode("iso2022_jp_2", errors="replace"), "iso2022_jp_2"
+    try:
+        return data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        pass
     for name in _candidates(data, media_type):
         text = data.decode(name, errors="replace")
-        if _plausible(text, name):
+        if _plausible(text[:_SAMPLE_CHARACTERS], name):
             return text, name
-    return data.decode("windows-1252", errors="replace"), "windows-1252"
+    name = _guess(data) or _WESTERN
+    return data.decode(name, errors="replace"), name
 
 
 def _wide(data: bytes) -> str | None:
@@ -90,11 +100,18 @@ def _candidates(data: bytes, media_type: str | None) -> list[str]:
     declared = [_python_name(in_header.group(1))] if in_header else []
     if in_markup:
         declared.append(_python_name((in_markup.group(1) or in_markup.group(2)).decode("ascii", errors="replace")))
-    weak = [name for name in declared if name in _SERVER_DEFAULTS]
-    strong = [name for name in declared if name and name not in _SERVER_DEFAULTS]
+    strong = [name for name in declared if name != _WESTERN]
     detected = _python_name(detect_encoding(data[:_DETECTION_BYTES]) or "")
-    ordered = [*strong, *weak, "utf-8", detected]
+    ordered = [*strong, *declared, "utf-8", detected]
     return [name for name in dict.fromkeys(ordered) if name]
+
+
+def _guess(data: bytes) -> str | None:
+    """A slower detector, which tries every encoding, for what the first one does not know (Korean among them)."""
+    from charset_normalizer import from_bytes
+
+    found = from_bytes(data[:_SAMPLE_CHARACTERS]).best()
+    return found.encoding if found else None
 
 
 def _python_name(label: str) -> str | None:
@@ -103,10 +120,8 @@ def _python_name(label: str) -> str | None:
 
     from resiliparse.parse.encoding import map_encoding_to_html5
 
-    name = map_encoding_to_html5(label.strip().lower(), fallback_utf8=False)
-    if name is None:
-        return None
-    name = _PYTHON_NAMES.get(name, name)
+    name = map_encoding_to_html5(label, fallback_utf8=False) or (label if _CODE_PAGE.fullmatch(label) else "")
+    name = _PYTHON_NAMES.get(name.lower(), name.lower())
     if name.startswith(("utf-16", "utf-32")):  # would have shown by its mark or its zeros
         return name if name[-3:] in ("-le", "-be") else "utf-16-le"
     try:
@@ -115,14 +130,10 @@ def _python_name(label: str) -> str | None:
         return None
 
 
-def _plausible(text: str, name: str) -> bool:
+def _plausible(sample: str, name: str) -> bool:
     """Whether a decoded text looks like one: few characters that no text has, and Western ones where claimed."""
-    sample = text[:_DETECTION_BYTES]
-    beyond = sum(1 for character in sample if character > "\x7f")
-    bad = sample.count("\ufffd") + sum(1 for character in sample if "\x80" <= character < "\xa0")
-    if bad > _MAX_BAD * beyond + 1:
+    beyond = len(_BEYOND.findall(sample))
+    if len(_BAD.findall(sample)) > _MAX_BAD * beyond + 1:
         return False
-    if name not in _SERVER_DEFAULTS and name != "cp1252":
-        return True
-    letters = sum(1 for character in sample if character.isalpha())
-    return beyond <= _WESTERN_SHARE * max(letters, beyond and 1)
+    letters = max(len(_LETTER.findall(sample)), 4)
+    return name != _WESTERN or len(_LETTER_BEYOND.findall(sample)) <= _WESTERN_SHARE * letters

@@ -15,7 +15,7 @@ from typing import Any
 
 from configs.data_sections import Extract
 from data_prep.charset import decode
-from data_prep.nesting import depth_beyond, too_many_attributes
+from data_prep.nesting import Shape
 
 __all__ = ["Extracted", "NotExtracted", "decode", "extract"]
 
@@ -24,13 +24,17 @@ _LIBXML2_DEPTH = 250
 _LIBXML2_CHARACTERS = 4_000_000
 _MAX_DEPTH = 2_000  # resiliparse's time grows with the square of the depth
 _TITLE = re.compile(r"<title[^>]*>([^<]{1,2000})", re.IGNORECASE)
+# trafilatura takes a <pre> for a quotation, and its lines for one paragraph, unless something in it says code.
+_PRE = re.compile(r"<(/?)pre\b([^>]*)>", re.IGNORECASE)
 _TITLE_CHARACTERS = 65_536
 _TAG = re.compile(r"<[a-zA-Z!/?]")
 _PAGE = re.compile(r"<!doctype\s+html|<(?:html|head|body|frameset)\b", re.IGNORECASE)
 _JUNK = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\ufffd]")
 _MAX_JUNK = 0.1
-_SAMPLE_CHARACTERS = 65_536
+_SAMPLE_CHARACTERS = 8_192
 _BULLET = re.compile(r"^( *)[•◦▪‣] ", re.MULTILINE)
+# Where a line may be broken and the like: layout, not text (joiners, which change letters in some scripts, stay).
+_INVISIBLE = re.compile("[\xad\u200b\u2060-\u2064\ufeff]")
 _CELLS = re.compile(r"(?<=\S)\t\t(?=\S)")
 # Media types that hold text as it is, beyond text/*.
 _TEXT_TYPES = frozenset({"application/x-tex", "application/rtf-text", "application/x-markdown"})
@@ -83,6 +87,8 @@ def extract(
     if kind == "text":
         return Extracted(text, metadata=metadata)
     text = _clean(text)
+    if not text.strip():
+        raise NotExtracted("no_main_text")
     if kind == "xml":
         from data_prep.xml_text import xml_text
 
@@ -95,6 +101,8 @@ def extract(
         )
     if not body.strip():
         raise NotExtracted("no_main_text")
+    if not body.isascii():
+        body = _INVISIBLE.sub("", body)
     return Extracted(body, title, metadata)
 
 
@@ -128,7 +136,7 @@ def _clean(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
 
@@ -139,9 +147,10 @@ def _html(
     sample = text[:_SAMPLE_CHARACTERS]
     if (page and not _TAG.search(text)) or len(_JUNK.findall(sample)) > _MAX_JUNK * len(sample):
         raise NotExtracted("not_markup")
-    if depth_beyond(text, _MAX_DEPTH):
+    shape = Shape(text)
+    if shape.depth_beyond(_MAX_DEPTH):
         raise NotExtracted("too_deep")
-    if too_many_attributes(text):
+    if shape.too_many_attributes():
         raise NotExtracted("too_many_attributes")
     if not page:
         return _by_resiliparse(text, settings, main=False), None
@@ -149,7 +158,7 @@ def _html(
     title = " ".join(html.unescape(found.group(1)).split()) or None if found else None
     if settings.html != "trafilatura":
         return _by_resiliparse(text, settings, main=settings.html == "resiliparse"), title
-    if len(text) > _LIBXML2_CHARACTERS or depth_beyond(text, _LIBXML2_DEPTH):
+    if len(text) > _LIBXML2_CHARACTERS or shape.depth_beyond(_LIBXML2_DEPTH):
         metadata["extractor"] = "resiliparse"
         return _by_resiliparse(text, settings, main=True), title
     return _by_trafilatura(text, settings, url), title
@@ -160,6 +169,7 @@ def _by_trafilatura(text: str, settings: Extract, url: str | None) -> str:
 
     from data_prep.blocks import render
 
+    text = _PRE.sub(lambda tag: "</code></pre>" if tag[1] else f"<pre{tag[2]}><code>", text)
     try:
         document = bare_extraction(text, url=url, options=_options(settings.tables, settings.comments, settings.links))
         if document is None:
@@ -180,7 +190,7 @@ def _options(tables: bool, comments: bool, links: bool) -> Any:
     from trafilatura.settings import Extractor
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # pages without text are counted, not logged
-    return Extractor(output_format="xml", fast=True, formatting=True, comments=comments, links=links, tables=tables)
+    return Extractor(output_format="xml", fast=True, formatting=False, comments=comments, links=links, tables=tables)
 
 
 def _by_resiliparse(text: str, settings: Extract, main: bool) -> str:

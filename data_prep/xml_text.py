@@ -11,7 +11,7 @@ from html.entities import html5
 from typing import Any
 
 from data_prep.blocks import name_of, render
-from data_prep.nesting import depth_beyond
+from data_prep.nesting import Shape
 
 _MAX_DEPTH = 250  # libxml2 leaves out what is deeper than 256
 _PROLOGUE = re.compile(r"^\s*<\?xml[^>]*\?>")
@@ -19,7 +19,6 @@ _DOCTYPE = re.compile(r"<!DOCTYPE[^\[>]*(?:\[.*?\]\s*)?>", re.DOTALL)
 _ENTITY = re.compile(r"&([A-Za-z][\w.-]*);")
 _OF_XML = frozenset({"amp", "lt", "gt", "quot", "apos"})
 _CONTROLS = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
-_HEADINGS = ("title", "info", "articleinfo", "bookinfo", "front")
 
 
 def xml_text(text: str, links: bool = False) -> tuple[str | None, str | None]:
@@ -28,7 +27,7 @@ def xml_text(text: str, links: bool = False) -> tuple[str | None, str | None]:
     Returns:
         Text and title (None: it has none); or None and a reason, `not_markup` or `too_deep`.
     """
-    if depth_beyond(text, _MAX_DEPTH):
+    if Shape(text).depth_beyond(_MAX_DEPTH):
         return None, "too_deep"
     root = _parsed(text)
     if root is None:
