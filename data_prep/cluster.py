@@ -47,6 +47,7 @@ _NOTES_PER_SECOND = 100.0
 _LONGEST_DIRECTORY = 24
 _PR_SET_PDEATHSIG = 1
 _NOTES = ".notes"
+_TOKEN_FILE = Path("~/.ray/auth_token")
 # A file system shared over a network may show a new file late.
 _SHARED_SECONDS = 10.0
 # Other versions of these write other bytes.
@@ -218,6 +219,8 @@ class Cluster:
         # Workers that load a tokenizer before forking children would otherwise warn about its threads.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self._address != "local" and _TOKEN_FILE.expanduser().is_file():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `launch/ray.sh` starts clusters
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)  # advice about tokens, which a private cluster does not need
@@ -249,7 +252,8 @@ class Cluster:
         except ConnectionError as error:
             raise ValueError(
                 f"no Ray cluster answers at {self._address}: this machine must be one of its nodes (`launch/ray.sh "
-                "start` makes it one), or hand the command to the cluster with `launch/ray.sh submit`"
+                "start` makes it one) and have the cluster's token in ~/.ray/auth_token; or hand the command to the "
+                f"cluster with `launch/ray.sh submit` ({str(error).splitlines()[0]})"
             ) from error
         except RuntimeError as error:
             if "Version mismatch" not in str(error):

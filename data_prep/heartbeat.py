@@ -127,10 +127,13 @@ def noted(path: Path | None, sync: bool = False, node: str = "") -> Iterator[Hea
     global _current
     before, _current = _current, Heartbeat(path, sync, node)
     try:
+        _current.enter(None)
         yield _current
     finally:
         _current.close()
         _current = before
+        if path:
+            path.unlink(missing_ok=True)
 
 
 def read_note(path: Path) -> Note | None:

@@ -1,0 +1,170 @@
+#!/usr/bin/env bash
+# A Ray cluster for data preparation: started, asked, handed commands, stopped.
+#
+#   launch/ray.sh start                          first machine: the head
+#   launch/ray.sh start --address HOST:6379      every other machine, now or later
+#   replica data RECIPE --ray-address HOST:6379  on any of these machines
+#   launch/ray.sh submit -- replica data RECIPE  the same as a Ray job, which outlives this shell
+#   launch/ray.sh status | stop                  on this machine
+#
+#   sbatch --nodes=4 launch/ray.sh run -- replica data RECIPE --out DIR    under Slurm: a cluster for one command
+#
+# All machines need the project and the data directory on a file system they share, and the same environment. Further
+# options go to `ray start` (--num-cpus, --node-ip-address, --min-worker-port …). RAY_PORT (6379) and
+# RAY_DASHBOARD_PORT (8265, loopback only) move the ports. Connections carry a token, which `start` makes on the first
+# machine in ~/.ray/auth_token; where home directories are not shared, copy that file to the others.
+# RAY_AUTH_MODE=disabled goes without: then whoever reaches the ports can run code. `stop` ends what `start` started
+# here and no other Ray; REPLICA_RAY=NAME tells several clusters of one machine apart.
+#SBATCH --job-name=replica-ray
+#SBATCH --output=replica-ray-%j.log
+#SBATCH --open-mode=append
+#SBATCH --exclusive
+#SBATCH --requeue
+set -euo pipefail
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+say() { echo "[$(date +%H:%M:%S)] $*"; }
+usage() { sed -n 's/^#   /  /p' "$0" >&2; exit 2; }
+
+# Slurm runs a copy of this file from its spool directory: then the place counts that it was submitted from.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[ -e "$root/launch/ray.sh" ] || root=${SLURM_SUBMIT_DIR:-$PWD}
+[ ! -x "$root/.venv/bin/ray" ] || PATH=$root/.venv/bin:$PATH
+command -v ray >/dev/null || fail "the command \`ray\` is not there; run \`make setup\` in $root"
+export PATH RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} RAY_USAGE_STATS_ENABLED=0 OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+# A dead node is noticed within some five seconds instead of a minute.
+export RAY_health_check_initial_delay_ms=${RAY_health_check_initial_delay_ms:-2000}
+export RAY_health_check_period_ms=${RAY_health_check_period_ms:-1000}
+export RAY_health_check_timeout_ms=${RAY_health_check_timeout_ms:-3000}
+export RAY_health_check_failure_threshold=${RAY_health_check_failure_threshold:-4}
+mark=REPLICA_RAY_CLUSTER=${REPLICA_RAY:-replica}
+port=${RAY_PORT:-6379}
+dashboard=${RAY_DASHBOARD_PORT:-8265}
+
+has_dashboard() { python -c 'import opencensus, aiohttp_cors' 2>/dev/null; } # of ray[default]; jobs go through it
+
+make_token() {
+    [ "$RAY_AUTH_MODE" = token ] || return 0
+    [ -n "${RAY_AUTH_TOKEN:-}" ] || ray get-auth-token --generate >/dev/null
+}
+
+start_node() { # options of `ray start`
+    local options=(--disable-usage-stats --object-store-memory 100000000)
+    case " $* " in
+    *" --address"*) ;;
+    *)
+        make_token
+        options+=(--head --port "$port")
+        if has_dashboard; then
+            options+=(--include-dashboard true --dashboard-port "$dashboard")
+        else
+            options+=(--include-dashboard false)
+        fi
+        ;;
+    esac
+    env "$mark" ray start "${options[@]}" "$@"
+}
+
+ours() { # processes that began with `start`: they inherited the mark
+    grep -lszxF "$mark" /proc/[0-9]*/environ 2>/dev/null | sed 's|/proc/\([0-9]*\)/.*|\1|' || true
+}
+
+stop() {
+    local pids signal
+    for signal in TERM TERM KILL; do
+        mapfile -t pids < <(ours)
+        [ ${#pids[@]} -gt 0 ] || break
+        kill -s "$signal" "${pids[@]}" 2>/dev/null || true
+        for _ in $(seq 20); do
+            mapfile -t pids < <(ours)
+            [ ${#pids[@]} -gt 0 ] || break
+            sleep 0.25
+        done
+    done
+    say "this machine has left the cluster"
+}
+
+start() {
+    local output
+    output=$(start_node "$@" 2>&1) || {
+        echo "$output" >&2
+        fail "Ray did not start here"
+    }
+    case " $* " in
+    *" --address"*) say "this machine works for the cluster now" ;;
+    *)
+        local address
+        address=$(sed -n "s/.*ray start --address='\([^']*\)'.*/\1/p" <<<"$output" | head -n 1)
+        say "head at $address"
+        echo "  other machines:  launch/ray.sh start --address $address"
+        echo "  work:            replica data RECIPE --ray-address $address"
+        ;;
+    esac
+}
+
+submit() {
+    [ "${1:-}" != -- ] || shift
+    [ $# -ge 1 ] || fail "submit what? launch/ray.sh submit -- replica data RECIPE …"
+    has_dashboard || fail "Ray jobs need Ray's dashboard on the head: pip install 'ray[default]' there and here, then" \
+        "launch/ray.sh stop and start; or run the command on a node with --ray-address"
+    local command=("$@")
+    case " $* " in
+    *" --ray-address"*) ;;
+    *) command+=(--ray-address auto) ;;
+    esac
+    local line
+    line="cd $(printf %q "$PWD") && exec$(printf ' %q' "${command[@]}")"
+    local server=${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:$dashboard}
+    exec ray job submit --address "$server" -- bash -c "$(printf %q "$line")"
+}
+
+run_under_slurm() {
+    [ "${1:-}" != -- ] || shift
+    [ -n "${SLURM_JOB_ID:-}" ] || fail "run is for Slurm: sbatch --nodes=4 launch/ray.sh run -- replica data RECIPE …"
+    [ $# -ge 1 ] || fail "run what? sbatch --nodes=4 launch/ray.sh run -- replica data RECIPE …"
+    cd "$SLURM_SUBMIT_DIR"
+    local cpus=${SLURM_CPUS_ON_NODE:-1} first address node pids=() nodes
+    mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    first=${nodes[0]}
+    # The address Slurm itself reaches the node at; a node's name need not be one that the others can resolve.
+    address=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+    address=$(getent ahostsv4 "${address:-$first}" | awk 'NR == 1 { print $1 }')
+    [ -n "$address" ] || fail "the address of node $first cannot be found"
+    port=${RAY_PORT:-$((20000 + SLURM_JOB_ID % 20000))}
+    make_token
+    on() { # node, options of `ray start`
+        local where=$1
+        shift
+        srun --nodes=1 --ntasks=1 --overlap --cpus-per-task="$cpus" --nodelist="$where" \
+            ray start --disable-usage-stats --object-store-memory 100000000 --num-cpus "$cpus" --block "$@" >/dev/null &
+        pids+=($!)
+    }
+    trap 'kill "${pids[@]}" 2>/dev/null; wait "${pids[@]}" 2>/dev/null || true' EXIT
+    say "head on $first ($address:$port)"
+    on "$first" --head --node-ip-address "$address" --port "$port" --include-dashboard false
+    for _ in $(seq 60); do
+        ray status --address "$address:$port" >/dev/null 2>&1 && break
+        kill -0 "${pids[0]}" 2>/dev/null || fail "Ray did not start on $first"
+        sleep 1
+    done
+    for node in "${nodes[@]:1}"; do
+        say "worker on $node"
+        on "$node" --address "$address:$port"
+    done
+    say "$*"
+    srun --nodes=1 --ntasks=1 --overlap --cpus-per-task=1 --nodelist="$first" "$@" --ray-address "$address:$port"
+}
+
+action=${1:-}
+[ $# -eq 0 ] || shift
+case $action in
+start) start "$@" ;;
+submit) submit "$@" ;;
+run) run_under_slurm "$@" ;;
+status) ray status --address "${RAY_ADDRESS:-auto}" "$@" ;;
+stop) stop ;;
+*) usage ;;
+esac
