@@ -7,15 +7,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.data_sections import Source
-from data_prep.readers import RawRecord, cut_position, expand, file_format, names_within, read_records, row_size
+from configs.data_sections import Extract, Limits, Source
+from data_prep.readers import (
+    JSON_TYPE,
+    Place,
+    RawRecord,
+    Reading,
+    UnreadableFile,
+    check_format,
+    cut_position,
+    expand,
+    names_within,
+    read_records,
+    row_size,
+    size_of,
+)
+from data_prep.readers.fields import split_front_matter, take_text
 
 MAX_DOCUMENT_BYTES = 16_000_000
 _EXCERPT_CHARACTERS = 200
+_MARKUP = ("text/html", "application/xhtml+xml", "text/xml", "application/xml")
+# Reasons that are about a whole file.
+_FILE_REASONS = ("truncated_file", "damaged_file", "unreadable_file", "expands_too_much")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +57,7 @@ class Document:
 class Rejected:
     """A record that is no document."""
 
-    reason: str  # record_too_long, invalid_utf8, invalid_json, missing_text
+    reason: str  # see docs/data.md
     source: str
     where: str  # file name:record number
     bytes: int
@@ -62,10 +79,10 @@ def read_documents(
     Args:
         source: name and place of the documents.
         max_document_bytes: longer texts come in parts.
-        on_reject: called for every record that is no document; None: they are passed over.
+        on_reject: called for every record that is no document; None: bad records are passed over, bad files are not.
 
     Raises:
-        ValueError: for a file that is missing, damaged or has no text column.
+        ValueError: for a file that is missing, and without `on_reject` for one that cannot be read to its end.
     """
     for origin in origins(source):
         for record in origin.records(max_document_bytes):
@@ -74,6 +91,11 @@ def read_documents(
                     yield item
                 elif on_reject:
                     on_reject(item)
+                elif item.reason in _FILE_REASONS:
+                    raise UnreadableFile(
+                        f"{origin.place or origin.name} cannot be read to its end ({item.reason}: {item.excerpt}); "
+                        "fetch it again or take it out of `path`"
+                    )
 
 
 # -------------------------------------------------------------------------------------------------------------- origins
@@ -83,20 +105,28 @@ class Origin:
 
     source: Source
     name: str
-    path: Path | None = None
+    place: Place | None = None
     index: int = 0
     count: int = 1
 
     @property
+    def path(self) -> Path | None:
+        """Where it lies, if it is a local file."""
+        return self.place if isinstance(self.place, Path) else None
+
+    @property
     def size(self) -> int:
         """Bytes at rest; 0 where unknown."""
-        return self.path.stat().st_size if self.path else 0
+        return size_of(self.place) if self.place else 0
 
-    def records(self, max_part_bytes: int) -> Iterator[RawRecord]:
-        """Its records, no more than the source's `max_documents`."""
-        records = (
-            read_records(self.path, self.source.text_documents, max_part_bytes) if self.path else _hub_records(self)
-        )
+    def records(self, max_part_bytes: int, limits: Limits | None = None) -> Iterator[RawRecord]:
+        """Its records, no more than the source's `max_documents`.
+
+        Raises:
+            UnreadableFile: for a URL that cannot be reached, after several tries.
+        """
+        reading = Reading.of(self.source, max_part_bytes, limits or Limits())
+        records = read_records(self.place, reading) if self.place else _hub_records(self)
         for record in records:
             if self.source.max_documents is not None and record.position >= self.source.max_documents:
                 return
@@ -104,10 +134,16 @@ class Origin:
 
 
 def origins(source: Source) -> list[Origin]:
-    """What the source is read from, in order; names do not depend on where the files lie."""
+    """What the source is read from, in order; names do not depend on where the files lie.
+
+    Raises:
+        ValueError: when a path matches nothing, or a file's ending is not known.
+    """
     if source.path is not None:
-        files = expand(source.path)
-        return [Origin(source, name, path) for name, path in zip(names_within(files), files, strict=True)]
+        files = expand(source.path, source.storage_options)
+        for file in files:
+            check_format(file, source.format)
+        return [Origin(source, name, file) for name, file in zip(names_within(files), files, strict=True)]
     assert source.hub is not None
     count = _hub_dataset(source).num_shards
     return [
@@ -142,7 +178,11 @@ def _hub_records(origin: Origin) -> Iterator[RawRecord]:
 
 # ---------------------------------------------------------------------------------------------------------- conversion
 def to_documents(
-    record: RawRecord, source: Source, name: str, max_bytes: int = MAX_DOCUMENT_BYTES
+    record: RawRecord,
+    source: Source,
+    name: str,
+    max_bytes: int = MAX_DOCUMENT_BYTES,
+    extract: Extract | None = None,
 ) -> Iterator[Document | Rejected]:
     """The document of a record, its parts if it is long, or why it is none.
 
@@ -151,61 +191,120 @@ def to_documents(
         source: tells the fields' names.
         name: of the file, for ids and messages.
         max_bytes: longer texts are cut.
+        extract: how text is taken out of markup.
     """
-    where = f"{name}:{record.position}"
+    converter = _Converter(record, source, f"{name}:{record.member or record.position}", max_bytes, extract)
     if record.value is None:
-        yield Rejected("record_too_long", source.name, where, record.size, "")
+        yield converter.rejected(record.reason or "record_too_long", record.detail)
     elif isinstance(record.value, dict):
-        yield from _from_row(record.value, source, where, record.size, max_bytes)
-    elif file_format(Path(name)) == ".jsonl":
-        yield from _from_json(record.value, source, where, max_bytes)
+        yield from converter.row(record.value)
+    elif record.media_type == JSON_TYPE:
+        yield from converter.json(record.value)
     else:
-        yield from _from_text(record, source, where, max_bytes)
+        yield from converter.page(record.value)
 
 
-def _from_text(record: RawRecord, source: Source, where: str, max_bytes: int) -> Iterator[Document | Rejected]:
-    assert isinstance(record.value, bytes)
-    text = _decode(record.value)
-    if text is None:
-        yield Rejected("invalid_utf8", source.name, where, len(record.value), _excerpt(record.value))
-    elif record.part is not None:
-        yield Document(
-            f"{where}#{record.part}", text, source.name, None, {}, record.offset, record.part, len(text.encode())
-        )
-    else:
-        yield from _cut(Document(where, text, source.name), max_bytes)
+class _Converter:
+    """One record on its way to documents."""
+
+    __slots__ = ("extract", "max_bytes", "record", "source", "where")
+
+    def __init__(self, record: RawRecord, source: Source, where: str, max_bytes: int, extract: Extract | None) -> None:
+        self.record, self.source, self.where, self.max_bytes, self.extract = record, source, where, max_bytes, extract
+
+    def rejected(self, reason: str, excerpt: str, size: int | None = None) -> Rejected:
+        size = self.record.size if size is None else size
+        return Rejected(reason, self.source.name, self.where, size, excerpt[:_EXCERPT_CHARACTERS])
+
+    def json(self, line: bytes) -> Iterator[Document | Rejected]:
+        row, exact = _parse(line)
+        if isinstance(row, dict) and not exact and isinstance(row.get(self.source.id_field), float):
+            row = _parse_exactly(line)  # a number too long for orjson may be somebody's id
+        if isinstance(row, dict):
+            yield from self.row(row)
+        elif _decode(line) is None:
+            yield self.rejected("invalid_utf8", _excerpt(line))
+        else:
+            yield self.rejected("invalid_json", _excerpt(line))
+
+    def row(self, row: dict[str, Any]) -> Iterator[Document | Rejected]:
+        text = take_text(row, self.source.text_fields)
+        if text is None:
+            names = ", ".join(map(str, row))
+            yield self.rejected("missing_text", f"no text in `{', '.join(self.source.text_fields)}`; fields: {names}")
+            return
+        encoded = _encode(text)
+        if encoded is None:
+            yield self.rejected("invalid_utf8", ascii(text[:_EXCERPT_CHARACTERS]))
+            return
+        identifier, url = row.pop(self.source.id_field, None), row.pop(self.source.url_field, None)
+        identifier = None if identifier is None or _encode(str(identifier)) is None else str(identifier)
+        url = url if isinstance(url, str) and _encode(url) is not None else None
+        document = Document(identifier or self.where, text, self.source.name, url, row)
+        if self.source.markup in ("html", "xml"):
+            yield from self.extracted(text, document, len(encoded))
+        else:
+            yield from _cut(document, encoded, self.max_bytes, len(encoded))
+
+    def page(self, data: bytes) -> Iterator[Document | Rejected]:
+        record, markup = self.record, self.source.markup
+        document = Document(record.name or self.where, "", self.source.name, record.url, dict(record.metadata))
+        media_type = (record.media_type or "").partition(";")[0].strip().lower()
+        if markup in ("html", "xml") or (markup == "auto" and media_type in _MARKUP):
+            yield from self.extracted(data, document, len(data))
+            return
+        # Lines and parts of a text are too short to tell an encoding from.
+        whole = self.source.text_documents == "file" or media_type not in ("", "text/plain")
+        text = _decode(data) if not whole else _decode_any(data, record.media_type)
+        if text is None:
+            yield self.rejected("invalid_utf8", _excerpt(data), len(data))
+            return
+        if media_type == "text/markdown":
+            metadata, text = split_front_matter(text)
+            document.metadata.update(metadata)
+        encoded = text.encode()
+        if record.part is None:
+            yield from _cut(_with(document, text), encoded, self.max_bytes, len(data))
+        else:
+            yield _with(document, text, record.offset, record.part, len(encoded))
+
+    def extracted(self, data: bytes | str, document: Document, size: int) -> Iterator[Document | Rejected]:
+        from data_prep.extract import NotExtracted, extract
+
+        try:
+            found = extract(
+                data, self.record.media_type, self.extract or Extract(), document.url, markup=self.source.markup
+            )
+        except NotExtracted as error:
+            yield self.rejected(error.reason, _excerpt(data) if isinstance(data, bytes) else data, size)
+            return
+        encoded = _encode(found.text)
+        if encoded is None:
+            yield self.rejected("invalid_utf8", ascii(found.text[:_EXCERPT_CHARACTERS]), size)
+            return
+        document.metadata.update({"title": found.title, **found.metadata} if found.title else found.metadata)
+        yield from _cut(_with(document, found.text), encoded, self.max_bytes, size)
 
 
-def _from_json(line: bytes, source: Source, where: str, max_bytes: int) -> Iterator[Document | Rejected]:
-    text = _decode(line)
-    if text is None:
-        yield Rejected("invalid_utf8", source.name, where, len(line), _excerpt(line))
-        return
+def _parse(line: bytes) -> tuple[Any, bool]:
+    """The JSON value (None for none), and whether its numbers are exact.
+
+    orjson is some three times as fast as `json`, and stricter: what it refuses (NaN, lone surrogates, very deep lists)
+    is tried again.
+    """
+    import orjson
+
     try:
-        row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        row = None
-    if isinstance(row, dict):
-        yield from _from_row(row, source, where, len(line), max_bytes)
-    else:
-        yield Rejected("invalid_json", source.name, where, len(line), _excerpt(line))
+        return orjson.loads(line), False
+    except orjson.JSONDecodeError:
+        return _parse_exactly(line), True
 
 
-def _from_row(
-    row: dict[str, Any], source: Source, where: str, size: int, max_bytes: int
-) -> Iterator[Document | Rejected]:
-    text = row.pop(source.text_fields[0], None)
-    if not isinstance(text, str):
-        excerpt = f"no text in `{', '.join(source.text_fields)}`; fields: {', '.join(map(str, row))}"
-        yield Rejected("missing_text", source.name, where, size, excerpt[:_EXCERPT_CHARACTERS])
-    elif not _encodable(text):
-        yield Rejected("invalid_utf8", source.name, where, size, ascii(text[:_EXCERPT_CHARACTERS]))
-    else:
-        identifier = row.pop(source.id_field, None)
-        url = row.pop(source.url_field, None)
-        identifier = where if identifier is None or not _encodable(str(identifier)) else str(identifier)
-        url = url if isinstance(url, str) and _encodable(url) else None
-        yield from _cut(Document(identifier, text, source.name, url, row), max_bytes)
+def _parse_exactly(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):  # of which JSONDecodeError and UnicodeDecodeError are kinds
+        return None
 
 
 def _decode(data: bytes) -> str | None:
@@ -215,32 +314,43 @@ def _decode(data: bytes) -> str | None:
         return None
 
 
-def _encodable(text: str) -> bool:
-    """Whether the text has no lone surrogates, which JSON escapes can smuggle in and UTF-8 cannot hold."""
-    if text.isascii():
-        return True
+def _decode_any(data: bytes, media_type: str | None) -> str | None:
+    """The text in whatever encoding it is; None where that cannot be told."""
+    text = _decode(data)
+    if text is not None:
+        return text
+    from data_prep.charset import decode
+
+    text, _ = decode(data, media_type)
+    return None if "\ufffd" in text else text
+
+
+def _encode(text: str) -> bytes | None:
+    """UTF-8; None for a text with lone surrogates, which JSON escapes can smuggle in and UTF-8 cannot hold."""
     try:
-        text.encode("utf-8")
+        return text.encode("utf-8")
     except UnicodeEncodeError:
-        return False
-    return True
+        return None
 
 
 def _excerpt(data: bytes) -> str:
     return data[:_EXCERPT_CHARACTERS].decode("utf-8", errors="backslashreplace")
 
 
-def _cut(document: Document, max_bytes: int) -> Iterator[Document]:
-    data = document.text.encode()
+def _with(document: Document, text: str, offset: int = 0, part: int | None = None, read_bytes: int = 0) -> Document:
+    """The document with a text; a part has its number in the id."""
+    identifier = document.id if part is None else f"{document.id}#{part}"
+    return Document(identifier, text, document.source, document.url, document.metadata, offset, part, read_bytes)
+
+
+def _cut(document: Document, data: bytes, max_bytes: int, read_bytes: int) -> Iterator[Document]:
+    """Parts of a long document; what they were made of in excess of their text is counted with the first."""
     if len(data) <= max_bytes:
-        yield replace(document, read_bytes=len(data))
+        yield _with(document, document.text, read_bytes=read_bytes)
         return
     offset, part = 0, 0
     while offset < len(data):
         piece = data[offset : offset + max_bytes]
         end = cut_position(piece) if offset + len(piece) < len(data) else len(piece)
-        text = piece[:end].decode()
-        yield Document(
-            f"{document.id}#{part}", text, document.source, document.url, document.metadata, offset, part, end
-        )
+        yield _with(document, piece[:end].decode(), offset, part, end if part else end + read_bytes - len(data))
         offset, part = offset + end, part + 1

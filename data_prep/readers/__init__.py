@@ -1,0 +1,33 @@
+"""From files to raw records, streaming: memory does not depend on the size of a file.
+
+A raw record is the bytes of a line, paragraph, page or stretch of text, or the mapping of a table's row;
+`data_prep/documents.py` makes documents of them. What cannot be read is a record without a value, with the reason: a
+bad record is passed over, and a damaged file gives what was readable, then one record that says why it ended.
+"""
+
+from data_prep.readers.formats import check_format, file_format, read_records
+from data_prep.readers.places import Place, Remote, expand, names_within, place_identity, size_of
+from data_prep.readers.records import JSON_TYPE, RawRecord, Reading, UnreadableFile
+from data_prep.readers.tables import row_size
+from data_prep.readers.text import cut_position
+
+MAX_RECORD_BYTES = Reading.record_bytes
+
+__all__ = [
+    "JSON_TYPE",
+    "MAX_RECORD_BYTES",
+    "Place",
+    "RawRecord",
+    "Reading",
+    "Remote",
+    "UnreadableFile",
+    "check_format",
+    "cut_position",
+    "expand",
+    "file_format",
+    "names_within",
+    "place_identity",
+    "read_records",
+    "row_size",
+    "size_of",
+]

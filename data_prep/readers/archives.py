@@ -1,0 +1,180 @@
+"""Members of .tar and .zip files, each read by its own ending; nothing is ever written under a member's name."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from fnmatch import translate
+from functools import cache
+from lzma import LZMAError
+from typing import Any, BinaryIO, cast
+
+from data_prep.readers.records import Damage, RawRecord, Reading, UnreadableFile, dropped
+from data_prep.readers.streams import CHUNK_BYTES
+
+# A directory is held whole, some ten times as large as it is in the file.
+_MAX_DIRECTORY_BYTES = 32 * 2**20
+_FREE_BYTES = 2**20
+
+# name of a member, its stream, its size in the archive -> its records
+ReadMember = Callable[[str, BinaryIO, int], Iterator[RawRecord]]
+
+
+def is_unsafe(name: str) -> bool:
+    """Whether a member's name leads out of the directory it would be unpacked to."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":") or "\0" in name
+
+
+@cache
+def _pattern(glob: str) -> re.Pattern[str]:
+    """`**` matches any number of directories, as in paths."""
+    text = translate(glob.replace("**/", "\1").replace("**", "\2"))
+    return re.compile(text.replace("\1", "(?:.*/)?").replace("\2", ".*"), re.DOTALL)
+
+
+def is_wanted(name: str, glob: str) -> bool:
+    """Whether the glob `members` takes this member."""
+    return _pattern(glob).match(name) is not None
+
+
+# ------------------------------------------------------------------------------------------------------------------ tar
+class _TarInfo(tarfile.TarInfo):
+    """Remembers why the archive ended: `tarfile` takes a damaged header for the end."""
+
+    ended_by: BaseException | None = None
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _TarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            archive.ended_by = error  # type: ignore[attr-defined]
+            raise
+
+
+def tar_records(stream: BinaryIO, reading: Reading, damage: Damage, read: ReadMember) -> Iterator[RawRecord]:
+    """Records of the members in their order."""
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo, bufsize=CHUNK_BYTES) as archive:
+            while (info := archive.next()) is not None:
+                yield from _tar_member(archive, info, reading, read)
+                archive.members = []  # type: ignore[attr-defined]  # it would remember them all
+            end = getattr(archive, "ended_by", None)
+            if not isinstance(end, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+                lost = isinstance(end, tarfile.InvalidHeaderError)  # type: ignore[attr-defined]
+                damage.set("damaged_file" if lost else "truncated_file", end)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        damage.set("truncated_file" if "unexpected end" in str(error) else "damaged_file", error)
+
+
+def _tar_member(
+    archive: tarfile.TarFile, info: tarfile.TarInfo, reading: Reading, read: ReadMember
+) -> Iterator[RawRecord]:
+    name = info.name
+    if info.isdir() or not is_wanted(name, reading.members):
+        return
+    if is_unsafe(name) or not info.isreg() or info.issparse():
+        what = "a path out of the archive" if is_unsafe(name) else "a link, a device or a sparse file"
+        yield dropped("unsafe_member", info.size, detail=what, member=name)
+        return
+    stream = archive.extractfile(info)
+    assert stream is not None
+    yield from read(name, cast(BinaryIO, stream), info.size)
+
+
+# ------------------------------------------------------------------------------------------------------------------ zip
+def zip_records(stream: BinaryIO, reading: Reading, damage: Damage, read: ReadMember) -> Iterator[RawRecord]:
+    """Records of the members in the order of the directory."""
+    with tempfile.TemporaryFile() as unpacked:
+        if not stream.seekable():
+            while chunk := stream.read(CHUNK_BYTES):
+                unpacked.write(chunk)
+            stream = cast(BinaryIO, unpacked)
+        size = _directory_bytes(stream)
+        if size > _MAX_DIRECTORY_BYTES:
+            damage.set("damaged_file", f"a directory of {size:,} bytes is too large; pack the files as .tar")
+            return
+        try:
+            archive = zipfile.ZipFile(stream)
+        except UnreadableFile:  # a URL that failed, which is another matter
+            raise
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+            damage.set("damaged_file", error)
+            return
+        with archive:
+            for info in archive.infolist():
+                if not info.is_dir() and is_wanted(info.filename, reading.members):
+                    yield from _zip_member(archive, info, reading, read)
+
+
+def _zip_member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, reading: Reading, read: ReadMember
+) -> Iterator[RawRecord]:
+    name, size = info.filename, info.compress_size
+    link = info.create_system == 3 and (info.external_attr >> 28) == 0o12
+    if is_unsafe(name) or link:
+        yield dropped("unsafe_member", size, detail="a link or a path out of the archive", member=name)
+        return
+    if info.flag_bits & 1:
+        yield dropped("encrypted_member", size, member=name)
+        return
+    try:
+        with archive.open(info) as stream:
+            limited = _Member(stream, max(_FREE_BYTES, reading.expansion * max(1, size)))
+            yield from read(name, cast(BinaryIO, io.BufferedReader(limited, CHUNK_BYTES)), size)
+            if limited.problem:
+                yield dropped(*limited.problem, member=name)
+    except NotImplementedError as error:
+        yield dropped("unknown_format", size, detail=error, member=name)
+    except (zipfile.BadZipFile, OSError, EOFError, struct.error) as error:
+        yield dropped("damaged_file", size, detail=error, member=name)
+
+
+class _Member(io.RawIOBase):
+    """A member's bytes; ends early, with a `problem`, where they are damaged or too many."""
+
+    def __init__(self, stream: Any, allowance: float) -> None:
+        self._stream, self._left = stream, allowance
+        self.problem: tuple[str, int, int, object] | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self.problem:
+            return 0
+        try:
+            data = self._stream.read(len(buffer))
+        except (zipfile.BadZipFile, zlib.error, LZMAError, OSError, EOFError) as error:
+            reason = "truncated_file" if isinstance(error, EOFError) else "damaged_file"
+            self.problem = (reason, 0, 0, error)
+            return 0
+        self._left -= len(data)
+        if self._left < 0:
+            self.problem = ("expands_too_much", 0, 0, "")
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _directory_bytes(stream: BinaryIO) -> int:
+    """Bytes of a .zip file's directory, from the record at its end; 0 where that is not found."""
+    end = stream.seek(0, io.SEEK_END)
+    stream.seek(max(0, end - 65557))
+    tail = stream.read(65557)
+    stream.seek(0)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < 22:
+        return 0
+    size: int = struct.unpack_from("<L", tail, at + 12)[0]
+    if size != 0xFFFFFFFF:
+        return size
+    at = tail.rfind(b"PK\6\6", 0, at)
+    return struct.unpack_from("<Q", tail, at + 40)[0] if at >= 0 and len(tail) - at >= 56 else 0

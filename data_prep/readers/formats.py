@@ -1,0 +1,157 @@
+"""From a file's name to how it is read, and from a file to its records."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import BinaryIO, cast
+
+from data_prep.readers.archives import tar_records, zip_records
+from data_prep.readers.json_items import json_items
+from data_prep.readers.places import Place, Remote, open_place
+from data_prep.readers.records import JSON_TYPE, MARKUP_TYPES, Damage, RawRecord, Reading, dropped
+from data_prep.readers.sequences import fasta_records, fastq_records
+from data_prep.readers.streams import CHUNK_BYTES, COMPRESSIONS, Counted, unpack
+from data_prep.readers.tables import csv_rows, parquet_rows
+from data_prep.readers.text import lines, text_records, whole
+from data_prep.readers.web import web_records
+
+FORMATS = {
+    ".txt": "text", ".text": "text", ".md": "markdown", ".markdown": "markdown", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".warc": "warc",
+    ".wet": "warc", ".arc": "warc", ".html": "html", ".htm": "html", ".xhtml": "html", ".xml": "xml",
+    ".cnxml": "xml", ".fasta": "fasta", ".fa": "fasta", ".faa": "fasta", ".fna": "fasta", ".ffn": "fasta",
+    ".fastq": "fastq", ".fq": "fastq", ".tar": "tar", ".zip": "zip",
+}  # fmt: skip
+_ARCHIVES = ("tar", "zip")
+_SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
+_OF_FILES = frozenset({"truncated_file", "damaged_file", "expands_too_much", "unreadable_file"})
+# Faults of a file; others, such as a full disk, are faults of the machine and end the run.
+_UNREADABLE = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP, errno.EIO, errno.ENOTDIR})
+_SLACK_BYTES = 2 * CHUNK_BYTES
+
+
+def split_name(name: str) -> tuple[str, list[str]]:
+    """The ending that tells the format (`""` for none) and the compressions around it, the outermost first."""
+    path = PurePosixPath(name.lower())
+    if path.suffix in _SHORT:
+        path = path.with_suffix(_SHORT[path.suffix])
+    layers = []
+    while path.suffix in COMPRESSIONS:
+        layers.append(path.suffix)
+        path = path.with_suffix("")
+    return path.suffix, layers
+
+
+def file_format(name: str, wanted: str = "auto") -> str | None:
+    """`text`, `jsonl`, … as `wanted` says or by the ending; None for an ending that is not known."""
+    ending = split_name(name)[0]
+    found = FORMATS.get(ending)
+    if wanted == "auto" or found in _ARCHIVES:
+        return found
+    if wanted == "csv" and found == "tsv":
+        return "tsv"
+    return "warc" if wanted == "wet" else wanted
+
+
+def check_format(place: Place, wanted: str) -> None:
+    """Raises `ValueError` for a file that would not be read."""
+    if file_format(place.name, wanted) is None:
+        known = ", ".join(FORMATS)
+        raise ValueError(
+            f"{place}: its ending is not known; files end in {known}, each also with {', '.join(COMPRESSIONS)}; "
+            "set the source's `format`, or take it out of `path`"
+        )
+
+
+def read_records(place: Place, reading: Reading | str | None = None, _record_bytes: int = 0) -> Iterator[RawRecord]:
+    """All records of a file in order; what cannot be read of it is a last record with the reason.
+
+    Args:
+        place: the file.
+        reading: how; by default as its ending says.
+
+    Raises:
+        UnreadableFile: for a URL that cannot be reached, after several tries.
+    """
+    reading = reading if isinstance(reading, Reading) else Reading(text_documents="line" if reading else "file")
+    position = -1
+    archive = file_format(place.name, reading.format) in _ARCHIVES
+    for record in _file_records(place, reading):
+        # Members of archives count their records by themselves; the parts of a long text share a position.
+        if archive or (record.reason in _OF_FILES and record.member is None):
+            position += not record.part
+            record = replace(record, position=position)
+        position = record.position
+        yield record
+
+
+def _file_records(place: Place, reading: Reading) -> Iterator[RawRecord]:
+    damage = Damage()
+    try:
+        with open_place(place, reading.attempts) as raw:
+            counted = Counted(raw)
+            buffered = cast(BinaryIO, io.BufferedReader(counted, CHUNK_BYTES))
+            yield from _Opened(reading, counted).records(place.name, buffered, damage, 0)
+    except OSError as error:
+        if isinstance(place, Remote) or error.errno not in _UNREADABLE:
+            raise
+        damage.set("unreadable_file", error.strerror or error)
+    if damage.reason:
+        yield dropped(damage.reason, damage.lost, detail=damage.detail)
+
+
+class _Opened:
+    """Reads one file from its outermost layer to its records."""
+
+    def __init__(self, reading: Reading, counted: Counted) -> None:
+        self._reading, self._counted = reading, counted
+
+    def records(self, name: str, stream: BinaryIO, damage: Damage, slack: int) -> Iterator[RawRecord]:
+        """Records of a file or member; damage is told to `damage`."""
+        kind = file_format(name, self._reading.format)
+        assert kind is not None, name
+        stream = unpack(
+            stream, split_name(name)[1], damage, self._counted, self._reading.expansion, kind == "warc", slack
+        )
+        if kind == "tar":
+            return tar_records(stream, self._reading, damage, self._member)
+        if kind == "zip":
+            return zip_records(stream, self._reading, damage, self._member)
+        return _plain(kind, stream, self._reading, damage)
+
+    def _member(self, name: str, stream: BinaryIO, size: int) -> Iterator[RawRecord]:
+        kind = file_format(name, self._reading.format)
+        if kind is None or kind in _ARCHIVES:
+            what = "an archive in an archive" if kind else "its ending is not known"
+            yield dropped("unknown_format", size, detail=what, member=name)
+            return
+        if not isinstance(stream, io.BufferedReader):
+            stream = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), CHUNK_BYTES))
+        one = kind in MARKUP_TYPES or (kind == "text" and self._reading.text_documents == "file")
+        damage = Damage()
+        for record in self.records(name, stream, damage, _SLACK_BYTES):
+            yield replace(record, member=name if one else f"{name}:{record.position}")
+        if damage.reason:
+            yield dropped(damage.reason, damage.lost, detail=damage.detail, member=name)
+
+
+def _plain(kind: str, stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator[RawRecord]:
+    if kind == "jsonl":
+        return lines(stream, reading, damage, JSON_TYPE)
+    if kind == "text":
+        return text_records(stream, reading, damage)
+    if kind == "json":
+        return json_items(stream, reading, damage)
+    if kind in ("csv", "tsv"):
+        return csv_rows(stream, reading, damage, tabs=kind == "tsv")
+    if kind == "parquet":
+        return parquet_rows(stream, reading, damage)
+    if kind == "warc":
+        return web_records(stream, reading, damage)
+    if kind in ("fasta", "fastq"):
+        return (fasta_records if kind == "fasta" else fastq_records)(stream, reading, damage)
+    return whole(stream, reading, MARKUP_TYPES[kind])

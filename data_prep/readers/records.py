@@ -1,0 +1,81 @@
+"""What readers give and what tells them how to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from configs.data_sections import Limits, Source
+
+JSON_TYPE = "application/json"
+MARKUP_TYPES = {"html": "text/html", "xml": "application/xml", "markdown": "text/markdown"}
+
+Raw = bytes | dict[str, Any]
+
+
+class UnreadableFile(ValueError):
+    """A file of which nothing more can be read, ever; the message names it and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """One record as it stands in a file.
+
+    `value` is the bytes of a text, a JSON object (`media_type` application/json) or a page, or the fields of a table's
+    row; None means a record that is dropped for `reason`, of `size` bytes. `position` counts records of the file from
+    0. The parts of a text too long for one record share the position and carry the byte `offset` they begin at.
+    """
+
+    position: int
+    value: Raw | None
+    size: int  # bytes in the file, decompressed: how much work it stands for
+    offset: int = 0
+    part: int | None = None
+    media_type: str | None = None  # with its charset where one was stated
+    name: str | None = None  # its own id: of a web page, of a sequence
+    url: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    member: str | None = None  # of an archive, with the record's number in it
+    detail: str = ""  # to `reason`, for people
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read; see `configs.data_sections` for what the settings mean."""
+
+    format: str = "auto"
+    members: str = "**"
+    header: bool | None = None
+    text_documents: Literal["file", "line", "paragraph"] = "file"
+    max_part_bytes: int = 16_000_000
+    record_bytes: int = 256 * 2**20
+    expansion: float = 1000
+    attempts: int = 3
+
+    @staticmethod
+    def of(source: Source, max_part_bytes: int, limits: Limits) -> Reading:
+        """The settings of a source."""
+        return Reading(
+            source.format, source.members, source.header, source.text_documents, max_part_bytes,
+            limits.record_bytes, limits.expansion, limits.attempts,
+        )  # fmt: skip
+
+
+@dataclass
+class Damage:
+    """Why a stream ended before its file was read to the end; shared by all layers that read one file."""
+
+    reason: str | None = None  # truncated_file, damaged_file, expands_too_much
+    detail: str = ""
+    lost: int = 0  # bytes of the record that was cut by it
+
+    def set(self, reason: str, detail: object) -> None:
+        """The first one counts: it is the cause of the others."""
+        if self.reason is None:
+            self.reason, self.detail = reason, str(detail)
+
+
+def dropped(reason: str, size: int, position: int = 0, detail: object = "", **more: Any) -> RawRecord:
+    """A record of which only the reason is left."""
+    return RawRecord(position, None, size, reason=reason, detail=str(detail), **more)

@@ -1,0 +1,168 @@
+"""Lines, paragraphs and stretches of text files, in whatever encoding they are."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+from data_prep.readers.records import Damage, RawRecord, Reading, dropped
+from data_prep.readers.streams import CHUNK_BYTES
+
+UTF8_MARK = b"\xef\xbb\xbf"
+_HEAD_BYTES = 65536
+_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
+# A text whose beginning has more characters that no decoder can read is left as it is, and rejected later.
+_MAX_REPLACED = 0.001
+
+
+class _Transcoded(io.RawIOBase):
+    """A text file of another encoding as UTF-8."""
+
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        self._output = b""
+        self._first = True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._output:
+            data = self._stream.read(_HEAD_BYTES)
+            text = self._decoder.decode(data, final=not data)
+            if self._first and text:
+                text, self._first = text.removeprefix("\ufeff"), False
+            self._output = text.encode(errors="replace")
+            if not data and not self._output:
+                return 0
+        count = min(len(buffer), len(self._output))
+        buffer[:count], self._output = self._output[:count], self._output[count:]
+        return count
+
+
+def as_utf8(stream: BinaryIO, wide_only: bool = False) -> BinaryIO:
+    """The stream as UTF-8: what encoding it is in shows in its beginning.
+
+    Args:
+        stream: a buffered one.
+        wide_only: for JSON, which is UTF-8 by its standard: only UTF-16 and UTF-32 are looked for.
+    """
+    assert isinstance(stream, io.BufferedReader)
+    head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+    if b"\0" not in head and ((wide_only and not head.startswith(_WIDE_MARKS)) or _is_utf8(head)):
+        return stream
+    from data_prep.charset import decode
+
+    text, encoding = decode(head[: head.rfind(b"\n") + 1] or head)
+    wide = encoding.startswith(("utf-16", "utf-32"))
+    if encoding == "utf-8" or (wide_only and not wide) or text.count("\ufffd") > len(text) * _MAX_REPLACED:
+        return stream
+    return io.BufferedReader(_Transcoded(cast(BinaryIO, stream), encoding), CHUNK_BYTES)
+
+
+def _is_utf8(head: bytes) -> bool:
+    """Whether these are the first bytes of a UTF-8 text; its last character may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def text_records(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator[RawRecord]:
+    """Records of a text file: lines, paragraphs, or the whole in parts."""
+    if reading.text_documents == "line":
+        return lines(stream, reading, damage)
+    if reading.text_documents == "paragraph":
+        return _paragraphs(as_utf8(stream), reading)
+    return cut_bytes(as_utf8(stream), reading.max_part_bytes)
+
+
+def lines(stream: BinaryIO, reading: Reading, damage: Damage, media_type: str | None = None) -> Iterator[RawRecord]:
+    """One record a line that is not empty; a line that damage cut short is left to the damage.
+
+    Args:
+        stream: the file's bytes.
+        reading: for its `record_bytes`.
+        damage: what the stream ended by, if it did.
+        media_type: of the lines: JSON, or None for text.
+    """
+    position, limit = 0, reading.record_bytes
+    stream = as_utf8(stream, wide_only=media_type is not None)
+    while line := stream.readline(limit + 1):
+        size = len(line)
+        if size > limit:
+            while not line.endswith(b"\n") and (line := stream.readline(CHUNK_BYTES)):
+                size += len(line)
+            yield dropped("record_too_long", size, position)
+        elif damage.reason and not line.endswith(b"\n"):
+            damage.lost = size
+            return
+        elif not line.isspace():
+            value = line.removeprefix(UTF8_MARK) if position == 0 else line
+            yield RawRecord(position, value.strip(b"\r\n"), size, 0, None, media_type)
+        position += 1
+
+
+def _paragraphs(stream: BinaryIO, reading: Reading) -> Iterator[RawRecord]:
+    """Stretches of lines between empty ones."""
+    position, limit, size = 0, reading.record_bytes, 0
+    held: list[bytes] = []
+    first = True
+    while line := stream.readline(limit + 1):
+        if first:
+            line, first = line.removeprefix(UTF8_MARK), False
+        if not line.isspace():
+            size += len(line)
+            if size <= limit:
+                held.append(line)
+            else:
+                held.clear()
+        elif size:
+            yield _paragraph(position, held, size, limit)
+            position, held, size = position + 1, [], 0
+    if size:
+        yield _paragraph(position, held, size, limit)
+
+
+def _paragraph(position: int, held: list[bytes], size: int, limit: int) -> RawRecord:
+    return dropped("record_too_long", size, position) if size > limit else RawRecord(position, b"".join(held), size)
+
+
+def cut_bytes(stream: BinaryIO, max_bytes: int) -> Iterator[RawRecord]:
+    """The whole stream as one record, or as parts of at most `max_bytes` that end at a line end where there is one."""
+    offset, part, rest = 0, 0, b""
+    while data := rest + stream.read(max_bytes - len(rest)):
+        more = len(data) == max_bytes and bool(following := stream.read(1))
+        end = cut_position(data) if more else len(data)
+        value = data[:end] if part else data[:end].removeprefix(UTF8_MARK)
+        yield RawRecord(0, value, end, offset, part if more or part else None)
+        offset, part, rest = offset + end, part + 1, data[end:] + (following if more else b"")
+
+
+def cut_position(data: bytes) -> int:
+    """Where to cut: after the last line end, else before the last character that may be incomplete."""
+    end = data.rfind(b"\n") + 1
+    if end:
+        return end
+    end = len(data)
+    while end > len(data) - 4 and end > 1 and data[end - 1] & 0xC0 == 0x80:
+        end -= 1
+    return end - 1 if end > 1 and data[end - 1] >= 0xC0 else len(data)
+
+
+def whole(stream: BinaryIO, reading: Reading, media_type: str) -> Iterator[RawRecord]:
+    """The file as one record, such as a page."""
+    data = stream.read(reading.record_bytes + 1)
+    if len(data) <= reading.record_bytes:
+        if data:
+            yield RawRecord(0, data, len(data), 0, None, media_type)
+        return
+    size = len(data)
+    del data
+    while chunk := stream.read(CHUNK_BYTES):
+        size += len(chunk)
+    yield dropped("record_too_long", size)
