@@ -42,11 +42,14 @@ def _members(excluded: str) -> str:
 
 @cache
 def _pattern(name: str, beyond: bool) -> re.Pattern[str]:
-    """The pieces of `name` (gpt2, gpt4, qwen2) as a regular expression of `re`.
+    """The pieces of `name` (gpt2, gpt4, qwen2, sequence) as a regular expression of `re`.
 
     With `beyond` it serves for texts with characters beyond U+FFFF; without, it is faster.
     """
-    letters, numbers, spaces = _members(r"\P{L}"), _members(r"\P{N}"), ranges(_members(r"\S"))
+    spaces = ranges(_members(r"\S"))
+    if name == "sequence":
+        return re.compile(f"[^{spaces}]{{1,128}}|[{spaces}]{{1,128}}")
+    letters, numbers = _members(r"\P{L}"), _members(r"\P{N}")
     low = [ranges(c for c in group if c <= "\uffff") for group in (letters, numbers)]
     high = [ranges(c for c in group if c > "\uffff") for group in (letters, numbers)]
 
@@ -75,14 +78,29 @@ def _pattern(name: str, beyond: bool) -> re.Pattern[str]:
 
 @cache
 def splitter(name: str) -> Split:
-    """A function that cuts text into the pieces of a pattern (gpt2, gpt4, qwen2)."""
+    """A function that cuts text into the pieces of a pattern (gpt2, gpt4, qwen2, sequence)."""
     plain, full = _pattern(name, False), _pattern(name, True)
     return lambda text: (full if HAS_BEYOND.search(text) else plain).findall(text)
 
 
+_KMERS = re.compile(r"(\[(?:[^\\\]]|\\.)+\])\{([1-8])\}")
+
+
+def _kmer_splitter(pattern: str) -> Split | None:
+    """The pieces of a k-mer vocabulary, if `pattern` is that of one; the text between k-mers is a piece of its own."""
+    found = _KMERS.fullmatch(pattern)
+    if found is None:
+        return None
+    letters = found[1]
+    piece = f"{pattern}|{letters}|[^{letters[1:]}"
+    find, stretch = re.compile(piece).findall, re.compile(f"(?:{piece}){{1,{SEGMENT_CHARACTERS // 8}}}+")
+    # A chromosome has no place to cut it but between pieces.
+    return lambda text: (part for run in stretch.finditer(text) for part in find(run[0]))
+
+
 @cache
 def _cut_after() -> re.Pattern[str]:
-    return re.compile(r"[A-Za-z0-9\u3400-\u4dbf\u4e00-\u9fa5]\s")
+    return re.compile(r"[A-Za-z0-9\u3400-\u4dbf\u4e00-\u9fa5][ \t-\r]")
 
 
 def segments(text: str, characters: int = SEGMENT_CHARACTERS) -> Iterator[str]:
@@ -166,6 +184,8 @@ def _split_of(description: dict[str, Any]) -> Split | None:
         return None
     if cuts[0]["behavior"] != "Isolated" or cuts[0]["invert"]:
         return None
+    if model.get("ignore_merges"):
+        return _kmer_splitter(cuts[0]["pattern"].get("Regex", "")) if not model["merges"] else None
     return next((splitter(name) for name, text in PATTERNS.items() if cuts[0]["pattern"] == {"Regex": text}), None)
 
 

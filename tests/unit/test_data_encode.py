@@ -22,6 +22,10 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "bpe", "vocab_size": 320, "pattern": "gpt2"},
     {"kind": "bpe", "vocab_size": 320, "pattern": "gpt4"},
     {"kind": "bpe", "vocab_size": 320, "pattern": "qwen2"},
+    {"kind": "bpe", "vocab_size": 320, "pattern": "sequence"},
+    {"kind": "kmer", "kmer": 3, "alphabet": "ACGT"},
+    {"kind": "kmer", "kmer": 1, "alphabet": "ab-]^&中"},
+    {"kind": "kmer", "kmer": 2, "alphabet": "hel中"},
 ]
 TRAINING = [*NASTY * 3, *["hello there, the other weather is better than the other; don't wörld 中文中文"] * 5]
 # All of Unicode that is assigned, and some that is not.
@@ -82,10 +86,62 @@ def test_full_cache_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_segments_are_cut_where_pieces_end() -> None:
     text = "".join(random_texts()) + " some words\n and 12 numbers " * 200
-    for name in ("gpt2", "gpt4", "qwen2"):
+    for name in ("gpt2", "gpt4", "qwen2", "sequence"):
         cut = [piece for segment in segments(text, 100) for piece in splitter(name)(segment)]
         assert cut == list(splitter(name)(text))
     assert len(list(segments(text, 100))) > 10
+
+
+def test_kmers() -> None:
+    vocab = vocab_of(6)
+    assert vocab.size == 1 + 256 + 4**3
+    spell = vocab.tokenizer.id_to_token
+    for text, tokens in {
+        "ACGTTTGA": ["ACG", "TTT", "G", "A"],
+        "ACNACGT": ["A", "C", "N", "ACG", "T"],
+        "acgACG": ["a", "c", "g", "ACG"],
+        "ACG\nTTT": ["ACG", "Ċ", "TTT"],
+        "": [],
+    }.items():
+        assert [spell(index) for index in vocab.encode(text)] == tokens
+        assert vocab.decode(vocab.encode(text)) == text
+
+
+def test_chromosomes_and_proteins() -> None:
+    chance = random.Random(2)
+    dna = "".join(chance.choice("ACGT") for _ in range(300_001))
+    protein = "M" + "".join(chance.choice("ACDEFGHIKLMNPQRSTVWYX*-") for _ in range(5000))
+    for number in (5, 6):
+        vocab = vocab_of(number)
+        encode = fast_encoder(vocab, U16)
+        assert encode is not None
+        for text in (dna, protein, dna[:1000] + "N" * 70_000 + dna[1000:2000].lower(), f"{dna[:70]}\n{dna[70:140]}\n"):
+            ids = np.frombuffer(encode(text), dtype=U16)
+            assert encode(text) == exact_encoder(vocab, U16)(text)
+            assert int(vocab.token_bytes[ids].sum()) == len(text)
+            assert vocab.decode(ids[:1000].tolist()) == text[: int(vocab.token_bytes[ids[:1000]].sum())]
+    assert len(encode(dna)) // 2 == 100_001
+
+
+def test_a_vocabulary_over_sequences_learns_longer_tokens() -> None:
+    chance = random.Random(3)
+    motifs = ["".join(chance.choice("ACGT") for _ in range(12)) for _ in range(8)]
+    genome = "".join(chance.choice(motifs) for _ in range(2000))
+    vocab = train_vocab(Settings(vocab_size=320, pattern="sequence"), [genome])
+    assert max(map(len, vocab.tokenizer.get_vocab())) > 8
+    assert len(vocab.encode(genome)) < len(genome) / 3
+
+
+def test_the_sample_of_sequences_is_small() -> None:
+    assert Settings(pattern="sequence").sample_bytes == 20_000_000 < Settings().sample_bytes
+    assert Settings(pattern="sequence", sample_bytes=5).sample_bytes == 5
+
+
+def test_kmer_mistakes() -> None:
+    with pytest.raises(ValueError, match=r"20 letters make 25,600,000,000 strings of 8, more than 1,048,576; lower"):
+        train_vocab(Settings(kind="kmer", kmer=8, alphabet="ACDEFGHIKLMNPQRSTVWY"), [])
+    with pytest.raises(ValueError, match="white space"):
+        train_vocab(Settings(kind="kmer", alphabet="AC "), [])
 
 
 def test_unknown_pre_tokenizers_are_left_to_tokenizers() -> None:
