@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from configs.cores import choose_waiting
@@ -72,8 +74,11 @@ def explain(error: Exception) -> str | None:
     """One message naming the thing and the fix; None when the error is not the user's."""
     text = str(error)
     if getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in text:
-        place = getattr(error, "filename", None) or "the run directory"
-        return f"the disk is full at {place}; free some space or choose another directory with --out, then run again"
+        place = getattr(error, "filename", None)
+        return (
+            f"the disk is full at {place or 'the run directory'}{_disk(place)}; free some space or choose another "
+            "directory with --out, then run again: what is finished is kept"
+        )
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in _OURS:
         return f"the Python package `{error.name}` is not installed; `make setup` installs all that is needed"
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
@@ -83,6 +88,18 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return text if isinstance(error, ValueError) else None
+
+
+def _disk(place: str | None) -> str:
+    """Which file system a path is on, and what is free there."""
+    if not place:
+        return ""
+    path = Path(place).absolute()
+    mount = next((parent for parent in (path, *path.parents) if parent.is_mount()), path)
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path)
+    return f" (file system {mount}: {free.free / 1e9:.2f} of {free.total / 1e9:.2f} GB free)"
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

@@ -10,6 +10,7 @@ Workers and nodes may die at any time: their tasks are started again, and go on 
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
 import platform
@@ -47,6 +48,7 @@ _NOTES_PER_SECOND = 100.0
 _LONGEST_DIRECTORY = 24
 _PR_SET_PDEATHSIG = 1
 _NOTES = ".notes"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOKEN_FILE = Path("~/.ray/auth_token")
 # A file system shared over a network may show a new file late.
 _SHARED_SECONDS = 10.0
@@ -79,6 +81,7 @@ class Cluster:
         self._address = address
         self._workers = workers
         self._attempts = attempts
+        self._directory = directory
         self._notes = directory / _NOTES if directory else None
         self._site: Site | None = None
         self._temporary: Path | None = None
@@ -125,15 +128,29 @@ class Cluster:
             ValueError: when the workers of one task died `attempts` times.
         """
         progress = Progress(len(tasks))
-        if self.workers == 0:
-            for task in tasks:
-                with noted(None) as beat:
-                    result = function(task)
-                progress.finish(beat.done)
-                yield task, result
-                tick(progress)
-        elif tasks:
-            yield from self._map_on_ray(function, tasks, progress, tick)
+        try:
+            if self.workers == 0:
+                yield from self._map_here(function, tasks, progress, tick)
+            elif tasks:
+                yield from self._map_on_ray(function, tasks, progress, tick)
+        except OSError as error:
+            if self._directory and error.errno in _FULL and not error.filename:
+                raise OSError(error.errno, os.strerror(error.errno), str(self._directory)) from error
+            raise
+
+    @staticmethod
+    def _map_here(
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        progress: Progress,
+        tick: Callable[[Progress], None],
+    ) -> Iterator[tuple[Task, Result]]:
+        for task in tasks:
+            with noted(None) as beat:
+                result = function(task)
+            progress.finish(beat.done)
+            yield task, result
+            tick(progress)
 
     def _map_on_ray(
         self,

@@ -6,18 +6,22 @@ import ctypes
 import os
 import resource
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_data_prep import make_corpus, make_recipe, shard_hashes
 
 from configs.files import read_json, write_text
+from data_prep import __main__ as door
 from data_prep import faults
 from data_prep.cluster import Cluster
 from data_prep.faults import Progress
 from data_prep.guard import Guard, TooSlow
 from data_prep.heartbeat import current
+from data_prep.pipeline import prepare_inline
 from data_prep.stages import Stage
 
 DOCUMENTS = 30
@@ -138,3 +142,43 @@ def test_progress_knows_what_it_waits_for(cluster: Cluster, stage: Stage) -> Non
 
     list(cluster.map(write_unit, [(stage, "slow", "wait")], tick))
     assert (18, "book.jsonl.gz document 17") in seen
+
+
+# ------------------------------------------------------------------------------------------------------------ full disk
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB; skips where none may be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_corpus(tmp_path / "corpus")
+    monkeypatch.setattr(door, "prepare", prepare_inline)
+    whole = make_recipe(tmp_path / "corpus", tmp_path / "whole")
+    assert door.main(["run", str(whole)]) == 0
+    file = make_recipe(tmp_path / "corpus", small_disk)
+    capsys.readouterr()
+    for size in ("1m", "2m", "3m"):
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(small_disk)], check=True)
+        kept = len(list(small_disk.rglob("*.parquet")))
+        code = door.main(["run", str(file)])
+        error = capsys.readouterr().err
+        if code == 0:
+            break
+        assert "error: the disk is full at" in error
+        assert f"(file system {small_disk}: 0.00 of 0.00 GB free)" in error
+        assert not [path for path in small_disk.rglob("*") if path.name.endswith(".partial")]
+        assert len(list(small_disk.rglob("*.parquet"))) >= kept > 0 or size == "1m"
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert door.main(["run", str(file)]) == 0
+    assert shard_hashes(small_disk / "run") == shard_hashes(tmp_path / "whole" / "run")
