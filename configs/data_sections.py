@@ -113,8 +113,9 @@ class Extract(Section):
     """Markup to text."""
 
     html: Literal["trafilatura", "resiliparse", "text"] = Field(
-        "resiliparse",
-        description="Main text by trafilatura or resiliparse (see docs/benchmarks.md), or all text of the page.",
+        "trafilatura",
+        description="Main text by trafilatura, or by resiliparse: several times faster, less exact (docs/benchmarks.md); "
+        "or all text of the page.",
     )
     tables: bool = Field(True, description="Keep tables, a row a line.")
     comments: bool = Field(False, description="Keep readers' comments.")
@@ -229,6 +230,9 @@ class Decontaminate(Section):
     files: list[PathText] = Field([], description="Further sets: any file that data_prep reads.")
     tasks: list[str] = Field([], description="Further lm-eval tasks.")
     ngram: int = Field(13, ge=5, description="Words in a row, lower case and without punctuation, that count as a hit.")
+    ngram_characters: int = Field(
+        20, ge=5, description="The same for Chinese, Japanese and other scripts without spaces, in characters."
+    )
     max_documents: int = Field(
         10, ge=1, description="N-grams found in more training documents than this are common phrases and do not count."
     )
@@ -289,7 +293,10 @@ class Tokenizer(Section):
     kmer: int = Field(3, ge=1, le=8, description="Letters of a token (kind `kmer`).")
     alphabet: str = Field("ACGT", min_length=1, description="Letters that tokens are made of (kind `kmer`).")
     sample_bytes: int = Field(
-        500_000_000, ge=1, description="BPE is trained on at most this much text, evenly sampled."
+        500_000_000,
+        ge=1,
+        description="BPE is trained on at most this much text, evenly sampled; 20,000,000 for the pattern `sequence`, "
+        "whose pieces hardly repeat: memory is then some 110 times the sample.",
     )
     max_piece_bytes: int = Field(
         128, ge=4, description="Longer pieces are left out of BPE training: they cost memory, not merges."
@@ -297,6 +304,13 @@ class Tokenizer(Section):
     special_tokens: list[str] = Field(
         [END_OF_TEXT], min_length=1, description="First ids of the vocabulary; the first one ends every document."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _small_sample_of_sequences(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("pattern") == "sequence":
+            return {"sample_bytes": 20_000_000, **values}
+        return values
 
     @model_validator(mode="after")
     def _path_for_file(self) -> Tokenizer:

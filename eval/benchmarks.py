@@ -5,18 +5,14 @@ Tasks are looked up in `include_path` first; those need no network. Any other na
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import io
-import logging
 import math
 import tempfile
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from configs.schema import Benchmarks
+from data_prep.benchmark_tasks import open_tasks, quiet
 from data_prep.vocab import Vocab
 from eval.results import Result
 from eval.statistics import SEED, bootstrap, wilson
@@ -35,7 +31,7 @@ def benchmark_results(
     from eval.adapter import ReplicaLM  # lm-eval is heavy: only when there are tasks
 
     adapter = ReplicaLM(model, vocab, section.batch_size, progress)
-    with tempfile.TemporaryDirectory(prefix="replica-datasets-") as cache, _quiet():
+    with tempfile.TemporaryDirectory(prefix="replica-datasets-") as cache, quiet():
         from lm_eval.evaluator import evaluate
 
         loaded = load_tasks(section, Path(cache))
@@ -48,80 +44,16 @@ def benchmark_results(
     return results
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the bars and remarks of lm-eval and datasets off the screen; errors still come as exceptions."""
-    import datasets
-
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    datasets.disable_progress_bars()
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        datasets.enable_progress_bars()
-
-
 # --------------------------------------------------------------------------------------------------------------- tasks
 def load_tasks(section: Benchmarks, cache: Path) -> dict[str, Any]:
-    """Builds the tasks as lm-eval's `evaluate` takes them: `tasks`, `groups` and `group_map`.
-
-    lm-eval opens local data relative to the working directory; here a task's files are looked up beside its YAML, and
-    the Arrow copies that `datasets` makes of them go to `cache`.
-    """
-    from lm_eval.tasks import TaskManager
-
+    """The recipe's tasks as lm-eval's `evaluate` takes them; see `data_prep.benchmark_tasks.open_tasks`."""
     if section.include_path is not None and not Path(section.include_path).is_dir():
         raise ValueError(f"evaluation.benchmarks.include_path: there is no directory {section.include_path}")
-    manager = TaskManager(include_path=section.include_path, include_defaults=False)
-    if missing := [name for name in section.tasks if name not in manager.task_index]:
-        local = sorted(manager.task_index)
-        manager = TaskManager(include_path=section.include_path)  # reads thousands of YAML files: only if need be
-        for name in missing:
-            if name not in manager.task_index:
-                near = difflib.get_close_matches(name, [*local, *manager.task_index], n=3, cutoff=0.5)
-                raise ValueError(
-                    f"evaluation.benchmarks.tasks: `{name}` is neither in {section.include_path or 'an include_path'} "
-                    f"({', '.join(local) or 'no tasks'}) nor in lm-eval; did you mean {' or '.join(near) or 'another'}?"
-                )
-    loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
-    for name in section.tasks:
-        for kind, found in _load_task(manager, name, section.include_path, cache).items():
-            loaded[kind].update(found)
+    places = [] if section.include_path is None else [section.include_path]
+    loaded = open_tasks(section.tasks, places, cache, "evaluation.benchmarks.tasks")
     for task in loaded["tasks"].values():
         _set_shots(task, section.num_fewshot)
     return loaded
-
-
-def _load_task(manager: Any, name: str, include_path: str | None, cache: Path) -> dict[str, Any]:
-    import datasets
-
-    file = manager.task_index[name].yaml_path
-    local = include_path is not None and file is not None and Path(include_path).resolve() in file.resolve().parents
-    usual_cache = datasets.config.HF_DATASETS_CACHE
-    try:
-        with contextlib.chdir(file.parent) if local else contextlib.nullcontext():
-            if local:
-                datasets.config.HF_DATASETS_CACHE = cache
-            loaded: dict[str, Any] = manager.load([name])
-            return loaded
-    except Exception as error:  # whatever datasets and the hub's client raise, it means one thing here
-        help_text = (
-            f"see {file} and the files beside it"
-            if local
-            else "lm-eval's own tasks download their data: check the network, or use tasks with local data, "
-            "as in configs/tasks"
-        )
-        raise ValueError(
-            f"benchmark task `{name}`: its data could not be loaded ({type(error).__name__}: {error}); {help_text}"
-        ) from error
-    finally:
-        datasets.config.HF_DATASETS_CACHE = usual_cache
 
 
 def _set_shots(task: Any, num_fewshot: int | None) -> None:

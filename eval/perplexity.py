@@ -14,10 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from configs.data_sections import Normalize, Source
-from configs.schema import PerplexitySet
-from data_prep.documents import read_documents
-from data_prep.normalize import normalize
 from data_prep.vocab import Vocab
 from eval.results import Result
 from eval.scoring import Report, Window, score_windows, sliding_windows
@@ -48,26 +44,6 @@ class SetScores:
             np.bincount(self.document, weights=sums).astype(np.float64) for sums in (self.nats, self.tokens, self.bytes)
         )
         return nats, tokens, size, f"{documents} documents"
-
-
-def read_texts(section: PerplexitySet, rules: Normalize) -> list[str]:
-    """The set's documents, normalised like the training text; empty ones are left out.
-
-    Raises:
-        ValueError: a missing file, a broken one, or a set without text.
-    """
-    source = Source(
-        name=section.name,
-        path=section.path,
-        text_field=section.text_field,
-        text_documents=section.text_documents,
-        max_documents=section.max_documents,
-    )
-    texts = [normalize(document.text, rules) for document in read_documents(source)]
-    texts = [text for text in texts if text]
-    if not texts:
-        raise ValueError(f"perplexity set `{section.name}`: no text in {section.path}")
-    return texts
 
 
 def score_texts(

@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.files import content_identity, fingerprint, read_json
+from configs.files import fingerprint, read_json
 from configs.progress import progress_bar
 from configs.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
-from data_prep.readers import expand
+from data_prep.readers import Place, expand, place_identity
 from eval.results import RESULTS_NAME, Result, Results, Sample
 from pretrain.checkpoint import CheckpointInfo, latest, read_info
 
@@ -51,7 +51,7 @@ def checkpoint_of(run: Path) -> CheckpointInfo:
 def _set_identities(recipe: Recipe) -> dict[str, Any]:
     """Name -> identity of the content of every file that is scored."""
     section = recipe.evaluation
-    files = {
+    files: dict[str, Sequence[Place]] = {
         f"{kind} set {item.name}": expand(item.path)
         for kind, items in (("perplexity", section.perplexity), ("translation", section.translation))
         for item in items
@@ -60,7 +60,7 @@ def _set_identities(recipe: Recipe) -> dict[str, Any]:
         files["benchmark tasks"] = sorted(
             path for path in Path(section.benchmarks.include_path).rglob("*") if path.is_file()
         )
-    return {name: [content_identity(path) for path in paths] for name, paths in files.items()}
+    return {name: [place_identity(path) for path in paths] for name, paths in files.items()}
 
 
 def _fingerprint(recipe: Recipe, checkpoint_fingerprint: str, sets: dict[str, Any]) -> str:
@@ -166,8 +166,9 @@ def _score_set(
     recipe: Recipe, item: PerplexitySet, model: Transformer, vocab: Vocab, progress: bool
 ) -> tuple[list[Result], list[str]]:
     """Scores of a perplexity set, the model's and the compressors', and its texts."""
+    from data_prep.evaluation_sets import read_texts
     from eval.compression import compression_results
-    from eval.perplexity import perplexity_results, read_texts, score_texts
+    from eval.perplexity import perplexity_results, score_texts
 
     section, context = recipe.evaluation, model.config.context_length
     stride = item.stride or max(1, context // 2)

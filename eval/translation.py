@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from configs.schema import TranslationSet
-from data_prep.readers import MAX_RECORD_BYTES, expand, read_records
+from data_prep.evaluation_sets import Pair as Pair
+from data_prep.evaluation_sets import read_all_pairs
 from data_prep.vocab import Vocab
 from eval.generation import complete
 from eval.results import Result, Sample
@@ -18,29 +17,13 @@ from pretrain.model import Transformer
 SHOWN_SAMPLES = 3
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A sentence and its translation."""
-
-    source: str
-    target: str
-
-
 def read_pairs(section: TranslationSet) -> tuple[list[Pair], list[Pair]]:
     """The set's solved examples and its scored pairs.
 
     Raises:
         ValueError: a missing file, a missing field, or nothing left to score.
     """
-    pairs: list[Pair] = []
-    for row in _rows(section):
-        for field in (section.source_field, section.target_field):
-            if not isinstance(row.get(field), str):
-                raise ValueError(
-                    f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has no text in the "
-                    f"field `{field}` (its fields: {', '.join(row)}); set source_field and target_field"
-                )
-        pairs.append(Pair(" ".join(row[section.source_field].split()), " ".join(row[section.target_field].split())))
+    pairs = read_all_pairs(section)
     scored = pairs[section.shots :][: section.max_items]
     if not scored:
         raise ValueError(
@@ -48,22 +31,6 @@ def read_pairs(section: TranslationSet) -> tuple[list[Pair], list[Pair]]:
             f"{section.shots} shots"
         )
     return pairs[: section.shots], scored
-
-
-def _rows(section: TranslationSet) -> Iterator[dict[str, Any]]:
-    for file in expand(section.path):
-        for record in read_records(file, "line", MAX_RECORD_BYTES):
-            try:
-                row = json.loads(record.value) if isinstance(record.value, bytes) else record.value
-            except ValueError as error:
-                raise ValueError(
-                    f"translation set `{section.name}`: {file}, line {record.position + 1}, is not valid JSON ({error})"
-                ) from error
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"translation set `{section.name}`: {file}, line {record.position + 1}, is not an object of fields"
-                )
-            yield row
 
 
 def build_prompt(section: TranslationSet, shots: Sequence[Pair], source: str) -> str:

@@ -13,9 +13,10 @@ import torch
 
 from configs.data_sections import Tokenizer
 from configs.schema import Benchmarks, Model
+from data_prep.benchmark_tasks import quiet
 from data_prep.vocab import Vocab, train_vocab
 from eval.adapter import ReplicaLM
-from eval.benchmarks import _quiet, benchmark_results, load_tasks
+from eval.benchmarks import benchmark_results, load_tasks
 from pretrain.huggingface import export_directory
 from pretrain.model import Transformer
 
@@ -144,7 +145,7 @@ def test_shipped_tasks_equal_hf(
     )
     results = {result.name: result for result in benchmark_results(section, model, vocab, 200, progress=False)}
     assert Path.cwd() == tmp_path and usual_cache == datasets.config.HF_DATASETS_CACHE
-    with _quiet():
+    with quiet():
         expected = evaluate(theirs, load_tasks(section, tmp_path), limit=12, bootstrap_iters=0)
         ours = evaluate(ReplicaLM(model, vocab, 5, False), load_tasks(section, tmp_path), limit=12, bootstrap_iters=0)
     for task in section.tasks:

@@ -29,7 +29,7 @@ ONLY_IN = {
     "datasets": ("data_prep/", "eval/"),
     "transformers": ("eval/",),
     "ftfy": ("data_prep/",),
-    "lm_eval": ("eval/",),
+    "lm_eval": ("eval/", "data_prep/benchmark_tasks.py"),
 }
 
 

@@ -1,0 +1,187 @@
+"""The sets that a recipe's models are scored on, as evaluation and decontamination both read them.
+
+An item's key is a hash of its text, so that both find the same item, whatever is left out or cut off before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.data_sections import Normalize, Source
+from configs.recipe import Recipe
+from configs.schema import PerplexitySet, TranslationSet
+from data_prep.benchmark_tasks import task_passages
+from data_prep.documents import read_documents
+from data_prep.normalize import normalize
+from data_prep.readers import Place, expand, names_within, read_records
+
+SHIPPED_TASKS = Path(__file__).resolve().parents[1] / "configs" / "tasks"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sentence and its translation."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One scored thing: a document, a pair, a question with its answers."""
+
+    set: str  # such as perplexity/heldout, translation/wmt, benchmark/piqa, file/test.jsonl
+    key: str
+    passages: tuple[str, ...]
+
+
+def item_key(passages: Sequence[str]) -> str:
+    """16 hexadecimal digits; passages keep their borders."""
+    text = "\x00".join(passages).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+def read_texts(section: PerplexitySet, rules: Normalize) -> list[str]:
+    """The set's documents, normalised like the training text; empty ones are left out.
+
+    Raises:
+        ValueError: a missing file, a broken one, or a set without text.
+    """
+    source = Source(
+        name=section.name,
+        path=section.path,
+        text_field=section.text_field,
+        text_documents=section.text_documents,
+        max_documents=section.max_documents,
+    )
+    texts = [normalize(document.text, rules) for document in read_documents(source)]
+    texts = [text for text in texts if text]
+    if not texts:
+        raise ValueError(f"perplexity set `{section.name}`: no text in {section.path}")
+    return texts
+
+
+def read_all_pairs(section: TranslationSet) -> list[Pair]:
+    """All pairs of a set, white space evened out.
+
+    Raises:
+        ValueError: a missing file, a broken one, or a missing field.
+    """
+    pairs: list[Pair] = []
+    for row in _rows(section):
+        for field in (section.source_field, section.target_field):
+            if not isinstance(row.get(field), str):
+                raise ValueError(
+                    f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has no text in the "
+                    f"field `{field}` (its fields: {', '.join(row)}); set source_field and target_field"
+                )
+        pairs.append(Pair(" ".join(row[section.source_field].split()), " ".join(row[section.target_field].split())))
+    return pairs
+
+
+def _rows(section: TranslationSet) -> Iterator[dict[str, Any]]:
+    for file in expand(section.path):
+        for record in read_records(file):
+            where = f"translation set `{section.name}`: {file}, line {record.position + 1},"
+            if record.value is None:
+                raise ValueError(f"{where} cannot be read ({record.reason}: {record.detail})")
+            try:
+                row = json.loads(record.value) if isinstance(record.value, bytes) else record.value
+            except ValueError as error:
+                raise ValueError(f"{where} is not valid JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{where} is not an object of fields")
+            yield row
+
+
+# ------------------------------------------------------------------------------------------------------ decontamination
+def contents_of(recipe: Recipe, identify: Callable[[Any], Any]) -> dict[str, Any]:
+    """What the items depend on: settings and contents of every set that `data.decontaminate` names; nothing is parsed.
+
+    Of lm-eval's own tasks it is the name and lm-eval's version; their data is fetched when they are read.
+
+    Args:
+        recipe: the sets are `evaluation` and `data.decontaminate`.
+        identify: gives a file's size and digest.
+
+    Raises:
+        ValueError: a missing file.
+    """
+    settings, section = recipe.data.decontaminate, recipe.evaluation
+    assert settings is not None
+    found: dict[str, Any] = {"files": [identify(path) for path in _files(settings.files)]}
+    tasks = list(settings.tasks)
+    if settings.evaluation:
+        for kind, sets in (("perplexity", section.perplexity), ("translation", section.translation)):
+            for item in sets:
+                own = item.model_dump(mode="json", exclude={"path", "stride", "max_new_tokens", "tokenize"})
+                files = [identify(path) for path in expand(item.path)]
+                found[f"{kind}/{item.name}"] = {"settings": own, "files": files}
+        tasks += section.benchmarks.tasks
+        found["normalize"] = recipe.data.normalize.model_dump(mode="json")
+    if tasks:
+        local = [path for place in _places(recipe) for path in sorted(Path(place).rglob("*")) if path.is_file()]
+        found["tasks"] = {"names": tasks, "files": [identify(path) for path in local], "lm_eval": _lm_eval()}
+    return found
+
+
+def read_items(recipe: Recipe) -> Iterator[Item]:
+    """All items of the sets that `data.decontaminate` names, set by set.
+
+    Raises:
+        ValueError: a set or task that cannot be read, by name.
+    """
+    settings, section = recipe.data.decontaminate, recipe.evaluation
+    assert settings is not None
+    if settings.evaluation:
+        for texts in section.perplexity:
+            for text in read_texts(texts, recipe.data.normalize):
+                yield _item(f"perplexity/{texts.name}", [text])
+        for pairs in section.translation:
+            for pair in read_all_pairs(pairs):
+                yield _item(f"translation/{pairs.name}", [pair.source, pair.target])
+        yield from _task_items(section.benchmarks.tasks, recipe, "evaluation.benchmarks.tasks")
+    files = _files(settings.files)
+    for name, path in zip(names_within(files), files, strict=True):
+        for document in read_documents(Source(name="set", path=str(path), text_field="*")):
+            yield _item(f"file/{name}", [document.text])
+    further = [name for name in settings.tasks if not settings.evaluation or name not in section.benchmarks.tasks]
+    yield from _task_items(further, recipe, "data.decontaminate.tasks")
+
+
+def _task_items(names: Sequence[str], recipe: Recipe, setting: str) -> Iterator[Item]:
+    if names:
+        for task, docs in task_passages(names, _places(recipe), setting):
+            for passages in docs:
+                yield _item(f"benchmark/{task}", passages)
+
+
+def _item(name: str, passages: Sequence[str]) -> Item:
+    return Item(name, item_key(passages), tuple(passages))
+
+
+def _files(paths: Sequence[str]) -> list[Place]:
+    return expand(list(paths)) if paths else []
+
+
+def _places(recipe: Recipe) -> list[str]:
+    """Directories with task files: the shipped ones, and the recipe's own, which win."""
+    own = recipe.evaluation.benchmarks.include_path
+    if own is not None and not Path(own).is_dir():
+        raise ValueError(f"evaluation.benchmarks.include_path: there is no directory {own}")
+    return [str(SHIPPED_TASKS), *([own] if own is not None and Path(own).resolve() != SHIPPED_TASKS else [])]
+
+
+def _lm_eval() -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError:
+        return None
