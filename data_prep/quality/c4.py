@@ -62,8 +62,8 @@ def _phrases(settings: C4Rules, line: str) -> Drop | bool:
 def _enough(settings: C4Rules, lines: list[str]) -> Judgement:
     sentences = 0
     wanted = settings.min_sentences
-    for line in islice(lines, max(0, wanted)):  # each has at least one
-        sentences += sentence_count(line)
+    for line in islice(lines, wanted):  # each has at least one
+        sentences += sentence_count(line, wanted - sentences)
         if sentences >= wanted:
             break
     if sentences < wanted:

@@ -23,6 +23,8 @@ from pathlib import Path
 _LONGEST_SUFFIX = 16  # characters; only a run of dots may be longer
 _LONGEST_ADDRESS = 5000  # the search for `user:password@` takes quadratic time
 _PLAIN = re.compile(r"([A-Za-z]+)((?:[,;:!?)]|(?<=[a-z])\.)?)")
+_UNCUT = re.compile(r"[A-Za-z0-9_]+")  # no infix has these alone
+_DEPENDS = frozenset("+.UCA")  # whether these begin a prefix depends on what follows
 
 
 class English:
@@ -31,8 +33,12 @@ class English:
     def __init__(self) -> None:
         rules = json.loads((Path(__file__).parent / "english.json").read_text(encoding="utf-8"))
         self.sentence_ends = frozenset(rules["sentence_ends"])
+        # Most affixes are single characters: those are looked up, and the others need a search.
+        self._prefixes: dict[str, int] = {}
         self._prefix = re.compile("|".join(rules["prefixes"])).match
-        self._suffix = re.compile("|".join(f"{suffix}$" for suffix in rules["suffixes"])).search
+        single = [suffix for suffix in rules["suffixes"] if len(suffix.lstrip("\\")) == 1 and suffix != "…"]
+        self._suffixes = frozenset(suffix[-1] for suffix in single)
+        self._suffix = re.compile("|".join(f"{suffix}$" for suffix in rules["suffixes"] if suffix not in single)).search
         self._infixes = re.compile("|".join(rules["infixes"])).finditer
         self._address = re.compile(rules["address"]).match
         self._exceptions: dict[str, list[str]] = {
@@ -41,16 +47,13 @@ class English:
         self._longest = max(map(len, self._exceptions))
         self._candidates = self._find_candidates()
         self.reach = max(map(len, self._candidates))
+        self._openings = {(words[0], words[1]) for words in self._candidates}
         self._joined = {pair for words in self._candidates for pair in pairwise(words)}
 
     def _find_candidates(self) -> frozenset[tuple[str, ...]]:
         """Exceptions that affixes would have broken up, as the words they would be."""
-        broken = set()
-        for chunk in self._exceptions:
-            affixes = self._prefix(chunk), self._suffix(chunk), next(self._infixes(chunk), None)
-            if any(match is not None and match.end() > match.start() for match in affixes):
-                broken.add(tuple(self._cut(chunk, {})))
-        return frozenset(broken)
+        cuts = (tuple(self._cut(chunk, {})) for chunk in self._exceptions)
+        return frozenset(words for words in cuts if len(words) > 1)
 
     def words(self, chunk: str) -> tuple[list[str], bool]:
         """Words of a chunk alone, and whether its neighbours may have a say in that (see `in_context`)."""
@@ -58,6 +61,8 @@ class English:
         if plain and chunk not in self._exceptions and plain[1] not in self._exceptions:
             return ([plain[1], plain[2]] if plain[2] else [chunk]), False
         words = self._cut(chunk, self._exceptions)
+        if len(words) == 1 or self._openings.isdisjoint(pairwise(words)):
+            return words, False
         final = self._with_exceptions(words, [len(words)])[0]
         return final, final != words
 
@@ -81,8 +86,7 @@ class English:
             size = end - start
             if size <= self._longest and chunk[start:end] in exceptions:
                 break
-            match = self._prefix(chunk, start, end)
-            inner = match.end() if match else start
+            inner = start + self._prefix_length(chunk, start, end)
             if inner > start and 0 < end - inner <= self._longest and chunk[inner:end] in exceptions:
                 prefixes.append(chunk[start:inner])
                 start = inner
@@ -102,17 +106,33 @@ class English:
             prefixes += exceptions.get(core) or self._core(core)
         return prefixes + suffixes[::-1]
 
+    def _prefix_length(self, chunk: str, start: int, end: int) -> int:
+        first = chunk[start]
+        if first in _DEPENDS:
+            match = self._prefix(chunk, start, end)
+            return match.end() - start if match else 0
+        length = self._prefixes.get(first)
+        if length is None:
+            length = self._prefixes[first] = 1 if self._prefix(first) else 0
+        return length
+
     def _suffix_length(self, chunk: str, start: int, end: int) -> int:
         """Length of the suffix of chunk[start:end], whose rules must not look at what was taken off before it."""
+        if start == end:
+            return 0
+        if chunk[end - 1] in self._suffixes:
+            return 1
         near = end - _LONGEST_SUFFIX
         if chunk.endswith("..", start, end):
             near = min(near, start + len(chunk[start:end].rstrip(".")))
-        near = max(start, near)
-        match = self._suffix(chunk[near:end])
+        tail = chunk[max(start, near) : end]
+        if tail.isalpha():
+            return 0
+        match = self._suffix(tail)
         return match.end() - match.start() if match else 0
 
     def _core(self, core: str) -> list[str]:
-        if self._is_address(core):
+        if _UNCUT.fullmatch(core) or self._is_address(core):
             return [core]
         words = []
         start = 0
@@ -134,7 +154,7 @@ class English:
         chunk_of = [number for number, size in enumerate(sizes) for _ in range(size)]
         found = [
             (length, start)
-            for length in range(1, self.reach + 1)
+            for length in range(2, self.reach + 1)
             for start in range(len(words) - length + 1)
             if tuple(words[start : start + length]) in self._candidates
         ]

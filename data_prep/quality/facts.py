@@ -7,6 +7,7 @@ themselves left out: `Don't (ever) stop.` is Do n't ( ever ) stop . So a punctua
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -133,25 +134,39 @@ def _in_context(table: Table, text: str, chunks: list[str], spans: list[tuple[in
     return table.number_of("\n".join([chunks[place], *words]), words)  # no chunk has a line end
 
 
-def sentence_count(line: str) -> int:
-    """Sentences as spaCy's sentencizer counts them, at least one.
+def sentence_count(line: str, enough: int) -> int:
+    """Sentences as spaCy's sentencizer counts them, at least one; counting stops at `enough`.
 
     A sentence ends after a word that is one of its end marks, before the next word that is no punctuation; a second
     blank in a row is such a word.
     """
     table = current_table()
-    numbers = iter(chunk_numbers(table, line, line.split()).tolist())
-    pieces = _PIECES.findall(line) if _IRREGULAR.search(line) else line.split(" ")
     ends = table.rules.sentence_ends
     count, ended = 1, False
-    for piece in pieces:
-        if not piece or piece.isspace():
-            if ended and piece not in ("", " "):
-                count, ended = count + 1, False
-            continue
-        for word in table.chunk_words(next(numbers)):
+    for words in _chunks_and_blanks(table, line):
+        if count >= enough:
+            break
+        for word in words:
             if word in ends:
                 ended = True
             elif ended and not is_punctuation(word):
                 count, ended = count + 1, False
     return count
+
+
+def _chunks_and_blanks(table: Table, line: str) -> Iterator[list[str]]:
+    """Words of each chunk, and blanks other than a single space as a word of their own."""
+    chunks = line.split()
+    resolved: list[int] = []
+    place = 0
+    for piece in (match[0] for match in _PIECES.finditer(line)) if _IRREGULAR.search(line) else chunks:
+        if piece.isspace():
+            if piece != " ":
+                yield [piece]
+            continue
+        number = table[piece]
+        if table.depends(number):
+            resolved = resolved or chunk_numbers(table, line, chunks).tolist()
+            number = resolved[place]
+        place += 1
+        yield table.chunk_words(number)

@@ -6,6 +6,8 @@ from configs.quality_rules import GopherQualityRules
 from data_prep.quality.facts import TextFacts
 from data_prep.quality.judgement import Drop, Judgement, above, below
 
+_BULLETS = ("•", "-")
+
 
 def gopher_quality(settings: GopherQualityRules, facts: TextFacts) -> Judgement:
     """In the published order. A word here is one that is not all punctuation; ratios are to all words."""
@@ -31,8 +33,10 @@ def _on_words(settings: GopherQualityRules, facts: TextFacts) -> Drop | None:
 def _on_lines(settings: GopherQualityRules, facts: TextFacts) -> Drop | None:
     lines = facts.text.splitlines()
     total = max(1, len(lines))
-    bullets = sum(line.lstrip().startswith(("•", "-")) for line in lines) / total
-    ellipses = sum(line.rstrip().endswith(("...", "…")) for line in lines) / total
+    bullets = len([1 for line in map(str.lstrip, lines) if line.startswith(_BULLETS)]) / total
+    ellipses = 0.0
+    if "..." in facts.text or "…" in facts.text:
+        ellipses = len([1 for line in map(str.rstrip, lines) if line.endswith(("...", "…"))]) / total
     return above("gopher_bullet_lines", bullets, settings.max_bullet_lines) or above(
         "gopher_ellipsis_lines", ellipses, settings.max_ellipsis_lines
     )

@@ -5,8 +5,8 @@ Fractions are of the text's characters, blanks included; datatrove judges paragr
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from data_prep.quality.facts import TextFacts
 from data_prep.quality.judgement import Drop, Judgement, above
 from data_prep.quality.table import Int64, UInt64
 
-_PARAGRAPH = re.compile(r"\n{2,}")
-_LINE = re.compile(r"\n+")
+_BUCKET_BITS = 14
+_FEW = 200  # words; below, numpy's overhead is more than the work
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 
 
@@ -24,7 +24,12 @@ def gopher_repetition(settings: GopherRepetitionRules, facts: TextFacts) -> Judg
     """Repeated paragraphs and lines, the most frequent n-grams, repeated n-grams."""
     if not facts.text:
         return Drop("gopher_empty", "0 characters")
-    return _parts(settings, facts) or _top(settings, facts) or _repeated_ngrams(settings, facts) or facts.text
+    drop = _parts(settings, facts)
+    if drop:
+        return drop
+    if len(facts.word_ids) <= _FEW:
+        return _among_few(settings, facts) or facts.text
+    return _top(settings, facts) or _repeated_ngrams(settings, facts) or facts.text
 
 
 def repeated(parts: Sequence[str]) -> tuple[int, int]:
@@ -37,46 +42,90 @@ def repeated(parts: Sequence[str]) -> tuple[int, int]:
 
 def _parts(settings: GopherRepetitionRules, facts: TextFacts) -> Drop | None:
     total = len(facts.text)
-    paragraphs = _PARAGRAPH.split(facts.text.strip())
+    stripped = facts.text.strip().split("\n\n")
+    paragraphs = [part for part in (part.lstrip("\n") for part in stripped) if part] or [""]
     number, characters = repeated(paragraphs)
     drop = above("gopher_dup_para_frac", number / len(paragraphs), settings.max_dup_paragraphs) or above(
         "gopher_dup_para_char_frac", characters / total, settings.max_dup_paragraph_characters
     )
     if drop:
         return drop
-    lines = _LINE.split(facts.text)
+    lines = [line for line in facts.lines if line]
+    lines += [""] * (facts.text.startswith("\n") + facts.text.endswith("\n"))  # as datatrove counts them
     number, characters = repeated(lines)
     return above("gopher_dup_line_frac", number / len(lines), settings.max_dup_lines) or above(
         "gopher_dup_line_char_frac", characters / total, settings.max_dup_line_characters
     )
 
 
+def _among_few(settings: GopherRepetitionRules, facts: TextFacts) -> Drop | None:
+    """The rules on n-grams as datatrove writes them, without numpy."""
+    words, total = facts.words, len(facts.text)
+    for n, threshold in settings.max_top_ngram.items():
+        grams = list(zip(*(words[begin:] for begin in range(n)), strict=False))
+        if grams:
+            few = len(set(grams)) == len(grams)
+            gram, count = (grams[0], 1) if few else Counter(grams).most_common(1)[0]
+            drop = above(f"gopher_top_{n}_gram", count * len(" ".join(gram)) / total, threshold)
+            if drop:
+                return drop
+    starts = facts.word_starts.tolist()
+    joined = "".join(words)
+    for n, threshold in settings.max_dup_ngram.items():
+        strings = [joined[begin:end] for begin, end in zip(starts, starts[n:], strict=False)]
+        if len(set(strings)) < len(strings):
+            characters = _walk(range(len(strings)), strings, map(len, strings), n)
+            drop = above(f"gopher_dup_{n}_gram", characters / total, threshold)
+            if drop:
+                return drop
+    return None
+
+
+def _walk(places: Iterable[int], grams: Iterable[Hashable], lengths: Iterable[int], n: int) -> int:
+    """Characters of n-grams that came before; the search goes on behind each one found."""
+    seen: set[Hashable] = set()
+    characters = free = 0
+    for place, gram, length in zip(places, grams, lengths, strict=True):
+        if place < free:
+            continue
+        if gram in seen:
+            characters += length
+            free = place + n
+        else:
+            seen.add(gram)
+    return characters
+
+
 def _top(settings: GopherRepetitionRules, facts: TextFacts) -> Drop | None:
     hashes = words = facts.word_hashes
+    most = len(words)
     for n in range(2, max(settings.max_top_ngram, default=0) + 1):
         hashes = hashes[:-1] * _MIX + words[n - 1 :]
         if n in settings.max_top_ngram and len(hashes):
             threshold = settings.max_top_ngram[n]
             lengths = facts.word_starts[n:] - facts.word_starts[:-n] + (n - 1)
-            top = top_characters(hashes, lengths, threshold * len(facts.text))
+            if most * int(lengths.max()) <= threshold * len(facts.text):
+                continue
+            most = most_in_bucket(hashes)  # no n-gram comes more often, nor does a longer one
+            if most * int(lengths.max()) <= threshold * len(facts.text):
+                continue
+            top = top_characters(hashes, lengths)
             drop = above(f"gopher_top_{n}_gram", top / len(facts.text), threshold)
             if drop:
                 return drop
     return None
 
 
-def top_characters(hashes: UInt64, lengths: Int64, limit: float) -> int:
-    """Characters of all occurrences of the most frequent n-gram, of several the first; 0 if surely within `limit`."""
-    least = max(1, int(limit / int(lengths.max())))
-    if least > len(hashes):
-        return 0
-    ordered = np.sort(hashes)
-    if not (ordered[least - 1 :] == ordered[: len(ordered) - least + 1]).any():
-        return 0  # none comes often enough
-    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    counts = np.diff(begins, append=len(ordered))
+def most_in_bucket(hashes: UInt64) -> int:
+    """Most hashes with the same first bits."""
+    return int(np.bincount((hashes >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64)).max())
+
+
+def top_characters(hashes: UInt64, lengths: Int64) -> int:
+    """Characters of all occurrences of the most frequent n-gram, of several the first."""
+    values, counts = np.unique(hashes, return_counts=True)
     most = int(counts.max())
-    first = int(np.isin(hashes, ordered[begins[counts == most]]).argmax())
+    first = int(np.isin(hashes, values[counts == most]).argmax())
     return most * int(lengths[first])
 
 
@@ -94,23 +143,23 @@ def _repeated_ngrams(settings: GopherRepetitionRules, facts: TextFacts) -> Drop 
 
 def repeated_characters(hashes: UInt64, lengths: Int64, n: int, limit: float) -> int:
     """Characters of n-grams that came before, going on behind each one found; 0 if surely within `limit`."""
-    ordered = np.sort(hashes)
-    again = ordered[1:][ordered[1:] == ordered[:-1]]
-    if len(again) * int(lengths.max()) <= limit:
+    places = maybe_repeated(hashes)
+    if len(places) * int(lengths.max()) <= limit:
         return 0
-    values = np.unique(again)
-    nearest = values[np.minimum(np.searchsorted(values, hashes), len(values) - 1)]
-    places = np.flatnonzero(nearest == hashes)
-    seen: set[int] = set()
-    characters = free = 0
-    for place, value, length in zip(
-        places.tolist(), hashes[places].tolist(), lengths[places].tolist(), strict=True
-    ):  # n-grams that come once change nothing
-        if place < free:
-            continue
-        if value in seen:
-            characters += length
-            free = place + n
-        else:
-            seen.add(value)
-    return characters
+    _, numbers, counts = np.unique(hashes[places], return_inverse=True, return_counts=True)
+    repeated = counts[numbers] > 1  # n-grams that come once change nothing
+    places = places[repeated]
+    return _walk(places.tolist(), numbers[repeated].tolist(), lengths[places].tolist(), n)
+
+
+def maybe_repeated(hashes: UInt64) -> Int64:
+    """Places, in order, that share some bits of their hash with another place: all true repetitions, few others."""
+    bits = max(8, len(hashes).bit_length() + 3)
+    buckets = (hashes >> np.uint64(64 - bits)).astype(np.int64)
+    places = np.arange(len(hashes), dtype=np.int32)
+    last = np.empty(1 << bits, dtype=np.int32)
+    last[buckets] = places
+    last = last[buckets]
+    shared = last != places
+    shared[last[shared]] = True
+    return np.flatnonzero(shared)

@@ -68,6 +68,10 @@ class Table(dict[str, int]):
         words: Int32 = np.frombuffer(self._flat, dtype=np.int32)[places]
         return words
 
+    def depends(self, chunk: int) -> bool:
+        """Whether a chunk's words may depend on its neighbours."""
+        return self._facts["altered"][chunk] != 0
+
     def chunk_words(self, chunk: int) -> list[str]:
         """Words of one chunk."""
         first = self._facts["first"][chunk]
@@ -116,7 +120,7 @@ def _scattered(values: UInt64) -> UInt64:
 
 def powers(name: str, exponents: Int64) -> UInt64:
     """Powers of the base of the hashes, or of its inverse, modulo 2**64; exponents below 2**36."""
-    result = _digit(name, 0)[exponents & 4095]
+    result: UInt64 = _digit(name, 0)[exponents & 4095]
     most = int(exponents.max(initial=0))
     for level in (1, 2):
         if most >> 12 * level:
@@ -129,7 +133,7 @@ def _digit(name: str, level: int) -> UInt64:
     """Powers of base ** (4096 ** level) from 0 to 4095."""
     row = np.full(4096, pow(_BASES[name], 4096**level, 1 << 64), dtype=np.uint64)
     row[0] = 1
-    table: UInt64 = np.cumprod(row)
+    table: UInt64 = np.cumprod(row, dtype=np.uint64)
     return table
 
 
