@@ -75,7 +75,7 @@ class Chain:
         self._tally = tally
         quality = data.quality
         steps: list[Callable[[_State], None] | None] = [
-            _blocklist(quality.blocklist, quality.blocked_words)
+            _addresses(quality.blocklist, quality.blocked_words)
             if quality.blocklist or quality.blocked_words
             else None,
             lambda state: state.change("normalize/normalized", normalize(state.text, data.normalize)),
@@ -123,7 +123,7 @@ def _basics(data: Data) -> Callable[[_State], None]:
     return step
 
 
-def _blocklist(path: str | None, words: list[str]) -> Callable[[_State], None]:
+def _addresses(path: str | None, words: list[str]) -> Callable[[_State], None]:
     from data_prep.blocklist import Blocklist
 
     blocked = Blocklist(path, words)
@@ -175,11 +175,11 @@ def _rules(data: Data) -> Callable[[_State], None]:
         for rule in rules:
             result = rule(facts)
             if isinstance(result, Drop):
-                state.change("quality/lines", facts.text)
+                state.change("quality/c4_lines", facts.text)
                 raise _Drop(f"quality/{result.reason}", result.detail)
             if result != facts.text:
                 facts = TextFacts(result)
-        state.change("quality/lines", facts.text)
+        state.change("quality/c4_lines", facts.text)
 
     return step
 

@@ -19,7 +19,7 @@ STAGES = (
 )  # fmt: skip
 READ = "read/read"
 KEPT = "kept"
-LEFT = ("train", "validation")
+LEFT = ("train", "validation", "kept")  # `kept`: where nothing was split, as in a sample
 
 
 class Tally:
@@ -99,12 +99,13 @@ class Funnel:
         for source, counts in self._counts.items():
             # What came in has the tokens of all that it became.
             counts[READ][2] = sum(entry[2] for key, entry in counts.items() if key != READ)
-            for split in LEFT:
-                counts[f"shards/{split}"] = counts[f"shards/{split}"]
+            if not counts["shards/kept"][0]:
+                for split in LEFT[:2]:
+                    counts[f"shards/{split}"] = counts[f"shards/{split}"]
             for key in sorted(counts, key=_place):
                 stage, _, reason = key.partition("/")
                 values = dict(zip(("documents", "bytes", "tokens"), counts[key], strict=True))
-                if any(values.values()) or key == READ or stage == "shards":
+                if any(values.values()) or key == READ or (stage == "shards" and reason != "kept"):
                     rows.append({"source": source, "stage": stage, "reason": reason, **values})
         check(rows)
         return rows

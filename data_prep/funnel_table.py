@@ -15,6 +15,7 @@ _LABELS = {
     "redacted": "taken away with private data",
     "train": "kept, for training",
     "validation": "kept, for validation",
+    "kept": "kept",
 }
 
 
@@ -54,8 +55,10 @@ def _total(funnel: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _rows(funnel: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
     whole = next(row for row in funnel if row["reason"] == "read")["bytes"] or 1
     rows = []
-    for row in funnel:
+    for row in sorted(funnel, key=place):
         reason, share = row["reason"], row["bytes"] / whole
+        if reason in LEFT and not row["documents"] and reason != "train":
+            continue
         kind = "total" if reason == "read" else "kept" if reason in LEFT else "dropped"
         rows.append(
             {
@@ -64,12 +67,18 @@ def _rows(funnel: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
                 "what": label(row),
                 "documents": f"{row['documents']:,}" if row["documents"] or kind != "dropped" else "",
                 "bytes": size(row["bytes"]),
-                "tokens": f"{row['tokens']:,}" if row["tokens"] or kind == "kept" else "",
+                "tokens": f"{row['tokens']:,}" if row["tokens"] else "",
                 "share": 100 * share,
                 "percent": f"{share:.1%}" if not 0 < share < 0.001 else "< 0.1%",
             }
         )
     return rows
+
+
+def place(row: dict[str, Any]) -> tuple[Any, ...]:
+    """In the order of the stages; in a stage the reason with most documents, then bytes, first."""
+    place = STAGES.index(row["stage"]) if row["stage"] in STAGES else len(STAGES)
+    return place, row["reason"] != "read", row["reason"] in LEFT, -row["documents"], -row["bytes"]
 
 
 def label(row: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from configs.files import write_text
 from configs.rendering import short, size, style_sheet
 from data_prep.collect import read_part
 from data_prep.funnel import LEFT
-from data_prep.funnel_table import funnel_rows, label
+from data_prep.funnel_table import funnel_rows, label, place
 from data_prep.verdicts import Part, remaining, without
 
+PAGE_NAME = "funnel.html"
 _LONGEST_LINES = 400
-_CONTEXT_LINES = 3
+_CONTEXT_LINES = 4
 _EXAMPLES = 12
+_SEARCHED_BYTES = 200_000_000
 
 Manifest = dict[str, Any]
 Block = list[tuple[str, str]]  # lines with what became of them: same, gone, new, skip
@@ -37,7 +40,7 @@ def write_page(
         title: heading.
         funnel: rows as `Funnel.rows` gives them.
         marks: by source, things counted that are neither documents nor bytes.
-        examples: as `example_of` and the stage `documents` give them.
+        examples: as `verdict_examples` and the stage `documents` give them.
         note: a sentence on what was read.
     """
     import jinja2
@@ -84,7 +87,7 @@ def _cards(funnel: list[Manifest]) -> list[tuple[str, str, str]]:
 
 def _groups(funnel: list[Manifest], examples: Sequence[Manifest]) -> Iterator[Manifest]:
     """The examples of every reason, in the funnel's order."""
-    keys = dict.fromkeys(f"{row['stage']}/{row['reason']}" for row in funnel)
+    keys = dict.fromkeys(f"{row['stage']}/{row['reason']}" for row in sorted(funnel, key=place))
     known = {example["key"] for example in examples}
     for key in [*keys, *sorted(known - set(keys))]:
         own = [example for example in examples if example["key"] == key]
@@ -103,35 +106,55 @@ def _groups(funnel: list[Manifest], examples: Sequence[Manifest]) -> Iterator[Ma
 
 
 # ------------------------------------------------------------------------------------------------------------- examples
-def example_of(
-    entry: Manifest, stage: str, part: Part, characters: int, text_of: Callable[[str], str | None]
-) -> Manifest:
-    """A verdict's example with the texts it is about.
+def verdict_examples(
+    stages: Sequence[tuple[str, Manifest]], parts: Sequence[Part], most: int, characters: int
+) -> list[Manifest]:
+    """The verdict stages' examples with their texts, and those of the documents that they are like.
 
     Args:
-        entry: as `VerdictWriter` remembers it, with its source.
-        stage: name of the verdict stage.
-        part: with the verdicts before that stage.
+        stages: name and manifest of each stage, in order.
+        parts: with the verdicts of all of them.
+        most: examples of one reason.
         characters: how much of a text is shown.
-        text_of: the text of another document by its id, if it can be found.
     """
+    by_name = {part.name: part for part in parts}
+    chosen: list[tuple[int, str, Manifest]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for index, (name, manifest) in enumerate(stages):
+        for entry in manifest["examples"]:
+            key = (name, entry["reason"])
+            seen[key] = seen.get(key, 0) + 1
+            if seen[key] <= most:
+                chosen.append((index, name, entry))
+    # Looking for a document by its id means reading everything: worth it for a little text only.
+    small = sum(part.bytes for part in parts) <= _SEARCHED_BYTES
+    texts = _texts_by_id(parts, {entry["detail"] for *_, entry in chosen if entry["detail"]}) if small else {}
+    return [
+        _example_of(
+            entry, name, replace(by_name[entry["part"]], verdicts=by_name[entry["part"]].verdicts[:index]),
+            characters, texts,
+        )
+        for index, name, entry in chosen
+    ]  # fmt: skip
+
+
+def _example_of(entry: Manifest, stage: str, part: Part, characters: int, texts: dict[str, str]) -> Manifest:
     found = next(fields for row, fields in remaining(part, ["id", "text"]) if row == entry["row"])
-    text = found["text"]
-    example = {"key": f"{stage}/{entry['reason']}", "source": entry["source"], "id": found["id"]}
+    text, detail = found["text"], entry["detail"]
+    example = {
+        "key": f"{stage}/{entry['reason']}",
+        "source": entry["source"],
+        "id": found["id"],
+        "detail": detail or "",
+    }
     if entry["action"] == "cut":
         # The stretch of text around the first cut, and the same without what was cut.
         start = max(0, entry["spans"][0] - characters // 4)
         stretch = text.encode()[start : start + characters]
         inside = [min(max(position - start, 0), len(stretch)) for position in entry["spans"]]
-        example |= {"excerpt": _decoded(stretch), "after": _decoded(without(stretch, inside))}
-    else:
-        example["excerpt"] = text[:characters]
-        other = text_of(entry["detail"]) if entry["detail"] else None
-        if other is not None:
-            example["like"] = other[:characters]
-    if entry["detail"]:
-        example["detail"] = entry["detail"]
-    return example
+        return {**example, "excerpt": _decoded(stretch), "after": _decoded(without(stretch, inside))}
+    example["excerpt"] = text[:characters]
+    return {**example, "like": texts[detail][:characters]} if detail in texts else example
 
 
 def _decoded(data: bytes) -> str:
@@ -139,7 +162,7 @@ def _decoded(data: bytes) -> str:
     return data.decode(errors="ignore")
 
 
-def texts_by_id(parts: Sequence[Part], wanted: set[str]) -> dict[str, str]:
+def _texts_by_id(parts: Sequence[Part], wanted: set[str]) -> dict[str, str]:
     """Texts of documents by their ids, as the stage `documents` left them."""
     found: dict[str, str] = {}
     for part in parts:
@@ -189,7 +212,7 @@ def _compared(left: list[str], right: list[str]) -> tuple[Block, ...]:
 
 
 def _shortened(lines: list[str]) -> Block:
-    if len(lines) <= 2 * _CONTEXT_LINES + 1:
+    if len(lines) <= 3 * _CONTEXT_LINES:
         return [("same", line) for line in lines]
     middle = len(lines) - 2 * _CONTEXT_LINES
     return [

@@ -19,6 +19,7 @@ from data_prep import pack
 from data_prep.cluster import Cluster
 from data_prep.funnel import KEPT, Funnel, merge_counts
 from data_prep.gather import make_documents
+from data_prep.page import PAGE_NAME, verdict_examples, write_page
 from data_prep.plan import Plan
 from data_prep.runner import Runner
 from data_prep.shards import MANIFEST_NAME, DataManifest, load_manifest
@@ -28,6 +29,9 @@ from data_prep.verdicts import Part, VerdictStage
 from data_prep.vocab import Vocab
 
 _EXAMPLES = 5
+# On the page: examples of a reason by all verdict stages, and how much of each.
+_SHOWN = 3
+_CHARACTERS = 3000
 
 Manifest = dict[str, Any]
 
@@ -56,7 +60,7 @@ def is_current(recipe: Recipe) -> bool:
 
 def prepare_inline(recipe: Recipe) -> DataManifest:
     """`prepare` in this process, without Ray: for tests and for looking inside with a debugger."""
-    return _prepare(recipe, Cluster(workers=0))
+    return _prepare(recipe, Cluster(workers=0, directory=recipe.data_directory))
 
 
 def _prepare(recipe: Recipe, cluster: Cluster) -> DataManifest:
@@ -101,7 +105,17 @@ def _run(recipe: Recipe, runner: Runner) -> DataManifest:
         make_tokenizer(plan, runner, parts)
     vocab = Vocab.load(plan.tokenizer.directory)
     shards = plan.shards(vocab).read() or make_shards(plan, runner, parts, vocab)
-    write_json(plan.directory / MANIFEST_NAME, _summary(plan, _Made(documents, verdicts, shards)))
+    summary = _summary(plan, _Made(documents, verdicts, shards))
+    examples = [*documents["examples"], *verdict_examples(list(verdicts.items()), parts, _SHOWN, _CHARACTERS)]
+    write_page(
+        plan.directory / PAGE_NAME,
+        f"The data of {recipe.name}",
+        summary["funnel"],
+        summary["marks"],
+        examples,
+        "What became of everything that was read, counted to the byte.",
+    )
+    write_json(plan.directory / MANIFEST_NAME, summary)
     return load_manifest(plan.directory)
 
 
@@ -173,7 +187,7 @@ def _summary(plan: Plan, made: _Made) -> Manifest:
 def funnel_of(
     plan: Plan, documents: Manifest, verdicts: dict[str, Manifest], shards: Manifest | None
 ) -> list[Manifest]:
-    """The funnel's rows; without shards, what is left counts as training text."""
+    """The funnel's rows; without shards, what is left is not split."""
     funnel = Funnel(source.name for source in plan.data.sources)
     for source, reasons in documents["counts"].items():
         for key, (count, size) in reasons.items():
@@ -185,7 +199,7 @@ def funnel_of(
                 funnel.add(source, f"{name}/{reason}", count, size)
     if shards is None:
         for source, counts in funnel.left().items():
-            funnel.add(source, "shards/train", *counts)
+            funnel.add(source, "shards/kept", *counts)
         return funnel.rows()
     for shard in shards["shards"]:
         key = f"shards/{shard['split']}"

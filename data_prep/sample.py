@@ -9,14 +9,12 @@ from configs.data_sections import Source
 from configs.recipe import Recipe
 from data_prep.cluster import Cluster
 from data_prep.gather import make_documents
-from data_prep.page import example_of, texts_by_id, write_page
+from data_prep.page import PAGE_NAME, verdict_examples, write_page
 from data_prep.pipeline import funnel_of, judge, only_one
 from data_prep.plan import Plan
 from data_prep.readers import expand
 from data_prep.runner import Runner
-from data_prep.verdicts import Part
 
-PAGE_NAME = "funnel.html"
 _FILES = 8
 _EXAMPLES = 12
 _CHARACTERS = 6000
@@ -38,10 +36,13 @@ def sample(recipe: Recipe, documents: int) -> tuple[Path, list[dict[str, Any]]]:
         made = plan.documents.read() or make_documents(plan, runner, _EXAMPLES, _CHARACTERS, may_be_empty=True)
         verdicts, parts = judge(plan, runner, made)
         funnel = funnel_of(plan, made, verdicts, None)
-        examples = [*made["examples"], *examples_of(plan, verdicts, parts, _CHARACTERS)]
+        examples = [
+            *made["examples"],
+            *verdict_examples(list(verdicts.items()), parts, _EXAMPLES, _CHARACTERS),
+        ]
         note = (
-            f"A sample of about {documents:,} documents of every source of `{recipe.name}`: what each step of its "
-            "`data:` section does to them."
+            f"A sample of about {documents:,} documents of every source of the recipe {recipe.name}: what each step of "
+            "its data section does to them."
         )
         page = write_page(small.data_directory / PAGE_NAME, "What the rules do", funnel, made["marks"], examples, note)
     return page, funnel
@@ -61,19 +62,3 @@ def _fewer(source: Source, documents: int) -> Source:
     chosen = [files[index * len(files) // min(_FILES, len(files))] for index in range(min(_FILES, len(files)))]
     each = -(-documents // len(chosen))
     return source.model_copy(update={"path": chosen, "max_documents": min(each, source.max_documents or each)})
-
-
-def examples_of(
-    plan: Plan, verdicts: dict[str, dict[str, Any]], parts: list[Part], characters: int
-) -> list[dict[str, Any]]:
-    """The verdict stages' examples with their texts, and those of the documents that they are like."""
-    by_name = {part.name: part for part in parts}
-    wanted = {entry["detail"] for manifest in verdicts.values() for entry in manifest["examples"] if entry["detail"]}
-    texts = texts_by_id(parts, wanted)
-    found = []
-    for index, (verdict, _) in enumerate(plan.verdicts):
-        for entry in verdicts[verdict.name]["examples"]:
-            part = by_name[entry["part"]]
-            before = Part(**{**part.__dict__, "verdicts": part.verdicts[:index]})
-            found.append(example_of(entry, verdict.name, before, characters, texts.get))
-    return found

@@ -58,9 +58,15 @@ class Part:
 class VerdictStage(Protocol):
     """What a deduplication or decontamination stage gives the pipeline."""
 
-    name: str  # of its directory, and of the stage in the funnel
-    code: tuple[str, ...]  # modules of data_prep that its output depends on
     inputs: dict[str, Any]  # settings that its output depends on
+
+    @property
+    def name(self) -> str:
+        """Of its directory, and of the stage in the funnel."""
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Modules and packages of data_prep that its output depends on."""
 
     def make(self, stage: Stage, parts: Sequence[Part], run: Run) -> dict[str, Any]:
         """Commits every part by a `VerdictWriter`; returns what else the manifest shall hold.

@@ -39,6 +39,28 @@ def _recipe_and_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<name of the recipe>)")
 
 
+def _data(parser: argparse.ArgumentParser) -> None:
+    _recipe_and_out(parser)
+    parser.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="only try N documents of every source, and show what each rule does to them, side by side",
+    )
+    _ray(parser)
+
+
+def _ray(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ray-address", metavar="ADDRESS", help="prepare data on this Ray cluster (see launch/ray.sh), not here alone"
+    )
+
+
+def _all(parser: argparse.ArgumentParser) -> None:
+    _ranks(parser)
+    _ray(parser)
+
+
 def _ranks(parser: argparse.ArgumentParser) -> None:
     _recipe_and_out(parser)
     parser.add_argument(
@@ -102,14 +124,37 @@ def _show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-directory", action="store_true", help="print only where the run is written")
 
 
+def _tokenizer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["compare"], help="what to do")
+    _recipe(parser)
+    parser.add_argument(
+        "--sizes", default="8k,16k,32k", metavar="N,…", help="of BPE vocabularies (default: 8k,16k,32k)"
+    )
+    parser.add_argument("--kinds", default="bpe", metavar="KIND,…", help="bpe, char, byte, kmer (default: bpe)")
+    parser.add_argument("--files", nargs="+", default=[], metavar="FILE", help="tokenizer.json files to compare with")
+    parser.add_argument(
+        "--sample-bytes", type=int, default=10_000_000, metavar="N", help="text to read in all (default: 10000000)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+
+
 # name -> (what it does, example, arguments)
 COMMANDS: dict[str, tuple[str, str, Add]] = {
     "run": (
         "All stages: data, training, evaluation, report. Stages whose inputs did not change are skipped.",
         "replica run configs/demo.yaml --out runs/mine train.steps=200",
-        _ranks,
+        _all,
     ),
-    "data": ("Raw text to documents, tokenizer and token shards.", "replica data configs/demo.yaml", _recipe_and_out),
+    "data": (
+        "Raw text to clean, deduplicated, counted documents, a tokenizer and token shards.",
+        "replica data configs/demo.yaml --sample 200",
+        _data,
+    ),
+    "tokenizer": (
+        "Compare vocabularies on a sample of the recipe's own text, before choosing one.",
+        "replica tokenizer compare configs/demo.yaml --sizes 2k,4k --kinds bpe,byte",
+        _tokenizer,
+    ),
     "train": (
         "Train; resumes by itself from the newest checkpoint.",
         "replica train configs/demo.yaml --ranks 2 train.optimizer.lr=3e-4",

@@ -16,6 +16,8 @@ def _load(arguments: Namespace) -> Recipe:
         overrides.append(f"out={arguments.out}")
     if getattr(arguments, "ranks", None) is not None:
         overrides.append(f"train.ranks={arguments.ranks}")
+    if getattr(arguments, "ray_address", None) is not None:
+        overrides.append(f"data.ray_address={arguments.ray_address}")
     return load(arguments.recipe, overrides)
 
 
@@ -27,12 +29,44 @@ def run_command(arguments: Namespace) -> int:
 
 
 def data_command(arguments: Namespace) -> int:
-    """`replica data`: documents -> tokenizer -> shards."""
+    """`replica data`: documents -> verdicts -> tokenizer -> shards; or a look at a sample."""
     from launch.stages import data_stage, working_in
 
     recipe = _load(arguments)
+    if arguments.sample is not None:
+        return _sample_data(recipe, arguments.sample)
     with working_in(recipe):
         print(data_stage(recipe))
+    return 0
+
+
+def _sample_data(recipe: Recipe, documents: int) -> int:
+    import webbrowser
+
+    from data_prep.sample import sample
+
+    if documents < 1:
+        raise ValueError(f"--sample {documents}: give the number of documents to try, such as 200")
+    page, funnel = sample(recipe, documents)
+    for row in funnel:
+        print(f"{row['source']:16} {row['stage']:14} {row['reason']:28} {row['documents']:8,} {row['bytes']:12,} bytes")
+    print(page)
+    if sys.stdout.isatty() and (os.environ.get("DISPLAY") or sys.platform == "darwin"):
+        webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+def tokenizer_command(arguments: Namespace) -> int:
+    """`replica tokenizer compare`: a table of vocabularies, measured on text that none of them was trained on."""
+    from configs.files import write_json
+    from data_prep.compare import as_json, compare, markdown, read_size
+
+    sizes = [read_size(size) for size in arguments.sizes.split(",")]
+    data = load(arguments.recipe, arguments.overrides).data
+    measured, held_out = compare(data, sizes, arguments.kinds.split(","), arguments.files, arguments.sample_bytes)
+    print(markdown(measured, held_out))
+    if arguments.json is not None:
+        write_json(arguments.json, as_json(measured, held_out))
     return 0
 
 
