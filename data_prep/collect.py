@@ -91,7 +91,7 @@ def collect_file(task: FileTask) -> int:
 
 def _parts(task: FileTask) -> Iterator[Iterator[RawRecord]]:
     """The file's records in stretches of `unit_bytes`; each must be used up before the next is asked for."""
-    records = task.origin.records(task.data.max_document_bytes)
+    records = task.origin.records(task.data.max_document_bytes, task.data.limits)
     head = next(records, None)
 
     def stretch() -> Iterator[RawRecord]:
@@ -206,7 +206,7 @@ def _items(record: RawRecord, task: FileTask, guard: Guard) -> Iterator[Document
         guard.keep_aside(record.value)
         yield Rejected("crashed", source.name, where, record.size, "")
         return
-    items = to_documents(record, source, name, task.data.max_document_bytes)
+    items = to_documents(record, source, name, task.data.max_document_bytes, task.data.extract)
     item: Document | Rejected | None
     while True:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +240,7 @@ class _Converter:
         identifier, url = row.pop(self.source.id_field, None), row.pop(self.source.url_field, None)
         identifier = None if identifier is None or _encode(str(identifier)) is None else str(identifier)
         url = url if isinstance(url, str) and _encode(url) is not None else None
-        document = Document(identifier or self.where, text, self.source.name, url, row)
+        document = Document(identifier or self.where, text, self.source.name, url, row, 0, None, len(encoded))
         if self.source.markup in ("html", "xml"):
             yield from self.extracted(text, document, len(encoded))
         else:
@@ -346,7 +346,7 @@ def _with(document: Document, text: str, offset: int = 0, part: int | None = Non
 def _cut(document: Document, data: bytes, max_bytes: int, read_bytes: int) -> Iterator[Document]:
     """Parts of a long document; what they were made of in excess of their text is counted with the first."""
     if len(data) <= max_bytes:
-        yield _with(document, document.text, read_bytes=read_bytes)
+        yield document if document.read_bytes == read_bytes else replace(document, read_bytes=read_bytes)
         return
     offset, part = 0, 0
     while offset < len(data):

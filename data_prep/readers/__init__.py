@@ -11,11 +11,8 @@ from data_prep.readers.records import JSON_TYPE, RawRecord, Reading, UnreadableF
 from data_prep.readers.tables import row_size
 from data_prep.readers.text import cut_position
 
-MAX_RECORD_BYTES = Reading.record_bytes
-
 __all__ = [
     "JSON_TYPE",
-    "MAX_RECORD_BYTES",
     "Place",
     "RawRecord",
     "Reading",

@@ -28,7 +28,7 @@ def take_text(row: dict[str, Any], fields: Sequence[str]) -> str | None:
         found = list(_everything(row)) if name == EVERYTHING else list(_at(row, name))
         if found:
             pieces.append("\n".join(found))
-    return "\n\n".join(pieces) if pieces else None
+    return "\n\n".join(piece for piece in pieces if piece and not piece.isspace()) if pieces else None
 
 
 def _at(value: Any, path: str) -> Iterator[str]:

@@ -67,7 +67,7 @@ def check_format(place: Place, wanted: str) -> None:
         )
 
 
-def read_records(place: Place, reading: Reading | str | None = None, _record_bytes: int = 0) -> Iterator[RawRecord]:
+def read_records(place: Place, reading: Reading | None = None) -> Iterator[RawRecord]:
     """All records of a file in order; what cannot be read of it is a last record with the reason.
 
     Args:
@@ -77,7 +77,7 @@ def read_records(place: Place, reading: Reading | str | None = None, _record_byt
     Raises:
         UnreadableFile: for a URL that cannot be reached, after several tries.
     """
-    reading = reading if isinstance(reading, Reading) else Reading(text_documents="line" if reading else "file")
+    reading = reading or Reading()
     position = -1
     archive = file_format(place.name, reading.format) in _ARCHIVES
     for record in _file_records(place, reading):

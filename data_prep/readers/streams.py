@@ -23,6 +23,7 @@ _XZ_MEMORY = 2**30  # dictionaries may claim 4 GiB
 # Small files may be all repetition: the limit holds from here on.
 _FREE_BYTES = 2**20
 _GZIP_MAGIC = b"\x1f\x8b\x08"
+_MAGIC = {_GZIP_MAGIC: ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\x04\x22\x4d\x18": ".lz4", b"\xfd7zXZ\0": ".xz"}
 
 
 class _Zstd:
@@ -205,8 +206,17 @@ def unpack(
         slack: bytes of the outermost file that may have been read ahead.
     """
     start = counted.taken
+
+    def layer(below: BinaryIO, ending: str) -> BinaryIO:
+        allowance = lambda: expansion * (counted.taken - start + slack)  # noqa: E731
+        return io.BufferedReader(Unpacked(below, ending, damage, allowance, resume), CHUNK_BYTES)
+
     for ending in endings:
-        stream = io.BufferedReader(
-            Unpacked(stream, ending, damage, lambda: expansion * (counted.taken - start + slack), resume), CHUNK_BYTES
-        )
+        stream = layer(stream, ending)
+    if isinstance(stream, io.BufferedReader):
+        # Stores and crawlers give files names that do not tell how they are packed.
+        head = stream.peek(8)[:8]
+        for magic, ending in _MAGIC.items():
+            if head.startswith(magic):
+                return layer(stream, ending)
     return stream

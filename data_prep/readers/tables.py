@@ -136,7 +136,10 @@ def _has_header(sample: bytes, dialect: type[csv.Dialect]) -> bool:
     if not rows:
         return False
     first, rest = rows[0], rows[1:]
-    if len(set(first)) < len(first) or any(not name.strip() or len(name) > 64 or _number(name) for name in first):
+    names = [name.strip() for name in first]
+    if not names[0]:  # the column of row numbers that pandas writes
+        names[0] = "-"
+    if len(set(names)) < len(names) or any(not name or len(name) > 64 or _number(name) for name in names):
         return False
     columns = [[row[index] for row in rest if len(row) == len(first)] for index in range(len(first))]
     return all(name not in column or len(column) < 2 for name, column in zip(first, columns, strict=True)) and all(
