@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight replicate test lint bench docs constraints clean
+.PHONY: help setup preflight replicate test chaos lint bench docs constraints clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ replicate: setup ## All stages of RECIPE (configs/demo.yaml): data, training, ev
 
 test: setup ## All tests
 	@$(BIN)/python -m pytest
+
+chaos: setup ## Nodes of a Ray cluster die in the middle of every stage of the data (minutes; needs root and Linux)
+	@$(BIN)/python -m pytest -m chaos
 
 lint: setup ## Format, lint, types, shell scripts
 	$(BIN)/ruff format --check .

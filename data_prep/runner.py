@@ -31,7 +31,7 @@ class Runner:
     ) -> Iterator[tuple[Task, Any]]:
         """Yields each task with its result as they are done; `size` gives the bytes of text behind a unit's name."""
         if tasks:
-            with watch(label, stage, size, total) as watcher:
+            with watch(label, stage, size, total, tasks) as watcher:
                 yield from self.cluster.map(function, tasks, watcher.tick)
 
     def of(self, stage: Stage) -> Run:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from configs.progress import ProgressBar, progress_bar
 from data_prep.faults import Progress
@@ -21,17 +22,23 @@ _USUAL_RATIO = {".gz": 3.0, ".zst": 3.3, ".bz2": 3.8, ".xz": 4.0, ".lz4": 2.0, "
 
 
 class Watch:
-    """Adds up the bytes of text behind a stage's committed units and shows them.
+    """Adds up the bytes of text behind committed units and shows them.
 
-    The units' directory is listed once; later ones are known from the results of tasks and the notes of workers.
+    What is done already follows from the tasks that are left, or from one look into the units' directory; what comes
+    is known from the results of tasks and the notes of workers.
     """
 
-    def __init__(self, bar: ProgressBar, stage: Stage, size: Callable[[str], float], total: float | None) -> None:
+    def __init__(
+        self, bar: ProgressBar, stage: Stage, size: Callable[[str], float], total: float | None, tasks: Sequence[Any]
+    ) -> None:
         self._bar = bar
         self._size = size
         self._total = total
-        known = stage.committed()
-        self._done = self._before = sum(map(size, known))
+        if total is not None and all(hasattr(task, "name") for task in tasks):
+            self._done = max(0.0, total - sum(size(task.name) for task in tasks))
+        else:
+            self._done = sum(map(size, stage.committed()))
+        self._before = self._done
         self._read = 0  # of the progress's committed units
         self._units = -1
         self._started = self._moved = time.monotonic()
@@ -74,7 +81,9 @@ def _standing(progress: Progress) -> str:
 
 
 @contextmanager
-def watch(label: str, stage: Stage, size: Callable[[str], float], total: float | None) -> Iterator[Watch]:
+def watch(
+    label: str, stage: Stage, size: Callable[[str], float], total: float | None, tasks: Sequence[Any] = ()
+) -> Iterator[Watch]:
     """Shows a bar in MB of text while the body runs.
 
     Args:
@@ -82,9 +91,10 @@ def watch(label: str, stage: Stage, size: Callable[[str], float], total: float |
         stage: whose units to count.
         size: bytes of text behind a unit, by its name.
         total: bytes expected, None if unknown.
+        tasks: what is left to do; those of units have the unit's name as `name`.
     """
     with progress_bar(f"{label} (MB)", None if total is None else total / _MEGABYTE) as bar:
-        yield Watch(bar, stage, size, total)
+        yield Watch(bar, stage, size, total, tasks)
 
 
 # ------------------------------------------------------------------------------------------------------------ estimates

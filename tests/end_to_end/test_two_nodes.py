@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from test_data_prep import make_corpus, make_recipe, shard_hashes
 
+from configs.files import read_json, sha256_file
 from configs.recipe import load
 from data_prep.pipeline import prepare_inline
 
@@ -164,3 +166,47 @@ def test_a_node_dies(machines: Machines, tmp_path: Path) -> None:
     machines.run(0, str(SCRIPT), "stop")
     found = subprocess.run(["ip", "netns", "pids", machines.names[0]], capture_output=True, text=True, check=True)
     assert not found.stdout.split()
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_a_node_dies_in_every_stage(machines: Machines, tmp_path: Path) -> None:
+    """All tasks run on the second machine, which loses its power once in every stage and comes back each time."""
+    questions = tmp_path / "questions.jsonl"
+    settings: dict[str, object] = {
+        "unit_bytes": 20_000,
+        "dedup": {"exact": True, "lines": {}, "near": {}, "substrings": {}},
+        "decontaminate": {"evaluation": False, "files": [str(questions)]},
+    }
+    whole = recipe(tmp_path / "whole", None, **settings)
+    text = (tmp_path / "corpus" / "book.txt").read_text(encoding="utf-8")
+    questions.write_text(json.dumps({"text": " ".join(text[5000:5400].split())}) + "\n", encoding="utf-8")
+    prepare_inline(load(whole))
+    stages = read_json(tmp_path / "whole" / "run" / "data" / "manifest.json")["stages"]
+    machines.start(0, cpus=0)
+    machines.start(1, cpus=2)
+    file = recipe(tmp_path / "here", machines, **settings)
+    run = tmp_path / "here" / "run"
+    process = machines.command(0, sys.executable, "-m", "data_prep", "run", str(file))
+    killed: list[str] = []
+    while process.poll() is None:
+        now = [stage for stage in stages_begun(run) if stage not in killed]
+        if now and busy_on(run, machines.addresses[1]):
+            machines.kill(1)
+            killed += now
+            machines.start(1, cpus=2)
+        time.sleep(0.002)
+    error = process.communicate(timeout=SECONDS)[1]
+    assert process.returncode == 0, error
+    assert sorted(killed) == sorted(stages)
+    assert error.count("the node of a worker died") >= len(killed)
+    for stage in stages[:-2]:
+        assert files_of(run / "data" / stage) == files_of(tmp_path / "whole" / "run" / "data" / stage), stage
+    assert shard_hashes(run) == shard_hashes(tmp_path / "whole" / "run")
+
+
+def files_of(stage: Path) -> dict[str, str]:
+    """SHA-256 of a stage's files."""
+    return {
+        file.relative_to(stage).as_posix(): sha256_file(file) for file in sorted(stage.rglob("*")) if file.is_file()
+    }
