@@ -107,6 +107,8 @@ class Decontamination:
         file = stage.directory / TOUCHED_NAME
         with atomic_path(file) as temporary:
             pq.write_table(touched, temporary, compression="zstd", compression_level=1)
+        _stored.cache_clear()
+        _finder.cache_clear()
         return {
             "files": {TOUCHED_NAME: describe_file(file)},
             "sets": _summary(index, touched),
