@@ -47,13 +47,15 @@ class _LogLines:
         self._description = description
         self._total = total
         self._last = -LOG_INTERVAL_SECONDS
+        self._shown = -1.0
 
     def update(self, completed: float, note: str = "", total: float | None = None) -> None:
         self._total = total if total is not None else self._total
         now = time.monotonic()
-        if now - self._last < LOG_INTERVAL_SECONDS and completed != self._total:
+        ends = completed == self._total != self._shown
+        if now - self._last < LOG_INTERVAL_SECONDS and not ends:
             return
-        self._last = now
+        self._last, self._shown = now, completed
         amount = f"{completed:,.0f}/{self._total:,.0f}" if self._total else f"{completed:,.0f}"
         print(f"{self._description}: {amount} {note}".rstrip(), file=sys.stderr, flush=True)
 
