@@ -98,7 +98,7 @@ def sample_pieces(task: SampleTask) -> None:
         pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=1) as writer,
     ):
         for text in _training_texts(task):
-            chunks = [_without_long(chunk, list(split(chunk)), limit) for chunk in segments(text, _SAMPLE_CHARACTERS)]
+            chunks = [without_long(chunk, list(split(chunk)), limit) for chunk in segments(text, _SAMPLE_CHARACTERS)]
             writer.write_table(pa.table({"text": pa.array(chunks, pa.string())}))
     task.part.stage.commit(task.part.name, {})
 
@@ -116,7 +116,8 @@ def _training_texts(task: SampleTask) -> Iterator[str]:
             yield row["text"]
 
 
-def _without_long(chunk: str, pieces: list[str], limit: int) -> str:
+def without_long(chunk: str, pieces: list[str], limit: int) -> str:
+    """The chunk without those of its pieces that are longer than `limit` bytes."""
     if max(map(len, pieces), default=0) * 4 <= limit:
         return chunk
     return "".join([piece for piece in pieces if len(piece) * 4 <= limit or len(piece.encode()) <= limit])

@@ -118,8 +118,11 @@ def embedding_rows(recipe: Recipe) -> int | None:
 
         assert tokenizer.path is not None
         return recipe.model.padded_vocab(Vocab.load(tokenizer.path).size)
-    size = 256 + len(tokenizer.special_tokens) if tokenizer.kind == "byte" else tokenizer.vocab_size
-    return recipe.model.padded_vocab(size)
+    if tokenizer.kind in ("byte", "kmer"):
+        from data_prep.vocab import train_vocab
+
+        return recipe.model.padded_vocab(train_vocab(tokenizer, []).size)
+    return recipe.model.padded_vocab(tokenizer.vocab_size)
 
 
 def meta_model(recipe: Recipe, vocab_size: int) -> Transformer | None:

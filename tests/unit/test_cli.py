@@ -34,7 +34,9 @@ def test_help_has_an_example(command: list[str], capsys: pytest.CaptureFixture[s
 
 
 def test_the_table_of_commands() -> None:
-    assert list(COMMANDS) == ["run", "data", "train", "eval", "report", "export", "import", "sample", "trace", "show"]
+    assert list(COMMANDS) == [
+        *("run", "data", "tokenizer", "train", "eval", "report", "export", "import", "sample", "trace", "show")
+    ]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +72,8 @@ def test_debug_before_and_after_the_command() -> None:
         (["show", RECIPE, "model.num_layer=2"], "did you mean `model.num_layers`?"),
         (["show", RECIPE, "train.micro_batch_size=7"], "not a multiple of train.micro_batch_size 7"),
         (["eval", "nowhere"], "error: nowhere is not a run directory"),
+        (["tokenizer", "compare", RECIPE, "--sizes", "many"], "'many' is no vocabulary size; write 8192 or 8k"),
+        (["tokenizer", "choose", RECIPE], "invalid choice: 'choose'"),
         (["sample", "nowhere", "--prompt", "x"], "error: nowhere is not a run directory"),
         (["trace", "nowhere", "--step", "1"], "error: nowhere is not a run directory"),
         (["export", "nowhere", "out"], "error: nowhere is not a run directory"),

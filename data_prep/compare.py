@@ -1,0 +1,266 @@
+"""Vocabularies side by side on a recipe's own text, before any is chosen: `replica tokenizer compare RECIPE`.
+
+A bounded sample of every source is cut into passages; nine in ten train the vocabularies, the tenth, which none of
+them has seen, tells how long their tokens are. Sizes of BPE are cut from one training: its vocabularies of different
+sizes are beginnings of each other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from configs import data_sections
+from configs.data_sections import Data, Source
+from data_prep.documents import read_documents
+from data_prep.encode import Encode, agrees, exact_encoder, fast_encoder, segments, splitter
+from data_prep.language import identify
+from data_prep.normalize import normalize
+from data_prep.pack import unit_interval, without_long
+from data_prep.readers import expand
+from data_prep.shards import token_dtype
+from data_prep.vocab import Vocab, train_vocab
+
+KINDS = ("bpe", "char", "byte", "kmer")
+_HELD_OUT = 0.1
+_PASSAGE_CHARACTERS = 2000
+_FILES = 8
+_MIN_CONFIDENCE = 0.5
+# A word: a run of letters, digits and marks, or one character of a script that is written without spaces.
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]|[^\W\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]+"
+)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a document."""
+
+    text: str
+    source: str
+    language: str
+    held_out: bool
+
+
+@dataclass
+class Measured:
+    """One vocabulary on the sample. Bytes: UTF-8 of normalised text; tokens: without end-of-document ids."""
+
+    name: str
+    size: int = 0
+    note: str = ""  # why it could not be made, if so
+    bytes_per_token: dict[str, float] = field(default_factory=dict)  # held-out text: `all`, source/NAME, language/CODE
+    tokens_per_word: dict[str, float] = field(default_factory=dict)  # the same: the vocabulary's fertility
+    unused: float = 0.0  # share of the ids, special tokens aside, that do not occur in the whole sample
+    megabytes_per_second: float = 0.0  # of encoding, on one core
+
+
+def compare(
+    data: Data,
+    sizes: Sequence[int],
+    kinds: Sequence[str] = ("bpe",),
+    files: Sequence[str] = (),
+    sample_bytes: int = 10_000_000,
+) -> tuple[list[Measured], dict[str, int]]:
+    """Measures vocabularies on a sample of the sources; nothing is written.
+
+    Args:
+        data: the recipe's section: sources, normalisation, and the tokenizer's pattern, alphabet and special tokens.
+        sizes: of BPE vocabularies.
+        kinds: out of `KINDS`.
+        files: `tokenizer.json` files, or directories with one, to compare with.
+        sample_bytes: text read in all, the same amount of every source.
+
+    Returns:
+        One entry a vocabulary, and the held-out bytes behind each key of the entries.
+
+    Raises:
+        ValueError: for an unknown kind, a source without text, a file that is no tokenizer.
+    """
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise ValueError(f"unknown kind {', '.join(unknown)}; kinds: {', '.join(KINDS)}")
+    passages = [
+        passage for source in data.sources for passage in _passages(data, source, sample_bytes // len(data.sources))
+    ]
+    keys = _group(passages)
+    measured = [
+        _measure(name, vocab, passages, keys) if isinstance(vocab, Vocab) else Measured(name, note=vocab)
+        for name, vocab in _vocabularies(data.tokenizer, sizes, kinds, files, passages)
+    ]
+    return measured, {key: sum(len(passage.text.encode()) for passage in group) for key, group in keys.items()}
+
+
+# --------------------------------------------------------------------------------------------------------------- sample
+def _passages(data: Data, source: Source, budget: int) -> Iterator[Passage]:
+    """Some `budget` bytes of a source, from files evenly spaced among all, as passages."""
+    held, kept = 0, 0
+    for part, limit in _parts(source, budget):
+        left = limit
+        for document in read_documents(part, data.max_document_bytes):
+            text = normalize(document.text[: 4 * left], data.normalize)
+            language = source.language or _language(text)
+            for number, passage in enumerate(segments(text, _PASSAGE_CHARACTERS)):
+                for start in range(0, len(passage), 4 * _PASSAGE_CHARACTERS):  # a chromosome has no place to cut it
+                    piece = passage[start : start + 4 * _PASSAGE_CHARACTERS]
+                    key = f"compare {document.id} {number} {start}"
+                    held_out = unit_interval(key.encode()) < _HELD_OUT
+                    held, kept = held + held_out, kept + (not held_out)
+                    left -= len(piece.encode())
+                    yield Passage(piece, source.name, language, held_out)
+                    if left <= 0:
+                        break
+                if left <= 0:
+                    break
+            if left <= 0:
+                break
+    if not held or not kept:
+        raise ValueError(
+            f"source {source.name}: its sample of {held + kept} passages is too small to hold a part out; "
+            "raise --sample-bytes, or give the source more text"
+        )
+
+
+def _parts(source: Source, budget: int) -> list[tuple[Source, int]]:
+    if source.path is None:
+        return [(source, budget)]
+    files = expand(source.path, source.storage_options)
+    count = min(_FILES, len(files))
+    chosen = [str(files[index * len(files) // count]) for index in range(count)]
+    return [(source.model_copy(update={"path": file}), -(-budget // count)) for file in chosen]
+
+
+def _language(text: str) -> str:
+    code, confidence = identify(text)
+    return code if confidence >= _MIN_CONFIDENCE else "und"
+
+
+def _group(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
+    """Held-out passages by what they are counted under."""
+    groups: dict[str, list[Passage]] = defaultdict(list)
+    for passage in passages:
+        if passage.held_out:
+            for key in ("all", f"source/{passage.source}", f"language/{passage.language}"):
+                groups[key].append(passage)
+    return dict(groups)
+
+
+# --------------------------------------------------------------------------------------------------------- vocabularies
+def _vocabularies(
+    settings: data_sections.Tokenizer,
+    sizes: Sequence[int],
+    kinds: Sequence[str],
+    files: Sequence[str],
+    passages: list[Passage],
+) -> Iterator[tuple[str, Vocab | str]]:
+    """Name and vocabulary, or why there is none."""
+    texts = [passage.text for passage in passages if not passage.held_out]
+    common = {**settings.model_dump(), "path": None}
+    for kind in kinds:
+        if kind == "bpe":
+            yield from _bpe(common, sorted(sizes), texts)
+        else:
+            made = data_sections.Tokenizer.model_validate({**common, "kind": kind})
+            yield f"kmer {made.kmer}" if kind == "kmer" else kind, train_vocab(made, texts)
+    for file in files:
+        yield file, Vocab.load(file)
+
+
+def _bpe(common: dict[str, Any], sizes: list[int], texts: list[str]) -> Iterator[tuple[str, Vocab | str]]:
+    """The sizes in order, cut from the largest one that the text supports."""
+    made: dict[int, Vocab | str] = {}
+    largest: Vocab | None = None
+    for size in reversed(sizes):
+        try:
+            largest = largest or _train(common, size, texts)
+            made[size] = shortened(largest, size)
+        except ValueError as error:
+            made[size] = str(error)
+    yield from ((f"bpe {size:,}", made[size]) for size in sizes)
+
+
+def _train(common: dict[str, Any], size: int, texts: list[str]) -> Vocab:
+    settings = data_sections.Tokenizer.model_validate({**common, "kind": "bpe", "vocab_size": size})
+    cut = splitter(settings.pattern)
+    return train_vocab(settings, (without_long(text, list(cut(text)), settings.max_piece_bytes) for text in texts))
+
+
+def shortened(vocab: Vocab, size: int) -> Vocab:
+    """The BPE vocabulary that a training for fewer tokens would have given: merges are learnt one after the other."""
+    description = json.loads(vocab.tokenizer.to_str())
+    model = description["model"]
+    model["vocab"] = {token: index for token, index in model["vocab"].items() if index < size}
+    model["merges"] = model["merges"][: len(model["merges"]) - (vocab.size - size)]
+    return Vocab(Tokenizer.from_str(json.dumps(description)), vocab.end_of_document)
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+def _measure(name: str, vocab: Vocab, passages: list[Passage], keys: dict[str, list[Passage]]) -> Measured:
+    dtype = token_dtype(vocab.size)
+    fast = fast_encoder(vocab, dtype)
+    held_out = [passage.text for passage in keys["all"]]
+    encode: Encode = fast if fast and agrees(fast, vocab, dtype, held_out[:2]) else exact_encoder(vocab, dtype)
+    seen = np.zeros(vocab.size, dtype=bool)
+    tokens: dict[int, int] = {}
+    seconds = 0.0
+    for passage in passages:
+        started = time.process_time()
+        ids = encode(passage.text)
+        seconds += time.process_time() - started
+        tokens[id(passage)] = len(ids) // dtype.itemsize
+        seen[np.frombuffer(ids, dtype=dtype)] = True
+    usable = vocab.token_bytes > 0
+    everything = sum(len(passage.text.encode()) for passage in passages)
+    result = Measured(
+        name,
+        vocab.size,
+        unused=float(1 - seen[usable].mean()),
+        megabytes_per_second=everything / 1e6 / max(seconds, 1e-9),
+    )
+    for key, group in keys.items():
+        count = sum(tokens[id(passage)] for passage in group)
+        result.bytes_per_token[key] = sum(len(passage.text.encode()) for passage in group) / max(1, count)
+        words = sum(len(_WORD.findall(passage.text)) for passage in group)
+        result.tokens_per_word[key] = count / max(1, words)
+    return result
+
+
+# -------------------------------------------------------------------------------------------------------------- display
+def markdown(measured: list[Measured], held_out: dict[str, int]) -> str:
+    """A table of bytes per token and tokens per word by source and language, and one of the rest."""
+    good = [item for item in measured if not item.note]
+    lines = ["| held-out text | kB | " + " | ".join(item.name for item in good) + " |"]
+    lines.append("|---|--:|" + "--:|" * len(good))
+    for title, values in (("bytes per token", "bytes_per_token"), ("tokens per word", "tokens_per_word")):
+        for key, size in held_out.items():
+            cells = " | ".join(f"{getattr(item, values)[key]:.3f}" for item in good)
+            lines.append(f"| {title}, {key.replace('/', ' ')} | {size / 1000:,.0f} | {cells} |")
+    lines += ["", "| vocabulary | ids | never used in the sample | encoding, MB/s |", "|---|--:|--:|--:|"]
+    lines += [f"| {item.name} | {item.size:,} | {item.unused:.1%} | {item.megabytes_per_second:.1f} |" for item in good]
+    lines += [f"\n{item.name}: {item.note}" for item in measured if item.note]
+    return "\n".join(lines)
+
+
+def as_json(measured: list[Measured], held_out: dict[str, int]) -> dict[str, Any]:
+    """The same for programs."""
+    return {"held_out_bytes": held_out, "vocabularies": [asdict(item) for item in measured]}
+
+
+def read_size(text: str) -> int:
+    """`8k` is 8,192.
+
+    Raises:
+        ValueError: for what is no size.
+    """
+    found = re.fullmatch(r"([0-9]+)(k?)", text.strip().lower())
+    if found is None:
+        raise ValueError(f"{text!r} is no vocabulary size; write 8192 or 8k")
+    return int(found[1]) * (1024 if found[2] else 1)
