@@ -95,13 +95,23 @@ def _finish(stage: Stage, sources: Sequence[Source], names: Sequence[str], most:
                 examples.append({"source": source, **example})
     for name, reasons in counts.items():
         if not may_be_empty and not reasons.get(KEPT, [0])[0]:
+            found = _said(reasons, [example for example in examples if example["source"] == name])
             raise ValueError(
-                f"source {name}: no document is left (found: {_said(reasons)}); check its `path`, its `text_field` "
+                f"source {name}: no document is left (found: {found}); check its `path`, its `text_field` "
                 "and what data.language and data.quality drop"
             )
     return stage.finish({"parts": parts, "counts": counts, "marks": marks, "examples": examples}, files)
 
 
-def _said(reasons: dict[str, list[int]]) -> str:
-    shown = [f"{key.partition('/')[2] or key} {entry[0]}" for key, entry in sorted(reasons.items()) if entry[0]]
-    return ", ".join(shown) if READ in reasons else "nothing"
+def _said(reasons: dict[str, list[int]], examples: Sequence[Manifest]) -> str:
+    """Counts by reason; of what could not be read, the first place too."""
+    first: dict[str, str] = {}
+    for example in examples:
+        if example["key"].startswith("read/"):
+            first.setdefault(example["key"], f" ({example['id'].removesuffix(':0')})")
+    shown = [
+        f"{key.partition('/')[2]} {entry[0]}{first.get(key, '')}"
+        for key, entry in sorted(reasons.items())
+        if entry[0] and key not in (READ, KEPT)
+    ]
+    return ", ".join(shown) or "nothing"

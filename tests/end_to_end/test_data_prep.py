@@ -23,7 +23,7 @@ import zstandard
 from configs import files
 from configs.recipe import Recipe, load
 from data_prep import __main__ as door
-from data_prep import encode, pipeline
+from data_prep import encode, pipeline, tokenize_stages
 from data_prep.cluster import Cluster
 from data_prep.pipeline import is_current, prepare, prepare_inline
 from data_prep.shards import load_manifest
@@ -228,12 +228,12 @@ def test_only_what_changed_is_done_again(corpus: Path, tmp_path: Path, whole: Pa
 def test_slow_encoder_gives_the_same_shards(
     corpus: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pipeline, "fast_encoder", lambda vocab, dtype: lambda text: b"\x01\x00" * len(text))
+    monkeypatch.setattr(tokenize_stages, "fast_encoder", lambda vocab, dtype: lambda text: b"\x01\x00" * len(text))
     file = make_recipe(corpus, tmp_path)
     prepare_inline(load(file))
     assert "the fast encoder gave other ids" in capsys.readouterr().err
     assert shard_hashes(tmp_path / "run") == shard_hashes(whole)
-    assert encode.fast_encoder is not pipeline.fast_encoder
+    assert encode.fast_encoder is not tokenize_stages.fast_encoder
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -268,8 +268,8 @@ def write_corpus(path: Path, data: bytes) -> Callable[[Path], Path]:
     [
         ("a.jsonl", b"", "source s: no document is left (found: nothing)"),
         ("a.jsonl", b'{"body": "x"}\n', "missing_text 1"),
-        ("a.jsonl.zst", b"this is no zstd", "a.jsonl.zst is damaged"),
-        ("a.parquet", b"PAR1 this is no parquet", "a.parquet is not a whole Parquet file"),
+        ("a.jsonl.zst", b"this is no zstd", "damaged_file 1 (a.jsonl.zst)"),
+        ("a.parquet", b"PAR1 this is no parquet", "damaged_file 1 (a.parquet)"),
         ("a.jsonl", b'{"text": "a little text"}\n' * 9, "the training text supports only 2"),
     ],
 )
@@ -289,7 +289,7 @@ def test_more_bad_input(whole: Path, tmp_path: Path, corpus: Path, capsys: pytes
     assert "the training split is empty" in fails(
         capsys, file, "data.sources.0.split=validation", "data.sources.1.split=validation"
     )
-    with pipeline._only_one(tmp_path / "run" / "data"):
+    with pipeline.only_one(tmp_path / "run" / "data"):
         assert "another process prepares data" in fails(capsys, file)
 
 

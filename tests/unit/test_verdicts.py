@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from data_prep.collect import SCHEMA, sorted_hashes
 from data_prep.dedup.exact import Exact
@@ -18,8 +19,6 @@ from data_prep.verdicts import Part, VerdictWriter, dropped, remaining
 
 def make_part(directory: Path, name: str, texts: list[str], number: int = 0) -> Part:
     """A part of the documents as the stage `documents` writes it."""
-    import hashlib
-
     sizes = [len(text.encode()) for text in texts]
     columns = [
         [f"{name}:{row}" for row in range(len(texts))], texts, [None] * len(texts), [None] * len(texts),
@@ -63,12 +62,8 @@ def test_later_stages_see_what_earlier_ones_left(tmp_path: Path) -> None:
     assert list(dropped(last)) == [("first/gone", "three"), ("second/rest", " one")]
 
 
-@pytest.mark.parametrize("ranges", [1, 3, 16])
-def test_the_first_of_equal_documents_stays(tmp_path: Path, ranges: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import random
-
+def test_the_first_of_equal_documents_stays(tmp_path: Path) -> None:
     chance = random.Random(2)
-    monkeypatch.setattr("data_prep.dedup.exact.RANGE_DOCUMENTS", 160 // ranges)
     texts = {f"p{number}": [f"text {chance.randrange(60)}" for _ in range(40)] for number in range(4)}
     parts = [make_part(tmp_path, name, own, number) for number, (name, own) in enumerate(texts.items())]
     stage = Stage(tmp_path / "exact", {})
