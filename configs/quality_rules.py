@@ -11,6 +11,7 @@ from configs.section import Section
 Count = Annotated[int | None, Field(ge=0)]
 Mean = Annotated[float | None, Field(ge=0)]
 Share = Annotated[float | None, Field(ge=0, le=1)]
+NGrams = dict[Annotated[int, Field(ge=1, le=100)], Annotated[float, Field(ge=0, le=1)]]
 
 
 class C4Rules(Section):
@@ -46,20 +47,23 @@ class GopherQualityRules(Section):
     )
 
 
-class GopherRepetitionRules(Section):
-    """Rae et al., arXiv:2112.11446, table A1. Shares of the elements, or of the document's characters."""
+class _Repetition(Section):
+    max_dup_paragraphs: Share = Field(0.3, description="Largest share of paragraphs that came before.")
+    max_dup_paragraph_characters: Share = Field(0.2, description="Largest share of characters in them.")
+    max_dup_lines: Share = Field(0.3, description="Largest share of lines that came before.")
+    max_dup_line_characters: Share = Field(0.2, description="Largest share of characters in them.")
+
+
+class GopherRepetitionRules(_Repetition):
+    """Rae et al., arXiv:2112.11446, table A1."""
 
     rule: Literal["gopher_repetition"]
-    max_dup_paragraphs: Share = Field(0.3, description="Paragraphs that came before.")
-    max_dup_paragraph_characters: Share = Field(0.2, description="Characters in them.")
-    max_dup_lines: Share = Field(0.3, description="Lines that came before.")
-    max_dup_line_characters: Share = Field(0.2, description="Characters in them.")
-    max_top_ngram: dict[int, float] = Field(
-        {2: 0.2, 3: 0.18, 4: 0.16}, description="Characters in the most frequent n-gram of words, by n."
+    max_top_ngram: NGrams = Field(
+        {2: 0.2, 3: 0.18, 4: 0.16}, description="Largest share of characters in the most frequent n words in a row."
     )
-    max_dup_ngram: dict[int, float] = Field(
+    max_dup_ngram: NGrams = Field(
         {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1},
-        description="Characters in n-grams of words that came before, by n.",
+        description="Largest share of characters in n words in a row that came before.",
     )
 
 
@@ -74,14 +78,32 @@ class FineWebRules(Section):
     max_line_ends_per_word: Mean = Field(0.3, description="Most line ends per word: more is a list.")
 
 
-class MassiveTextZhRules(Section):
-    """Gopher's rules carried over to Chinese, counted in characters without blanks."""
+class MassiveTextZhRules(_Repetition):
+    """Gopher's rules (MassiveText) carried over to Chinese, counted in characters other than blanks.
+
+    Length, length of lines and share of Chinese characters: ChineseWebText (Chen et al., arXiv:2311.01149, section
+    2.2). Lines and paragraphs: Gopher's thresholds. Ends of lines: FineWeb's threshold. Ours: two characters stand for
+    one of Gopher's words, so n doubles and shares per word halve.
+    """
 
     rule: Literal["massivetext_zh"]
-    min_characters: Count = Field(100, description="Fewest characters.")
-    max_characters: Count = Field(200_000, description="Most characters.")
-    min_han: Share = Field(0.5, description="Smallest share of Chinese characters among letters and digits.")
-    max_symbols: Share = Field(0.1, description="Most # and most ellipses per Chinese character.")
+    min_characters: Count = Field(200, description="Fewest characters (ChineseWebText).")
+    max_characters: Count = Field(200_000, description="Most characters (Gopher's 100,000 words).")
+    min_mean_line_characters: Mean = Field(10, description="Smallest mean length of lines (ChineseWebText).")
+    min_han: Share = Field(0.3, description="Smallest share of Chinese characters (ChineseWebText).")
+    max_symbols: Share = Field(0.05, description="Most # per character, and most ellipses (Gopher's 0.1 per word).")
+    max_bullet_lines: Share = Field(0.9, description="Largest share of lines that start with a bullet (Gopher).")
+    max_ellipsis_lines: Share = Field(0.3, description="Largest share of lines that end with an ellipsis (Gopher).")
+    min_line_punct: Share = Field(
+        0.12, description="Smallest share of lines that end with a mark such as 。！？：；…, quotes after it allowed."
+    )
+    max_top_ngram: NGrams = Field(
+        {4: 0.2, 6: 0.18, 8: 0.16}, description="Largest share of Chinese characters in the most frequent n in a row."
+    )
+    max_dup_ngram: NGrams = Field(
+        {10: 0.15, 12: 0.14, 14: 0.13, 16: 0.12, 18: 0.11, 20: 0.1},
+        description="Largest share of Chinese characters in n in a row that came before (ChineseWebText: 13: 0.5).",
+    )
 
 
 Rule = Annotated[

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-from configs.quality_rules import GopherRepetitionRules
+from configs.quality_rules import GopherRepetitionRules, MassiveTextZhRules
 from data_prep.quality.facts import TextFacts
 from data_prep.quality.judgement import Drop, Judgement, above
 from data_prep.quality.table import Int64, UInt64
@@ -24,7 +24,7 @@ def gopher_repetition(settings: GopherRepetitionRules, facts: TextFacts) -> Judg
     """Repeated paragraphs and lines, the most frequent n-grams, repeated n-grams."""
     if not facts.text:
         return Drop("gopher_empty", "0 characters")
-    drop = _parts(settings, facts)
+    drop = repeated_parts(settings, facts, "gopher")
     if drop:
         return drop
     if len(facts.word_ids) <= _FEW:
@@ -40,21 +40,22 @@ def repeated(parts: Sequence[str]) -> tuple[int, int]:
     return len(parts) - len(distinct), sum(map(len, parts)) - sum(map(len, distinct))
 
 
-def _parts(settings: GopherRepetitionRules, facts: TextFacts) -> Drop | None:
+def repeated_parts(settings: GopherRepetitionRules | MassiveTextZhRules, facts: TextFacts, family: str) -> Drop | None:
+    """The rules on paragraphs and lines."""
     total = len(facts.text)
     stripped = facts.text.strip().split("\n\n")
     paragraphs = [part for part in (part.lstrip("\n") for part in stripped) if part] or [""]
     number, characters = repeated(paragraphs)
-    drop = above("gopher_dup_para_frac", number / len(paragraphs), settings.max_dup_paragraphs) or above(
-        "gopher_dup_para_char_frac", characters / total, settings.max_dup_paragraph_characters
+    drop = above(f"{family}_dup_para_frac", number / len(paragraphs), settings.max_dup_paragraphs) or above(
+        f"{family}_dup_para_char_frac", characters / total, settings.max_dup_paragraph_characters
     )
     if drop:
         return drop
     lines = [line for line in facts.lines if line]
     lines += [""] * (facts.text.startswith("\n") + facts.text.endswith("\n"))  # as datatrove counts them
     number, characters = repeated(lines)
-    return above("gopher_dup_line_frac", number / len(lines), settings.max_dup_lines) or above(
-        "gopher_dup_line_char_frac", characters / total, settings.max_dup_line_characters
+    return above(f"{family}_dup_line_frac", number / len(lines), settings.max_dup_lines) or above(
+        f"{family}_dup_line_char_frac", characters / total, settings.max_dup_line_characters
     )
 
 

@@ -104,13 +104,13 @@ class Table(dict[str, int]):
             characters = "".join(self.words[known:]).encode("utf-32-le", "surrogatepass")
             lengths = self.fact("lengths")[known:].astype(np.int64)
             begins = np.cumsum(lengths) - lengths
-            values = _scattered(np.frombuffer(characters, dtype=np.uint32).astype(np.uint64))
+            values = scattered(np.frombuffer(characters, dtype=np.uint32).astype(np.uint64))
             values *= powers("base", np.arange(len(values)) - np.repeat(begins, lengths))
             self._hashes = np.concatenate([self._hashes, np.add.reduceat(values, begins)])
         return self._hashes
 
 
-def _scattered(values: UInt64) -> UInt64:
+def scattered(values: UInt64) -> UInt64:
     """Small numbers over all 64 bits (the finaliser of SplitMix64)."""
     values = (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
