@@ -1,4 +1,4 @@
-"""What each step of data preparation costs on one core: processor seconds and bytes moved for each MB of raw text.
+"""What each step of data preparation costs on one core: processor seconds, bytes moved and memory.
 
 Runs the stages in this process over some files and writes a table and a file that `benchmarks/scale.py` plans with.
 Pages as they come (.warc) and plain text differ much: measure what you will run.
@@ -40,6 +40,7 @@ class Cost:
     read: int = 0  # bytes, through system calls
     written: int = 0
     units: int = 0
+    peak: int = 0  # bytes of memory held
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Measuring(Runner):
         size: Callable[[str], float], total: float | None,
     ) -> Iterator[tuple[Task, Any]]:  # fmt: skip
         """As `Runner.map`."""
-        name = label if label.startswith(stage.name) else f"{stage.name}: {label}"
+        known = label.startswith((stage.name, "lines:", "tokenizer sample"))
+        name = label if known else f"{stage.name}: {label}"
         with cost_of(self.costs.setdefault(name, Cost())) as cost:
             for done in Runner.map(self, stage, label, function, tasks, size, total):
                 cost.units += 1
@@ -64,6 +66,7 @@ class Measuring(Runner):
 def cost_of(cost: Cost) -> Iterator[Cost]:
     """Adds what the body costs."""
     seconds, read, written = time.process_time(), *_moved()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     try:
         yield cost
     finally:
@@ -71,11 +74,17 @@ def cost_of(cost: Cost) -> Iterator[Cost]:
         cost.seconds += time.process_time() - seconds
         cost.read += after_read - read
         cost.written += after_written - written
+        cost.peak = max(cost.peak, _peak())
 
 
 def _moved() -> tuple[int, int]:
     lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(lines["rchar"]), int(lines["wchar"])
+
+
+def _peak() -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024
 
 
 def recipe_for(files: Sequence[str], out: Path, preset: str, vocab: int, unit_bytes: int) -> Recipe:
@@ -116,6 +125,9 @@ def measure(recipe: Recipe) -> dict[str, Any]:
     raw = sum(entry[1] for reasons in documents["counts"].values() for key, entry in reasons.items() if key == READ)
     return {
         "raw_bytes": raw,
+        "kept_bytes": sum(part["bytes"] for part in documents["parts"]),
+        "parts": len(documents["parts"]),
+        "unit_bytes": recipe.data.unit_bytes,
         "documents": sum(part["documents"] for part in documents["parts"]),
         "tokens": sum(shard["tokens"] for shard in shards),
         "at_rest": {
@@ -127,15 +139,16 @@ def measure(recipe: Recipe) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: MB/s of raw text on a core, bytes read and written for each byte of raw text."""
-    raw = found["raw_bytes"]
-    lines = ["| step | MB/s on a core | read / byte | written / byte | units |", "|---|---:|---:|---:|---:|"]
+    """Markdown: by the raw text for the documents, by the text they kept for all that follows."""
+    lines = [
+        "| step | MB/s on a core | read, bytes per byte | written | peak memory, MB | units |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for name, cost in found["steps"].items():
-        rate = f"{raw / 1e6 / cost['seconds']:,.1f}" if cost["seconds"] > 0.001 else "-"
-        moved = f"{cost['read'] / raw:.2f} | {cost['written'] / raw:.2f}"
-        lines.append(f"| {name} | {rate} | {moved} | {cost['units']} |")
-    seconds = sum(cost["seconds"] for cost in found["steps"].values())
-    lines.append(f"| all | {raw / 1e6 / seconds:,.2f} | | | |")
+        text = found["raw_bytes" if name == "documents" else "kept_bytes"]
+        rate = f"{text / 1e6 / cost['seconds']:,.1f}" if cost["seconds"] > 0.001 else "-"
+        moved = f"{cost['read'] / text:.2f} | {cost['written'] / text:.2f}"
+        lines.append(f"| {name} | {rate} | {moved} | {cost['peak'] / 1e6:,.0f} | {cost['units']} |")
     return "\n".join(lines)
 
 
@@ -153,7 +166,9 @@ def main() -> int:
         found = measure(recipe_for(arguments.files, directory, arguments.preset, arguments.vocab, arguments.unit_bytes))
     finally:
         shutil.rmtree(directory)
-    print(f"{found['raw_bytes'] / 1e6:.1f} MB raw, {found['documents']:,} documents kept, {found['tokens']:,} tokens\n")
+    print(
+        f"{found['raw_bytes'] / 1e6:.1f} MB raw, {found['kept_bytes'] / 1e6:.1f} MB kept, {found['tokens']:,} tokens\n"
+    )
     print(table(found))
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
