@@ -27,7 +27,7 @@ from data_prep.normalize import normalize
 from data_prep.pack import unit_interval, without_long
 from data_prep.readers import expand
 from data_prep.shards import token_dtype
-from data_prep.vocab import Vocab, train_vocab
+from data_prep.vocab import Vocab, byte_alphabet, train_vocab
 
 KINDS = ("bpe", "char", "byte", "kmer")
 _HELD_OUT = 0.1
@@ -59,7 +59,7 @@ class Measured:
     note: str = ""  # why it could not be made, if so
     bytes_per_token: dict[str, float] = field(default_factory=dict)  # held-out text: `all`, source/NAME, language/CODE
     tokens_per_word: dict[str, float] = field(default_factory=dict)  # the same: the vocabulary's fertility
-    unused: float = 0.0  # share of the ids, special tokens aside, that do not occur in the whole sample
+    unused: float = 0.0  # share of the learnt tokens (not the 256 bytes) that do not occur in the whole sample
     megabytes_per_second: float = 0.0  # of encoding, on one core
 
 
@@ -217,12 +217,12 @@ def _measure(name: str, vocab: Vocab, passages: list[Passage], keys: dict[str, l
         seconds += time.process_time() - started
         tokens[id(passage)] = len(ids) // dtype.itemsize
         seen[np.frombuffer(ids, dtype=dtype)] = True
-    usable = vocab.token_bytes > 0
+    learnt = _learnt(vocab)
     everything = sum(len(passage.text.encode()) for passage in passages)
     result = Measured(
         name,
         vocab.size,
-        unused=float(1 - seen[usable].mean()),
+        unused=float(1 - seen[learnt].mean()) if len(learnt) else 0.0,
         megabytes_per_second=everything / 1e6 / max(seconds, 1e-9),
     )
     for key, group in keys.items():
@@ -231,6 +231,13 @@ def _measure(name: str, vocab: Vocab, passages: list[Passage], keys: dict[str, l
         words = sum(len(_WORD.findall(passage.text)) for passage in group)
         result.tokens_per_word[key] = count / max(1, words)
     return result
+
+
+def _learnt(vocab: Vocab) -> np.ndarray:
+    """Ids that are neither special nor one of the 256 bytes, which every lossless vocabulary needs."""
+    single = {*byte_alphabet()} if vocab.byte_level else {f"<0x{byte:02X}>" for byte in range(256)}
+    ids = (index for token, index in vocab.tokenizer.get_vocab().items() if token not in single)
+    return np.array(sorted(index for index in ids if vocab.token_bytes[index] > 0), dtype=np.int64)
 
 
 # -------------------------------------------------------------------------------------------------------------- display
@@ -243,7 +250,7 @@ def markdown(measured: list[Measured], held_out: dict[str, int]) -> str:
         for key, size in held_out.items():
             cells = " | ".join(f"{getattr(item, values)[key]:.3f}" for item in good)
             lines.append(f"| {title}, {key.replace('/', ' ')} | {size / 1000:,.0f} | {cells} |")
-    lines += ["", "| vocabulary | ids | never used in the sample | encoding, MB/s |", "|---|--:|--:|--:|"]
+    lines += ["", "| vocabulary | ids | never used, bytes aside | encoding, MB/s |", "|---|--:|--:|--:|"]
     lines += [f"| {item.name} | {item.size:,} | {item.unused:.1%} | {item.megabytes_per_second:.1f} |" for item in good]
     lines += [f"\n{item.name}: {item.note}" for item in measured if item.note]
     return "\n".join(lines)

@@ -51,7 +51,8 @@ def test_measures_are_right(data: Data, tmp_path: Path) -> None:
     assert named["kmer 4"].bytes_per_token["source/novels"] == 1
     assert named["bpe 400"].bytes_per_token["all"] < named["bpe 1,000"].bytes_per_token["all"]
     assert named["bpe 400"].tokens_per_word["source/novels"] > named["bpe 1,000"].tokens_per_word["source/novels"] > 1
-    assert named["char"].unused > 0.5  # the bytes that stand in for characters never seen
+    assert named["char"].unused < 0.1 and byte.unused == 0
+    assert 0 <= named["bpe 400"].unused < 0.2 < named[str(tmp_path)].unused
     assert all(item.megabytes_per_second > 0 for item in measured if not item.note)
     table = markdown(measured, held_out)
     assert "| bytes per token, source genome |" in table and "bpe 90,000: " in table
