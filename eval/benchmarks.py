@@ -7,22 +7,34 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.schema import Benchmarks
-from data_prep.benchmark_tasks import open_tasks, quiet
+from data_prep.benchmark_tasks import open_tasks, passages_of, quiet
 from data_prep.vocab import Vocab
+from eval.contamination import labelled, split
 from eval.results import Result
 from eval.statistics import SEED, bootstrap, wilson
 from pretrain.model import Transformer
 
+if TYPE_CHECKING:
+    from data_prep.decontaminate import Touched
+
 
 def benchmark_results(
-    section: Benchmarks, model: Transformer, vocab: Vocab, bootstrap_samples: int, progress: bool = True
+    section: Benchmarks,
+    model: Transformer,
+    vocab: Vocab,
+    bootstrap_samples: int,
+    progress: bool = True,
+    touched: Touched | None = None,
 ) -> list[Result]:
     """Runs the recipe's tasks and returns one result per task and metric.
+
+    Items that the training documents touch, and the others, get results of their own, where `touched` knows them.
 
     Raises:
         ValueError: an unknown task, data that cannot be loaded (a task of lm-eval's own without a network), or a task
@@ -38,7 +50,7 @@ def benchmark_results(
         raw = evaluate(adapter, loaded, limit=section.limit, bootstrap_iters=0, log_samples=True)
     results = []
     for name, task in loaded["tasks"].items():
-        results += _task_results(name, task, raw, section.limit, bootstrap_samples)
+        results += _task_results(name, task, raw, section.limit, bootstrap_samples, touched)
     for group in loaded["groups"]:
         results += _group_results(group, raw, results)
     return results
@@ -65,41 +77,61 @@ def _set_shots(task: Any, num_fewshot: int | None) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- results
-def _task_results(name: str, task: Any, raw: dict[str, Any], limit: int | None, samples: int) -> list[Result]:
+def _task_results(
+    name: str, task: Any, raw: dict[str, Any], limit: int | None, samples: int, touched: Touched | None
+) -> list[Result]:
     logged = raw["samples"][name]
+    total = raw["n-samples"][name]["original"]
     results = []
     for key, value in raw["results"][name].items():
         metric, _, filter_name = key.partition(",")
         if not filter_name or metric.endswith("_stderr"):
             continue
         kept = [item for item in logged if item["filter"] == filter_name and metric in item]
-        scores = [item[metric] for item in kept]
-        low, high, how = _interval(scores, float(value), task.aggregation().get(metric), samples)
-        total = raw["n-samples"][name]["original"]
-        results.append(
-            Result(
-                name=f"benchmark/{name}/{metric}" + ("" if filter_name == "none" else f"/{filter_name}"),
-                value=float(value),
-                low=low,
-                high=high,
-                n=len(scores),
-                unit=metric,
-                higher_is_better=bool(task.higher_is_better().get(metric, True)),
-                interval=how,
-                chance=_chance(task, metric, kept),
-                task_version=str(raw["versions"][name]),
-                signature=f"lm-eval {version('lm_eval')}, {raw['n-shot'][name]}-shot",
-                note=f"the first {len(scores)} of {total} items" if limit and limit < total else None,
-            )
-        )
+        whole = _result(name, task, raw, key, kept, float(value), samples)
+        if limit and limit < total:
+            whole = replace(whole, note=f"the first {len(kept)} of {total} items")
+        results.append(whole)
+        masks = split(touched, f"benchmark/{name}", [passages_of(item["doc"]) for item in kept])
+        aggregate = task.aggregation().get(metric, _mean)
+        for part, mask in masks.items():
+            own = [item for item, inside in zip(kept, mask, strict=True) if inside]
+            score = float(aggregate([item[metric] for item in own]))
+            results += labelled([_result(name, task, raw, key, own, score, samples)], part)
     return results
+
+
+def _result(
+    name: str, task: Any, raw: dict[str, Any], key: str, items: list[dict[str, Any]], value: float, samples: int
+) -> Result:
+    """One metric (`metric,filter`) over some items of a task."""
+    metric, _, filter_name = key.partition(",")
+    scores = [item[metric] for item in items]
+    low, high, how = _interval(scores, value, task.aggregation().get(metric), samples)
+    return Result(
+        name=f"benchmark/{name}/{metric}" + ("" if filter_name == "none" else f"/{filter_name}"),
+        value=value,
+        low=low,
+        high=high,
+        n=len(scores),
+        unit=metric,
+        higher_is_better=bool(task.higher_is_better().get(metric, True)),
+        interval=how,
+        chance=_chance(task, metric, items),
+        task_version=str(raw["versions"][name]),
+        signature=f"lm-eval {version('lm_eval')}, {raw['n-shot'][name]}-shot",
+    )
+
+
+def _mean(items: list[Any]) -> float:
+    return float(sum(items) / len(items))
 
 
 def _interval(scores: list[Any], value: float, aggregate: Any, samples: int) -> tuple[float | None, float | None, str]:
     numbers = all(isinstance(score, int | float) for score in scores)
     if numbers and set(scores) <= {0, 1} and math.isclose(value, sum(scores) / len(scores)):
         return *wilson(sum(scores), len(scores)), f"Wilson over {len(scores)} items"
-    outcome = bootstrap(scores, aggregate or (lambda items: sum(items) / len(items)), samples)
+    outcome = bootstrap(scores, aggregate or _mean, samples)
     if outcome is None:
         return None, None, "none: a single item"
     (low, high), drawn = outcome

@@ -45,6 +45,12 @@ class SetScores:
         )
         return nats, tokens, size, f"{documents} documents"
 
+    def of(self, documents: npt.NDArray[np.bool_]) -> SetScores:
+        """The scores of some documents alone; mask of shape (documents,)."""
+        chosen = documents[self.document]
+        numbers = np.cumsum(documents) - 1
+        return SetScores(numbers[self.document[chosen]], self.nats[chosen], self.tokens[chosen], self.bytes[chosen])
+
 
 def score_texts(
     model: Transformer, vocab: Vocab, texts: Sequence[str], stride: int, batch_size: int, report: Report | None = None

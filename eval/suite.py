@@ -18,6 +18,7 @@ from pretrain.checkpoint import CheckpointInfo, latest, read_info
 
 if TYPE_CHECKING:
     from configs.schema import PerplexitySet
+    from data_prep.decontaminate import Touched
     from data_prep.vocab import Vocab
     from pretrain.model import Transformer
 
@@ -63,23 +64,26 @@ def _set_identities(recipe: Recipe) -> dict[str, Any]:
     return {name: [place_identity(path) for path in paths] for name, paths in files.items()}
 
 
-def _fingerprint(recipe: Recipe, checkpoint_fingerprint: str, sets: dict[str, Any]) -> str:
+def _fingerprint(recipe: Recipe, checkpoint: CheckpointInfo, sets: dict[str, Any]) -> str:
     """Of everything that decides a score. Where the files lie and how large batches are does not."""
+    from eval.contamination import identity
+
     settings = recipe.evaluation.model_dump(
         mode="json", exclude={"batch_size": True, "benchmarks": {"include_path", "batch_size"}}
     )
     for item in [*settings["perplexity"], *settings["translation"]]:
         del item["path"]
-    return fingerprint(
-        {
-            "code": CODE_VERSION,
-            "checkpoint": checkpoint_fingerprint,
-            "settings": settings,
-            "normalize": recipe.data.normalize.model_dump(mode="json"),
-            "seed": recipe.seed,
-            "sets": sets,
-        }
-    )
+    inputs = {
+        "code": CODE_VERSION,
+        "checkpoint": checkpoint.fingerprint,
+        "settings": settings,
+        "normalize": recipe.data.normalize.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "sets": sets,
+    }
+    if compared := identity(recipe, checkpoint):
+        inputs["contamination"] = compared
+    return fingerprint(inputs)
 
 
 def is_current(run: Path) -> bool:
@@ -87,7 +91,7 @@ def is_current(run: Path) -> bool:
     if not (run / RESULTS_NAME).is_file():
         return False
     recipe, checkpoint = load_run(run), checkpoint_of(run)
-    wanted = _fingerprint(recipe, checkpoint.fingerprint, _set_identities(recipe))
+    wanted = _fingerprint(recipe, checkpoint, _set_identities(recipe))
     found: bool = read_json(run / RESULTS_NAME).get("fingerprint") == wanted
     return found
 
@@ -107,13 +111,17 @@ def evaluate(run: Path, overrides: Sequence[str] = (), progress: bool = True) ->
     recipe, checkpoint = _recipe_of(run, overrides), checkpoint_of(run)
     sets = _set_identities(recipe)  # a missing set is found before the model is loaded
     from data_prep.vocab import Vocab
+    from eval.contamination import facts
+    from eval.contamination import load as load_touched
     from pretrain.checkpoint import load_weights
 
     began = time.monotonic()
     vocab, model = Vocab.load(checkpoint.tokenizer), _to_device(load_weights(checkpoint.directory))
-    results, samples = _score_all(recipe, model, vocab, progress)
+    touched = load_touched(recipe, checkpoint)
+    results, samples = _score_all(recipe, model, vocab, progress, touched)
     data, funnel = _data_facts(recipe, checkpoint)
-    outcome = _fingerprint(recipe, checkpoint.fingerprint, sets)
+    data |= facts(touched)
+    outcome = _fingerprint(recipe, checkpoint, sets)
     return Results(
         fingerprint=outcome,
         checkpoint={"name": checkpoint.directory.name, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint},
@@ -136,7 +144,9 @@ def _to_device(model: Transformer) -> Transformer:
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
-def _score_all(recipe: Recipe, model: Transformer, vocab: Vocab, progress: bool) -> tuple[list[Result], list[Sample]]:
+def _score_all(
+    recipe: Recipe, model: Transformer, vocab: Vocab, progress: bool, touched: Touched | None
+) -> tuple[list[Result], list[Sample]]:
     from eval.translation import read_pairs, translation_results
 
     section = recipe.evaluation
@@ -145,29 +155,30 @@ def _score_all(recipe: Recipe, model: Transformer, vocab: Vocab, progress: bool)
     if section.benchmarks.tasks:  # first, because an unknown task or a missing network should not be found out late
         from eval.benchmarks import benchmark_results
 
-        benchmarks = benchmark_results(section.benchmarks, model, vocab, section.bootstrap_samples, progress)
+        benchmarks = benchmark_results(section.benchmarks, model, vocab, section.bootstrap_samples, progress, touched)
     samples = _prompt_samples(recipe, model, vocab, progress)
     results: list[Result] = []
     for item in section.perplexity:
-        scored, texts = _score_set(recipe, item, model, vocab, progress)
+        scored, texts = _score_set(recipe, item, model, vocab, progress, touched)
         results += scored
         if item is section.perplexity[0]:
             samples.append(_document_sample(recipe, model, vocab, item.name, texts[0]))
     for pairs, size in zip(section.translation, sizes, strict=True):
         with progress_bar(f"translation of {pairs.name}: pairs", size, progress) as bar:
             scored, shown = translation_results(
-                pairs, model, vocab, section.batch_size, section.bootstrap_samples, bar.update
+                pairs, model, vocab, section.batch_size, section.bootstrap_samples, bar.update, touched
             )
         results, samples = results + scored, samples + shown
     return results + benchmarks, samples
 
 
 def _score_set(
-    recipe: Recipe, item: PerplexitySet, model: Transformer, vocab: Vocab, progress: bool
+    recipe: Recipe, item: PerplexitySet, model: Transformer, vocab: Vocab, progress: bool, touched: Touched | None
 ) -> tuple[list[Result], list[str]]:
     """Scores of a perplexity set, the model's and the compressors', and its texts."""
     from data_prep.evaluation_sets import read_texts
     from eval.compression import compression_results
+    from eval.contamination import labelled, split
     from eval.perplexity import perplexity_results, score_texts
 
     section, context = recipe.evaluation, model.config.context_length
@@ -181,6 +192,8 @@ def _score_set(
     with progress_bar(f"perplexity of {item.name}: windows", None, progress) as bar:
         scores = score_texts(model, vocab, texts, stride, section.batch_size, bar.update)
     results = perplexity_results(item.name, scores, stride, section.bootstrap_samples)
+    for part, mask in split(touched, f"perplexity/{item.name}", [[text] for text in texts]).items():
+        results += labelled(perplexity_results(item.name, scores.of(mask), stride, section.bootstrap_samples), part)
     with progress_bar(f"compressors on {item.name}", 3, progress) as bar:
         results += compression_results(item.name, texts)
         bar.update(3)

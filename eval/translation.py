@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.schema import TranslationSet
 from data_prep.evaluation_sets import Pair as Pair
 from data_prep.evaluation_sets import read_all_pairs
 from data_prep.vocab import Vocab
+from eval.contamination import labelled, split
 from eval.generation import complete
 from eval.results import Result, Sample
 from eval.scoring import Report
 from pretrain.model import Transformer
+
+if TYPE_CHECKING:
+    from data_prep.decontaminate import Touched
 
 SHOWN_SAMPLES = 3
 
@@ -78,8 +82,12 @@ def translation_results(
     batch_size: int,
     bootstrap_samples: int,
     report: Report | None = None,
+    touched: Touched | None = None,
 ) -> tuple[list[Result], list[Sample]]:
-    """Translates the set greedily and scores it, beside copying the source; also returns a few translations to show."""
+    """Translates the set greedily and scores it, beside copying the source; also returns a few translations to show.
+
+    Pairs that the training documents touch, and the others, are scored by themselves too, where `touched` knows them.
+    """
     shots, pairs = read_pairs(section)
     room = model.config.context_length - section.max_new_tokens
     if room < 2:
@@ -93,27 +101,43 @@ def translation_results(
     references, sources = [pair.target for pair in pairs], [pair.source for pair in pairs]
     shown = sum(count for _, count in fitted) / len(fitted)
     note = f"{shown:.1f} of {section.shots} shots fit on average; greedy, at most {section.max_new_tokens} new tokens"
-    results = []
-    for prefix, outputs, remark in (("", hypotheses, note), ("copy_", sources, "the source itself as its translation")):
-        scores = corpus_scores(outputs, references, section.tokenize, bootstrap_samples)
-        for name in ("bleu",) if prefix else ("bleu", "chrf"):
-            score, signature = scores[name]
-            results.append(
-                Result(
-                    name=f"translation/{section.name}/{prefix}{name}",
-                    value=score.score,
-                    low=max(0.0, float(score._mean - score._ci)),
-                    high=min(100.0, float(score._mean + score._ci)),
-                    n=len(pairs),
-                    unit={"bleu": "BLEU", "chrf": "chrF2"}[name],
-                    higher_is_better=True,
-                    interval=f"sacrebleu's bootstrap over {len(pairs)} pairs",
-                    signature=signature,
-                    note=remark,
-                )
-            )
+    results = _scored(section, "", hypotheses, references, bootstrap_samples, note)
+    results += _scored(section, "copy_", sources, references, bootstrap_samples, "the source itself as its translation")
+    passages = [(pair.source, pair.target) for pair in pairs]
+    for part, mask in split(touched, f"translation/{section.name}", passages).items():
+        chosen = [number for number, inside in enumerate(mask) if inside]
+        ours, theirs = ([texts[number] for number in chosen] for texts in (hypotheses, references))
+        results += labelled(_scored(section, "", ours, theirs, bootstrap_samples, note), part)
     samples = [
         Sample("translation", f"{section.name}, pair {index + 1}", pair.source, text, "greedy", pair.target)
         for index, (pair, text) in enumerate(zip(pairs[:SHOWN_SAMPLES], hypotheses, strict=False))
     ]
     return results, samples
+
+
+def _scored(
+    section: TranslationSet,
+    prefix: str,
+    outputs: Sequence[str],
+    references: Sequence[str],
+    bootstrap_samples: int,
+    note: str,
+) -> list[Result]:
+    """BLEU, and chrF but for copies, of some pairs."""
+    scores = corpus_scores(outputs, references, section.tokenize, bootstrap_samples)
+    return [
+        Result(
+            name=f"translation/{section.name}/{prefix}{name}",
+            value=score.score,
+            low=max(0.0, float(score._mean - score._ci)),
+            high=min(100.0, float(score._mean + score._ci)),
+            n=len(outputs),
+            unit={"bleu": "BLEU", "chrf": "chrF2"}[name],
+            higher_is_better=True,
+            interval=f"sacrebleu's bootstrap over {len(outputs)} pairs",
+            signature=signature,
+            note=note,
+        )
+        for name, (score, signature) in scores.items()
+        if not prefix or name == "bleu"
+    ]

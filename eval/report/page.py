@@ -73,6 +73,7 @@ def _facts(
         "samples": results.samples,
         "funnel": funnel_rows(results.funnel),
         "mixture": mixture_rows(results.data.get("mixture", [])),
+        "contamination": results.data.get("contamination"),
         "deltas": deltas,
         "baseline": baseline.resolve().name if baseline is not None else None,
         "results": results.results,

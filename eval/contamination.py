@@ -1,0 +1,80 @@
+"""Scores apart for items that the training documents touch and for those they do not (arXiv:2005.14165, appendix C)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.files import read_json
+from configs.recipe import Recipe
+from eval.results import Result
+from pretrain.checkpoint import CheckpointInfo
+
+if TYPE_CHECKING:
+    from data_prep.decontaminate import Touched
+
+STAGE = "decontaminate"
+Mask = NDArray[np.bool_]
+
+
+def is_known(recipe: Recipe, checkpoint: CheckpointInfo) -> bool:
+    """Whether the data trained on was compared with evaluation sets, and lies there still."""
+    file = recipe.data_directory / "manifest.json"
+    if not file.is_file():
+        return False
+    manifest = read_json(file)
+    return manifest.get("fingerprint") == checkpoint.data_fingerprint and STAGE in manifest.get("stages", [])
+
+
+def identity(recipe: Recipe, checkpoint: CheckpointInfo) -> str | None:
+    """Fingerprint of the comparison; None without one."""
+    if not is_known(recipe, checkpoint):
+        return None
+    return str(read_json(recipe.data_directory / STAGE / "manifest.json")["fingerprint"])
+
+
+def load(recipe: Recipe, checkpoint: CheckpointInfo) -> Touched | None:
+    """Which items the training documents touched; None where nothing is known."""
+    if not is_known(recipe, checkpoint):
+        return None
+    from data_prep.decontaminate import load_touched
+
+    return load_touched(recipe.data_directory)
+
+
+def split(touched: Touched | None, name: str, items: Sequence[Sequence[str]]) -> dict[str, Mask]:
+    """`clean` and `touched` as masks over the items of a set; empty where either would have none.
+
+    Args:
+        touched: as `load` gives it.
+        name: of the set, such as `benchmark/piqa`.
+        items: the passages of each, as decontamination saw them.
+    """
+    from data_prep.evaluation_sets import item_key
+
+    keys = touched.keys.get(name) if touched is not None else None
+    if not keys:
+        return {}
+    mask = np.array([item_key(passages) in keys for passages in items], dtype=bool)
+    return {"clean": ~mask, "touched": mask} if 0 < mask.sum() < len(mask) else {}
+
+
+def labelled(results: Sequence[Result], part: str) -> list[Result]:
+    """The results of one part of a set, under its name; `task_version` and the like stay."""
+    remark = {
+        "clean": "items that share no n-gram with a training document",
+        "touched": "items that share an n-gram with a document of the training data before decontamination",
+    }[part]
+    return [
+        replace(result, name=f"{result.name}/{part}", note="; ".join(filter(None, [remark, result.note])))
+        for result in results
+    ]
+
+
+def facts(touched: Touched | None) -> dict[str, Any]:
+    """For `results.json`: what was compared, and what came of it."""
+    return {} if touched is None else {"contamination": {"action": touched.action, "sets": touched.sets}}
