@@ -14,7 +14,6 @@ clock, ratio, peak memory of all processes together (proportional set size), tok
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.encode import make_vocabulary
+from benchmarks.memory_flat import tree_memory
 from benchmarks.minhash import BANDS, FILES, ROWS, split
 from data_prep.shards import load_manifest
 
@@ -36,9 +36,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER = f"""
 import sys
 from datatrove.executor import LocalPipelineExecutor
-from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
+from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
+from datatrove.pipeline.dedup import MinhashDedupFilter, MinhashDedupSignature
 from datatrove.pipeline.dedup.minhash import MinhashConfig
-from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter
+from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.tokens import DocumentTokenizer
 from datatrove.pipeline.writers import JsonlWriter
@@ -85,18 +87,7 @@ def our_command(inputs: Path, tokenizer: Path, target: Path, workers: int) -> li
     return [sys.executable, "-m", "data_prep", "run", str(target / "recipe.yaml")]
 
 
-# -------------------------------------------------------------------------------------------------------------- measuring
-def _memory(mark: bytes) -> float:
-    """MiB of all processes whose environment holds the mark, shared pages divided among their users."""
-    total = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark in (process / "environ").read_bytes():
-                lines = (process / "smaps_rollup").read_text().splitlines()
-                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
-
-
+# ----------------------------------------------------------------------------------------------------------- measuring
 def measured(command: list[str], cores: list[int]) -> tuple[float, float]:
     """Wall seconds, and peak MiB of all processes of a command on these cores; stops with its output when it fails."""
     mark = f"REPLICA_BENCHMARK={os.getpid()}-{time.monotonic_ns()}"
@@ -106,7 +97,7 @@ def measured(command: list[str], cores: list[int]) -> tuple[float, float]:
     def watch() -> None:
         nonlocal peak
         while not stop.wait(1.0):
-            peak = max(peak, _memory(mark.encode()))
+            peak = max(peak, tree_memory(mark) / 2**20)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -173,8 +164,8 @@ def main() -> None:
             manifest = load_manifest(mine / "run" / "data")
             tokens = sum(source.tokens for source in [*manifest.train, *manifest.validation])
             print(
-                f"| {number + 1} | {seconds:.1f} | {peer_seconds:.1f} | {ratios[-1]:.2f} | {peak:.0f} | {peer_peak:.0f} "
-                f"| {tokens:,} | {peer_tokens(theirs / 'tokens'):,} |",
+                f"| {number + 1} | {seconds:.1f} | {peer_seconds:.1f} | {ratios[-1]:.2f} "
+                f"| {peak:.0f} | {peer_peak:.0f} | {tokens:,} | {peer_tokens(theirs / 'tokens'):,} |",
                 flush=True,
             )
             for directory in (mine, theirs):
