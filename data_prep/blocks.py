@@ -211,11 +211,12 @@ class _Writer:
         self.children(element)
         self.flush()
         cells, self.row = self.row, None
-        if len(cells) == 1:  # nothing to line up: layout, with paragraphs in it
-            for text in cells[0]:
-                self._write(text)
-        elif any(cells):
-            self._write(" | ".join(" ".join(cell) for cell in cells), self.group)
+        filled = [cell for cell in cells if cell]
+        if len(filled) == 1:  # nothing to line up: layout, with paragraphs in it
+            for text in filled[0]:
+                self._write(text, self.group)
+        elif filled:
+            self._write(" | ".join(" ".join(cell) for cell in cells).rstrip(" |"), self.group)
 
     def _cell(self, element: Any) -> None:
         if self.cell is not None or self.row is None:
