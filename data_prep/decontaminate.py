@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from configs.files import atomic_path, read_json
 from configs.recipe import Recipe
 from data_prep.evaluation_sets import contents_of, read_items
+from data_prep.ngrams import is_character
 from data_prep.overlap import Finder, Index, Ints, Lengths, batches, build_index, load_index, save_index
 from data_prep.shards import MANIFEST_NAME
 from data_prep.stages import Stage, describe_file
@@ -174,7 +176,10 @@ def _detail(index: Index, grams: Sequence[int]) -> str:
     """The first item touched, and the words found."""
     item = int(index.items(grams[0])[0])
     words = index.words(grams[0])
-    shown = " ".join(words[:_DETAIL_WORDS]) + (" …" if len(words) > _DETAIL_WORDS else "")
+    shown = "".join(
+        word if is_character(word) and is_character(before or word) else f" {word}"
+        for before, word in pairwise(["", *words[:_DETAIL_WORDS]])
+    ).strip() + (" …" if len(words) > _DETAIL_WORDS else "")
     return f"{index.sets[item]} {index.keys[item]}: {shown}" + (f" (+{len(grams) - 1})" if len(grams) > 1 else "")
 
 

@@ -130,6 +130,8 @@ def test_chinese_goes_by_characters(tmp_path: Path) -> None:
     parts = make_parts(tmp_path / "documents", [[with_19, with_20]])
     directory, _ = make_stage(tmp_path, stage_of(files_recipe(tmp_path, ["".join(item)])), parts)
     assert texts_left(after(parts, directory)) == [[(0, with_19)]]
+    detail = pq.read_table(directory / f"{parts[0].name}.parquet")["detail"][0].as_py()
+    assert detail.endswith(": " + "".join(item[3:23]))
 
 
 def test_short_items_count_as_a_whole_and_tiny_ones_not(tmp_path: Path) -> None:
