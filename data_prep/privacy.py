@@ -39,10 +39,9 @@ class Redactor:
             self._finders.append(_find_emails)
         if settings.ip_addresses:
             self._finders.append(_find_addresses)
-        if settings.card_numbers:
-            self._finders.append(_find_cards)
-        if settings.phone_numbers:
-            self._finders.append(_find_phones)
+        cards, phones = settings.card_numbers, settings.phone_numbers
+        if cards or phones:
+            self._finders.append(lambda text: _find_numbers(text, cards, phones))
 
     def __call__(self, text: str) -> tuple[str, dict[str, int]]:
         """The text with placeholders, and how many of each kind (named as in the settings)."""
@@ -172,18 +171,31 @@ _NOT_DIGITS = re.compile("[^0-9]+")
 _TABLE_DIGITS = 4
 
 
-def _find_cards(text: str) -> Iterator[Found]:
-    for match in _NUMBER.finditer(text):
-        number = _NOT_DIGITS.sub("", match[0])
-        if len(number) < 12 or not _CARD_ISSUERS.fullmatch(number) or not luhn(number):
-            continue
+def _find_numbers(text: str, cards: bool, phones: bool) -> Iterator[Found]:
+    match = _NUMBER.search(text)
+    while match:
         start, end = match.span()
-        if not _CARD_GROUPS.fullmatch(match[0]) or len(set(number)) < 3:
-            continue
-        before, after = text[max(0, start - _NEIGHBOURHOOD) : start], text[end : end + _NEIGHBOURHOOD]
-        # One number of sixteen digits in ten passes Luhn: in a table of digits that proves nothing.
-        if sum(map(str.isdigit, before + after)) < _TABLE_DIGITS or _CARD_WORD.search(before):
+        if cards and _is_card(text, start, end):
             yield start, end, "card_numbers", CARD
+        elif phones:
+            start = _with_sign(text, start, end)
+            length = _phone_length(*_written_as(text, start, end))
+            if length:
+                end = start + length
+                yield start, end, "phone_numbers", PHONE
+        match = _NUMBER.search(text, end)
+
+
+def _is_card(text: str, start: int, end: int) -> bool:
+    written = text[start:end]
+    number = _NOT_DIGITS.sub("", written)
+    if len(number) < 12 or not _CARD_ISSUERS.fullmatch(number) or not luhn(number):
+        return False
+    if not _CARD_GROUPS.fullmatch(written) or len(set(number)) < 3:
+        return False
+    before, after = text[max(0, start - _NEIGHBOURHOOD) : start], text[end : end + _NEIGHBOURHOOD]
+    # One number of sixteen digits in ten passes Luhn: in a table of digits that proves nothing.
+    return sum(map(str.isdigit, before + after)) < _TABLE_DIGITS or _CARD_WORD.search(before) is not None
 
 
 def luhn(number: str) -> bool:
@@ -210,18 +222,10 @@ _DOTTED_QUAD = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 _ONE_DOT = re.compile(r"\+?[0-9]+\.[0-9]+")
 
 
-def _find_phones(text: str) -> Iterator[Found]:
-    match = _NUMBER.search(text)
-    while match:
-        start, end = match.span()
-        sign = _SIGN.search(text, max(0, start - 4), start) if text[start - 1 : start] in ("+", "(", " ") else None
-        if sign and ("(" not in sign[0] or ")" in match[0]):
-            start = sign.start()
-        length = _phone_length(*_written_as(text, start, end))
-        if length:
-            end = start + length
-            yield start, end, "phone_numbers", PHONE
-        match = _NUMBER.search(text, end)
+def _with_sign(text: str, start: int, end: int) -> int:
+    """Where the number begins with the `+` or the parenthesis before it."""
+    sign = _SIGN.search(text, max(0, start - 4), start) if text[start - 1 : start] in ("+", "(", " ") else None
+    return sign.start() if sign and ("(" not in sign[0] or ")" in text[start:end]) else start
 
 
 def _written_as(text: str, start: int, end: int) -> tuple[str, tuple[str | None, ...]]:
