@@ -51,7 +51,7 @@ def run_inline(
     label: str, function: Callable[[Any], Any], tasks: Sequence[Any], size: Callable[[str], float], total: float
 ) -> None:
     """`verdicts.Run` in this process."""
-    assert len({task.name for task in tasks if hasattr(task, "name")}) in (0, len(tasks)), label
+    assert len({task.name for task in tasks}) == len(tasks), label
     for task in tasks:
         function(task)
 

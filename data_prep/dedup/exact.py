@@ -57,6 +57,11 @@ class PartTask:
     numbered: NumberedPart
     found: Exchange
 
+    @property
+    def name(self) -> str:
+        """Name of the unit."""
+        return self.numbered.part.name
+
 
 class Exact:
     """The stage, for the pipeline."""
@@ -82,6 +87,7 @@ class Exact:
         finds = [RangeTask(keys, found, index, low, high) for index, (low, high) in enumerate(ranges)]
         unfound = [task for task in finds if stage.unit(task.name) is None]
         run("exact: duplicates", find_duplicates, unfound, constant(total / len(ranges)), total)
+        keys.discard()
         found.merge(run, total)
         left = [PartTask(part, found) for part in numbered if stage.unit(part.part.name) is None]
         run("exact: verdicts", write_verdicts, left, lambda name: sizes.get(name, 0.0), total)
