@@ -27,6 +27,7 @@ from data_prep.readers import (
     size_of,
 )
 from data_prep.readers.fields import split_front_matter, take_text
+from data_prep.readers.text import mostly_utf8
 
 MAX_DOCUMENT_BYTES = 16_000_000
 _EXCERPT_CHARACTERS = 200
@@ -317,11 +318,13 @@ def _decode(data: bytes) -> str | None:
 def _decode_any(data: bytes, media_type: str | None) -> str | None:
     """The text in whatever encoding it is; None where that cannot be told."""
     text = _decode(data)
-    if text is not None:
+    if text is not None or mostly_utf8(data):
         return text
     from data_prep.charset import decode
 
-    text, _ = decode(data, media_type)
+    # Lines in plain ASCII tell nothing, and a book's first 100 pages may have no others.
+    telling = b"\n".join(line for line in data.splitlines() if not line.isascii())
+    text = data.decode(decode(telling, media_type)[1], errors="replace")
     return None if "\ufffd" in text else text
 
 

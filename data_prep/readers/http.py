@@ -63,17 +63,25 @@ def _dechunked(body: bytes) -> bytes:
 
 
 def _unpacked(body: bytes, name: str, limit: int) -> bytes:
-    if name in ("gzip", "x-gzip", "deflate"):
-        if name == "deflate" and (len(body) < 2 or int.from_bytes(body[:2]) % 31):
-            return _inflate(body, -zlib.MAX_WBITS, limit)
-        if name != "deflate" and not body.startswith(b"\x1f\x8b"):
+    work = {"gzip": _gunzip, "x-gzip": _gunzip, "deflate": _deflated, "br": _brotli, "zstd": _zstd}.get(name)
+    if work is None:
+        raise ValueError(f"content encoding {name} is not known")
+    try:
+        return work(body, limit)
+    except ValueError:
+        if body[:512].lstrip().startswith(b"<") and not body.startswith(b"\x1f\x8b"):
             return body
-        return _inflate(body, zlib.MAX_WBITS | 32, limit)
-    if name in ("br", "zstd"):
-        if body[:512].lstrip()[:1] == b"<":
-            return body
-        return _brotli(body, limit) if name == "br" else _zstd(body, limit)
-    raise ValueError(f"content encoding {name} is not known")
+        raise
+
+
+def _gunzip(body: bytes, limit: int) -> bytes:
+    return _inflate(body, zlib.MAX_WBITS | 16, limit) if body.startswith(b"\x1f\x8b") else body
+
+
+def _deflated(body: bytes, limit: int) -> bytes:
+    """With zlib's header, as the standard has it, or without, as many servers do."""
+    has_header = len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0
+    return _inflate(body, zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS, limit)
 
 
 def _inflate(body: bytes, window: int, limit: int) -> bytes:

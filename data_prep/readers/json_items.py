@@ -6,6 +6,7 @@ item means is found out where documents are made of it. (Streaming parsers such 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -107,9 +108,10 @@ def _odd_backslashes(data: bytes) -> bool:
 def json_items(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator[RawRecord]:
     """One record an item."""
     stream = as_utf8(stream, wide_only=True)
+    assert isinstance(stream, io.BufferedReader)
+    if stream.peek(3).startswith(UTF8_MARK):
+        stream.read(3)
     scanner = _Scanner(reading)
-    first = True
     while chunk := stream.read(CHUNK_BYTES):
-        yield from scanner.feed(chunk.removeprefix(UTF8_MARK) if first else chunk)
-        first = False
+        yield from scanner.feed(chunk)
     yield from scanner.finish(damage)

@@ -69,6 +69,7 @@ class Damage:
     reason: str | None = None  # truncated_file, damaged_file, expands_too_much
     detail: str = ""
     lost: int = 0  # bytes of the record that was cut by it
+    holes: int = 0  # damaged gzip members after which reading went on
 
     def set(self, reason: str, detail: object) -> None:
         """The first one counts: it is the cause of the others."""

@@ -175,6 +175,7 @@ class Unpacked(io.RawIOBase):
             self._damage.set("damaged_file", error)
             self._ended = True
             return
+        self._damage.holes += 1
         data = data[1:]
         while (start := data.find(_GZIP_MAGIC)) < 0:
             more = self._stream.read(self._bite)

@@ -52,21 +52,32 @@ def as_utf8(stream: BinaryIO, wide_only: bool = False) -> BinaryIO:
     """
     assert isinstance(stream, io.BufferedReader)
     head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
-    if b"\0" not in head and ((wide_only and not head.startswith(_WIDE_MARKS)) or _is_utf8(head)):
+    utf8 = wide_only or mostly_utf8(head)
+    if utf8 and b"\0" not in head and not head.startswith(_WIDE_MARKS):
         return stream
     from data_prep.charset import decode
 
-    text, encoding = decode(head[: head.rfind(b"\n") + 1] or head)
+    text, encoding = decode(head)
     wide = encoding.startswith(("utf-16", "utf-32"))
-    if encoding == "utf-8" or (wide_only and not wide) or text.count("\ufffd") > len(text) * _MAX_REPLACED:
+    if (utf8 and not wide) or encoding == "utf-8" or text.count("\ufffd") > 1 + len(text) * _MAX_REPLACED:
         return stream
     return io.BufferedReader(_Transcoded(cast(BinaryIO, stream), encoding), CHUNK_BYTES)
 
 
-def _is_utf8(head: bytes) -> bool:
-    """Whether these are the first bytes of a UTF-8 text; its last character may be cut."""
+def mostly_utf8(data: bytes) -> bool:
+    """Whether this is UTF-8, maybe with some bad lines; its last character may be cut."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+        return True
+    except UnicodeDecodeError:
+        pass
+    telling = [line for line in data.splitlines() if not line.isascii()]
+    return sum(_is_utf8(line) for line in telling) * 2 >= len(telling)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
     except UnicodeDecodeError:
         return False
     return True

@@ -215,4 +215,11 @@ def _page(
 
 def web_records(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator[RawRecord]:
     """One record a page: responses, resources and conversions; what else is in an archive carries no document."""
-    return _Reader(stream, reading, damage).records()
+    reader = _Reader(stream, reading, damage)
+    broken = 0
+    for record in reader.records():
+        broken += record.reason == "broken_record"
+        yield record
+    # A damaged gzip member may be missing without a trace in what follows.
+    for hole in range(damage.holes - broken):
+        yield dropped("broken_record", 0, reader.position + hole, "a damaged gzip member")
