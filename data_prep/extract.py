@@ -130,7 +130,7 @@ def _sniffed(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without NUL, at which libraries in C stop, and without lone surrogates, which have no UTF-8."""
+    """Without NUL, which some parsers take for the end, and without lone surrogates, which have no UTF-8."""
     if "\x00" in text:
         text = text.replace("\x00", "")
     try:
@@ -152,6 +152,8 @@ def _html(
         raise NotExtracted("too_deep")
     if shape.too_many_attributes():
         raise NotExtracted("too_many_attributes")
+    if not page and "<" not in text and "&" not in text:
+        return text, None
     if not page:
         return _by_resiliparse(text, settings, main=False), None
     found = _TITLE.search(text[:_TITLE_CHARACTERS])

@@ -15,6 +15,7 @@ _SHALLOW_NAMES = (
 _SHALLOW = frozenset(_SHALLOW_NAMES.split())
 _RAW = re.compile(r"<!--.*?-->|<(script|style|textarea)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _TAGS = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)([^<>]*)>")
+_HARMLESS_CHARACTERS = 750  # 250 levels of `<b>`, which every parser takes
 _LONG_TAG_BYTES = 10_000
 _LONG_TAG = re.compile(rf"<[a-zA-Z][^<>]{{{_LONG_TAG_BYTES - 2},}}")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
@@ -25,13 +26,16 @@ class Shape:
     """What the positions of `<` alone say about a text, in one look at its bytes."""
 
     def __init__(self, text: str) -> None:
+        self._text = text
+        self._most = self._longest = 0
+        if len(text) < _HARMLESS_CHARACTERS:
+            return
         data = np.frombuffer(text.encode(), dtype=np.uint8)
         at = np.flatnonzero(data[:-1] == ord("<"))
         after = data[at + 1]
         letters = after | 0x20
         steps = ((letters >= ord("a")) & (letters <= ord("z"))).astype(np.int32) - (after == ord("/"))
         level = np.cumsum(steps)
-        self._text = text
         self._most = int((level - np.minimum(np.minimum.accumulate(level), 0)).max(initial=0))
         self._longest = int(np.diff(at, append=len(data)).max(initial=0))
 

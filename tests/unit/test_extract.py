@@ -212,6 +212,7 @@ def test_nul_bytes_and_lone_surrogates() -> None:
     assert (
         "hello there" in page(b"<html><body><article><p>hel\0lo there, my friends of the NUL byte</p></article>").text
     )
+    assert extract("<a>hel\0lo <b>there</b></a>", "text/xml", Extract()).text == "hello there"
     found = page("<html><body><article><p>one \ud800 two \ud83d\ude00 three four five</p></article>").text
     assert "one \ufffd two \U0001f600 three" in found
 
