@@ -105,8 +105,9 @@ def compare(argument: str, peer: str, rounds: int) -> None:
     )
     peak = {side: max(result["peak"] for result in results[side]) for side in results}
     kept = {side: results[side][0]["kept"] for side in results}
+    name = Path(argument.split(":")[0]).name
     print(
-        f"| {Path(argument).name} | {documents} | {size / 1e6:.1f} | {kept['ours']} / {kept['datatrove']} "
+        f"| {name} | {documents} | {size / 1e6:.1f} | {kept['ours']} / {kept['datatrove']} "
         f"| {size / 1e6 / seconds['ours']:.2f} | {size / 1e6 / seconds['datatrove']:.2f} | {ratio:.1f}x "
         f"| {peak['ours']:.0f} / {peak['datatrove']:.0f} |",
         flush=True,

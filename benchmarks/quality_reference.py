@@ -5,8 +5,9 @@
 
 PYTHON is an interpreter with datatrove 0.10.1 and spaCy 3.8.18 (`pip install datatrove==0.10.1 spacy==3.8.18 nltk
 regex orjson`). FILE: .jsonl with a field `text`, .csv (fields joined by blanks) or .txt (a document a line), each also
-.gz or .zst; FILE:N takes at most N characters of each document. All filters stand in their default settings; C4 also
-as FineWeb uses it, and FineWeb also on what that leaves.
+.gz or .zst; FILE:N:K takes every K-th document and of it at most N characters. All filters stand in their default
+settings; C4 also as FineWeb uses it, and FineWeb also on what that leaves. `made:N` is N texts made at random,
+repetitive, with odd lines and words.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +95,54 @@ def reason(family: str, theirs: str) -> str:
 
 # -------------------------------------------------------------------------------------------------- in this interpreter
 def texts(argument: str) -> Iterator[str]:
-    """Documents of one file; `FILE:N` cuts them."""
-    name, _, limit = argument.partition(":")
-    path = Path(name)
-    size = int(limit) if limit else None
-    for text in _whole(path):
-        yield text[:size]
+    """Documents of one file, or what `FILE:N:K` takes of it."""
+    if argument.startswith("made:"):
+        yield from made(int(argument.removeprefix("made:")))
+        return
+    name, limit, step = [*argument.split(":"), "", ""][:3]
+    for text in islice(_whole(Path(name)), 0, None, int(step or 1)):
+        yield text[: int(limit)] if limit else text
+
+
+def made(count: int) -> Iterator[str]:
+    """Texts of which each has one or two faults, some more and some less."""
+    draw = random.Random(3)
+    words = [
+        f"{a}{b}" for a in ("lo", "ma", "ter", "win", "sto", "par", "cle") for b in ("n", "ra", "dy", "st", "king")
+    ]
+    common = ["the", "of", "and", "to", "with", "that"]
+    odd = ["#", "...", "…", "12", "x", "(", "internationalisation-of-words", "a.b", ":)", "don't", "-", "I"]
+
+    def line(size: int, pool: list[str]) -> str:
+        chosen = [draw.choice(pool if draw.random() < 0.5 else words) for _ in range(size)]
+        return " ".join(chosen).capitalize() + draw.choice([".", ".", ".", "!", '."', "", "...", ",", " …"])
+
+    for _ in range(count):
+        pool = draw.choice([common, common, common, words, odd[:1], odd[1:3], odd[3:6], odd[6:7], odd + common])
+        size, number = draw.choice([2, 4, 6, 12, 30]), draw.choice([3, 8, 20, 60])
+        lines = [line(draw.randint(max(1, size // 2), size + 3), pool) for _ in range(number)]
+        fault = draw.choice(["none", "lines", "paragraphs", "phrase", "bullets", "ends", "inside", "blank", "long"])
+        if fault in ("lines", "paragraphs"):
+            lines += [draw.choice(lines) for _ in range(draw.randint(1, number))]
+        elif fault == "phrase":
+            said = ["Lorem ipsum dolor sit.", "if (x) { y }.", "Please enable JavaScript now.", "We use cookies here."]
+            lines += draw.sample([*said, "A note [1] of it [citation needed].", "w" * 1001 + " is a word."], 2)
+            draw.shuffle(lines)
+        elif fault == "bullets":
+            lines = [draw.choice(["- ", "• ", "  - ", "- ", ""]) + text for text in lines]
+        elif fault == "ends":
+            lines = [text + draw.choice(["...", "…", ".", " .  "]) for text in lines]
+        elif fault == "inside":
+            phrase = line(draw.choice([2, 3, 4, 6, 9, 14]), pool)
+            lines = [f"{text} {phrase}" if draw.random() < 0.5 else text for text in lines]
+        elif fault == "blank":
+            lines = [draw.choice(["", "  ", "\t", "\u00a0"]) + text for text in lines]
+        text = ("\n\n" if fault == "paragraphs" else draw.choice(["\n", "\n", "\n\n\n", " "])).join(lines)
+        yield (
+            " ".join([text] * 400)[: draw.choice([2000, 700_000])]
+            if fault == "long"
+            else text + draw.choice(["", "\n"])
+        )
 
 
 def _whole(path: Path) -> Iterator[str]:
@@ -181,7 +226,12 @@ def compare(argument: str, peer: str, kept: list[dict[str, Any]] | None) -> None
                 kept.append({"text": text, **theirs})
         process.stdin.close()
     shares = " | ".join(f"{agree[name]}" for name in FILTERS)
-    print(f"| {Path(argument).name} | {documents} | {size / 1e6:.1f} | {shares} |", *differences, sep="\n", flush=True)
+    print(
+        f"| {Path(argument.split(':')[0]).name} | {documents} | {size / 1e6:.1f} | {shares} |",
+        *differences,
+        sep="\n",
+        flush=True,
+    )
 
 
 def main() -> None:
