@@ -36,6 +36,7 @@ ORDER_VERSION = 2
 # Longer stretches of one epoch over all sources are counted by proportion, not by looking at each slot.
 _COUNTED_SLOTS = 2**22
 _ROUNDS = 6
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's step between neighbours
 
 
 class KeyedPermutation:
@@ -111,6 +112,8 @@ class Mixture:
                 "drop it, add text or lower model.context_length"
             )
         self._seed = seed
+        digest = hashlib.blake2b(f"{seed}//blocks".encode(), digest_size=8).digest()
+        self._block_key = np.uint64(int.from_bytes(digest, "little"))
         windows = [source.windows for source in self.sources]
         self._first_window = np.cumsum([0, *windows])[:-1]
         # Pools are what slots are dealt to: each source by itself, or all as one.
@@ -169,7 +172,7 @@ class Mixture:
             before + dealt
             for before, dealt in zip(self._before[index], segment.counts(number * BLOCK_SLOTS), strict=True)
         ]
-        pools = self._block(index, number)[0][:inside] if inside else np.zeros(0, np.int64)
+        pools = self._blocks([index], [number])[0][0, :inside] if inside else np.zeros(0, np.int64)
         return [int(n) for n in counts + np.bincount(pools, minlength=len(counts))]
 
     def same_before(self, other: Mixture, slots: int) -> bool:
@@ -201,36 +204,49 @@ class Mixture:
 
     def _deal(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The source of each slot, and how many earlier slots went to that source."""
+        last = self.segments[-1]
+        assert not last.exact or slots.max(initial=0) < (last.stop or 0), "slot beyond the planned end of the run"
         begins = np.array([segment.start for segment in self.segments])
-        place = np.searchsorted(begins, slots, side="right") - 1
-        block, inside = np.divmod(slots - begins[place], BLOCK_SLOTS)
-        pool, ordinal = np.empty_like(slots), np.empty_like(slots)
-        for index, number in sorted(set(zip(place.tolist(), block.tolist(), strict=True))):
-            chosen = (place == index) & (block == number)
-            pools, ordinals = self._block(index, number)
-            pool[chosen], ordinal[chosen] = pools[inside[chosen]], ordinals[inside[chosen]]
-        return pool, ordinal
+        segment = np.searchsorted(begins, slots, side="right") - 1
+        block, inside = np.divmod(slots - begins[segment], BLOCK_SLOTS)
+        blocks, row = np.unique(block * len(begins) + segment, return_inverse=True)
+        pools, ordinals = self._blocks((blocks % len(begins)).tolist(), (blocks // len(begins)).tolist())
+        return pools[row, inside], ordinals[row, inside]
 
-    def _block(self, index: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(slots,) source and ordinal of every slot of block `number` of segment `index`.
+    def _blocks(self, places: list[int], numbers: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(blocks, BLOCK_SLOTS) source and ordinal of every slot of some blocks, given by segment and number in it.
 
-        Ordinals rise with the slots, so that a phase that ends within the block leaves no window out.
+        Ordinals rise with the slots, so that a phase that ends within a block leaves no window out.
         """
-        segment = self.segments[index]
-        start, stop = number * BLOCK_SLOTS, (number + 1) * BLOCK_SLOTS
-        if segment.exact:
-            assert segment.stop is not None
-            stop = min(stop, segment.stop - segment.start)
-            assert start < stop, "slot beyond the planned end of the run"
-        before = segment.counts(start)
-        ends = np.cumsum(np.array(segment.counts(stop), dtype=np.int64) - before)
-        dealt = _permutation(stop - start, f"{self._seed}/{segment.start}/{number}")(np.arange(stop - start))
-        pools = np.searchsorted(ends, dealt, side="right").astype(np.int64)
-        order = np.argsort(pools, kind="stable")
-        rank = np.empty_like(pools)
-        rank[order] = np.arange(len(pools)) - np.searchsorted(pools[order], pools[order])
-        base = np.array(self._before[index], dtype=np.int64) + before
-        return pools, base[pools] + rank
+        shape = (len(places), len(self.sources))
+        base, ends = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
+        lengths, firsts = np.empty(len(places), dtype=np.int64), np.empty(len(places), dtype=np.int64)
+        after: list[int] = []
+        for index, (place, number) in enumerate(zip(places, numbers, strict=True)):
+            segment, start = self.segments[place], number * BLOCK_SLOTS
+            stop = start + BLOCK_SLOTS
+            if segment.exact:
+                assert segment.stop is not None
+                stop = min(stop, segment.stop - segment.start)
+            # Neighbours share a border.
+            same = index and (places[index - 1], numbers[index - 1] + 1) == (place, number)
+            before = after if same else segment.counts(start)
+            after = segment.counts(stop)
+            base[index] = np.array(self._before[place], dtype=np.int64) + before
+            ends[index] = np.cumsum(np.array(after, dtype=np.int64) - before)
+            lengths[index], firsts[index] = stop - start, segment.start + start
+        inside = np.arange(BLOCK_SLOTS)
+        # The slots of a block in the order of their hashes: the first go to the first source, and so on.
+        hashes = _mix((firsts[:, None] + inside).astype(np.uint64) * _ODD + self._block_key)
+        hashes[inside >= lengths[:, None]] = np.iinfo(np.uint64).max
+        dealt = np.argsort(np.argsort(hashes, axis=1, kind="stable"), axis=1)
+        pools = (dealt[:, :, None] >= ends[:, None, :]).sum(axis=2)
+        pools[inside >= lengths[:, None]] = shape[1] - 1  # beyond the planned end: never asked for
+        order = np.argsort(pools, axis=1, kind="stable")
+        begins = np.concatenate([np.zeros((shape[0], 1), dtype=np.int64), ends[:, :-1]], axis=1)
+        ranks = np.empty_like(pools)
+        np.put_along_axis(ranks, order, inside - np.take_along_axis(begins, np.sort(pools, axis=1), axis=1), axis=1)
+        return pools, np.take_along_axis(base, pools, axis=1) + ranks
 
 
 def _in_step(sources: Sequence[SourceSize], slots: int | None) -> bool:

@@ -12,8 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# Slots are dealt in blocks, each with its share of every source.
-BLOCK_SLOTS = 128
+# Slots are dealt in blocks. Counts are carried on from block to block, so a block may be small: the shares of a phase
+# that ends within one are then off by a few slots at most.
+BLOCK_SLOTS = 32
 # Weights become whole numbers on this scale, so that positions far into a run are counted exactly.
 _SCALE = 2**48
 

@@ -64,6 +64,16 @@ def test_shares_are_met_within_a_thousandth(weights: tuple[float, ...], slots: i
     check_epochs(mixture, slots)
 
 
+def test_the_order_is_pinned() -> None:
+    """Another order would make every checkpoint resume on other data, so it must not change by accident."""
+    places = Mixture([SourceSize("a", 50, 0.5), SourceSize("b", 50, 0.3), SourceSize("c", 50, 0.2)], 11).places(
+        np.arange(1000, 1012)
+    )
+    assert places.source.tolist() == [0, 2, 0, 1, 1, 0, 1, 0, 2, 1, 1, 0]
+    assert places.epoch.tolist() == [10, 3, 10, 6, 6, 10, 6, 10, 4, 6, 6, 10]
+    assert places.window.tolist() == [10, 45, 18, 19, 25, 19, 22, 20, 34, 15, 28, 34]
+
+
 def test_many_sources_with_odd_weights_keep_their_shares_at_every_point() -> None:
     weights = [1 / (k + 1) for k in range(40)]
     mixture = Mixture([SourceSize(f"s{k}", 900, weight) for k, weight in enumerate(weights)], 1)
