@@ -37,7 +37,7 @@ _BULLET = re.compile(r"^( *)[•◦▪‣] ", re.MULTILINE)
 _INVISIBLE = re.compile("[\xad\u200b\u2060-\u2064\ufeff]")
 _CELLS = re.compile(r"(?<=\S)\t\t(?=\S)")
 # Media types that hold text as it is, beyond text/*.
-_TEXT_TYPES = frozenset({"application/x-tex", "application/rtf-text", "application/x-markdown"})
+_TEXT_TYPES = frozenset({"application/x-tex"})
 _NO_TEXT_TYPES = frozenset({"text/css", "text/javascript", "text/ecmascript", "text/vcard", "text/calendar"})
 
 
