@@ -7,7 +7,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import SEEK_CUR, SEEK_END, SEEK_SET, RawIOBase
@@ -21,6 +21,7 @@ from data_prep.readers.records import UnreadableFile
 # Seconds before the second try of a read; twice as long before every further one.
 FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+_INFO_ATTEMPTS = 3
 # What stores say about a file that changes with its content.
 _REMOTE_IDENTITY = (
     "ETag", "etag", "Content-MD5", "Digest", "md5Hash", "crc32c", "checksum", "generation", "VersionId",
@@ -58,10 +59,7 @@ class Remote:
             ValueError: naming the URL, when it cannot be asked.
         """
         store, path = self.store
-        try:
-            info: dict[str, Any] = store.info(path)
-        except Exception as error:  # every store's client raises types of its own
-            raise _unreachable(self.url, error) from error
+        info: dict[str, Any] = _tried(lambda: store.info(path), self.url, _INFO_ATTEMPTS)
         return info
 
 
@@ -161,6 +159,20 @@ def _store(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     return store, path
 
 
+def _tried(work: Callable[[], Any], url: str, attempts: int) -> Any:
+    pause = FIRST_PAUSE
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(min(pause, _LONGEST_PAUSE))
+            pause *= 2
+        try:
+            return work()
+        except Exception as error:  # every store's client raises types of its own
+            if attempt + 1 == attempts or isinstance(error, FileNotFoundError | PermissionError):
+                raise _unreachable(url, error) from error
+    raise AssertionError("attempts is at least 1")
+
+
 def _unreachable(url: str, error: Exception) -> UnreadableFile:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return UnreadableFile(
@@ -240,23 +252,21 @@ class RemoteStream(RawIOBase):
         return self._offset
 
     def readinto(self, buffer: Any) -> int:
-        failures, pause = 0, FIRST_PAUSE
-        while True:
-            try:
-                data = self._opened().read(len(buffer))
-                if not data and self._size is not None and self._offset < self._size:
-                    raise OSError(f"the data ended after {self._offset:,} of {self._size:,} bytes")
-                break
-            except Exception as error:  # every store's client raises types of its own
-                self._drop()
-                failures += 1
-                if failures >= self._attempts or isinstance(error, (FileNotFoundError, PermissionError)):
-                    raise _unreachable(self._place.url, error) from error
-                time.sleep(min(pause, _LONGEST_PAUSE))
-                pause *= 2
+        data = _tried(lambda: self._read(len(buffer)), self._place.url, self._attempts)
         buffer[: len(data)] = data
         self._offset += len(data)
         return len(data)
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data: bytes = self._opened().read(size)
+        except Exception:  # what was open is of no use any more, whatever happened
+            self._drop()
+            raise
+        if not data and self._size is not None and self._offset < self._size:
+            self._drop()
+            raise OSError(f"the data ended after {self._offset:,} of {self._size:,} bytes")
+        return data
 
     def close(self) -> None:
         self._drop()
