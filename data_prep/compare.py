@@ -139,6 +139,8 @@ def _parts(source: Source, budget: int) -> list[tuple[Source, int]]:
 
 
 def _language(text: str) -> str:
+    if text.isascii() and text.count(" ") * 100 < len(text):  # sequences are taken for one language or another
+        return "und"
     code, confidence = identify(text)
     return code if confidence >= _MIN_CONFIDENCE else "und"
 

@@ -27,7 +27,7 @@ def data() -> Data:
         {
             "sources": [
                 {"name": "novels", "path": str(CORPUS / "gutenberg-heldout.jsonl.zst")},
-                {"name": "genome", "path": str(CORPUS / "ecoli-k12-heldout.fa.gz"), "language": "und"},
+                {"name": "genome", "path": str(CORPUS / "ecoli-k12-heldout.fa.gz")},
             ],
             "tokenizer": {"kmer": 4},
         }
@@ -46,6 +46,7 @@ def test_measures_are_right(data: Data, tmp_path: Path) -> None:
     assert set(byte.bytes_per_token.values()) == {1.0}
     assert held_out["all"] == held_out["source/novels"] + held_out["source/genome"]
     assert 0.03 < held_out["all"] / 400_000 < 0.25
+    assert held_out["language/und"] >= held_out["source/genome"]
     assert held_out["language/en"] <= held_out["source/novels"]
     assert named["kmer 4"].bytes_per_token["source/genome"] == pytest.approx(4, abs=0.01)
     assert named["kmer 4"].bytes_per_token["source/novels"] == 1
