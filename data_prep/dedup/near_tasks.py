@@ -20,7 +20,7 @@ from data_prep.stages import Stage
 from data_prep.verdicts import VerdictWriter, remaining
 
 REASON = "near_duplicate"
-_BATCH_CHARACTERS = 1_000_000
+_BATCH_CHARACTERS = 2**18
 _SET_MEMORY = 64 * 2**20
 _NUMBER = np.uint64(2**DOCUMENT_BITS - 1)
 _LONGEST = 2 ** (64 - DOCUMENT_BITS) - 1
@@ -103,7 +103,7 @@ def nodes_of(near: Near, numbers: npt.NDArray[np.uint64], sizes: npt.NDArray[np.
 
 
 def batches(task: PartTask, wanted: npt.NDArray[np.uint64] | None = None) -> Iterator[tuple[list[int], list[str]]]:
-    """Numbers and texts of the part, about a megabyte at a time; of `wanted` numbers (sorted) alone, if given."""
+    """Numbers and texts of the part, some hundred kilobytes at a time; of `wanted` numbers (sorted) alone, if given."""
     numbers: list[int] = []
     texts: list[str] = []
     size = 0
