@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from configs.data_sections import Data
 from configs.files import fingerprint, write_text
+from configs.presets import PRESETS
 from configs.schema import Evaluation, Model, Report, Train
 from configs.section import PathMarker, Section
 
@@ -199,12 +200,13 @@ def _absolute(value: Any, base_for: Any, path: tuple[str | int, ...]) -> Any:
 
 # -------------------------------------------------------------------------------------------------------------- public
 class Origins:
-    """Where each value came from: an override, the file, or the default."""
+    """Where each value came from: an override, the file, the data section's preset, or the default."""
 
-    def __init__(self, file: Path, written: Any, overrides: dict[tuple[str | int, ...], str]) -> None:
+    def __init__(self, file: Path, written: Any, overrides: dict[tuple[str | int, ...], str], preset: str) -> None:
         self.file = file
         self._written = written
         self._overrides = overrides
+        self._preset = preset
 
     def override(self, path: tuple[str | int, ...]) -> str | None:
         """The override that set this path or a parent of it, if any."""
@@ -213,16 +215,24 @@ class Origins:
         )
 
     def of(self, path: tuple[str | int, ...]) -> str:
-        """`override …`, `file` or `default`."""
+        """`override …`, `file`, `preset …` or `default`."""
         if text := self.override(path):
             return f"override {text}"
-        node = self._written
-        for key in path:
-            try:
-                node = node[key]
-            except (KeyError, IndexError, TypeError):
-                return "default"
-        return self.file.name
+        if _reaches(self._written, path):
+            return self.file.name
+        if path[:1] == ("data",) and _reaches(PRESETS.get(self._preset, {}), path[1:]):
+            return f"preset {self._preset}"
+        return "default"
+
+
+def _reaches(node: Any, path: Sequence[str | int]) -> bool:
+    """Whether there is a value at this path."""
+    for key in path:
+        try:
+            node = node[key]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
 
 
 def load_with_origins(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Origins]:
@@ -252,7 +262,7 @@ def load_with_origins(path: str | Path, overrides: Sequence[str] = ()) -> tuple[
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise RecipeError(f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in the recipe\n{listed}")
-    known = Origins(file, written, origins)
+    known = Origins(file, written, origins, recipe.data.preset)
     _resolve_paths(recipe, values, lambda key: Path.cwd() if known.override(key) else file.absolute().parent)
     return Recipe.model_validate(values), known
 

@@ -247,3 +247,19 @@ def test_total_steps(file: Path, length: str, windows: int, steps: int) -> None:
     """8 sequences of 16 tokens a step."""
     recipe: Recipe = load(file, ["train.steps=null", length])
     assert total_steps(recipe, windows) == steps
+
+
+def test_a_preset_sets_defaults_that_can_be_set_alone(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        "name: r\ndata: {preset: fineweb, sources: [{name: s, path: a.txt}], language: {keep: [de]}}\n"
+        "model: {}\ntrain: {steps: 1}\n"
+    )
+    recipe, origins = load_with_origins(file, ["data.dedup.near.similarity=0.7"])
+    assert [rule.rule for rule in recipe.data.quality.rules][:2] == ["gopher_repetition", "gopher_quality"]
+    assert (recipe.data.language.keep, recipe.data.language.min_confidence) == (["de"], 0.65)
+    assert recipe.data.dedup.near is not None
+    assert recipe.data.dedup.near.similarity == 0.7
+    assert origins.of(("data", "language", "min_confidence")) == "preset fineweb"
+    assert origins.of(("data", "language", "keep")) == "r.yaml"
+    assert origins.of(("data", "unit_bytes")) == "default"

@@ -23,6 +23,7 @@ EXPECTED: dict[str, tuple[int, int, int]] = {
     "protein": (280, 280 * 128 + 4 * (4 * 128**2 + 3 * 128 * 384 + 2 * 128 + 2 * 32) + 128, 1),
     "zh-en-small": (6144, 6144 * 160 + 4 * (4 * 160**2 + 3 * 160 * 448 + 2 * 160 + 2 * 32) + 160, 1),
     "gpt2-124m": (50304, 124_439_808 + 47 * 768, 8),  # as published by OpenAI, and 47 rows of padding
+    "web": (50304, 124_439_808 + 47 * 768, 8),
     "gpt3-1.3b": (50304, 1_315_723_264 + 47 * 2048, 8),  # 24 layers of 2048: 12 d^2 + 13 d each, and 2,048 positions
     "llama-8b": (128256, 8_030_261_248, 64),  # as published by Meta
     "zh-en": (
