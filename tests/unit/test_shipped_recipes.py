@@ -18,8 +18,8 @@ RECIPES = sorted(CONFIGS.glob("*.yaml"))
 EXPECTED: dict[str, tuple[int, int, int]] = {
     "demo": (2048, 2048 * 160 + 4 * (4 * 160**2 + 3 * 160 * 448 + 2 * 160 + 2 * 32) + 160, 1),
     "shakespeare-char": (322, 322 * 128 + 4 * (4 * 128**2 + 3 * 128 * 320 + 2 * 128 + 2 * 32) + 128, 1),
-    # a vocabulary of the end of text, 256 bytes and 4 ** 4 strings of bases; or of 23 letters of proteins
-    "dna": (513, 513 * 128 + 4 * (4 * 128**2 + 3 * 128 * 384 + 2 * 128 + 2 * 32) + 128, 1),
+    # vocabularies of the end of text, 256 bytes and 4 bases, or 23 letters of proteins
+    "dna": (261, 261 * 128 + 4 * (4 * 128**2 + 3 * 128 * 384 + 2 * 128 + 2 * 32) + 128, 1),
     "protein": (280, 280 * 128 + 4 * (4 * 128**2 + 3 * 128 * 384 + 2 * 128 + 2 * 32) + 128, 1),
     "zh-en-small": (6144, 6144 * 160 + 4 * (4 * 160**2 + 3 * 160 * 448 + 2 * 160 + 2 * 32) + 160, 1),
     "gpt2-124m": (50304, 124_439_808 + 47 * 768, 8),  # as published by OpenAI, and 47 rows of padding
@@ -64,6 +64,11 @@ def test_files_it_names_are_shipped(path: Path) -> None:
     named += [source.path for source in recipe.data.sources if isinstance(source.path, str)]
     shipped = [Path(item) for item in named if Path(item).is_relative_to(CONFIGS)]
     assert all(file.exists() for file in shipped), shipped
+
+
+def test_rows_of_kmers() -> None:
+    recipe = load(CONFIGS / "dna.yaml", ["data.tokenizer={kind: kmer, kmer: 4, alphabet: ACGT}"])
+    assert embedding_rows(recipe) == 1 + 256 + 4**4
 
 
 def test_generated_files_are_current() -> None:
