@@ -12,7 +12,7 @@ _SCHEME = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.-]*:)?//")
 
 
 class Blocklist:
-    """Says whether an address is blocked. A million domains load in a second or two and take some 100 MB.
+    """Says whether an address is blocked. A million domains load in two seconds and take some 200 MB.
 
     Args:
         path: a file with a domain (`example.com`, blocks its subdomains too) or a URL prefix (`example.com/ads/`,
