@@ -76,7 +76,10 @@ class Decontamination:
     """
 
     name = NAME
-    code = ("decontaminate", "overlap", "ngrams", "evaluation_sets", "benchmark_tasks", "verdicts", "normalize")
+    code = (
+        "decontaminate", "overlap", "ngrams", "dedup/shingles", "evaluation_sets", "benchmark_tasks", "documents",
+        "readers", "normalize", "verdicts",
+    )  # fmt: skip
     reasons = (REASON,)
 
     def __init__(self, recipe: Recipe, identify: Callable[[Any], Any]) -> None:
