@@ -23,7 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -265,7 +265,9 @@ class Cluster:
     def _join(self, ray: Any, common: dict[str, Any]) -> None:
         """Connects to a running cluster; the code of our packages travels there."""
         try:
-            ray.init(address=self._address, runtime_env={"py_modules": _our_packages()}, **common)
+            # Workers look for code first where the driver was: nowhere, so that they use what travels with it.
+            with chdir("/"):
+                ray.init(address=self._address, runtime_env={"py_modules": _our_packages()}, **common)
         except ConnectionError as error:
             raise ValueError(
                 f"no Ray cluster answers at {self._address}: this machine must be one of its nodes (`launch/ray.sh "

@@ -34,8 +34,9 @@ class Watch:
         self._bar = bar
         self._size = size
         self._total = total
-        if total is not None and all(hasattr(task, "name") for task in tasks):
-            self._done = max(0.0, total - sum(size(task.name) for task in tasks))
+        units = [getattr(task, "unit", None) or getattr(task, "name", None) for task in tasks]
+        if total is not None and all(units):
+            self._done = max(0.0, total - sum(map(size, units)))
         else:
             self._done = sum(map(size, stage.committed()))
         self._before = self._done
@@ -91,7 +92,7 @@ def watch(
         stage: whose units to count.
         size: bytes of text behind a unit, by its name.
         total: bytes expected, None if unknown.
-        tasks: what is left to do; those of units have the unit's name as `name`.
+        tasks: what is left to do; those of one unit tell its name as `unit` or `name`.
     """
     with progress_bar(f"{label} (MB)", None if total is None else total / _MEGABYTE) as bar:
         yield Watch(bar, stage, size, total, tasks)
