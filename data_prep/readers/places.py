@@ -235,13 +235,17 @@ class RemoteStream(RawIOBase):
         self._place, self._attempts = place, attempts
         self._size = place.info().get("size")
         self._stream: Any = None
+        self._seeks = False
         self._offset = 0
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
-        return self._opened().seekable() if self._size is not None else False
+        if self._size is None:
+            return False
+        self._opened()
+        return self._seeks
 
     def tell(self) -> int:
         return self._offset
@@ -275,15 +279,18 @@ class RemoteStream(RawIOBase):
     def _opened(self) -> Any:
         if self._stream is None:
             store, path = self._place.store
-            stream = store.open(path, "rb")
-            if stream.seekable():
+            self._stream = stream = store.open(path, "rb")
+            try:
+                # Streams of servers without ranges say that they are seekable, and then raise.
+                stream.seek(self._offset or 1)
                 stream.seek(self._offset)
-            else:
+                self._seeks = True
+            except (ValueError, OSError):
+                self._seeks = False
                 left = self._offset
                 while left and (data := stream.read(min(left, 2**20))):
                     left -= len(data)
-            self._stream = stream
-        elif self._stream.seekable() and self._stream.tell() != self._offset:
+        elif self._seeks and self._stream.tell() != self._offset:
             self._stream.seek(self._offset)
         return self._stream
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import pickle
 import threading
 from collections.abc import Iterator
@@ -155,6 +156,14 @@ def test_a_server_that_keeps_failing_is_named(server: Server, ranges: bool) -> N
         list(read_records(Remote(url(server)), Reading(attempts=4)))
     asked = sum(request.startswith("GET") for request in server.requests)
     assert asked >= 4
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_table_behind_an_address(server: Server, ranges: bool) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"]}), sink)
+    server.content, server.ranges = sink.getvalue(), ranges
+    assert texts(url(server, "f.parquet")) == ["a", "b"]
 
 
 def test_pauses_grow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
