@@ -28,6 +28,8 @@ Records = npt.NDArray[np.uint64]
 MERGE_RECORDS = 1_000_000
 # Records that a reader of hashed keys should meet in one range: some 100 MB with all that sorting needs.
 RANGE_RECORDS = 1_000_000
+RANGES = 10_000
+_MOST_RANGE_RECORDS = 8_000_000
 _ITEM = 8
 _DTYPE = np.dtype("<u8")
 _SMALLEST_WINDOW = 512
@@ -142,8 +144,12 @@ def constant(size: float) -> Callable[[str], float]:
 
 
 def hash_ranges(records: int, size: int | None = None) -> list[tuple[int, int]]:
-    """Equal ranges of keys that are hashes, about `size` (else `RANGE_RECORDS`) records each."""
-    count = max(1, -(-records // (size or RANGE_RECORDS)))
+    """Equal ranges of keys that are hashes, about `size` (else `RANGE_RECORDS`) records each.
+
+    Every range opens every merged file: where there would be more than `RANGES` of them, they grow, up to a limit.
+    """
+    usual = min(max(RANGE_RECORDS, records // RANGES), _MOST_RANGE_RECORDS)
+    count = max(1, -(-records // (size or usual)))
     edges = [step * 2**64 // count for step in range(count + 1)]
     return list(itertools.pairwise(edges))
 
