@@ -65,6 +65,9 @@ class Source(Section):
         "file", description="What one document is in a .txt file."
     )
     language: str | None = Field(None, description="ISO 639-1 code of all documents, where it is known beforehand.")
+    skip: list[Literal["lines", "language", "quality", "privacy"]] = Field(
+        [], description="Steps that this source does not go through, such as `quality` for code or sequences."
+    )
     split: Literal["hash", "train", "validation"] = Field(
         "hash",
         description="`hash`: by the document id, see `validation_fraction`; otherwise all documents go to this split.",
@@ -114,7 +117,7 @@ class Extract(Section):
 
     html: Literal["trafilatura", "resiliparse", "text"] = Field(
         "trafilatura",
-        description="Main text by trafilatura, or by resiliparse: several times faster, less exact (docs/benchmarks.md); "
+        description="Main text by trafilatura, or by resiliparse: far faster, less exact (docs/benchmarks.md); "
         "or all text of the page.",
     )
     tables: bool = Field(True, description="Keep tables, a row a line.")
@@ -364,6 +367,13 @@ class Data(Section):
         if not isinstance(values, dict):
             return values
         return merged(PRESETS.get(values.get("preset", "none"), {}), values)
+
+    @model_validator(mode="after")
+    def _languages_are_known(self) -> Data:
+        known = self.language.identify or self.language.keep or all(source.language for source in self.sources)
+        if not known and any(rule.languages for rule in self.quality.rules):
+            raise ValueError("quality.rules name languages: set language.identify, or the `language` of every source")
+        return self
 
     @model_validator(mode="after")
     def _names_fit(self) -> Data:

@@ -14,7 +14,15 @@ Share = Annotated[float | None, Field(ge=0, le=1)]
 NGrams = dict[Annotated[int, Field(ge=1, le=100)], Annotated[float, Field(ge=0, le=1)]]
 
 
-class C4Rules(Section):
+class RuleSet(Section):
+    """What all rule sets have."""
+
+    languages: list[str] = Field(
+        [], description="Only documents in these languages (ISO 639-1); empty: all. The others pass unjudged."
+    )
+
+
+class C4Rules(RuleSet):
     """Raffel et al., arXiv:1910.10683, section 2.2, and its code (c4_utils.py). Takes out lines, then judges."""
 
     rule: Literal["c4"]
@@ -29,7 +37,7 @@ class C4Rules(Section):
     min_sentences: int = Field(5, ge=0, description="Drop documents of fewer sentences.")
 
 
-class GopherQualityRules(Section):
+class GopherQualityRules(RuleSet):
     """Rae et al., arXiv:2112.11446, appendix A.1.1 (quality filtering)."""
 
     rule: Literal["gopher_quality"]
@@ -47,7 +55,7 @@ class GopherQualityRules(Section):
     )
 
 
-class _Repetition(Section):
+class _Repetition(RuleSet):
     max_dup_paragraphs: Share = Field(0.3, description="Largest share of paragraphs that came before.")
     max_dup_paragraph_characters: Share = Field(0.2, description="Largest share of characters in them.")
     max_dup_lines: Share = Field(0.3, description="Largest share of lines that came before.")
@@ -67,7 +75,7 @@ class GopherRepetitionRules(_Repetition):
     )
 
 
-class FineWebRules(Section):
+class FineWebRules(RuleSet):
     """Penedo et al., arXiv:2406.17557, section 3.4. Empty lines do not count."""
 
     rule: Literal["fineweb"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from configs.data_sections import Data, Language, Source
+from configs.quality_rules import Rule
 from data_prep.documents import Document
 from data_prep.funnel import READ, Tally
 from data_prep.guard import TooSlow, limit, undisturbed
@@ -73,24 +74,33 @@ class Chain:
 
     def __init__(self, data: Data, source: Source, tally: Tally) -> None:
         self._tally = tally
-        quality = data.quality
+        self._language = source.language
+        quality, language = data.quality, data.language
+
+        def wanted(step: str, asked: object) -> bool:
+            return bool(asked) and step not in source.skip
+
         steps: list[Callable[[_State], None] | None] = [
             _addresses(quality.blocklist, quality.blocked_words)
             if quality.blocklist or quality.blocked_words
             else None,
             lambda state: state.change("normalize/normalized", normalize(state.text, data.normalize)),
             _basics(data),
-            _lines(data) if data.lines.boilerplate or data.lines.patterns else None,
-            _language(data.language, source.language) if data.language.identify or data.language.keep else None,
-            _rules(data) if quality.rules else None,
-            _classifier(quality.classifier.path, quality.classifier.min_score) if quality.classifier else None,
-            _privacy(data) if any(data.privacy.model_dump().values()) else None,
+            _lines(data) if wanted("lines", data.lines.boilerplate or data.lines.patterns) else None,
+            _identify(language, source.language) if wanted("language", language.identify or language.keep) else None,
+            _rules(quality.rules) if wanted("quality", quality.rules) else None,
+            _classifier(quality.classifier.path, quality.classifier.min_score)
+            if quality.classifier and wanted("quality", quality.classifier)
+            else None,
+            _privacy(data) if wanted("privacy", any(data.privacy.model_dump().values())) else None,
         ]
         self._steps = [step for step in steps if step is not None]
 
     def __call__(self, document: Document) -> tuple[Document, bytes] | Dropped:
         """The document with its text as UTF-8 if it stays, else why not; counts what happened to it."""
         state = _State(document, self._tally)
+        if self._language:
+            state.metadata["language"] = self._language
         self._tally.add(READ, 1, document.read_bytes)
         if document.read_bytes != len(state.encoded):
             self._tally.add("extract/markup", 0, document.read_bytes - len(state.encoded))
@@ -150,13 +160,14 @@ def _lines(data: Data) -> Callable[[_State], None]:
     return step
 
 
-def _language(settings: Language, known: str | None) -> Callable[[_State], None]:
+def _identify(settings: Language, known: str | None) -> Callable[[_State], None]:
     from data_prep.language import identify
 
     def step(state: _State) -> None:
         language, confidence = (known, 1.0) if known else identify(state.text)
         state.metadata["language"] = language
-        state.metadata["language_confidence"] = round(confidence, 4)
+        if not known:
+            state.metadata["language_confidence"] = round(confidence, 4)
         if settings.keep and language not in settings.keep:
             raise _Drop(f"language/{language}", f"confidence {confidence:.3f}")
         if settings.keep and confidence < settings.confidence.get(language, settings.min_confidence):
@@ -165,14 +176,17 @@ def _language(settings: Language, known: str | None) -> Callable[[_State], None]
     return step
 
 
-def _rules(data: Data) -> Callable[[_State], None]:
+def _rules(settings: list[Rule]) -> Callable[[_State], None]:
     from data_prep.quality import Drop, TextFacts, build_rules
 
-    rules = build_rules(data.quality.rules)
+    rules = list(zip(build_rules(settings), [frozenset(setting.languages) for setting in settings], strict=True))
 
     def step(state: _State) -> None:
+        language = state.metadata.get("language")
         facts = TextFacts(state.text)
-        for rule in rules:
+        for rule, languages in rules:
+            if languages and language not in languages:
+                continue
             result = rule(facts)
             if isinstance(result, Drop):
                 state.change("quality/c4_lines", facts.text)

@@ -266,7 +266,7 @@ def write_corpus(path: Path, data: bytes) -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("name", "data", "expected"),
     [
-        ("a.jsonl", b"", "source s: no document is left (found: nothing)"),
+        ("a.jsonl", b"", "source s: no document could be read (found: nothing)"),
         ("a.jsonl", b'{"body": "x"}\n', "missing_text 1"),
         ("a.jsonl.zst", b"this is no zstd", "damaged_file 1 (a.jsonl.zst)"),
         ("a.parquet", b"PAR1 this is no parquet", "damaged_file 1 (a.parquet)"),
