@@ -49,7 +49,7 @@ def test_steps_in_their_order_and_what_they_take() -> None:
         "lines/boilerplate",
         "privacy/redacted",
     ]
-    assert tally.marks == {"privacy/email": 1}
+    assert tally.marks == {"privacy/emails": 1}
     assert {example["key"] for example in tally.examples} == set(tally.counts) - {"read/read"}
 
 
