@@ -126,7 +126,8 @@ run_under_slurm() {
     [ -n "${SLURM_JOB_ID:-}" ] || fail "run is for Slurm: sbatch --nodes=4 launch/ray.sh run -- replica data RECIPE …"
     [ $# -ge 1 ] || fail "run what? sbatch --nodes=4 launch/ray.sh run -- replica data RECIPE …"
     cd "$SLURM_SUBMIT_DIR"
-    local cpus=${SLURM_CPUS_ON_NODE:-1} first address node pids=() nodes
+    local cpus=${SLURM_CPUS_ON_NODE:-1} first address node nodes
+    pids=() # not local: read when the script ends
     mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
     first=${nodes[0]}
     # The address Slurm itself reaches the node at; a node's name need not be one that the others can resolve.
@@ -142,7 +143,7 @@ run_under_slurm() {
             ray start --disable-usage-stats --object-store-memory 100000000 --num-cpus "$cpus" --block "$@" >/dev/null &
         pids+=($!)
     }
-    trap 'kill "${pids[@]}" 2>/dev/null; wait "${pids[@]}" 2>/dev/null || true' EXIT
+    trap 'kill "${pids[@]}" 2>/dev/null || true; wait "${pids[@]}" 2>/dev/null || true' EXIT
     say "head on $first ($address:$port)"
     on "$first" --head --node-ip-address "$address" --port "$port" --include-dashboard false
     for _ in $(seq 60); do
