@@ -222,7 +222,7 @@ def _items(record: RawRecord, task: FileTask, guard: Guard) -> Iterator[Document
 
 def _take(item: Document | Rejected, chain: Chain, writer: _PartWriter, tally: Tally) -> None:
     if isinstance(item, Rejected):
-        key = f"read/{item.reason}"
+        key = f"{item.stage}/{item.reason}"
         tally.add(READ, 1, item.bytes)
         tally.add(key, 1, item.bytes)
         tally.example(key, item.where, item.excerpt)

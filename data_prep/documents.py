@@ -63,6 +63,7 @@ class Rejected:
     where: str  # file name:record number
     bytes: int
     excerpt: str
+    stage: str = "read"  # or extract
 
 
 def parent_id(identifier: str, part: int | None) -> str:
@@ -277,7 +278,8 @@ class _Converter:
                 data, self.record.media_type, self.extract or Extract(), document.url, markup=self.source.markup
             )
         except NotExtracted as error:
-            yield self.rejected(error.reason, _excerpt(data) if isinstance(data, bytes) else data, size)
+            failed = self.rejected(error.reason, _excerpt(data) if isinstance(data, bytes) else data, size)
+            yield replace(failed, stage="extract")
             return
         encoded = _encode(found.text)
         if encoded is None:

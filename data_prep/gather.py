@@ -18,6 +18,7 @@ from data_prep.stages import Stage
 from data_prep.watch import expected_bytes
 
 _EXAMPLES = 5
+_UNREAD = ("read/", "extract/")
 
 Manifest = dict[str, Any]
 
@@ -96,7 +97,7 @@ def _finish(stage: Stage, sources: Sequence[Source], names: Sequence[str], most:
                 examples.append({"source": source, **example})
     for name, reasons in counts.items() if not may_be_empty else ():
         found = _said(reasons, [example for example in examples if example["source"] == name])
-        unread = sum(entry[0] for key, entry in reasons.items() if key.startswith("read/") and key != READ)
+        unread = sum(entry[0] for key, entry in reasons.items() if key.startswith(_UNREAD) and key != READ)
         if reasons.get(READ, [0])[0] == unread:
             raise ValueError(
                 f"source {name}: no document could be read (found: {found}); check its `path` and its `text_field`"
@@ -111,7 +112,7 @@ def _said(reasons: dict[str, list[int]], examples: Sequence[Manifest]) -> str:
     """Counts by reason; of what could not be read, the first place too."""
     first: dict[str, str] = {}
     for example in examples:
-        if example["key"].startswith("read/"):
+        if example["key"].startswith(_UNREAD):
             first.setdefault(example["key"], f" ({example['id'].removesuffix(':0')})")
     shown = [
         f"{key.partition('/')[2]} {entry[0]}{first.get(key, '')}"

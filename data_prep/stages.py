@@ -22,12 +22,13 @@ _UNITS = "units"
 
 @cache
 def code_version(*modules: str) -> str:
-    """Digest of the source of these modules and packages of `data_prep`: another program makes other files."""
+    """Digest of these modules and packages of `data_prep`, with their tables: another program makes other files."""
     here = Path(__file__).parent
     files = [
         file
         for name in modules
-        for file in (sorted((here / name).rglob("*.py")) if (here / name).is_dir() else [here / f"{name}.py"])
+        for file in (sorted((here / name).rglob("*.*")) if (here / name).is_dir() else [here / f"{name}.py"])
+        if file.suffix in (".py", ".json")
     ]
     return fingerprint({file.relative_to(here).as_posix(): sha256_file(file) for file in files})
 
