@@ -65,7 +65,7 @@ def make_part(directory: Path, numbered: tuple[int, Path]) -> Part:
     """One .jsonl file as stage `documents` would leave it."""
     number, file = numbered
     name = f"000-{number:05d}-000000"
-    rows, digests, sizes = [], [], []
+    rows, digests, sizes, pending = [], [], [], 0
     with (
         file.open(encoding="utf-8") as lines,
         pq.ParquetWriter(directory / f"{name}.parquet", SCHEMA, compression="zstd", compression_level=1) as writer,
@@ -76,7 +76,9 @@ def make_part(directory: Path, numbered: tuple[int, Path]) -> Part:
             rows.append((record["id"], record["text"], None, None, 0, 0, len(encoded)))
             digests.append(hashlib.blake2b(encoded, digest_size=16).digest())
             sizes.append(len(encoded))
-            if sum(row[-1] for row in rows) > 4 * 2**20:
+            pending += len(encoded)
+            if pending > 4 * 2**20:
+                pending = 0
                 write_rows(writer, rows)
         write_rows(writer, rows)
     with (directory / f"{name}.hashes.npy").open("wb") as stream:
