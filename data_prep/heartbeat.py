@@ -126,13 +126,17 @@ def noted(path: Path | None, sync: bool = False, node: str = "") -> Iterator[Hea
     """Keeps a note at `path` while the body runs; `sync` where other machines read it, `node` is the name of this."""
     global _current
     before, _current = _current, Heartbeat(path, sync, node)
+    keep = False
     try:
         _current.enter(None)
         yield _current
+    except MemoryError:
+        keep = True  # counts as a death: the driver will want to know where
+        raise
     finally:
         _current.close()
         _current = before
-        if path:
+        if path and not keep:
             path.unlink(missing_ok=True)
 
 
