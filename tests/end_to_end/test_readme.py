@@ -41,9 +41,16 @@ STAND_INS: dict[str, tuple[str, str]] = {
         "bash -n launch/slurm.sh",
         "needs a cluster; test_slurm.py submits the same script to a real Slurm of two nodes",
     ),
+    "sbatch --nodes=8 launch/ray.sh run -- replica data configs/web.yaml": (
+        "bash -n launch/ray.sh && replica show configs/web.yaml",
+        "needs a cluster; test_ray_slurm.py submits the same script to a real Slurm of two nodes",
+    ),
 }
 # run as they stand
-PLAIN = re.compile(r"^(source \.venv/bin/activate|cp configs/|replica (show|sample|trace|report|export|import) )")
+PLAIN = re.compile(
+    r"^(source \.venv/bin/activate|cp configs/"
+    r"|replica (show|sample|trace|report|export|import|data \S+ --sample|tokenizer) )"
+)
 
 
 def shell_commands(text: str) -> list[str]:
@@ -105,6 +112,8 @@ def check(command: str, said: str) -> None:
         "replica report": "report: ",
         "replica show configs/demo.yaml": "override train.optimizer.lr=3e-3",
         "replica train": "x 8 ranks",
+        "replica data": "funnel.html",
+        "replica tokenizer": "bytes per token",
     }
     for start, text in expected.items():
         if command.startswith(start):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from configs.data_sections import Data, Source
+from configs.data_sections import Data
 from data_prep.chain import Chain, Dropped
 from data_prep.documents import Document
 from data_prep.funnel import Tally

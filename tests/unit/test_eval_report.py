@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from configs.rendering import duration, score, short, size
+from data_prep.funnel_table import funnel_rows
 from eval.__main__ import main
 from eval.report.charts import Series, line_chart, nice_ticks, thin
-from data_prep.funnel_table import funnel_rows
 from eval.report.gates import check_gates, compare
 from eval.report.history import read_history
-from configs.rendering import duration, score, short, size
 from eval.report.page import write_report
 from tests.fake_run import fake_results, write_fake_run, write_metrics
 
