@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from configs.files import write_text
 from configs.rendering import short, size, style_sheet
-from data_prep.collect import read_part
 from data_prep.funnel import LEFT
 from data_prep.funnel_table import funnel_rows, label, place
 from data_prep.verdicts import Part, remaining, without
@@ -19,7 +18,6 @@ PAGE_NAME = "funnel.html"
 _LONGEST_LINES = 400
 _CONTEXT_LINES = 4
 _EXAMPLES = 12
-_SEARCHED_BYTES = 200_000_000
 
 Manifest = dict[str, Any]
 Block = list[tuple[str, str]]  # lines with what became of them: same, gone, new, skip
@@ -126,27 +124,19 @@ def verdict_examples(
             seen[key] = seen.get(key, 0) + 1
             if seen[key] <= most:
                 chosen.append((index, name, entry))
-    # Looking for a document by its id means reading everything: worth it for a little text only.
-    small = sum(part.bytes for part in parts) <= _SEARCHED_BYTES
-    texts = _texts_by_id(parts, {entry["detail"] for *_, entry in chosen if entry["detail"]}) if small else {}
     return [
         _example_of(
             entry, name, replace(by_name[entry["part"]], verdicts=by_name[entry["part"]].verdicts[:index]),
-            characters, texts,
+            characters, by_name,
         )
         for index, name, entry in chosen
     ]  # fmt: skip
 
 
-def _example_of(entry: Manifest, stage: str, part: Part, characters: int, texts: dict[str, str]) -> Manifest:
-    found = next(fields for row, fields in remaining(part, ["id", "text"]) if row == entry["row"])
-    text, detail = found["text"], entry["detail"]
-    example = {
-        "key": f"{stage}/{entry['reason']}",
-        "source": entry["source"],
-        "id": found["id"],
-        "detail": detail or "",
-    }
+def _example_of(entry: Manifest, stage: str, part: Part, characters: int, parts: Mapping[str, Part]) -> Manifest:
+    found = _row(part, entry["row"])
+    text, detail = found["text"], entry["detail"] or ""
+    example = {"key": f"{stage}/{entry['reason']}", "source": entry["source"], "id": found["id"], "detail": detail}
     if entry["action"] == "cut":
         # The stretch of text around the first cut, and the same without what was cut.
         start = max(0, entry["spans"][0] - characters // 4)
@@ -154,25 +144,21 @@ def _example_of(entry: Manifest, stage: str, part: Part, characters: int, texts:
         inside = [min(max(position - start, 0), len(stretch)) for position in entry["spans"]]
         return {**example, "excerpt": _decoded(stretch), "after": _decoded(without(stretch, inside))}
     example["excerpt"] = text[:characters]
-    return {**example, "like": texts[detail][:characters]} if detail in texts else example
+    name, _, row = detail.removeprefix("like ").rpartition(":")
+    if name in parts and row.isdecimal():  # the document that stays, as deduplication names it
+        other = _row(replace(parts[name], verdicts=()), int(row))
+        return {**example, "detail": f"like {other['id']}", "like": other["text"][:characters]}
+    return example
+
+
+def _row(part: Part, row: int) -> Manifest:
+    """Id and text of one document."""
+    return next(fields for number, fields in remaining(part, ["id", "text"]) if number == row)
 
 
 def _decoded(data: bytes) -> str:
     """The text, without characters that the ends cut in two."""
     return data.decode(errors="ignore")
-
-
-def _texts_by_id(parts: Sequence[Part], wanted: set[str]) -> dict[str, str]:
-    """Texts of documents by their ids, as the stage `documents` left them."""
-    found: dict[str, str] = {}
-    for part in parts:
-        if wanted <= found.keys():
-            break
-        for _, table in read_part(part.documents, part.name, ["id", "text"]):
-            for identifier, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                if identifier in wanted:
-                    found.setdefault(identifier, text)
-    return found
 
 
 def _side_by_side(example: Manifest) -> Manifest:
