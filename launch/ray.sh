@@ -65,22 +65,23 @@ start_node() { # options of `ray start`
         fi
         ;;
     esac
-    env "$mark" ray start "${options[@]}" "$@"
+    env "$mark" setsid --wait ray start "${options[@]}" "$@"
 }
 
-ours() { # processes that began with `start`: they inherited the mark
-    grep -lszxF "$mark" /proc/[0-9]*/environ 2>/dev/null | sed 's|/proc/\([0-9]*\)/.*|\1|' || true
+sessions() { # of what `start` started, as it inherited the mark; one ID, or several with commas
+    { grep -lszxF "$mark" /proc/[0-9]*/environ 2>/dev/null || true; } | sed 's|/proc/\([0-9]*\)/.*|\1|' |
+        while read -r pid; do ps -o sid= -p "$pid" || true; done | sort -un | xargs | tr ' ' ','
 }
 
 stop() {
-    local pids signal
-    for signal in TERM TERM KILL; do
-        mapfile -t pids < <(ours)
-        [ ${#pids[@]} -gt 0 ] || break
-        kill -s "$signal" "${pids[@]}" 2>/dev/null || true
+    local ids signal pids
+    ids=$(sessions)
+    for signal in TERM KILL; do
         for _ in $(seq 20); do
-            mapfile -t pids < <(ours)
-            [ ${#pids[@]} -gt 0 ] || break
+            pids=()
+            [ -z "$ids" ] || mapfile -t pids < <(pgrep -s "$ids")
+            [ ${#pids[@]} -gt 0 ] || break 2
+            kill -s "$signal" "${pids[@]}" 2>/dev/null || true
             sleep 0.25
         done
     done
