@@ -34,7 +34,7 @@ class Watch:
         self._bar = bar
         self._size = size
         self._total = total
-        units = [getattr(task, "unit", None) or getattr(task, "name", None) for task in tasks]
+        units = [str(getattr(task, "unit", "") or getattr(task, "name", "")) for task in tasks]
         if total is not None and all(units):
             self._done = max(0.0, total - sum(map(size, units)))
         else:
