@@ -150,7 +150,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         megabytes = some(given.files, given.megabytes, work / "in")
-        tokenizer = make_vocabulary(Path(given.files[0]), work / "tokenizer", 32768)
+        tokenizer = make_vocabulary(Path(given.files[0]), work / "tokenizer", 16384)
         (work / "peer.py").write_text(PEER)
         print(f"{megabytes:.0f} MB, {given.workers} workers")
         print("| round | ours s | datatrove s | ratio | ours MiB | datatrove MiB | our tokens | datatrove's |")
