@@ -105,7 +105,10 @@ class Limits(Section):
         1000, gt=1, description="A compressed file that unfolds to more than this many times its size is given up."
     )
     document_seconds: float = Field(
-        30, gt=0, description="A document whose extraction or judgement takes longer is dropped: `too_slow`."
+        30,
+        gt=0,
+        description="A document whose extraction or judgement takes more processor time for each megabyte begun is "
+        "dropped: `too_slow`.",
     )
     attempts: int = Field(
         3, ge=1, description="How often a read from a URL, and a unit of work whose worker died, is tried."
@@ -381,6 +384,10 @@ class Data(Section):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"source names must differ; repeated: {', '.join(repeated)}")
+        trained = [source for source in self.sources if source.split != "validation"]
+        without = [source.name for source in trained if source.weight is None]
+        if 0 < len(without) < len(trained) and self.mixture.temperature is None and not self.mixture.phases:
+            raise ValueError(f"give a weight to every source or to none of them (without one: {', '.join(without)})")
         unknown = sorted({name for phase in self.mixture.phases for name in phase.weights} - set(names))
         if unknown:
             raise ValueError(f"mixture.phases names sources that are not there: {', '.join(unknown)}")

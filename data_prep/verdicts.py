@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from configs.files import atomic_path
 from data_prep.collect import read_part
+from data_prep.heartbeat import current
 from data_prep.stages import Stage, describe_file
 
 SCHEMA = pa.schema(
@@ -103,12 +104,15 @@ def remaining(part: Part, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
     dropped = set().union(*(stage.dropped for stage in stages))
     cuts = [stage.cuts for stage in stages if stage.cuts]
     needed = [*columns] if "text" in columns or not cuts else [*columns, "text"]
+    beat = current()
+    beat.enter(None, part.name)
     for start, table in read_part(part.documents, part.name, needed):
         names = table.column_names
         for row, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True), start):
             if row in dropped:
                 continue
             fields = dict(zip(names, values, strict=True))
+            beat.at(row, fields.get("bytes", 0))
             for spans in cuts:
                 if row in spans:
                     encoded = without(fields["text"].encode(), spans[row])

@@ -68,7 +68,7 @@ def make_recipe(directory: Path, out: Path, **data: Any) -> Path:
         "out": str(out / "run"),
         "data": {
             "sources": [
-                {"name": "web", "path": str(directory / "part-*.jsonl*")},
+                {"name": "web", "path": str(directory / "part-*.jsonl*"), "weight": 1.0},
                 {
                     "name": "books",
                     "path": [str(directory / "book.txt"), str(directory / "long.txt")],
@@ -129,7 +129,7 @@ def test_funnel_and_manifest(whole: Path) -> None:
         assert {source.name: source.documents for source in sources} == {
             name: counts[name, split] for name in ("web", "books")
         }
-    assert [source.weight for source in manifest.train] == [None, 2.0]
+    assert [source.weight for source in manifest.train] == [1.0, 2.0]
     assert len(manifest.train[0].prefixes) > 1
     rejected = json.loads((whole / "data" / "manifest.json").read_text())["rejected"]
     reasons = ("read/invalid_json", "read/missing_text", "read/invalid_utf8", "quality/empty")

@@ -12,17 +12,16 @@ from configs.recipe import load
 from data_prep.pipeline import prepare_inline
 
 __all__ = ["cluster", "project"]  # fixtures
-WEIGHT = "data.sources.0.weight=1"
 
 
 @pytest.mark.chaos
 def test_two_nodes_prepare_data(cluster: Cluster, project: Path, tmp_path: Path) -> None:
     make_corpus(tmp_path / "corpus")
     whole = make_recipe(tmp_path / "corpus", tmp_path / "whole")
-    prepare_inline(load(whole, [WEIGHT]))
+    prepare_inline(load(whole))
     file = make_recipe(tmp_path / "corpus", tmp_path / "here")
     run = tmp_path / "here" / "run"
-    command = ("launch/ray.sh", "run", "--", "replica", "data", str(file), WEIGHT, "--out", str(run))
+    command = ("launch/ray.sh", "run", "--", "replica", "data", str(file), "--out", str(run))
     state, log = cluster.submit(project, "--nodes=2", "--output=replica-%j.log", *command)
     assert state == "JobState=COMPLETED ExitCode=0:0", log
     assert "worker on two" in log

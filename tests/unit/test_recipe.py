@@ -135,8 +135,10 @@ def test_a_missing_file_names_the_shipped_recipes(tmp_path: Path) -> None:
 
 
 def test_list_items_and_yaml_values_in_overrides(file: Path) -> None:
-    recipe = load(file, ["data.sources.0.weight=2", "evaluation.samples.prompts=[a, b]", "deepspeed.x.y=3"])
-    assert [source.weight for source in recipe.data.sources] == [2, None]
+    weights = ["data.sources.0.weight=2", "data.sources.1.weight=1"]
+    recipe = load(file, [*weights, "evaluation.samples.prompts=[a, b]", "deepspeed.x.y=3"])
+    assert [source.weight for source in recipe.data.sources] == [2, 1]
+    assert "give a weight to every source or to none of them (without one: web)" in problems(file, weights[0])
     assert recipe.evaluation.samples.prompts == ["a", "b"]
     assert recipe.deepspeed == {"x": {"y": 3}}
 
@@ -198,7 +200,7 @@ def test_fingerprint_sees_settings_and_not_places(file: Path) -> None:
     plain = load(file).fingerprint()
     assert load(file, ["out=elsewhere", "data.directory=shared"]).fingerprint() == plain
     assert load(file, ["seed=1235"]).fingerprint() != plain
-    assert load(file, ["data.sources.0.weight=3"]).fingerprint() != plain
+    assert load(file, ["data.sources.0.weight=3", "data.sources.1.weight=1"]).fingerprint() != plain
     code = f"from configs.recipe import load; print(load({str(file)!r}).fingerprint())"
     other = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, cwd=Path(__file__).parents[2], capture_output=True
