@@ -74,6 +74,31 @@ def _ranks(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _train(parser: argparse.ArgumentParser) -> None:
+    _ranks(parser)
+    parser.add_argument(
+        "--supervise", action="store_true", help="start again after a crash, a killed rank or a hang, until it is done"
+    )
+    parser.add_argument(
+        "--restarts", type=_count, default=3, metavar="K", help="give up after K without progress (default: 3)"
+    )
+    parser.add_argument(
+        "--pause", type=_seconds, default=5.0, metavar="SECONDS", help="before each restart (default: 5)"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of times")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return float(text)
+
+
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory, such as runs/demo")
 
@@ -157,8 +182,8 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
     ),
     "train": (
         "Train; resumes by itself from the newest checkpoint.",
-        "replica train configs/demo.yaml --ranks 2 train.optimizer.lr=3e-4",
-        _ranks,
+        "replica train configs/demo.yaml --ranks 2 --supervise train.optimizer.lr=3e-4",
+        _train,
     ),
     "eval": ("Score the newest checkpoint: results.json.", "replica eval runs/demo", _eval),
     "report": ("Write report/index.html and report/report.md.", "replica report runs/demo --gate", _report),

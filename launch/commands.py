@@ -76,7 +76,12 @@ def train_command(arguments: Namespace) -> int:
 
     recipe = _load(arguments)
     with working_in(recipe):
-        print(train_stage(recipe))
+        if not arguments.supervise:
+            print(train_stage(recipe))
+            return 0
+        from launch.supervise import supervise
+
+        print(supervise(recipe, arguments.restarts, arguments.pause))
     return 0
 
 

@@ -61,8 +61,7 @@ def train_ranks(recipe: Recipe, ranks: int) -> None:
         TrainingFailed: when a process fails; its own message stands above.
         KeyboardInterrupt: when a signal stopped them and they saved.
     """
-    put_environment_first()
-    code = _wait(_spawn(_launcher(recipe.run_directory / RESOLVED_NAME, recipe, ranks)))
+    code = ranks_exit_code(recipe, ranks)
     if code in (STOPPED_EARLY, INTERRUPTED):
         raise KeyboardInterrupt
     if code:
@@ -70,6 +69,12 @@ def train_ranks(recipe: Recipe, ranks: int) -> None:
             f"training stopped with exit code {code} (its own message stands above); "
             "after the cause is gone, the same command continues from the newest checkpoint"
         )
+
+
+def ranks_exit_code(recipe: Recipe, ranks: int) -> int:
+    """Trains with `ranks` processes; returns their launcher's exit code. None of them outlives the call."""
+    put_environment_first()
+    return _wait(_spawn(_launcher(recipe.run_directory / RESOLVED_NAME, recipe, ranks)))
 
 
 def put_environment_first() -> None:
@@ -91,6 +96,8 @@ def _launcher(recipe_file: Path, recipe: Recipe, ranks: int) -> list[str]:
         *(f"--world_info={encoded}", "--master_addr=127.0.0.1", f"--master_port={_free_port()}"),
         *("--no_local_rank", "--quiet", "--log_level=error"),
         *(str(TRAIN_SCRIPT), "--recipe", str(recipe_file), "--out", str(recipe.run_directory)),
+        # A restart on fewer ranks left their number in the run directory's recipe.
+        *([] if recipe.train.ranks is None else [f"train.ranks={ranks}"]),
     ]
 
 

@@ -1,0 +1,26 @@
+"""`python -m launch.completion RUN`: exit code 0 when the run has made its last step, else 75, for shell scripts."""
+
+from __future__ import annotations
+
+import sys
+
+from configs.door import run_door
+from configs.recipe import load_run
+from pretrain.checkpoint import is_finished, latest
+from pretrain.train import STOPPED_EARLY
+
+
+def main() -> int:
+    """Command line: one run directory; says what is missing."""
+    if len(sys.argv) != 2:
+        raise ValueError("usage: python -m launch.completion RUN")
+    recipe = load_run(sys.argv[1])
+    if is_finished(recipe):
+        return 0
+    newest = latest(recipe.run_directory)
+    print(f"training is not finished: newest checkpoint {newest.name if newest else 'none'}", file=sys.stderr)
+    return STOPPED_EARLY
+
+
+if __name__ == "__main__":
+    sys.exit(run_door(main))
