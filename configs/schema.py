@@ -147,6 +147,29 @@ class CheckpointPolicy(Section):
 
     every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step is always saved.")
     keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
+    keep_every: int | None = Field(
+        None, ge=1, description="Checkpoints of steps that are multiples of this are kept for good."
+    )
+    keep_best: int = Field(
+        0,
+        ge=0,
+        description="As many checkpoints with the lowest validation loss are kept as well; needs `every` to be a "
+        "multiple of `train.validation.every`.",
+    )
+    asynchronous: bool = Field(
+        True, description="Write beside training, from a copy in host memory: 12 bytes per parameter, over all ranks."
+    )
+    mirror: str | None = Field(
+        None,
+        description="fsspec URL (s3://…, gs://…, file://…) of this run's own: checkpoints are copied there after "
+        "each commit, and an empty run directory starts from the newest there.",
+    )
+    mirror_options: dict[str, Any] = Field({}, description="Passed to fsspec with the mirror.")
+    accept_changed: list[Literal["global_batch_size", "data"]] = Field(
+        [],
+        description="Go on although this changed since the checkpoint. The step stays, and with it the place in the "
+        "data, step x global_batch_size: windows before it are not trained on again, those between are passed over.",
+    )
 
 
 class ValidationPolicy(Section):
@@ -154,6 +177,42 @@ class ValidationPolicy(Section):
 
     every: int = Field(250, ge=1, description="Steps between validations; the last step is always validated.")
     max_tokens: int = Field(200_000, ge=1, description="Target tokens scored each time, from the start of the split.")
+
+
+class Faults(Section):
+    """What training does when numbers fall ill; see docs/reliability.md."""
+
+    action: Literal["record", "stop", "skip", "rewind"] = Field(
+        "record",
+        description="On a loss spike. record: write the batch's documents to `RUN/faults/` and go on. stop: before the "
+        "update. skip: no update with this batch. rewind: back to the newest checkpoint, and no updates from there to "
+        "this batch. skip and rewind take a loss or gradient that is no number likewise; otherwise that stops.",
+    )
+    zscore: float = Field(
+        10.0, gt=0, description="A spike: so many robust standard deviations (1.4826 MAD) above the median."
+    )
+    window: int = Field(
+        128, ge=8, description="Steps whose losses make that median; the first half-window judges none."
+    )
+    rewind_steps: int | None = Field(
+        None, ge=1, description="rewind only: batches left out, the spike's included; null: all since the checkpoint."
+    )
+    most: int = Field(3, ge=0, description="How often a run may skip or rewind; the next time stops it.")
+
+
+class Watch(Section):
+    """What training watches on all ranks; see docs/reliability.md."""
+
+    timeout_seconds: float = Field(
+        900.0,
+        gt=0,
+        description="A collective, or a rank's phase, that takes longer ends the run. Longer than any save.",
+    )
+    heartbeat_seconds: float = Field(5.0, gt=0, description="Seconds between a rank's signs of life in `RUN/ranks/`.")
+    compare_every: int = Field(
+        100, ge=0, description="Steps between comparisons of replicated weights over ranks, and of speeds; 0: never."
+    )
+    slow_ratio: float = Field(1.5, gt=1, description="A rank is slow when it computes this many times the median.")
 
 
 class WandB(Section):
@@ -187,6 +246,8 @@ class Train(Section):
         False, description="Recompute blocks in the backward pass instead of storing them."
     )
     compile: bool = Field(False, description="torch.compile the model.")
+    faults: Faults = Faults()
+    watch: Watch = Watch()
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     validation: ValidationPolicy = ValidationPolicy()
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
@@ -195,10 +256,16 @@ class Train(Section):
     wandb: WandB | None = Field(None, description="Also log to Weights & Biases.")
 
     @model_validator(mode="after")
-    def _one_length(self) -> Train:
+    def _settings_fit(self) -> Train:
         given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of steps, tokens and epochs (given: {', '.join(given) or 'none'})")
+        saves, scores = self.checkpoint, self.validation.every
+        if saves.keep_best and saves.every % scores:
+            raise ValueError(
+                f"checkpoint.keep_best needs a validation at every checkpoint: {saves.every} (checkpoint.every) is no "
+                f"multiple of {scores} (validation.every)"
+            )
         return self
 
 

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from configs.recipe import Recipe
 
-_FIRST_TOKENS = 24
-_FIRST_CHARACTERS = 60
-
-
-@dataclass(frozen=True)
-class TracedSpan:
-    """A stretch of one document in a training batch."""
-
-    row: int  # of the global batch
-    id: str
-    source: str
-    offset: int  # tokens of the document before the stretch
-    tokens: int
-    words: str  # how the stretch begins
+if TYPE_CHECKING:
+    from pretrain.provenance import TracedSpan
 
 
 def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
@@ -36,23 +24,15 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     from data_prep.shards import load_manifest
     from data_prep.vocab import Vocab
     from pretrain.batches import BatchSource
+    from pretrain.provenance import traced
 
     manifest = load_manifest(recipe.data_directory)
     source = BatchSource(recipe, manifest)
     steps = total_steps(recipe, source.windows)
     if not 1 <= step <= steps:
         raise ValueError(f"step {step} is not in this run; it has the steps 1 to {steps}")
-    vocab = Vocab.load(manifest.tokenizer)
     # Updates are counted from 1, batches from 0: update s consumes batch s - 1.
-    batch = source.batch(step - 1)
-    for row, spans in enumerate(source.documents(step - 1)):
-        ids = [*batch.tokens[row].tolist(), int(batch.targets[row, -1])]
-        position = 0
-        for span in spans:
-            begin = ids[position : position + min(span.tokens, _FIRST_TOKENS)]
-            words = " ".join(vocab.decode([token for token in begin if token != vocab.eod_id]).split())
-            yield TracedSpan(row, span.id, span.source, span.offset_in_document, span.tokens, words[:_FIRST_CHARACTERS])
-            position += span.tokens
+    yield from traced(source, Vocab.load(manifest.tokenizer), step - 1)
 
 
 def print_trace(recipe: Recipe, step: int) -> None:

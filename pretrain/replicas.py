@@ -1,0 +1,64 @@
+"""Silent corruption: are the numbers that several ranks hold the same bit for bit?
+
+Stages 0 to 2 keep the model's weights on every rank, stage 0 the optimizer's moments as well. At stage 3 each number
+lies on one rank, and only what ZeRO keeps whole everywhere (small parameters) can be compared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+class SilentCorruption(ValueError):
+    """Ranks that should hold the same numbers do not."""
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@torch.no_grad()
+def digests(tensors: Iterable[Tensor]) -> Tensor:
+    """(n,) int64: of each tensor the sum of its bits read as integers. Any single flipped bit changes it."""
+    sums = []
+    for tensor in tensors:
+        values = tensor.detach()
+        sums.append(values.contiguous().view(_INTEGERS[values.element_size()]).sum(dtype=torch.int64))
+    return torch.stack(sums)
+
+
+def deviating(columns: list[list[int]]) -> dict[int, int]:
+    """Rank -> index of its first number that differs from what most ranks have; all ranks when there is no majority.
+
+    Args:
+        columns: one list of digests for each rank.
+    """
+    whole = [tuple(column) for column in columns]
+    winner, votes = Counter(whole).most_common(1)[0]
+    if votes == len(whole):
+        return {}
+    alone = votes * 2 <= len(whole)
+    found = {}
+    for rank, column in enumerate(whole):
+        if alone or column != winner:
+            reference = winner if column != winner else next(other for other in whole if other != winner)
+            found[rank] = next(
+                i for i, (mine, other) in enumerate(zip(column, reference, strict=True)) if mine != other
+            )
+    return found
+
+
+def check_replicas(names: list[str], columns: list[list[int]], hosts: list[str], step: int) -> None:
+    """Raises `SilentCorruption` naming the ranks whose numbers differ after `step` updates."""
+    if not (found := deviating(columns)):
+        return
+    ranks = ", ".join(f"rank {rank} ({hosts[rank]}; first in {names[index]})" for rank, index in found.items())
+    which = "no majority says which of them is right" if len(found) == len(columns) else "the other ranks agree"
+    raise SilentCorruption(
+        f"after step {step} ranks do not hold the same weights any more: {ranks}; {which}. A device or its memory "
+        "computed wrongly: nothing was saved since the last comparison. Take the machine out and run the same command "
+        "again, which goes on from the newest checkpoint"
+    )
