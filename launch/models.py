@@ -127,8 +127,8 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
         raise ValueError(f"{out} already holds a run; choose another --out")
     from data_prep.shards import DataManifest
     from data_prep.vocab import Vocab
-    from pretrain.checkpoint import save_checkpoint
     from pretrain.huggingface import import_directory
+    from pretrain.saving import save_checkpoint
 
     model, tokenizer = import_directory(directory)
     vocab = Vocab.load(tokenizer)

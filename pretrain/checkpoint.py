@@ -1,48 +1,36 @@
-"""Checkpoints: committed directories that load at any ZeRO stage and any number of ranks.
+"""What a checkpoint is: a committed directory that loads at any ZeRO stage and any number of ranks.
 
 `checkpoints/step_00000100/` holds
     manifest.json                       step, fingerprints, counters, shapes, and size and SHA-256 of every file
     recipe.yaml, tokenizer/             what the weights need to be used
     weights-RRRRR-of-NNNNN.safetensors  fp32 pieces of parameters, one file a rank; a piece is called `name@offset`
-    optimizer-….safetensors             the same pieces of AdamW's moments, `exp_avg/name@offset` and `exp_avg_sq/…`
+    optimizer-….safetensors             the same pieces of the moments; AdamW's: `exp_avg/name@offset`, `exp_avg_sq/…`
 
 A directory appears by a rename after all ranks have written and flushed their files, so what carries its final name is
-complete; `checkpoints/latest` follows, and older ones go only then. Nothing here is pickled. This file is free of
-torch, so that a finished run is recognised at once.
+complete; `checkpoints/latest` follows, and older ones go only then (`saving.py`). Nothing here is pickled. This file is
+free of torch, so that a finished run is recognised at once.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.files import (
-    TEMPORARY_SUFFIX,
-    content_identity,
-    fingerprint,
-    fsync_path,
-    read_json,
-    remove_leftovers,
-    temporary_beside,
-    write_json,
-    write_text,
-)
-from configs.recipe import RESOLVED_NAME, Recipe, load, save, total_steps
+from configs.files import content_identity, fingerprint, read_json, sha256_file
+from configs.recipe import RESOLVED_NAME, Recipe, load, total_steps
 from data_prep.shards import DataManifest
 from data_prep.vocab import Vocab
 
 if TYPE_CHECKING:
-    from pretrain.engine import Engine
     from pretrain.model import Transformer
 
 DIRECTORY = "checkpoints"
 LATEST = "latest"
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
+VALIDATION_LOSS = "validation_loss"  # in the state: None when it was not measured at that step
 SCHEMA = 1
 
 
@@ -71,32 +59,72 @@ class CheckpointInfo:
         return self.directory / TOKENIZER
 
 
+class Damaged(ValueError):
+    """A checkpoint that is not what was written."""
+
+
+def manifest_content(content: dict[str, Any]) -> dict[str, Any]:
+    """What goes into the manifest for the fields of a `CheckpointInfo`: with a seal over all of them."""
+    content = {"schema": SCHEMA, **content}
+    return {**content, "seal": fingerprint(content)}
+
+
 def read_info(directory: Path) -> CheckpointInfo:
-    """Reads a checkpoint's manifest; raises `ValueError` when it is not one, or of another version."""
-    if not (directory / MANIFEST).is_file():
-        raise ValueError(f"{directory} is not a checkpoint: it has no {MANIFEST}")
-    content = read_json(directory / MANIFEST)
-    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
-        raise ValueError(f"{directory / MANIFEST}: not a checkpoint manifest of version {SCHEMA}")
-    return CheckpointInfo(directory=directory, **content)
+    """Reads a checkpoint's manifest.
+
+    Raises:
+        Damaged: when the manifest is not what was written.
+        ValueError: when the directory is not a checkpoint, or of another version.
+    """
+    file = directory / MANIFEST
+    if not file.is_file():
+        raise Damaged(f"{directory} is not a checkpoint: it has no {MANIFEST}")
+    try:
+        content = read_json(file)
+    except (ValueError, OSError) as error:
+        raise Damaged(str(error)) from error
+    try:
+        seal = content.pop("seal", None)
+        if seal is not None and seal != fingerprint(content):
+            raise Damaged(f"{file} has other contents than were written")
+        schema = content.pop("schema", None)
+        if seal is not None and schema != SCHEMA:
+            raise ValueError(f"{file}: a checkpoint of version {schema}; this Replica reads version {SCHEMA}")
+        return CheckpointInfo(directory=directory, **content)
+    except (AttributeError, TypeError) as error:
+        raise Damaged(f"{file} is not a whole manifest ({error})") from error
 
 
-def damage(info: CheckpointInfo, hashes: bool = False) -> str | None:
-    """What is wrong with the files of a checkpoint: the first missing, truncated or (with `hashes`) altered one."""
-    for name, expected in info.files.items():
-        file = info.directory / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-        if hashes and content_identity(file) != expected:
-            return f"{name} has other contents than were written"
+def damage(info: CheckpointInfo, hashes: bool = False, part: slice = slice(None)) -> str | None:
+    """What is wrong with the files of a checkpoint: the first missing, truncated or (with `hashes`) altered one.
+
+    Names and sizes of all files are looked at, contents only of `part` of them: ranks share the reading.
+    """
+    names = sorted(info.files)
+    hashed = set(names[part]) if hashes else set()
+    for name in names:
+        expected, file = info.files[name], info.directory / name
+        try:
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
+            if name in hashed and not _same(file, expected):
+                return f"{name} has other contents than were written"
+        except OSError as error:
+            return f"{name} cannot be read ({error})"
     return None
+
+
+def _same(file: Path, expected: dict[str, Any]) -> bool:
+    if "sha256" in expected:
+        return bool(sha256_file(file) == expected["sha256"])
+    return content_identity(file) == expected  # samples: how early versions wrote files above 256 MiB down
 
 
 def step_directories(run: Path) -> list[Path]:
     """All checkpoint directories of a run, newest first."""
-    return sorted((run / DIRECTORY).glob("step_*"), reverse=True)
+    return sorted((run / DIRECTORY).glob("step_" + "[0-9]" * 8), reverse=True)
 
 
 def latest(run: Path, hashes: bool = False) -> Path | None:
@@ -104,7 +132,7 @@ def latest(run: Path, hashes: bool = False) -> Path | None:
     for directory in step_directories(run):
         try:
             problem = damage(read_info(directory), hashes)
-        except ValueError as error:
+        except Damaged as error:
             problem = str(error)
         if problem is None:
             return directory
@@ -123,124 +151,36 @@ def is_finished(recipe: Recipe) -> bool:
         info.step >= total_steps(recipe, info.train_windows)
         and info.recipe.model == recipe.model
         and manifest.is_file()
-        and read_json(manifest).get("fingerprint") == info.data_fingerprint
+        and (
+            read_json(manifest).get("fingerprint") == info.data_fingerprint
+            or "data" in recipe.train.checkpoint.accept_changed
+        )
     )
 
 
 def check_belongs(info: CheckpointInfo, recipe: Recipe, data: DataManifest) -> None:
-    """Raises `ValueError`, naming both values, when training cannot go on from this checkpoint."""
+    """Raises `ValueError`, naming both values, when training cannot go on from this checkpoint.
+
+    `train.checkpoint.accept_changed` of the recipe lets some changes pass.
+    """
     old = info.recipe
     pairs = {f"model.{key}": (getattr(old.model, key), value) for key, value in recipe.model}
     pairs["seed"] = (old.seed, recipe.seed)
     pairs["train.global_batch_size"] = (old.train.global_batch_size, recipe.train.global_batch_size)
     pairs["the tokenizer's fingerprint"] = (info.tokenizer_fingerprint, Vocab.load(data.tokenizer).fingerprint)
     pairs["the data's fingerprint"] = (info.data_fingerprint, data.fingerprint)
+    accepted = {"global_batch_size": "train.global_batch_size", "data": "the data's fingerprint"}
     for name, (was, now) in pairs.items():
-        if was != now:
+        key = next((key for key, value in accepted.items() if value == name), None)
+        if was != now and key not in recipe.train.checkpoint.accept_changed:
+            way = f", or accept it (train.checkpoint.accept_changed=[{key}])" if key else ""
             raise ValueError(
                 f"{info.directory} was made with {name} = {was}, but now it is {now}; set it back, or start a new run "
-                "with another --out"
+                f"with another --out{way}"
             )
 
 
-# -------------------------------------------------------------------------------------------------------------- writing
-def save_checkpoint(
-    engine: Engine, recipe: Recipe, data: DataManifest, step: int, train_windows: int, state: dict[str, Any]
-) -> Path:
-    """Commits the state after `step` updates; every rank must call it. Returns the directory.
-
-    Raises:
-        OSError, SafetensorError: on every rank, when one of them could not write; nothing half-written stays behind.
-    """
-    from pretrain.fragment_files import write_fragments
-
-    parent = recipe.run_directory / DIRECTORY
-    target = parent / f"step_{step:08d}"
-    partial = parent / f".{target.name}{TEMPORARY_SUFFIX}"
-
-    def prepare() -> None:
-        parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(parent)
-        partial.mkdir()
-
-    def commit() -> None:
-        save(recipe, partial)
-        shutil.copytree(data.tokenizer, partial / TOKENIZER)
-        for file in partial.rglob("*"):
-            fsync_path(file)
-            if file.is_file():
-                files.setdefault(str(file.relative_to(partial)), content_identity(file))
-        content = {
-            "step": step,
-            "train_windows": train_windows,
-            "fingerprint": fingerprint(files),
-            "data_fingerprint": data.fingerprint,
-            "tokenizer_fingerprint": Vocab.load(data.tokenizer).fingerprint,
-            "state": state,
-            "shapes": engine.shapes(),
-            "files": files,
-        }
-        write_json(partial / MANIFEST, {"schema": SCHEMA, **content})
-        _replace(partial, target)
-        write_text(parent / LATEST, target.name + "\n")
-
-    try:
-        _together(engine, prepare, main_only=True)
-        parts = _together(engine, lambda: write_fragments(engine, partial))
-        files = {name: identity for part in parts for name, identity in part.items()}
-        _together(engine, commit, main_only=True)
-    except BaseException:
-        if engine.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if engine.is_main:
-        for old in step_directories(recipe.run_directory)[recipe.train.checkpoint.keep :]:
-            shutil.rmtree(old)
-    return target
-
-
-def _replace(partial: Path, target: Path) -> None:
-    """Gives the directory its final name; one of that name (a damaged one, made again) goes first."""
-    fsync_path(partial)
-    if target.exists():
-        aside = temporary_beside(target)
-        target.rename(aside)
-        shutil.rmtree(aside)
-    partial.rename(target)
-    fsync_path(target.parent)
-
-
-def _together(engine: Engine, work: Callable[[], Any], main_only: bool = False) -> list[Any]:
-    """Runs `work` on all ranks (or the main one) and waits for it; when it fails on one, raises that error on all."""
-    from safetensors import SafetensorError
-
-    result, error = None, None
-    try:
-        result = work() if engine.is_main or not main_only else None
-    except (OSError, SafetensorError) as problem:
-        error = problem
-    outcomes = engine.gather((result, error))
-    for _, error in outcomes:
-        if error is not None:
-            raise error
-    return [result for result, _ in outcomes]
-
-
 # -------------------------------------------------------------------------------------------------------------- reading
-def load_checkpoint(engine: Engine, info: CheckpointInfo) -> None:
-    """Sets weights, moments and counters on every rank; the number of ranks and the ZeRO stage may have changed."""
-    from pretrain.fragment_files import FragmentReader
-
-    weights = FragmentReader(info.directory, "weights")
-    engine.set_weights(lambda name: weights.whole(name, info.shapes[name]))
-    moments = FragmentReader(info.directory, "optimizer")
-    for piece in engine.fragments():
-        for key, values in piece.moments.items():
-            values.copy_(moments.part(f"{key}/{piece.name}", piece.offset, piece.numel))
-        piece.updates.fill_(info.state["updates"])
-    engine.set_loss_scale(info.state["loss_scale"])
-
-
 def load_weights(directory: Path) -> Transformer:
     """The model of a checkpoint in evaluation mode, fp32, on the CPU; needs neither DeepSpeed nor the run it came from.
 

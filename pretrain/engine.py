@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,15 @@ from configs.recipe import BatchPlan, Recipe, solve_batch
 from pretrain.batches import Batch
 from pretrain.objectives.base import LossModule
 from pretrain.optim import build_optimizer
-from pretrain.partition import Fragment, fragments
+from pretrain.partition import Fragment, fragments, shares
 from pretrain.ranks import Ranks
 
 # Dropout masks: a seed per (seed, step, rank), so that no generator state has to be saved. Odd constants keep the
 # products of different triples apart (Knuth, TAOCP 2, 3.3.4).
 _SEED_STEP, _SEED_RANK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
+
+# A rank that writes or fetches a checkpoint of terabytes may take this long; a rank that died is noticed at once.
+BACKGROUND_TIMEOUT = timedelta(hours=2)
 
 
 class NonFiniteLoss(ValueError):
@@ -157,13 +161,29 @@ def _connect(ranks: Ranks) -> torch.device:
     return torch.device(get_accelerator().current_device_name())
 
 
-def gather(value: Any) -> list[Any]:
-    """Every rank's value, on every rank; waits for all of them."""
+def gather(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Every rank's value, on every rank; waits for all of them. `group`: another way between the same processes."""
     values: list[Any] = [None] * dist.get_world_size()
     if len(values) == 1:
         return [value]
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values
+
+
+@contextmanager
+def background_group() -> Iterator[dist.ProcessGroup | None]:
+    """A way between all processes for a thread that works beside training; None for a single process.
+
+    Its collectives never meet training's, and may wait for slow disks longer than training may wait for a rank.
+    """
+    if dist.get_world_size() == 1:
+        yield None
+        return
+    group = dist.new_group(backend="gloo", timeout=BACKGROUND_TIMEOUT)
+    try:
+        yield group
+    finally:
+        dist.destroy_process_group(group)
 
 
 @contextmanager
@@ -341,7 +361,7 @@ class Engine:
 
     def own_fragments(self) -> list[Fragment]:
         """The pieces that this rank writes to a checkpoint: of all ranks together each number once."""
-        return self.fragments() if self.stage or self.is_main else []
+        return self.fragments() if self.stage else shares(self.fragments(), self.ranks.rank, self.ranks.count)
 
     def shapes(self) -> dict[str, list[int]]:
         """The full shape of every parameter."""

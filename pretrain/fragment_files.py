@@ -11,26 +11,58 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from configs.files import content_identity, fsync_path
-from pretrain.engine import Engine
+from configs.files import fsync_path, sha256_file
+from pretrain.partition import Fragment
+from pretrain.ranks import Ranks
 
 
-def write_fragments(engine: Engine, directory: Path) -> dict[str, dict[str, Any]]:
-    """Writes this rank's weights and moments; returns size and SHA-256 of each file by its name."""
-    pieces = engine.own_fragments()
-    tensors = {
-        "weights": {f"{piece.name}@{piece.offset}": piece.weight for piece in pieces},
-        "optimizer": {
-            f"{key}/{piece.name}@{piece.offset}": moment for piece in pieces for key, moment in piece.moments.items()
-        },
-    }
+class HostCopy:
+    """Copies of this rank's pieces in host memory, in buffers that the next copy uses again.
+
+    Weights and moments in fp32: for AdamW 12 bytes for each number that this rank keeps. There is one copy at a time.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, dict[str, Tensor]] = {}
+
+    def take(self, pieces: list[Fragment]) -> dict[str, dict[str, Tensor]]:
+        """Copies `pieces` as they are now: kind of file -> name in it -> (n,) fp32 on the CPU."""
+        tensors = {
+            "weights": {f"{piece.name}@{piece.offset}": piece.weight for piece in pieces},
+            "optimizer": {
+                f"{key}/{piece.name}@{piece.offset}": values
+                for piece in pieces
+                for key, values in piece.moments.items()
+            },
+        }
+        if {kind: list(values) for kind, values in tensors.items()} != {k: list(v) for k, v in self._buffers.items()}:
+            self._buffers = {
+                kind: {key: _host_like(value) for key, value in values.items()} for kind, values in tensors.items()
+            }
+        for kind, values in tensors.items():
+            for key, value in values.items():
+                self._buffers[kind][key].copy_(value, non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return self._buffers
+
+
+def _host_like(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+
+
+def write_pieces(tensors: dict[str, dict[str, Tensor]], directory: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
+    """Writes a `HostCopy` to this rank's files; returns size and SHA-256 of each file by its name.
+
+    Raises:
+        OSError, SafetensorError: when a file cannot be written.
+    """
     written = {}
     for kind, values in tensors.items():
-        file = directory / f"{kind}-{engine.ranks.rank:05d}-of-{engine.ranks.count:05d}.safetensors"
-        # Pieces are views into shared buffers, which safetensors refuses: one copy each, on the CPU.
-        save_file({key: value.to("cpu", copy=True) for key, value in values.items()}, file)
+        file = directory / f"{kind}-{ranks.rank:05d}-of-{ranks.count:05d}.safetensors"
+        save_file(values, file)
         fsync_path(file)
-        written[file.name] = content_identity(file)
+        written[file.name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
     return written
 
 

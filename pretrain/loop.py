@@ -23,9 +23,13 @@ def fit(
     meter: Meter,
     tracker: Tracker,
     validate: Callable[[], dict[str, float]],
-    save: Callable[[int], None],
+    save: Callable[[int, bool], None],
+    poll: Callable[[], None] = lambda: None,
 ) -> bool:
     """Makes the updates `steps` (counted from 0; `steps.stop` is the length of the whole run).
+
+    `save(done, last)` gets the updates made and whether training ends here; `poll()` is called once a step and raises
+    what went wrong behind it.
 
     Returns False when SIGTERM or Ctrl-C ended it early: the step was finished and saved, and the same call continues.
 
@@ -47,6 +51,7 @@ def fit(
             waited = time.monotonic() - waited
             rate = learning_rate(train.schedule, train.optimizer.lr, step, steps.stop)
             result = engine.step(batch, step, rate, stop())
+            poll()
             done = step + 1
             meter.add(result, batch.fresh, waited)
             if due(done, train.log_every):
@@ -56,7 +61,7 @@ def fit(
                 if due(done, train.validation.every):
                     tracker.log(done, validate())
                 if due(done, train.checkpoint.every) or result.stop:
-                    save(done)
+                    save(done, result.stop or done == steps.stop)
             if result.stop and done < steps.stop:
                 return False
     return True

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# AdamW's. Another optimizer names its own in its parameter groups: `{"params": …, "moments": ("momentum_buffer",)}`.
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -34,7 +35,9 @@ class Fragment:
 
 
 def fragments(engine: Any, stage: int, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[Fragment]:
-    """This rank's fragments of a DeepSpeed engine whose optimizer is torch's AdamW, in the order of `parameters`.
+    """This rank's fragments of a DeepSpeed engine, in the order of `parameters`.
+
+    The optimizer keeps, for each tensor it updates, moments of the tensor's size and the number of updates as `step`.
 
     At stage 0 every rank has all of every parameter; otherwise no two ranks have the same number.
     """
@@ -42,9 +45,20 @@ def fragments(engine: Any, stage: int, parameters: Iterable[tuple[str, nn.Parame
     return [piece for name, parameter in parameters if (piece := locate(engine, name, parameter)) is not None]
 
 
+def shares(pieces: list[Fragment], rank: int, count: int) -> list[Fragment]:
+    """Of pieces that all `count` ranks have whole: this rank's part of each, so that every rank writes as much."""
+    cut = []
+    for piece in pieces:
+        start, stop = piece.numel * rank // count, piece.numel * (rank + 1) // count
+        if start < stop:
+            moments = {key: values[start:stop] for key, values in piece.moments.items()}
+            cut.append(Fragment(piece.name, piece.offset + start, piece.weight[start:stop], moments, piece.updates))
+    return cut
+
+
 def _whole(engine: Any, name: str, parameter: nn.Parameter) -> Fragment:
-    state = _state(engine.optimizer, parameter)
-    moments = {key: state[key].view(-1) for key in MOMENTS}
+    state, keys = _state(engine.optimizer, parameter)
+    moments = {key: state[key].view(-1) for key in keys}
     return Fragment(name, 0, parameter.detach().view(-1), moments, state["step"])
 
 
@@ -70,15 +84,19 @@ def _subgroups(engine: Any, name: str, parameter: Any) -> Fragment | None:
 
 
 def _cut(optimizer: torch.optim.Optimizer, flat: Tensor, name: str, offset: int, start: int, numel: int) -> Fragment:
-    state = _state(optimizer, flat)
-    moments = {key: state[key].narrow(0, start, numel) for key in MOMENTS}
+    state, keys = _state(optimizer, flat)
+    moments = {key: state[key].narrow(0, start, numel) for key in keys}
     return Fragment(name, offset, flat.detach().narrow(0, start, numel), moments, state["step"])
 
 
-def _state(optimizer: torch.optim.Optimizer, tensor: Tensor) -> dict[str, Tensor]:
-    """AdamW's state of a tensor, made now if the first step has not made it yet."""
+def _state(optimizer: torch.optim.Optimizer, tensor: Tensor) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The optimizer's state of a tensor, made now if the first step has not made it yet, and the moments in it."""
     state: dict[str, Tensor] = optimizer.state[tensor]
     if not state:
+        groups = (group for group in optimizer.param_groups if any(tensor is other for other in group["params"]))
         state["step"] = torch.zeros((), dtype=torch.float32, device=tensor.device)
-        state.update({key: torch.zeros_like(tensor, requires_grad=False) for key in MOMENTS})
-    return state
+        names = next(groups, {}).get("moments", MOMENTS)
+        state.update({key: torch.zeros_like(tensor, requires_grad=False) for key in names})
+    # Sorted, so that all ranks and all files have the same order; `step` is a scalar beside them.
+    moments = (key for key, value in state.items() if key != "step" and torch.is_tensor(value))
+    return state, tuple(sorted(key for key in moments if state[key].numel() == tensor.numel()))

@@ -11,22 +11,18 @@ from torch import Tensor
 from configs.recipe import Recipe, save, total_steps
 from data_prep.shards import DataManifest, load_manifest
 from pretrain.batches import BatchSource
-from pretrain.checkpoint import (
-    CheckpointInfo,
-    check_belongs,
-    latest,
-    load_checkpoint,
-    read_info,
-    save_checkpoint,
-)
-from pretrain.engine import Engine, connected, gather
+from pretrain.checkpoint import VALIDATION_LOSS, CheckpointInfo, check_belongs
+from pretrain.engine import Engine, background_group, connected, gather
 from pretrain.loop import fit
 from pretrain.metrics import Meter, Tracker, peak_flops
+from pretrain.mirror import Mirror
 from pretrain.mixture import check_past
 from pretrain.model import Transformer
 from pretrain.objectives.language_modelling import LanguageModelling
 from pretrain.order import ORDER_VERSION
 from pretrain.ranks import Ranks, check_ranks, placed_ranks, share_cores
+from pretrain.resuming import load_checkpoint, newest_checkpoint
+from pretrain.saving import Saver
 from pretrain.validation import Validator
 
 
@@ -37,25 +33,30 @@ def run(recipe: Recipe) -> bool:
         check_ranks(ranks, recipe.train)
         share_cores(ranks)
         with connected(ranks) as device:
-            checkpoint = _newest(recipe, data, ranks)
+            mirror = Mirror(recipe.train.checkpoint) if recipe.train.checkpoint.mirror else None
+            checkpoint = _newest(recipe, data, ranks, mirror)
             if ranks.rank == 0:
                 save(recipe, recipe.run_directory)
-            return _train(recipe, data, ranks, device, checkpoint)
+            return _train(recipe, data, ranks, device, checkpoint, mirror)
 
 
-def _newest(recipe: Recipe, data: DataManifest, ranks: Ranks) -> CheckpointInfo | None:
-    """The checkpoint to go on from: chosen by the main rank, the same on all."""
-    found = gather(latest(recipe.run_directory, hashes=True) if ranks.rank == 0 else None)[0]
-    if found is None:
-        return None
-    info = read_info(found)
-    check_belongs(info, recipe, data)
-    check_past(info, recipe, data)
+def _newest(recipe: Recipe, data: DataManifest, ranks: Ranks, mirror: Mirror | None) -> CheckpointInfo | None:
+    """The checkpoint to go on from, the same on all ranks."""
+    with background_group() as group:  # hashing and fetching may take long
+        info = newest_checkpoint(recipe, ranks, lambda value: gather(value, group), mirror)
+    if info is not None:
+        check_belongs(info, recipe, data)
+        check_past(info, recipe, data)
     return info
 
 
 def _train(
-    recipe: Recipe, data: DataManifest, ranks: Ranks, device: torch.device, checkpoint: CheckpointInfo | None
+    recipe: Recipe,
+    data: DataManifest,
+    ranks: Ranks,
+    device: torch.device,
+    checkpoint: CheckpointInfo | None,
+    mirror: Mirror | None,
 ) -> bool:
     batches = BatchSource(recipe, data)
     model = build_model(recipe, data.vocab_size, device)
@@ -73,15 +74,27 @@ def _train(
     tracker = Tracker(recipe, start, engine.is_main)
     validator = Validator(recipe, data)
 
-    def save_step(step: int) -> None:
+    saver = Saver(engine, recipe, data, batches.windows, mirror)
+    validated: dict[float, float] = {}  # targets seen -> validation loss there
+
+    def validate() -> dict[str, float]:
+        values = validator(engine)
+        if "val/loss" in values:
+            validated.clear()
+            validated[meter.state["targets"]] = values["val/loss"]
+        return values
+
+    def save_step(step: int, last: bool) -> None:
         state = {"meter": meter.state, "updates": engine.updates(), "loss_scale": engine.loss_scale()}
         state["order"] = ORDER_VERSION
-        save_checkpoint(engine, recipe, data, step, batches.windows, state)
+        state[VALIDATION_LOSS] = validated.get(meter.state["targets"])
+        saver.save(step, state, last)
 
     steps = range(start, total_steps(recipe, batches.windows))
     try:
-        return fit(engine, batches, recipe.train, steps, meter, tracker, lambda: validator(engine), save_step)
+        return fit(engine, batches, recipe.train, steps, meter, tracker, validate, save_step, saver.poll)
     finally:
+        saver.close()
         tracker.close()
         engine.close()
 

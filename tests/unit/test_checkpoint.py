@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from configs.recipe import Recipe
-from pretrain import checkpoint
+from pretrain import saving
 from pretrain.checkpoint import is_finished, latest, load_weights, read_info, step_directories
 from pretrain.session import run
 from tests.training_run import metric_lines, prepare_data, tiny_recipe
@@ -90,7 +90,7 @@ def test_older_checkpoints_stay_when_the_new_one_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_replace", full)
+    monkeypatch.setattr(saving, "_replace", full)
     before = step_directories(copy.run_directory)
     longer = copy.model_copy(update={"train": copy.train.model_copy(update={"steps": 22})})
     with pytest.raises(OSError, match="No space left"):
