@@ -1,0 +1,264 @@
+"""Random faults over one training run on two ranks; the result must be what an undisturbed run gives, to the bit.
+
+    python benchmarks/chaos.py --faults 30 --kinds kill-rank,kill-launcher,stop-rank --json chaos.json
+
+Prints, per kind of fault, how many there were, steps made again and seconds until training was farther than before the
+fault. Exits 1 when the weights or the losses differ, or the run needed a person (`replica train --supervise` gave up).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_SECONDS = 300.0
+
+
+@dataclass
+class Outcome:
+    """One fault and what it cost."""
+
+    kind: str
+    step: int  # the last one logged when it happened
+    steps_lost: int
+    seconds_lost: float  # until a later step than that was logged
+
+
+class Chaos:
+    """One supervised run and the means to disturb it."""
+
+    def __init__(self, recipe: Path, run: Path, chance: random.Random) -> None:
+        self.run, self.chance = run, chance
+        self._command = [
+            *(sys.executable, "-m", "launch.cli", "train", str(recipe), "--out", str(run), "--ranks", "2"),
+            *("--supervise", "--restarts", "3", "--pause", "0.5"),
+        ]
+        self._log = run.with_suffix(".log").open("ab")
+        self.supervisor = self._start()
+        self.persons = 0
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        return subprocess.Popen(self._command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log)
+
+    def go_on(self) -> bool:
+        """Starts the command again when it ended too early, as a person would; False when it is done."""
+        code = self.supervisor.poll()
+        if code is None:
+            return True
+        if code == 0:
+            return False
+        self.persons += code != -signal.SIGKILL  # we did that
+        if self.persons > 5:
+            raise SystemExit(f"training keeps ending; see {self._log.name}")
+        time.sleep(1)
+        self.supervisor = self._start()
+        return True
+
+    def step(self) -> int:
+        """The last step in metrics.jsonl."""
+        with suppress(OSError, ValueError, IndexError, KeyError):
+            lines = (self.run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+            return int(json.loads(lines[-1])["step"])
+        return 0
+
+    def processes(self, launcher: bool) -> list[psutil.Process]:
+        """The node launcher, or the ranks."""
+        found = []
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.supervisor.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    words = process.cmdline()
+                    is_launcher = "deepspeed.launcher.launch" in words
+                    if is_launcher == launcher and any(word.endswith("pretrain/train.py") for word in words):
+                        found.append(process)
+        return found
+
+    def send(self, number: signal.Signals, launcher: bool = False) -> None:
+        """A signal to one of these processes, chosen at random."""
+        with suppress(psutil.NoSuchProcess):
+            self.chance.choice(self.processes(launcher)).send_signal(number)
+
+    def damage(self) -> None:
+        """Flips a bit of the newest checkpoint, or cuts a file of it, and kills a rank, so that it is wanted."""
+        newest = sorted((self.run / "checkpoints").glob("step_*"))[-1:]
+        files = [file for directory in newest for file in sorted(directory.glob("*.safetensors"))]
+        if files:
+            file = self.chance.choice(files)
+            content = bytearray(file.read_bytes())
+            content[self.chance.randrange(len(content))] ^= 1 << self.chance.randrange(8)
+            file.write_bytes(content if self.chance.random() < 0.5 else content[: len(content) // 2])
+        self.send(signal.SIGKILL)
+
+    def fill_disk(self) -> None:
+        """Fills the file system of the run (`--directory` on a small one) for three seconds."""
+        filler = self.run.parent / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(1 << 16))
+        time.sleep(3)
+        filler.unlink()
+
+
+FAULTS: dict[str, Callable[[Chaos], object]] = {
+    "kill-rank": lambda chaos: chaos.send(signal.SIGKILL),
+    "kill-launcher": lambda chaos: chaos.send(signal.SIGKILL, launcher=True),
+    "kill-supervisor": lambda chaos: chaos.supervisor.kill(),
+    "stop-rank": lambda chaos: chaos.send(signal.SIGSTOP),
+    "term-rank": lambda chaos: chaos.send(signal.SIGTERM),
+    "term-launcher": lambda chaos: chaos.send(signal.SIGTERM, launcher=True),
+    "damage": Chaos.damage,
+    "disk-full": Chaos.fill_disk,
+}
+
+
+def prepare(directory: Path, steps: int, every: int, overrides: list[str]) -> Path:
+    """A corpus of a few words, its shards, and a recipe of a small model."""
+    chance = random.Random(1)
+    words = ["the", "of", "and", "a", "to", "in", "he", "was", "that", "it", "his", "her", "with"]
+    with (directory / "corpus.jsonl").open("w", encoding="utf-8") as stream:
+        for _ in range(300):
+            stream.write(json.dumps({"text": " ".join(chance.choices(words, k=120))}) + "\n")
+    content = {
+        "name": "chaos",
+        "data": {
+            "directory": "shards", "sources": [{"name": "words", "path": "corpus.jsonl"}],
+            "tokenizer": {"kind": "byte"}, "validation_fraction": 0.1,
+        },
+        "model": {"num_layers": 2, "hidden_size": 64, "num_heads": 2, "context_length": 64, "dropout": 0.1},
+        "train": {
+            "steps": steps, "global_batch_size": 8, "precision": "fp32", "log_every": 1, "tensorboard": False,
+            "checkpoint": {"every": every}, "validation": {"every": 10 * steps},
+        },
+    }  # fmt: skip
+    recipe = directory / "chaos.yaml"
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    command = [sys.executable, "-m", "data_prep", "run", str(recipe), "--out", str(directory / "data")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    if overrides:
+        from configs.recipe import dump, load
+
+        recipe = directory / "overridden.yaml"
+        recipe.write_text(dump(load(directory / "chaos.yaml", overrides)), encoding="utf-8")
+    return recipe
+
+
+def disturb(chaos: Chaos, kinds: list[str], faults: int, steps: int) -> list[Outcome]:
+    """Injects the faults at random steps, one after the other; each is over when training is farther than before."""
+    share = (steps - 20) / faults
+    outcomes: list[Outcome] = []
+    for number in range(faults):
+        due = int(10 + share * (number + chaos.chance.random()))
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while chaos.step() < due and chaos.go_on() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        kind = kinds[number % len(kinds)] if number < len(kinds) else chaos.chance.choice(kinds)
+        before = {process.pid for process in chaos.processes(launcher=False)}
+        step = lowest = chaos.step()
+        began = time.monotonic()
+        FAULTS[kind](chaos)
+
+        def over(now: int) -> bool:
+            alive = {process.pid for process in chaos.processes(launcher=False)} if now > step else before
+            return now > step and bool(alive) and (kind == "disk-full" or not alive & before)
+
+        while not over(now := chaos.step()) and time.monotonic() < began + PATIENCE_SECONDS:
+            lowest = min(lowest, now)
+            if not chaos.go_on():
+                break
+            time.sleep(0.02)
+        outcomes.append(Outcome(kind, step, step - lowest, time.monotonic() - began))
+        print(f"{number + 1:3} {outcomes[-1]}", flush=True)
+    while chaos.go_on():
+        time.sleep(0.05)
+    return outcomes
+
+
+def same_result(one: Path, other: Path) -> bool:
+    """Whether two runs end with the same weights and logged the same losses, to the bit."""
+    import torch
+
+    from pretrain.checkpoint import latest, load_weights
+
+    weights = []
+    for run in (one, other):
+        newest = latest(run, hashes=True)
+        assert newest is not None
+        weights.append(load_weights(newest).state_dict())
+    equal = all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, other)]
+    losses = [{entry["step"]: entry["train/loss"] for entry in part if "train/loss" in entry} for part in lines]
+    return equal and losses[0] == losses[1]
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """Markdown: a row per kind of fault."""
+    rows = ["| fault | times | steps lost, median (most) | seconds lost, median (most) |", "|---|---|---|---|"]
+    for kind in sorted({outcome.kind for outcome in outcomes}):
+        of_kind = [outcome for outcome in outcomes if outcome.kind == kind]
+        steps = [outcome.steps_lost for outcome in of_kind]
+        seconds = [outcome.seconds_lost for outcome in of_kind]
+        rows.append(
+            f"| {kind} | {len(of_kind)} | {statistics.median(steps):g} ({max(steps)}) "
+            f"| {statistics.median(seconds):.1f} ({max(seconds):.1f}) |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--every", type=int, default=20, help="steps between checkpoints")
+    parser.add_argument("--kinds", default=",".join(kind for kind in FAULTS if kind != "disk-full"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--directory", type=Path, help="where to work; disk-full wants a small file system of its own")
+    parser.add_argument("--json", type=Path, help="write the outcomes here")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings of the run")
+    options = parser.parse_args()
+    kinds = options.kinds.split(",")
+    if unknown := set(kinds) - set(FAULTS):
+        parser.error(f"unknown kinds {sorted(unknown)}; there are {', '.join(FAULTS)}")
+    with tempfile.TemporaryDirectory(prefix="chaos-", dir=options.directory, ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        recipe = prepare(directory, options.steps, options.every, options.overrides)
+        began = time.monotonic()
+        undisturbed = Chaos(recipe, directory / "undisturbed", random.Random(options.seed))
+        while undisturbed.go_on():
+            time.sleep(0.05)
+        quiet = time.monotonic() - began
+        chaos = Chaos(recipe, directory / "disturbed", random.Random(options.seed))
+        outcomes = disturb(chaos, kinds, options.faults, options.steps)
+        loud = time.monotonic() - began - quiet
+        equal = same_result(directory / "undisturbed", directory / "disturbed")
+        if not equal or chaos.persons:
+            print((directory / "disturbed.log").read_text(encoding="utf-8", errors="replace")[-8000:])
+    print(table(outcomes))
+    print(
+        f"{len(outcomes)} faults; {quiet:.0f} s undisturbed, {loud:.0f} s disturbed; a person was needed "
+        f"{chaos.persons} times; the results are {'equal to the bit' if equal else 'DIFFERENT'}"
+    )
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1), encoding="utf-8")
+    return 0 if equal and not chaos.persons else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
