@@ -81,6 +81,9 @@ class Source(Section):
         None, gt=0, description="Largest number of passes over this source; what it then leaves, the others share."
     )
     max_documents: int | None = Field(None, ge=1, description="Read no more than this many documents of each file.")
+    max_bytes: int | None = Field(
+        None, ge=1, description="Read no further in a file than the document that brings it to this many bytes."
+    )
     licence: str | None = Field(None, description="Licence of the text, repeated in the report.")
 
     @model_validator(mode="after")

@@ -122,17 +122,21 @@ class Origin:
         return size_of(self.place) if self.place else 0
 
     def records(self, max_part_bytes: int, limits: Limits | None = None) -> Iterator[RawRecord]:
-        """Its records, no more than the source's `max_documents`.
+        """Its records, no more than the source's `max_documents` and `max_bytes` allow.
 
         Raises:
             UnreadableFile: for a URL that cannot be reached, after several tries.
         """
         reading = Reading.of(self.source, max_part_bytes, limits or Limits())
         records = read_records(self.place, reading) if self.place else _hub_records(self)
+        size = 0
         for record in records:
             if self.source.max_documents is not None and record.position >= self.source.max_documents:
                 return
             yield record
+            size += record.size
+            if self.source.max_bytes is not None and size >= self.source.max_bytes:
+                return
 
 
 def origins(source: Source) -> list[Origin]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from configs.data_sections import Source
 from data_prep import collect
@@ -21,34 +22,36 @@ _EXAMPLES = 5
 _UNREAD = ("read/", "extract/")
 
 Manifest = dict[str, Any]
+Item = TypeVar("Item")
 
 
-def make_documents(
-    plan: Plan, runner: Runner, examples: int = 3, characters: int = 200, may_be_empty: bool = False
-) -> Manifest:
+@dataclass(frozen=True)
+class Look:
+    """How closely documents are looked at: few of them and many examples for a sample, all of them for a corpus."""
+
+    examples: int = 3  # of every reason, in each part
+    characters: int = 200  # of each example
+    files: int | None = None  # read of each source, evenly spaced; None: all
+    may_be_empty: bool = False  # a source of which nothing can be read is no error
+
+
+def make_documents(plan: Plan, runner: Runner, look: Look = Look()) -> Manifest:
     """Reads all sources, with what an earlier run left; returns the manifest.
 
-    Args:
-        plan: the recipe's stages.
-        runner: does the work.
-        examples: of every reason, in each part.
-        characters: of each example.
-        may_be_empty: a source of which no document is left is no error.
-
     Raises:
-        ValueError: a source of which no document is left, or that cannot be read.
+        ValueError: a source of which no document can be read.
     """
     found = [
         (f"{index:03d}-{number:05d}", origin)
         for index, source in enumerate(plan.data.sources)
-        for number, origin in enumerate(origins(source))
+        for number, origin in enumerate(evenly(origins(source), look.files))
     ]
     stage = plan.documents
     stage.begin()
     todo = [(origin, number) for number, origin in found if stage.unit(f"file.{number}") is None]
     everything = sum(origin.size for origin, _ in todo)
     tasks = [
-        collect.FileTask(stage, plan.data, origin, number, first, stride, examples, characters)
+        collect.FileTask(stage, plan.data, origin, number, first, stride, look.examples, look.characters)
         for origin, number in todo
         for stride in [_stride(origin, plan.data.unit_bytes, everything, runner.cluster.workers)]
         for first in range(stride)
@@ -65,7 +68,14 @@ def make_documents(
             stage.commit(f"file.{task.number}", {"parts": parts})
     counted = {number: (stage.unit(f"file.{number}") or {})["parts"] for number, _ in found}
     names = [collect.part_name(number, part) for number, parts in counted.items() for part in range(parts)]
-    return _finish(stage, plan.data.sources, names, max(examples, _EXAMPLES), may_be_empty)
+    return _finish(stage, plan.data.sources, names, max(look.examples, _EXAMPLES), look.may_be_empty)
+
+
+def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
+    """That many of the items, evenly spaced; all for None, or where there are no more."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _stride(origin: Origin, unit_bytes: int, everything: int, workers: int) -> int:

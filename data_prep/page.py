@@ -144,10 +144,11 @@ def _example_of(entry: Manifest, stage: str, part: Part, characters: int, parts:
         inside = [min(max(position - start, 0), len(stretch)) for position in entry["spans"]]
         return {**example, "excerpt": _decoded(stretch), "after": _decoded(without(stretch, inside))}
     example["excerpt"] = text[:characters]
-    name, _, row = detail.removeprefix("like ").rpartition(":")
+    words, _, place = detail.rpartition(" ")
+    name, _, row = place.rpartition(":")
     if name in parts and row.isdecimal():  # the document that stays, as deduplication names it
         other = _row(replace(parts[name], verdicts=()), int(row))
-        return {**example, "detail": f"like {other['id']}", "like": other["text"][:characters]}
+        return {**example, "detail": f"{words} {other['id']}", "like": other["text"][:characters]}
     return example
 
 

@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from configs.data_sections import Source
 from configs.recipe import Recipe
 from data_prep.cluster import Cluster
-from data_prep.gather import make_documents
+from data_prep.documents import origins
+from data_prep.gather import Look, evenly, make_documents
 from data_prep.page import PAGE_NAME, verdict_examples, write_page
 from data_prep.pipeline import funnel_of, judge, only_one
 from data_prep.plan import Plan
 from data_prep.readers import expand
 from data_prep.runner import Runner
 
-_FILES = 8
-_EXAMPLES = 12
-_CHARACTERS = 6000
+_LOOK = Look(examples=12, characters=6000, files=8, may_be_empty=True)
+_DOCUMENT_BYTES = 20_000
+_FIRST_LOOK = 20
 
 
-def sample(recipe: Recipe, documents: int) -> tuple[Path, list[dict[str, Any]]]:
-    """Prepares about this many documents of every source, without tokens; returns the page and the funnel.
+def sample(recipe: Recipe, documents: int) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Prepares about this many documents of every source, without tokens; yields the page and the funnel.
 
-    They are the first ones of up to eight files, evenly spaced among all. Everything lies in `sample/` of the data
-    directory, and works in this process, so that a page is there after seconds.
+    They are the first ones of up to eight files, evenly spaced among all, and fewer where they are long. All happens in
+    this process, first with a few documents, so that there is something to look at after seconds; then the page is
+    written anew. It lies in `sample/` of the data directory.
 
     Raises:
         ValueError: for an input that cannot be read at all.
     """
+    if documents > 2 * _FIRST_LOOK:
+        yield _sample(recipe, _FIRST_LOOK)
+    yield _sample(recipe, documents)
+
+
+def _sample(recipe: Recipe, documents: int) -> tuple[Path, list[dict[str, Any]]]:
     small = _smaller(recipe, documents)
     plan = Plan(small)
     with only_one(small.data_directory), Cluster(workers=0) as cluster:
         runner = Runner(cluster)
-        made = plan.documents.read() or make_documents(plan, runner, _EXAMPLES, _CHARACTERS, may_be_empty=True)
+        made = plan.documents.read() or make_documents(plan, runner, _LOOK)
         verdicts, parts = judge(plan, runner, made)
         funnel = funnel_of(plan, made, verdicts, None)
         examples = [
             *made["examples"],
-            *verdict_examples(list(verdicts.items()), parts, _EXAMPLES, _CHARACTERS),
+            *verdict_examples(list(verdicts.items()), parts, _LOOK.examples, _LOOK.characters),
         ]
         note = (
-            f"A sample of about {documents:,} documents of every source of the recipe {recipe.name}: what each step of "
+            f"A sample of up to {documents:,} documents of every source of the recipe {recipe.name}: what each step of "
             "its data section does to them."
         )
         page = write_page(small.data_directory / PAGE_NAME, "What the rules do", funnel, made["marks"], examples, note)
@@ -56,9 +65,15 @@ def _smaller(recipe: Recipe, documents: int) -> Recipe:
 
 
 def _fewer(source: Source, documents: int) -> Source:
+    """The source with few files, and limits for each of them."""
+    update: dict[str, Any] = {}
     if source.path is None:
-        return source.model_copy(update={"max_documents": min(documents, source.max_documents or documents)})
-    files = [str(file) for file in expand(source.path)]
-    chosen = [files[index * len(files) // min(_FILES, len(files))] for index in range(min(_FILES, len(files)))]
-    each = -(-documents // len(chosen))
-    return source.model_copy(update={"path": chosen, "max_documents": min(each, source.max_documents or each)})
+        count = len(origins(source))
+    else:
+        files = expand(source.path, source.storage_options)
+        count = len(files)
+        update["path"] = [str(file) for file in evenly(files, _LOOK.files)]
+    each = -(-documents // min(count, _LOOK.files or count))
+    update["max_documents"] = min(each, source.max_documents or each)
+    update["max_bytes"] = min(each * _DOCUMENT_BYTES, source.max_bytes or each * _DOCUMENT_BYTES)
+    return source.model_copy(update=update)
