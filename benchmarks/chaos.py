@@ -90,6 +90,15 @@ class Chaos:
                         found.append(process)
         return found
 
+    def ranks(self) -> set[int]:
+        """Process numbers of the ranks."""
+        return {process.pid for process in self.processes(launcher=False)}
+
+    def renewed(self, before: set[int]) -> bool:
+        """Whether ranks run, and none of those that ran before."""
+        now = self.ranks()
+        return bool(now) and not now & before
+
     def send(self, number: signal.Signals, launcher: bool = False) -> None:
         """A signal to one of these processes, chosen at random."""
         with suppress(psutil.NoSuchProcess):
@@ -169,16 +178,14 @@ def disturb(chaos: Chaos, kinds: list[str], faults: int, steps: int) -> list[Out
         while chaos.step() < due and chaos.go_on() and time.monotonic() < deadline:
             time.sleep(0.005)
         kind = kinds[number % len(kinds)] if number < len(kinds) else chaos.chance.choice(kinds)
-        before = {process.pid for process in chaos.processes(launcher=False)}
+        before = chaos.ranks()
         step = lowest = chaos.step()
         began = time.monotonic()
         FAULTS[kind](chaos)
-
-        def over(now: int) -> bool:
-            alive = {process.pid for process in chaos.processes(launcher=False)} if now > step else before
-            return now > step and bool(alive) and (kind == "disk-full" or not alive & before)
-
-        while not over(now := chaos.step()) and time.monotonic() < began + PATIENCE_SECONDS:
+        # Processes that are told to end, or lost one of them, may well log some steps more.
+        while (now := chaos.step()) <= step or (kind != "disk-full" and not chaos.renewed(before)):
+            if time.monotonic() > began + PATIENCE_SECONDS:
+                break
             lowest = min(lowest, now)
             if not chaos.go_on():
                 break
