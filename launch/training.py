@@ -17,7 +17,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from configs.door import INTERRUPTED
+from configs.door import INTERRUPTED, TERMINATED
 from configs.recipe import RESOLVED_NAME, Recipe
 from pretrain.train import STOPPED_EARLY
 
@@ -46,12 +46,22 @@ def count_ranks(recipe: Recipe) -> int:
 
 
 def train_here(recipe: Recipe) -> None:
-    """Trains in this process, the only rank; raises `KeyboardInterrupt` after a signal stopped it and it saved."""
+    """Trains in this process, the only rank.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, when it has saved.
+        SystemExit: likewise after SIGTERM (143) and SIGUSR1 (75).
+    """
     put_environment_first()
+    from pretrain.stopping import StoppedEarly
     from pretrain.train import train
 
-    if not train(recipe):
-        raise KeyboardInterrupt
+    try:
+        train(recipe)
+    except StoppedEarly as stopped:
+        if stopped.number == signal.SIGINT:
+            raise KeyboardInterrupt from stopped
+        raise SystemExit(TERMINATED if stopped.number == signal.SIGTERM else STOPPED_EARLY) from stopped
 
 
 def train_ranks(recipe: Recipe, ranks: int) -> None:
@@ -93,7 +103,7 @@ def _launcher(recipe_file: Path, recipe: Recipe, ranks: int) -> list[str]:
     encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
     return [
         *(sys.executable, "-u", "-m", "deepspeed.launcher.launch"),
-        *(f"--world_info={encoded}", "--master_addr=127.0.0.1", f"--master_port={_free_port()}"),
+        *(f"--world_info={encoded}", "--master_addr=127.0.0.1", f"--master_port={free_port()}"),
         *("--no_local_rank", "--quiet", "--log_level=error"),
         *(str(TRAIN_SCRIPT), "--recipe", str(recipe_file), "--out", str(recipe.run_directory)),
         # A restart on fewer ranks left their number in the run directory's recipe.
@@ -101,7 +111,8 @@ def _launcher(recipe_file: Path, recipe: Recipe, ranks: int) -> list[str]:
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine's loopback that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -11,25 +11,31 @@ import io
 import logging
 import math
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from configs.recipe import BatchPlan, Recipe, solve_batch
+from configs.recipe import Recipe, solve_batch
 from pretrain.batches import Batch
+from pretrain.engine_config import deepspeed_config, resolve_precision
+from pretrain.faults import NonFiniteLoss
 from pretrain.objectives.base import LossModule
 from pretrain.optim import build_optimizer
 from pretrain.partition import Fragment, fragments, shares
 from pretrain.ranks import Ranks
+from pretrain.replicas import check_replicas, digests
+from pretrain.speeds import ForwardClock
+from pretrain.stopping import STOP_SIGNALS
+from pretrain.updates import drop_update, gradient_is_finite
 
 # Dropout masks: a seed per (seed, step, rank), so that no generator state has to be saved. Odd constants keep the
 # products of different triples apart (Knuth, TAOCP 2, 3.3.4).
@@ -37,10 +43,6 @@ _SEED_STEP, _SEED_RANK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
 # A rank that writes or fetches a checkpoint of terabytes may take this long; a rank that died is noticed at once.
 BACKGROUND_TIMEOUT = timedelta(hours=2)
-
-
-class NonFiniteLoss(ValueError):
-    """The loss or the gradient is not a number any more; nothing was saved with it."""
 
 
 @dataclass(frozen=True)
@@ -52,79 +54,8 @@ class StepResult:
     targets: float  # the global sum of weights
     target_bytes: int  # UTF-8 bytes of the global batch's targets
     grad_norm: float  # global L2 norm before clipping
-    stop: bool  # some rank was asked to stop
-
-
-def resolve_precision(setting: str, device: torch.device) -> str:
-    """`auto` to what the device computes in: bf16 or fp32.
-
-    Raises:
-        ValueError: for fp16 on a CPU, and for bf16 on a GPU without it.
-    """
-    if device.type == "cpu":
-        if setting == "fp16":
-            raise ValueError("train.precision fp16 needs a GPU; use bf16, fp32 or auto on a CPU")
-        return setting if setting != "auto" else "bf16" if cpu_computes_bf16() else "fp32"
-    if setting == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ValueError("train.precision bf16: this GPU does not compute in it; use fp16, fp32 or auto")
-    if setting == "auto":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return setting
-
-
-def cpu_computes_bf16() -> bool:
-    """Whether this CPU multiplies bf16 numbers in hardware (AVX512-BF16, AMX, or Arm's BF16)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.is_file() else set()
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
-def deepspeed_config(recipe: Recipe, plan: BatchPlan, precision: str) -> dict[str, Any]:
-    """DeepSpeed's configuration: derived from the recipe, with the recipe's `deepspeed` mapping on top.
-
-    Raises:
-        ValueError: when that mapping sets something that the recipe says elsewhere.
-    """
-    train = recipe.train
-    # 0.19.8's bf16 at stage 0 (FP16_UnfusedOptimizer) strays from the reference tenfold farther than stages 1 to 3;
-    # stage 1 computes the same step, with less memory.
-    stage = 1 if train.zero.stage == 0 and precision != "fp32" else train.zero.stage
-    derived: dict[str, Any] = {
-        "train_batch_size": plan.global_batch,
-        "train_micro_batch_size_per_gpu": plan.micro_batch,
-        "gradient_accumulation_steps": plan.accumulation,
-        # Without ZeRO, DeepSpeed neither reports the norm nor clips by it in fp32: `Engine` does.
-        "gradient_clipping": train.grad_clip if stage else 0.0,
-        "zero_optimization": {"stage": stage},
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": None,
-    }
-    if precision == "bf16":
-        derived["bf16"] = {"enabled": True}
-        # Micro-batches add up in fp32: bf16 sums lose small gradients (DeepSpeed #1800).
-        derived["data_types"] = {"grad_accum_dtype": "fp32"}
-    if precision == "fp16":
-        derived["fp16"] = {"enabled": True}
-    if train.zero.offload_optimizer:
-        if stage == 0:
-            raise ValueError("train.zero.offload_optimizer needs train.zero.stage 1, 2 or 3")
-        derived["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    return _merged(derived, recipe.deepspeed, "deepspeed")
-
-
-def _merged(derived: dict[str, Any], extra: dict[str, Any], path: str) -> dict[str, Any]:
-    merged = dict(derived)
-    for key, value in extra.items():
-        if isinstance(value, dict) and isinstance(derived.get(key, {}), dict):
-            merged[key] = _merged(derived.get(key, {}), value, f"{path}.{key}")
-        elif key in derived and derived[key] != value:
-            raise ValueError(
-                f"{path}.{key}: {value!r} clashes with {derived[key]!r}, which follows from the recipe's own settings; "
-                "drop it here and change the recipe's setting"
-            )
-        else:
-            merged[key] = value
-    return merged
+    stop: int = 0  # the signal that asked some rank to stop, or 0
+    applied: bool = True  # the update was made
 
 
 def _connect(ranks: Ranks) -> torch.device:
@@ -205,6 +136,13 @@ def connected(ranks: Ranks) -> Iterator[torch.device]:
             deepspeed.comm.destroy_process_group()
 
 
+def _set_timeouts(timeout: timedelta) -> None:
+    """On every group there is: DeepSpeed makes some of its own, with torch's half an hour whatever it is told."""
+    if dist.get_world_size() > 1:
+        for group in dist.distributed_c10d._world.pg_map:
+            dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
 def _quieten() -> None:
     """Only warnings that a user of this project can act on: the progress bar is what people watch."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
@@ -229,9 +167,12 @@ class Engine:
         optimizer = build_optimizer(module, recipe.train.optimizer)
         with redirect_stdout(io.StringIO()):  # it prints memory figures there
             self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        _set_timeouts(timedelta(seconds=recipe.train.watch.timeout_seconds))
         # One rank has nothing to reduce; stage 0 would still copy all gradients to and fro.
         self._deepspeed.enable_backward_allreduce = self.stage > 0 or ranks.count > 1
         self.module = module
+        self.clock = ForwardClock(device)
+        self.enter: Callable[..., None] = lambda phase, step=None: None  # is told where in a step this rank is
         if recipe.train.compile:
             if self.stage == 3 and self.is_main:
                 print(
@@ -247,59 +188,123 @@ class Engine:
         return self.ranks.rank == 0
 
     # ------------------------------------------------------------------------------------------------------- one step
-    def step(self, batch: Batch, step: int, learning_rate: float, stop: bool = False) -> StepResult:
+    def step(
+        self,
+        batch: Batch,
+        step: int,
+        learning_rate: float,
+        stop: int = 0,
+        accepts: Callable[[float], bool] = lambda loss: True,
+    ) -> StepResult:
         """One optimizer step on this rank's share of the global batch; every rank must call it.
 
+        `stop` is the signal that this rank got, or 0. `accepts(loss)` is asked on every rank before the update: where
+        it refuses, the gradients are dropped and nothing changes.
+
         Raises:
-            NonFiniteLoss: on every rank, before the update if the loss is not finite.
+            NonFiniteLoss: on every rank, before the update, if the loss or the gradient is not finite on any.
         """
         self.module.train()
-        if self._dropout:
-            torch.manual_seed((self._seed + step * _SEED_STEP + self.ranks.rank * _SEED_RANK) % 2**63)
+        self._seed_dropout(step)
         for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate
         batch_bytes = float(batch.target_bytes)
         batch = batch.to(self.device)
+        self.enter("all-reduce of the targets", step + 1)
         totals = self._sum(torch.stack([batch.weights.sum(dtype=torch.float64), self._scalar(batch_bytes)]))
-        scale = (self.ranks.count / totals[0]).float()
+        nats = self._gradients(batch, (self.ranks.count / totals[0]).float())
+        self.enter("all-reduce of the loss")
+        orders = torch.tensor([float(stop == number) for number in STOP_SIGNALS], dtype=torch.float64).to(self.device)
+        sums = self._sum(torch.cat([nats.view(1), orders])).tolist()
+        self.clock.end_step()
+        stop = next((int(number) for number, ranks in zip(STOP_SIGNALS, sums[1:], strict=True) if ranks), 0)
+        targets, target_bytes = totals.tolist()
+        loss = sums[0] / targets if targets else math.nan
+        self.enter("update")
+        if not math.isfinite(loss):
+            drop_update(self._deepspeed, self.stage)
+            sick = [rank for rank, fine in enumerate(gather(bool(torch.isfinite(nats)))) if not fine]
+            raise self._non_finite("loss", loss, step, sick)
+        applied = False
+        try:
+            applied = accepts(loss)
+        finally:  # it may also raise, and training go on from a checkpoint
+            if not applied:
+                drop_update(self._deepspeed, self.stage)
+        grad_norm = self._update(step, batch) if applied else 0.0
+        self.enter("between steps")
+        return StepResult(loss, sums[0], targets, int(target_bytes), grad_norm, stop, applied)
+
+    def _seed_dropout(self, step: int) -> None:
+        if self._dropout:
+            torch.manual_seed((self._seed + step * _SEED_STEP + self.ranks.rank * _SEED_RANK) % 2**63)
+
+    def _micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for start in range(0, self.plan.accumulation * self.plan.micro_batch, self.plan.micro_batch):
+            rows = slice(start, start + self.plan.micro_batch)
+            yield batch.tokens[rows], batch.targets[rows], batch.weights[rows]
+
+    def _gradients(self, batch: Batch, scale: Tensor) -> Tensor:
+        """Sums up the gradients of all micro-batches; returns this rank's nats, a float64 scalar."""
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        for micro in range(self.plan.accumulation):
-            rows = slice(micro * self.plan.micro_batch, (micro + 1) * self.plan.micro_batch)
-            loss = self._deepspeed(batch.tokens[rows], batch.targets[rows], batch.weights[rows])
+        for micro, (tokens, targets, weights) in enumerate(self._micro_batches(batch)):
+            self.enter("forward")
+            with self.clock.running():
+                loss = self._deepspeed(tokens, targets, weights)
             nats += loss.detach()
+            self.enter("backward and all-reduce of the gradients")
             self._deepspeed.backward(loss * scale, scale_wrt_gas=False)
             if micro < self.plan.accumulation - 1:
                 self._deepspeed.step()
-        sums = self._sum(torch.stack([nats, self._scalar(float(stop))])).tolist()
-        targets, target_bytes = totals.tolist()
-        loss_value = sums[0] / targets if targets else math.nan
-        if not math.isfinite(loss_value):
-            raise NonFiniteLoss(
-                f"the loss of step {step + 1} is {loss_value}; its update was not made. Lower train.optimizer.lr, "
-                f"lengthen the warm-up, or look at the batch with `replica trace RUN --step {step + 1}`"
-            )
-        grad_norm = self._update(step)
-        return StepResult(loss_value, sums[0], targets, int(target_bytes), grad_norm, sums[1] > 0)
+        return nats
 
-    def _update(self, step: int) -> float:
+    def _update(self, step: int, batch: Batch) -> float:
         if self.stage == 0:
             limit = self._grad_clip or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), limit))
-            self._check_norm(norm, step)
+            if not math.isfinite(norm):
+                drop_update(self._deepspeed, self.stage)
+                raise self._non_finite("gradient norm", norm, step, self._sick_gradients(batch, step))
             self._deepspeed.step()
             return norm
-        self._deepspeed.step()
+        self._deepspeed.step()  # makes no update when the norm is not finite
         norm = float(self._deepspeed.get_global_grad_norm())
-        if self.precision != "fp16":  # there a skipped update with a lower loss scale is the answer
-            self._check_norm(norm, step)
+        if self.precision != "fp16" and not math.isfinite(norm):  # fp16 lowers the loss scale instead
+            raise self._non_finite("gradient norm", norm, step, self._sick_gradients(batch, step))
         return norm
 
-    def _check_norm(self, norm: float, step: int) -> None:
-        if not math.isfinite(norm):
-            raise NonFiniteLoss(
-                f"the gradient norm of step {step + 1} is {norm}, although its loss is finite; training stopped and "
-                "saved nothing after it. Lower train.optimizer.lr or lengthen the warm-up"
-            )
+    def _sick_gradients(self, batch: Batch, step: int) -> list[int]:
+        """The ranks whose own gradients, computed once more and apart, are not finite."""
+        self._seed_dropout(step)
+        finite = [gradient_is_finite(self.module, *micro) for micro in self._micro_batches(batch)]
+        return [rank for rank, fine in enumerate(gather(all(finite))) if not fine]
+
+    def _non_finite(self, what: str, value: float, step: int, ranks: list[int]) -> NonFiniteLoss:
+        who = f" (not finite on rank {', '.join(map(str, ranks))})" if ranks else ""
+        return NonFiniteLoss(
+            f"the {what} of step {step + 1} is {value}{who}; its update was not made. Lower train.optimizer.lr, "
+            f"lengthen the warm-up, or look at the batch with `replica trace RUN --step {step + 1}`",
+            ranks or list(range(self.ranks.count)),
+        )
+
+    def check_replicas(self, step: int) -> None:
+        """Compares, bit for bit, what several ranks hold after `step` updates.
+
+        Raises:
+            SilentCorruption: on every rank, naming those that differ.
+        """
+        if self.ranks.count == 1:
+            return
+        whole: dict[str, Tensor] = {
+            n: p for n, p in self.parameters() if p.numel() == math.prod(getattr(p, "ds_shape", p.shape))
+        }
+        if self.stage == 0:
+            for piece in self.fragments():
+                whole.update({f"{key} of {piece.name}": value for key, value in piece.moments.items()})
+        if whole:
+            self.enter("all-gather of digests")
+            found = gather((socket.gethostname(), digests(whole.values()).tolist()))
+            check_replicas(list(whole), [column for _, column in found], [host for host, _ in found], step)
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:

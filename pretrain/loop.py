@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from configs.progress import progress_bar
 from configs.schema import Train
 from pretrain.batches import Batches, prefetched
-from pretrain.engine import Engine
+from pretrain.engine import Engine, StepResult
+from pretrain.faults import FaultGuard, NonFiniteLoss
+from pretrain.heartbeat import SAVING
 from pretrain.metrics import Meter, Tracker
 from pretrain.schedule import learning_rate
+from pretrain.speeds import report_slow_ranks
+from pretrain.stopping import stop_requests
 
 
 def fit(
@@ -22,61 +24,74 @@ def fit(
     steps: range,
     meter: Meter,
     tracker: Tracker,
+    guard: FaultGuard,
     validate: Callable[[], dict[str, float]],
     save: Callable[[int, bool], None],
     poll: Callable[[], None] = lambda: None,
-) -> bool:
+) -> int:
     """Makes the updates `steps` (counted from 0; `steps.stop` is the length of the whole run).
 
     `save(done, last)` gets the updates made and whether training ends here; `poll()` is called once a step and raises
     what went wrong behind it.
 
-    Returns False when SIGTERM or Ctrl-C ended it early: the step was finished and saved, and the same call continues.
+    Returns 0, or the number of the signal that ended it early on some rank: the step was finished and saved, and the
+    same call continues.
 
     Raises:
-        NonFiniteLoss: before a loss that is not finite reaches the weights.
+        NonFiniteLoss, LossSpike, Rewind: before the update, on all ranks; see `FaultGuard`.
+        SilentCorruption: ranks differ in what they should hold in common.
     """
+    compare_every = train.watch.compare_every
 
     def due(done: int, every: int) -> bool:
         return done % every == 0 or done == steps.stop
 
+    def made(step: int, rate: float) -> StepResult | None:
+        """The step's result; None when its loss is no number and the recipe skips it."""
+        engine.enter("waiting for data", step + 1)
+        began = time.monotonic()
+        batch = next(ahead)
+        waited = time.monotonic() - began
+        try:
+            result = engine.step(batch, step, rate, stop(), lambda loss: guard.accepts(step, loss))
+        except NonFiniteLoss as error:
+            guard.cannot_be(step, error)
+            return None
+        if result.applied:
+            meter.add(result, batch.fresh, waited)
+        return result
+
     with (
         stop_requests() as stop,
-        prefetched(batches, steps, engine.ranks.rank, engine.ranks.count, engine.device) as ahead,
+        prefetched(batches, _with_batches(steps, guard), engine.ranks.rank, engine.ranks.count, engine.device) as ahead,
         progress_bar("training", steps.stop, enabled=engine.is_main) as bar,
     ):
         for step in steps:
-            waited = time.monotonic()
-            batch = next(ahead)
-            waited = time.monotonic() - waited
             rate = learning_rate(train.schedule, train.optimizer.lr, step, steps.stop)
-            result = engine.step(batch, step, rate, stop())
+            result = None if step in guard.lineage else made(step, rate)
             poll()
             done = step + 1
-            meter.add(result, batch.fresh, waited)
-            if due(done, train.log_every):
-                tracker.log(done, meter.measure(result, rate))
-            bar.update(done, meter.note(result))
+            if result is not None and result.applied:
+                if due(done, train.log_every):
+                    tracker.log(done, meter.measure(result, rate))
+                bar.update(done, meter.note(result))
+            ends = result is not None and bool(result.stop)
+            saving = due(done, train.checkpoint.every) or ends
             with meter.paused():
+                if compare_every and (due(done, compare_every) or saving):
+                    engine.check_replicas(done)
+                    report_slow_ranks(engine, done, train.watch.slow_ratio)
                 if due(done, train.validation.every):
+                    engine.enter("validation", done)
                     tracker.log(done, validate())
-                if due(done, train.checkpoint.every) or result.stop:
-                    save(done, result.stop or done == steps.stop)
-            if result.stop and done < steps.stop:
-                return False
-    return True
+                if saving:
+                    engine.enter(SAVING, done)
+                    save(done, ends or done == steps.stop)
+                engine.enter("between steps", done)
+            if result is not None and ends and done < steps.stop:
+                return result.stop
+    return 0
 
 
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """While open, SIGTERM and SIGINT only set a flag; yields a function that tells whether one came."""
-    received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _with_batches(steps: range, guard: FaultGuard) -> Sequence[int]:
+    return [step for step in steps if step not in guard.lineage] if guard.lineage.all else steps

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from configs.recipe import Recipe, save, total_steps
 from data_prep.shards import DataManifest, load_manifest
+from data_prep.vocab import Vocab
 from pretrain.batches import BatchSource
 from pretrain.checkpoint import VALIDATION_LOSS, CheckpointInfo, check_belongs
 from pretrain.engine import Engine, background_group, connected, gather
+from pretrain.faults import FaultGuard, Rewind
 from pretrain.loop import fit
 from pretrain.metrics import Meter, Tracker, peak_flops
 from pretrain.mirror import Mirror
@@ -23,80 +25,117 @@ from pretrain.order import ORDER_VERSION
 from pretrain.ranks import Ranks, check_ranks, placed_ranks, share_cores
 from pretrain.resuming import load_checkpoint, newest_checkpoint
 from pretrain.saving import Saver
+from pretrain.startup import Laps
+from pretrain.stopping import StoppedEarly
 from pretrain.validation import Validator
+from pretrain.watching import watched
 
 
-def run(recipe: Recipe) -> bool:
-    """Trains to the end, or until a signal; see `pretrain.train.train`."""
+def run(recipe: Recipe, laps: Laps | None = None) -> bool:
+    """Trains to the end, or until a signal; see `pretrain.train.train`.
+
+    `laps` has run since the start, for what is said about the time until the first step.
+    """
+    laps = laps or Laps()
     data = load_manifest(recipe.data_directory)
     with placed_ranks() as ranks:
         check_ranks(ranks, recipe.train)
         share_cores(ranks)
         with connected(ranks) as device:
-            mirror = Mirror(recipe.train.checkpoint) if recipe.train.checkpoint.mirror else None
-            checkpoint = _newest(recipe, data, ranks, mirror)
+            laps.lap("imports and rendezvous")
+            session = _Session(recipe, data, ranks, device, laps)
+            checkpoint = session.newest()
             if ranks.rank == 0:
                 save(recipe, recipe.run_directory)
-            return _train(recipe, data, ranks, device, checkpoint, mirror)
+            number = session.train(checkpoint)
+    if number:
+        raise StoppedEarly(number)
+    return True
 
 
-def _newest(recipe: Recipe, data: DataManifest, ranks: Ranks, mirror: Mirror | None) -> CheckpointInfo | None:
-    """The checkpoint to go on from, the same on all ranks."""
-    with background_group() as group:  # hashing and fetching may take long
-        info = newest_checkpoint(recipe, ranks, lambda value: gather(value, group), mirror)
-    if info is not None:
-        check_belongs(info, recipe, data)
-        check_past(info, recipe, data)
-    return info
+class _Session:
+    """Training from one checkpoint to the end or a signal; after a rewind, from another one."""
 
+    def __init__(self, recipe: Recipe, data: DataManifest, ranks: Ranks, device: torch.device, laps: Laps) -> None:
+        self._recipe, self._data, self._ranks, self._device, self._laps = recipe, data, ranks, device, laps
+        self._run = recipe.run_directory
 
-def _train(
-    recipe: Recipe,
-    data: DataManifest,
-    ranks: Ranks,
-    device: torch.device,
-    checkpoint: CheckpointInfo | None,
-    mirror: Mirror | None,
-) -> bool:
-    batches = BatchSource(recipe, data)
-    model = build_model(recipe, data.vocab_size, device)
-    flops_per_token = model.flops_per_token()
-    engine = Engine(recipe, LanguageModelling(model), ranks, device)
-    state: dict[str, float] = {}
-    if checkpoint is None:
-        engine.set_weights(initial_weights(model, engine.shapes(), recipe.seed))
-    else:
-        load_checkpoint(engine, checkpoint)
-        state = checkpoint.state["meter"]
-    start = checkpoint.step if checkpoint else 0
-    peak = sum(gather(peak_flops(device, engine.precision)))
-    meter = Meter(flops_per_token, peak, state)
-    tracker = Tracker(recipe, start, engine.is_main)
-    validator = Validator(recipe, data)
+    def _mirror(self) -> Mirror | None:
+        return Mirror(self._recipe.train.checkpoint) if self._recipe.train.checkpoint.mirror else None
 
-    saver = Saver(engine, recipe, data, batches.windows, mirror)
-    validated: dict[float, float] = {}  # targets seen -> validation loss there
+    def newest(self) -> CheckpointInfo | None:
+        """The checkpoint to go on from, the same on all ranks."""
+        with background_group() as group:  # hashing and fetching may take long
+            info = newest_checkpoint(self._recipe, self._ranks, lambda value: gather(value, group), self._mirror())
+        if info is not None:
+            check_belongs(info, self._recipe, self._data)
+            check_past(info, self._recipe, self._data)
+        self._laps.lap("newest checkpoint")
+        return info
 
-    def validate() -> dict[str, float]:
-        values = validator(engine)
-        if "val/loss" in values:
-            validated.clear()
-            validated[meter.state["targets"]] = values["val/loss"]
-        return values
+    def train(self, checkpoint: CheckpointInfo | None) -> int:
+        """Makes the engine and uses it until training ends; returns 0 or the number of the signal that ended it."""
+        model = build_model(self._recipe, self._data.vocab_size, self._device)
+        self._flops_per_token = model.flops_per_token()
+        self._engine = engine = Engine(self._recipe, LanguageModelling(model), self._ranks, self._device)
+        self._initial = initial_weights(model, engine.shapes(), self._recipe.seed)
+        self._peak = sum(gather(peak_flops(self._device, engine.precision)))
+        self._laps.lap("engine")
 
-    def save_step(step: int, last: bool) -> None:
-        state = {"meter": meter.state, "updates": engine.updates(), "loss_scale": engine.loss_scale()}
-        state["order"] = ORDER_VERSION
-        state[VALIDATION_LOSS] = validated.get(meter.state["targets"])
-        saver.save(step, state, last)
+        def work(every: int) -> int:
+            place = checkpoint
+            while True:
+                try:
+                    return self._train_from(place, every)
+                except Rewind:
+                    place = self.newest()
 
-    steps = range(start, total_steps(recipe, batches.windows))
-    try:
-        return fit(engine, batches, recipe.train, steps, meter, tracker, validate, save_step, saver.poll)
-    finally:
-        saver.close()
-        tracker.close()
-        engine.close()
+        try:
+            return watched(self._recipe, engine, checkpoint.step if checkpoint else 0, work)
+        finally:
+            engine.close()
+
+    def _train_from(self, checkpoint: CheckpointInfo | None, every: int) -> int:
+        engine, recipe, data = self._engine, self._recipe, self._data
+        start, state = (checkpoint.step, checkpoint.state) if checkpoint else (0, {})
+        batches, validator = BatchSource(recipe, data), Validator(recipe, data)
+        self._laps.lap("data")
+        if checkpoint is None:
+            engine.set_weights(self._initial)
+        else:
+            load_checkpoint(engine, checkpoint)
+        self._laps.lap("weights")
+        meter = Meter(self._flops_per_token, self._peak, state.get("meter", {}))
+        guard = FaultGuard(recipe, start, state.get("faults", {}), (batches, Vocab.load(data.tokenizer)), self._ranks)
+        tracker = Tracker(recipe, start, engine.is_main)
+        saver = Saver(engine, recipe, data, batches.windows, self._mirror())
+        validated: dict[float, float] = {}  # targets seen -> validation loss there
+
+        def validate() -> dict[str, float]:
+            values = validator(engine)
+            if "val/loss" in values:
+                validated.clear()
+                validated[meter.state["targets"]] = values["val/loss"]
+            return values
+
+        def save_step(step: int, last: bool) -> None:
+            state = {"meter": meter.state, "updates": engine.updates(), "loss_scale": engine.loss_scale()}
+            state["order"], state["faults"] = ORDER_VERSION, guard.state
+            state[VALIDATION_LOSS] = validated.get(meter.state["targets"])
+            saver.save(step, state, last)
+            guard.newest_checkpoint = step
+
+        steps = range(start, total_steps(recipe, batches.windows))
+        policy = recipe.train.checkpoint.model_copy(update={"every": every})
+        train = recipe.train.model_copy(update={"checkpoint": policy})
+        self._laps.lap("first save's buffers")
+        if engine.is_main:
+            self._laps.tell()
+        try:
+            return fit(engine, batches, train, steps, meter, tracker, guard, validate, save_step, saver.poll)
+        finally:
+            saver.close()
+            tracker.close()
 
 
 def build_model(recipe: Recipe, tokenizer_size: int, device: torch.device) -> Transformer:

@@ -26,6 +26,14 @@ _SLICES_KEPT = 1000
 _GROWS_AFTER = 4  # checkpoints in one slice
 
 
+class StoppedEarly(Exception):
+    """A signal ended training before its last step; the state is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
     """While open, SIGTERM, SIGUSR1 and SIGINT are noted; yields a function that tells the first one's number, or 0.

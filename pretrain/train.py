@@ -1,13 +1,15 @@
 """The one entry to training: `deepspeed pretrain/train.py --recipe R [a.b=value …]`, or plain `python` as one process.
 
-Exit codes: those of `configs.door`, and 75 (EX_TEMPFAIL) when SIGTERM or Ctrl-C stopped training early: the state is
-saved, and the same command continues from there.
+Exit codes: those of `configs.door`; 75 (EX_TEMPFAIL) when SIGTERM, SIGUSR1 or Ctrl-C stopped training early: the state
+is saved, and the same command continues from there; 76 (EX_PROTOCOL) when another rank is gone or stuck: the same
+command continues from the newest checkpoint; 128 + n when signal n came twice.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,25 +17,29 @@ from collections.abc import Sequence
 from configs.door import add_debug, run_door
 from configs.recipe import Recipe, load
 from pretrain.checkpoint import is_finished
+from pretrain.startup import Laps
+from pretrain.stopping import StoppedEarly
 
 STOPPED_EARLY = 75
 # Every rank meets the same mistake of the user; the others wait, so that the launcher ends them before they repeat it.
 _OTHER_RANKS_WAIT_SECONDS = 3.0
 
 
-def train(recipe: Recipe) -> bool:
+def train(recipe: Recipe, laps: Laps | None = None) -> bool:
     """Trains the recipe's model on its prepared data, from the newest checkpoint if there is one.
 
-    Returns True when all steps are made, at once if they already were; False when a signal stopped it after saving.
+    Returns True when all steps are made, at once if they already were. `laps` has run since the start, for what is said
+    about the time until the first step.
 
     Raises:
+        StoppedEarly: when a signal stopped it, after saving.
         ValueError: without prepared data, with a checkpoint of something else, or with settings this machine cannot do.
     """
     if is_finished(recipe):
         return True
     from pretrain.session import run  # torch and DeepSpeed take seconds to import
 
-    return run(recipe)
+    return run(recipe, laps)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,8 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(recipe: str, overrides: list[str]) -> int:
+    laps = Laps(since_process_start=True)
+    signal.signal(signal.SIGUSR1, signal.getsignal(signal.SIGTERM))  # before the first step there is nothing to save
     try:
-        return 0 if train(load(recipe, overrides)) else STOPPED_EARLY
+        train(load(recipe, overrides), laps)
+        return 0
+    except StoppedEarly:
+        return STOPPED_EARLY
     except ValueError:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(_OTHER_RANKS_WAIT_SECONDS)

@@ -41,13 +41,13 @@ MOVES = [
 ]
 
 
-def launch(ranks: int, recipes: list[Path]) -> None:
+def launch(ranks: int, recipes: list[Path], script: str = "train_many.py") -> None:
     """Trains the recipes, one after the other, in `ranks` processes; fails with what they said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, str(Path(__file__).with_name("train_many.py")), *map(str, recipes)]
+    command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, recipes)]
     processes = []
     for rank in range(ranks):
         environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}

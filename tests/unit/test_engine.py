@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from configs.recipe import Recipe, solve_batch
-from pretrain import engine
-from pretrain.engine import deepspeed_config, resolve_precision
-from pretrain.metrics import JsonLines, Meter, StepResult
+from pretrain import engine_config
+from pretrain.engine import StepResult
+from pretrain.engine_config import deepspeed_config, resolve_precision
+from pretrain.metrics import JsonLines, Meter
 from pretrain.ranks import check_ranks, find_ranks
 from tests.training_run import metric_lines, tiny_recipe
 
@@ -56,9 +57,9 @@ def test_offload_needs_a_partitioned_optimizer(tmp_path: Path) -> None:
 
 def test_precision_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    monkeypatch.setattr(engine, "cpu_computes_bf16", lambda: True)
+    monkeypatch.setattr(engine_config, "cpu_computes_bf16", lambda: True)
     assert resolve_precision("auto", cpu) == "bf16" and resolve_precision("fp32", cpu) == "fp32"
-    monkeypatch.setattr(engine, "cpu_computes_bf16", lambda: False)
+    monkeypatch.setattr(engine_config, "cpu_computes_bf16", lambda: False)
     assert resolve_precision("auto", cpu) == "fp32" and resolve_precision("bf16", cpu) == "bf16"
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         resolve_precision("fp16", cpu)
@@ -98,7 +99,7 @@ def test_resuming_leaves_each_step_once_in_metrics(tmp_path: Path) -> None:
 
 def test_meter_counts_nats_of_fresh_windows_only() -> None:
     meter = Meter(flops_per_token=10.0, peak_flops=1e6, state={})
-    result = StepResult(loss=2.0, nats=200.0, targets=100.0, target_bytes=80, grad_norm=1.0, stop=False)
+    result = StepResult(loss=2.0, nats=200.0, targets=100.0, target_bytes=80, grad_norm=1.0)
     meter.add(result, fresh=True, data_wait=0.5)
     meter.add(result, fresh=False, data_wait=0.25)
     values = meter.measure(result, 1e-3)

@@ -1,0 +1,112 @@
+"""Two real processes over gloo: numbers fall ill on one of them, at every ZeRO stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed.test_ranks import launch
+from tests.training_run import metric_lines, prepare_data, write_recipe
+
+pytestmark = pytest.mark.slow
+STAGES = (0, 1, 2, 3)
+ACTIONS = [(action, stage) for stage in STAGES for action in ("skip", "rewind")[: 2 - stage % 2]]
+STEP, STEPS = 8, 12
+COMMON = {"steps": STEPS, "global_batch_size": 4, "micro_batch_size": 1, "checkpoint": {"every": 5}}
+WATCH = {"compare_every": 1, "heartbeat_seconds": 0.5}
+SPIKES = {"window": 8, "zscore": 50.0}
+FLIP_STAGES = (0, 2)  # at stage 3 each weight lies on one rank
+
+
+class Runs:
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.data = directory, prepare_data(directory / "data")
+        self.recipes: list[Path] = []
+
+    def add(self, name: str, fault: dict[str, Any], **train: Any) -> Path:
+        (self.directory / name).mkdir()
+        recipe = write_recipe(self.directory / name / "recipe.yaml", self.data, **COMMON, watch=WATCH, **train)
+        (recipe.parent / "fault.json").write_text(json.dumps(fault))
+        self.recipes.append(recipe)
+        return recipe.parent / "run"
+
+    def launch(self) -> None:
+        launch(2, self.recipes, "train_sick.py")
+        self.recipes.clear()
+
+    def said(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads((self.directory / name / f"said_{rank}.json").read_text()) for rank in (0, 1)]
+
+    def losses(self, name: str) -> dict[int, float]:
+        return metric_lines(self.directory / name / "run", "train/loss")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """First all faults, then clean runs that are told to skip what the sick ones skipped."""
+    runs = Runs(tmp_path_factory.mktemp("sick"))
+    for stage in STAGES:
+        for kind in ("loss", "gradient"):
+            runs.add(f"{kind} {stage}", {"kind": kind, "rank": 1, "step": STEP}, zero={"stage": stage})
+        for action in [action for action, its_stage in ACTIONS if its_stage == stage]:
+            faults = {"action": action, **SPIKES}
+            fault = {"kind": "spike", "rank": 1, "step": STEP}
+            runs.add(f"{action} {stage}", fault, zero={"stage": stage}, faults=faults)
+    for stage in FLIP_STAGES:
+        runs.add(f"flip {stage}", {"kind": "flip", "rank": 1, "step": 3}, zero={"stage": stage})
+    fault = {"kind": "gradient", "rank": 0, "step": STEP}
+    runs.add("skip gradient", fault, zero={"stage": 2}, faults={"action": "skip", **SPIKES})
+    runs.launch()
+    again = [f"{action} {stage}" for action, stage in ACTIONS]
+    for name in [*again, "skip gradient"]:
+        run = runs.add(f"{name} again", {}, zero={"stage": 2 if "gradient" in name else int(name[-1])}, faults=SPIKES)
+        run.mkdir()
+        shutil.copy(runs.directory / name / "run" / "skipped.json", run)
+    runs.launch()
+    return runs
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_no_number_on_one_rank_stops_all_before_the_update(runs: Runs, kind: str, stage: int) -> None:
+    name = f"{kind} {stage}"
+    for outcome in runs.said(name):
+        assert outcome["said"].startswith("NonFiniteLoss: the " + {"loss": "loss", "gradient": "gradient norm"}[kind])
+        assert f"of step {STEP} is" in outcome["said"] and "(not finite on rank 1)" in outcome["said"]
+        assert "documents: tiny " in outcome["said"]
+        assert outcome["unchanged"], "weights and moments are those before the step"
+    assert sorted(runs.losses(name)) == list(range(1, STEP))
+    record = json.loads((runs.directory / name / "run" / "faults" / f"step_{STEP:08d}.json").read_text())
+    assert record["ranks"] == [1] and {span["row"] for span in record["documents"]} == {2, 3}
+
+
+@pytest.mark.parametrize(("action", "stage"), ACTIONS)
+def test_a_run_that_skips_the_same_is_the_same_run(runs: Runs, action: str, stage: int) -> None:
+    """Letting go of a step's gradients leaves nothing behind; after a rewind neither do the steps before."""
+    name = f"{action} {stage}"
+    assert [outcome["said"] for outcome in runs.said(name)] == ["", ""]
+    first = {"skip": STEP, "rewind": 6}[action]
+    made = [step for step in range(1, STEPS + 1) if not first <= step <= STEP]
+    assert sorted(runs.losses(name)) == made
+    assert runs.losses(name) == runs.losses(f"{name} again")
+    checkpoint = json.loads((runs.directory / name / "run/checkpoints/step_00000012/manifest.json").read_text())
+    entries = checkpoint["state"]["faults"]["skipped"]
+    assert [(entry["first"], entry["last"], entry["action"]) for entry in entries] == [(first, STEP, action)]
+    assert checkpoint["state"]["updates"] == len(made)
+
+
+def test_a_gradient_that_is_no_number_is_skipped_where_the_recipe_says_so(runs: Runs) -> None:
+    assert sorted(runs.losses("skip gradient")) == [step for step in range(1, STEPS + 1) if step != STEP]
+    assert runs.losses("skip gradient") == runs.losses("skip gradient again")
+
+
+@pytest.mark.parametrize("stage", FLIP_STAGES)
+def test_one_flipped_bit_is_found_and_of_two_ranks_both_are_named(runs: Runs, stage: int) -> None:
+    for outcome in runs.said(f"flip {stage}"):
+        assert outcome["said"].startswith("SilentCorruption: after step 3 "), outcome["said"]
+        assert "rank 0 (" in outcome["said"] and "rank 1 (" in outcome["said"] and "first in blocks" in outcome["said"]
+    assert not list((runs.directory / f"flip {stage}" / "run" / "checkpoints").glob("step_*"))
