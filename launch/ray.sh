@@ -119,7 +119,7 @@ submit() {
     local line
     line="cd $(printf %q "$PWD") && exec$(printf ' %q' "${command[@]}")"
     local server=${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:$dashboard}
-    exec ray job submit --address "$server" -- bash -c "$(printf %q "$line")"
+    exec ray job submit --address "$server" -- bash -c "$line" # Ray quotes what it is given
 }
 
 run_under_slurm() {
