@@ -31,10 +31,15 @@ def test_a_job_is_the_command_with_the_clusters_address(tmp_path: Path) -> None:
         (tmp_path / "bin" / name).chmod(0o755)
     place = tmp_path / "a place"
     place.mkdir()
+    command = ["replica", "data", "my recipe.yaml", "a=[b, 'c']"]
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
     done = subprocess.run(
-        ["bash", str(tmp_path / "launch" / "ray.sh"), "submit", "--", "replica", "data", "my recipe.yaml", "a=[b, 'c']"],
-        cwd=place, env={**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}, capture_output=True, text=True,
+        ["bash", str(tmp_path / "launch" / "ray.sh"), "submit", "--", *command],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
         check=True,
-    )  # fmt: skip
+    )
     expected = [str(place), "[data]", "[my recipe.yaml]", "[a=[b, 'c']]", "[--ray-address]", "[auto]"]
     assert done.stdout.splitlines() == expected
