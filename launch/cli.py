@@ -149,6 +149,16 @@ def _show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-directory", action="store_true", help="print only where the run is written")
 
 
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="adds its run directory and the space it needs")
+    parser.add_argument("overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace its own")
+    parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<name of the recipe>)")
+    parser.add_argument("--ranks", type=int, metavar="N", help="processes on this machine (default: as training has)")
+    parser.add_argument("--nodes", type=int, metavar="N", help="fail unless so many nodes report")
+    parser.add_argument("--quick", action="store_true", help="small messages and files, one rank of each node")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured here")
+
+
 def _tokenizer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["compare"], help="what to do")
     _recipe(parser)
@@ -195,6 +205,11 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
     ),
     "sample": ("Continue a prompt, token by token.", 'replica sample runs/demo --prompt "It was"', _sample),
     "trace": ("The documents a training step read.", "replica trace runs/demo --step 10", _trace),
+    "doctor": (
+        "Versions, devices, links between ranks, disks, clocks, limits: exit code 1 when something will break a run.",
+        "replica doctor configs/demo.yaml --ranks 2",
+        _doctor,
+    ),
     "show": (
         "The resolved recipe with every default, and where each value came from.",
         "replica show configs/demo.yaml model.num_layers=2",

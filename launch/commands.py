@@ -142,6 +142,21 @@ def trace_command(arguments: Namespace) -> int:
     return 0
 
 
+def doctor_command(arguments: Namespace) -> int:
+    """`replica doctor`: a table of what a run would find here; 1 when something will break it."""
+    from launch.doctor import diagnose, local_ranks, on_this_machine
+
+    recipe = _load(arguments) if arguments.recipe is not None else None
+    count = local_ranks(recipe, arguments.ranks)
+    if count > 1:
+        words = [str(arguments.recipe), *arguments.overrides] if recipe is not None else []
+        for name in ("out", "nodes", "json"):
+            value = getattr(arguments, name)
+            words += [] if value is None else [f"--{name}", str(value)]
+        return on_this_machine(count, [*words, *(["--quick"] if arguments.quick else [])])
+    return diagnose(recipe, arguments.nodes, arguments.quick, arguments.json)
+
+
 def show_command(arguments: Namespace) -> int:
     """`replica show`: the resolved recipe, origins, and what follows."""
     overrides = [*arguments.overrides, *([f"out={arguments.out}"] if arguments.out is not None else [])]

@@ -35,7 +35,20 @@ def test_help_has_an_example(command: list[str], capsys: pytest.CaptureFixture[s
 
 def test_the_table_of_commands() -> None:
     assert list(COMMANDS) == [
-        *("run", "data", "tokenizer", "train", "eval", "report", "export", "import", "sample", "trace", "show")
+        *(
+            "run",
+            "data",
+            "tokenizer",
+            "train",
+            "eval",
+            "report",
+            "export",
+            "import",
+            "sample",
+            "trace",
+            "doctor",
+            "show",
+        )
     ]
 
 

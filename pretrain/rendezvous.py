@@ -1,0 +1,55 @@
+"""Where the ranks of a run meet: torch's store, listening on the address that they were given and no other.
+
+torch's own `init_method="env://"` listens on all interfaces of the main rank's machine, also when all ranks are on it:
+whoever reaches that port can then take part in the run.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+from datetime import timedelta
+from typing import Any
+
+from pretrain.ranks import Ranks
+
+
+def open_store(ranks: Ranks, timeout: timedelta) -> Any:
+    """A `torch.distributed` store on MASTER_ADDR:MASTER_PORT, kept by rank 0; one of this process for one rank.
+
+    None under `torchrun`, whose agent keeps the store already.
+
+    Raises:
+        OSError: when the port is taken.
+        torch.distributed.DistNetworkError: when the main rank cannot be reached in time.
+    """
+    import torch.distributed as dist
+
+    if ranks.count == 1:
+        return dist.HashStore()  # type: ignore[attr-defined]  # one process needs no port
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
+    if ipaddress.ip_address(address).is_loopback:  # all ranks are here: gloo's sockets need not be seen outside either
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    store: Any = dist.TCPStore  # type: ignore[attr-defined]
+    if ranks.rank:
+        return store(host, port, ranks.count, False, timeout)
+    listening = _listen(str(address), port)
+    return store(host, port, ranks.count, True, timeout, wait_for_workers=False, master_listen_fd=listening.detach())
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        listening.listen(4096)
+    except OSError:
+        listening.close()
+        raise
+    return listening
