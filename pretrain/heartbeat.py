@@ -69,6 +69,7 @@ class Heartbeat:
         directory.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(directory / f"rank_{rank:05d}.json", os.O_RDWR | os.O_CREAT, 0o644)
         self._stacks = (directory / f"rank_{rank:05d}.stacks").open("w", encoding="utf-8")
+        self._write()
 
     def enter(self, phase: str, step: int | None = None) -> None:
         """Says where this rank is now; a step (from 1) stays until the next one is given."""
