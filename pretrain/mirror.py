@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import threading
@@ -50,7 +51,7 @@ class Mirror:
             return []
         self._store.invalidate_cache()
         found = [path.rstrip("/").rpartition("/")[2] for path in self._store.ls(self._root, detail=False)]
-        steps = sorted((name for name in found if name.startswith("step_")), reverse=True)
+        steps = sorted((name for name in found if re.fullmatch(r"step_\d{8}", name)), reverse=True)
         return [name for name in steps if self._store.exists(f"{self._root}/{name}/{MANIFEST}")]
 
     def fetch(self, parent: Path, skip: Collection[str]) -> Path | None:

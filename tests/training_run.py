@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from configs.files import write_json
 from configs.recipe import Recipe, load
 from data_prep.shards import beside, write_shard
 from data_prep.vocab import Vocab, train_vocab
+from pretrain.ranks import Ranks
 
 ROOT = Path(__file__).parent.parent
 # Text that a tiny model learns something from in a few steps, and that differs between places.
@@ -116,6 +120,24 @@ def train_to_end(recipe: Path, *overrides: str, launcher: tuple[str, ...] = ()) 
     process = start_training(recipe, *overrides, launcher=launcher)
     out, err = process.communicate(timeout=280)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def as_ranks(count: int, work: Callable[[Ranks, Callable[[Any], list[Any]]], Any]) -> list[Any]:
+    """What `work(ranks, gather)` gives on each of `count` ranks that are threads of this process."""
+    barrier, values = threading.Barrier(count, timeout=60), [None] * count
+
+    def on(rank: int) -> Any:
+        def gather(value: Any) -> list[Any]:
+            values[rank] = value
+            barrier.wait()
+            gathered = list(values)
+            barrier.wait()
+            return gathered
+
+        return work(Ranks(rank, count, rank, count), gather)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(on, range(count)))
 
 
 def metric_lines(run: Path, key: str) -> dict[int, float]:
