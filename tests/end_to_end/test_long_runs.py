@@ -1,0 +1,75 @@
+"""Long runs stay lean, start quickly again, and end with the right code under `replica train`."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pretrain.heartbeat import read_beats
+from tests.training_run import ROOT, prepare_data, start_training, write_recipe
+
+pytestmark = pytest.mark.slow
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_data(tmp_path_factory.mktemp("data"))
+
+
+def measure(process: psutil.Process) -> tuple[int, int, int]:
+    return process.memory_info().rss, process.num_fds(), process.num_threads()
+
+
+def wait_for_step(run: Path, pid: int, step: int, process: subprocess.Popen[str]) -> None:
+    while not any(beat.pid == pid and beat.step >= step for beat in read_beats(run).values()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("steps", [pytest.param(2000, marks=pytest.mark.chaos), 300])
+def test_memory_open_files_and_threads_stay_flat(tmp_path: Path, data: Path, steps: int) -> None:
+    """From the first hundred steps on, with logs, validations, checkpoints and comparisons of every kind."""
+    often = {"validation": {"every": 50}, "watch": {"compare_every": 10, "heartbeat_seconds": 0.1}}
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, steps=steps + 200, checkpoint={"every": 20}, **often)
+    process = start_training(recipe, "train.tensorboard=true")
+    try:
+        wait_for_step(tmp_path / "run", process.pid, 100, process)
+        watched, seen = psutil.Process(process.pid), []
+        for step in range(100, steps + 1, 20):
+            wait_for_step(tmp_path / "run", process.pid, step, process)
+            seen.append(measure(watched))
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    third = len(seen) // 3
+    early, late = ([max(values) for values in zip(*part, strict=True)] for part in (seen[:third], seen[-third:]))
+    assert late[0] - early[0] < 12 * MEGABYTE, f"{(late[0] - early[0]) / MEGABYTE:.1f} MB more"
+    assert late[1] <= early[1] + 2 and late[2] <= early[2] + 2, (early, late)
+
+
+def test_replica_train_keeps_the_signal_in_its_exit_code_and_says_where_a_restart_spends_its_time(
+    tmp_path: Path, data: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, steps=50_000, checkpoint={"every": 5})
+    command = [sys.executable, "-m", "launch.cli", "train", str(recipe)]
+    for order, code in ((signal.SIGTERM, 143), (signal.SIGUSR1, 75)):
+        process = subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        try:
+            wait_for_step(tmp_path / "run", process.pid, 7, process)
+            process.send_signal(order)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.communicate(timeout=30)
+        assert process.returncode == code, errors
+        told = re.search(r"ready after ([\d.]+) s: (.*)", errors)
+        assert told is not None and "engine" in told[2] and "newest checkpoint" in told[2]
+        assert "Traceback" not in errors
