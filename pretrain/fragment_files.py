@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -55,12 +56,15 @@ def write_pieces(tensors: dict[str, dict[str, Tensor]], directory: Path, ranks: 
     """Writes a `HostCopy` to this rank's files; returns size and SHA-256 of each file by its name.
 
     Raises:
-        OSError, SafetensorError: when a file cannot be written.
+        OSError: when a file cannot be written.
     """
     written = {}
     for kind, values in tensors.items():
         file = directory / f"{kind}-{ranks.rank:05d}-of-{ranks.count:05d}.safetensors"
-        save_file(values, file)
+        try:
+            save_file(values, file)
+        except SafetensorError as error:  # how the library wraps a full disk
+            raise OSError(errno.EIO, str(error), str(file)) from error
         fsync_path(file)
         written[file.name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
     return written

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from configs.files import (
@@ -87,7 +86,7 @@ class Saver:
         """Saves the state after `step` updates; returns once it is copied, or, if it is the `last`, committed.
 
         Raises:
-            OSError, SafetensorError: when the last one could not be written; before that it is a warning, and training
+            OSError: when the last one could not be written; before that it is a warning, and training
                 goes on to the next save.
         """
         self.wait()
@@ -146,16 +145,16 @@ class Saver:
         if self._failure is None:
             return
         (step, error), self._failure = self._failure, None
-        if last or not isinstance(error, OSError | SafetensorError):
+        if last or not isinstance(error, OSError):
             raise error
         self._warn(step, error, f"training goes on and tries again after {self._policy.every:,} steps")
 
     def _warn(self, step: int, error: BaseException, then: str) -> None:
         if self._engine.is_main:
             parent = self._recipe.run_directory / DIRECTORY
-            free = shutil.disk_usage(self._recipe.run_directory).free / 1e9
+            free = shutil.disk_usage(self._recipe.run_directory).free / 1e6
             print(
-                f"warning: the checkpoint of step {step:,} could not be written to {parent} ({free:.2f} GB free): "
+                f"warning: the checkpoint of step {step:,} could not be written to {parent} ({free:,.0f} MB free): "
                 f"{error}; older checkpoints are untouched, {then}",
                 file=sys.stderr,
             )
@@ -167,7 +166,7 @@ def save_checkpoint(
     """Commits one checkpoint and waits for it; every rank must call it. Returns the directory.
 
     Raises:
-        OSError, SafetensorError: on every rank, when one of them could not write; nothing half-written stays behind.
+        OSError: on every rank, when one of them could not write; nothing half-written stays behind.
     """
     unit = _Unit(step, train_windows, state, engine.shapes(), HostCopy().take(engine.own_fragments()))
     return _commit(unit, recipe, data, engine.ranks, engine.gather)

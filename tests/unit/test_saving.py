@@ -97,7 +97,7 @@ def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(
     assert names(recipe) == ["step_00000020", "step_00000015", "step_00000005"]
     said = capsys.readouterr().err
     assert "warning: the checkpoint of step 10 could not be written to" in said
-    assert f"{tmp_path / 'run' / 'checkpoints'} (" in said and "GB free" in said and "File too large" in said
+    assert f"{tmp_path / 'run' / 'checkpoints'} (" in said and "MB free" in said and "File too large" in said
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 
