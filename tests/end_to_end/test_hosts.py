@@ -1,0 +1,133 @@
+"""`launch/hostfile.sh` on one host and on two hosts without ssh (network namespaces), which die in several ways."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from test_two_nodes import Machines
+
+from pretrain.checkpoint import latest
+from tests.rank_processes import LAUNCHER, SCRIPT, last_step, launchers, ranks, wait_until
+from tests.training_run import ROOT, metric_lines, prepare_data, write_recipe
+
+SCRIPT_FILE = str(ROOT / "launch" / "hostfile.sh")
+STEPS = 150
+SETTINGS = {"steps": STEPS, "checkpoint": {"every": 10}, "validation": {"every": 10_000}}
+
+
+@pytest.mark.chaos
+def test_a_killed_launcher_is_no_success_and_leaves_nobody(tmp_path: Path) -> None:
+    """DeepSpeed's own command ends with 0 here, while its rank goes on."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", prepare_data(tmp_path / "data"), **{**SETTINGS, "steps": 100_000})
+    (tmp_path / "hosts").write_text("localhost slots=1\n")
+    command = [SCRIPT_FILE, "--node-rank", "0", str(tmp_path / "hosts"), str(recipe)]
+    environment = {**os.environ, "MASTER_PORT": "29731", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        wait_until(lambda: last_step(tmp_path / "run") >= 12)
+        left = ranks(process.pid)
+        launchers(process.pid)[0].kill()
+        said = process.communicate(timeout=100)[1]
+    assert process.returncode not in (0, None), said
+    assert "ending what DeepSpeed's launcher left here" in said and "training is not finished" in said
+    assert left and not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left)
+
+
+@pytest.fixture
+def machines() -> Iterator[Machines]:
+    """Two hosts; skips where network namespaces may not be made."""
+    if shutil.which("ip") is None:
+        pytest.skip("the command `ip` is not installed")
+    made = Machines(Path("/nowhere"))
+    try:
+        try:
+            made.up()
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"network namespaces are not permitted here: {error.stderr.strip()}")
+        yield made
+    finally:
+        made.close()
+
+
+def start(machines: Machines, directory: Path, recipe: Path) -> list[subprocess.Popen[str]]:
+    """Trains on both hosts, one rank each."""
+    hosts = directory / "hosts"
+    hosts.write_text("".join(f"{address} slots=1\n" for address in machines.addresses))
+    options = ("GLOO_SOCKET_IFNAME=eth0", "OMP_NUM_THREADS=1", "REPLICA_GRACE=20", SCRIPT_FILE, "--node-rank")
+    return [
+        machines.command(number, "env", *options, str(number), str(hosts), str(recipe), "train.watch.timeout_seconds=8")
+        for number in (0, 1)
+    ]
+
+
+def processes(machines: Machines, host: int, word: str) -> list[psutil.Process]:
+    """Processes of a host with this word in their command line."""
+    found = subprocess.run(["ip", "netns", "pids", machines.names[host]], capture_output=True, text=True, check=True)
+    every = [psutil.Process(int(pid)) for pid in found.stdout.split() if psutil.pid_exists(int(pid))]
+    is_launcher = word == LAUNCHER
+    return [
+        one for one in every
+        if "env" not in one.name() and "bash" not in one.name()
+        and any(part.endswith(word) for part in one.cmdline()) and (LAUNCHER in one.cmdline()) == is_launcher
+        and not any(part.endswith("bin/deepspeed") for part in one.cmdline())
+    ]  # fmt: skip
+
+
+def cut_the_link(machines: Machines) -> None:
+    subprocess.run(["ip", "-n", machines.names[1], "link", "set", "eth0", "down"], check=True)
+
+
+def mend_the_link(machines: Machines) -> None:
+    subprocess.run(["ip", "-n", machines.names[1], "link", "set", "eth0", "up"], check=True)
+
+
+FAULTS: dict[str, Callable[[Machines], object]] = {
+    "rank killed": lambda machines: processes(machines, 1, SCRIPT)[0].kill(),
+    "launcher killed": lambda machines: processes(machines, 1, LAUNCHER)[0].kill(),
+    "rank stopped": lambda machines: processes(machines, 1, SCRIPT)[0].send_signal(signal.SIGSTOP),
+    "link cut": cut_the_link,
+}
+
+
+def survive(fault: str, machines: Machines, directory: Path) -> None:
+    """Both hosts give up, nobody stays behind, and the same commands go on to the losses of one undisturbed rank."""
+    recipe = write_recipe(directory / "recipe.yaml", prepare_data(directory / "data"), **SETTINGS)
+    run = directory / "run"
+    commands = start(machines, directory, recipe)
+    try:
+        wait_until(lambda: last_step(run) >= 25)
+        FAULTS[fault](machines)
+        for command in commands:
+            said = command.communicate(timeout=150)
+            assert command.returncode not in (0, None), said
+        assert not processes(machines, 0, SCRIPT) and not processes(machines, 1, SCRIPT)
+        mend_the_link(machines)
+        for command in (again := start(machines, directory, recipe)):
+            said = command.communicate(timeout=150)
+            assert command.returncode == 0, said
+        commands += again
+    finally:
+        for command in commands:
+            command.kill()
+    newest = latest(run)
+    assert newest is not None and newest.name == f"step_{STEPS:08d}"
+    assert sorted(metric_lines(run, "train/loss")) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_a_rank_is_killed_on_the_second_host(machines: Machines, tmp_path: Path) -> None:
+    survive("rank killed", machines, tmp_path)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "rank killed"])
+def test_other_faults_of_the_second_host(machines: Machines, tmp_path: Path, fault: str) -> None:
+    survive(fault, machines, tmp_path)
