@@ -26,6 +26,7 @@ from configs.schema import Watch
 DIRECTORY = "ranks"
 LOST_RANK = 76  # EX_PROTOCOL, exit code: another rank is gone, stuck or cut off; starting again continues
 SAVING = "checkpoint"
+ENDED = "ended because of another rank"
 # A phase that may take longer than a collective, as long as every rank gives signs of life.
 _SAVING_SECONDS = 7200.0
 _BYTES = 256
@@ -149,10 +150,10 @@ class Heartbeat:
         return before, read_beats(self._run)
 
     def _end(self, what: str, before: dict[int, Beat], after: dict[int, Beat]) -> None:
-        me = self._beat
-        still = silent(before, after)
-        # All of them would say the same.
-        if me.rank == min((rank for rank in after if rank not in still), default=me.rank):
+        me, still = self._beat, silent(before, after)
+        told = any(beat.phase == ENDED and beat.rank < self._ranks for beat in after.values())
+        # All of them would say the same, and who ends later would name those that ended before.
+        if not told and me.rank == min((rank for rank in after if rank not in still), default=me.rank):
             text = (
                 f"error: rank {me.rank} of {self._ranks} in step {me.step}, {me.phase}: {what}. "
                 f"{places(after, still, self._ranks)}. Stacks and signs of life of all ranks: {self._run / DIRECTORY}. "
@@ -160,6 +161,8 @@ class Heartbeat:
             )
             sys.stderr.write(text)
             sys.stderr.flush()
+        self._beat = replace(me, phase=ENDED)
+        self._write()
         os._exit(LOST_RANK)  # leaving in order would wait for the ranks that are gone
 
 

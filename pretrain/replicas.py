@@ -22,12 +22,18 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @torch.no_grad()
 def digests(tensors: Iterable[Tensor]) -> Tensor:
-    """(n,) int64: of each tensor the sum of its bits read as integers. Any single flipped bit changes it."""
-    sums = []
-    for tensor in tensors:
-        values = tensor.detach()
-        sums.append(values.contiguous().view(_INTEGERS[values.element_size()]).sum(dtype=torch.int64))
-    return torch.stack(sums)
+    """(n,) int64: of each tensor the sum, modulo 2**64, of its bits read as integers; any flipped bit changes it."""
+    return torch.stack([_digest(tensor.detach().contiguous().view(-1)) for tensor in tensors])
+
+
+def _digest(values: Tensor) -> Tensor:
+    # Eight bytes at a time: this runs at the speed of the memory; widening each number does not.
+    per = 8 // values.element_size()
+    if values.storage_offset() % per:
+        values = values.clone()
+    whole = values.numel() // per * per
+    rest = values[whole:].view(_INTEGERS[values.element_size()])
+    return values[:whole].view(torch.int64).sum() + rest.sum(dtype=torch.int64)
 
 
 def deviating(columns: list[list[int]]) -> dict[int, int]:
