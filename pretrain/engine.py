@@ -310,6 +310,7 @@ class Engine:
     def score(self, batch: Batch) -> Tensor:
         """Sum of nats of this rank's rows, without gradient or dropout; a float64 scalar on the device."""
         self.module.eval()
+        self.enter("validation")  # each batch of it may take as long as a collective
         batch = batch.to(self.device)
         nats: Tensor = self._deepspeed(batch.tokens, batch.targets, batch.weights)
         return nats.double()
