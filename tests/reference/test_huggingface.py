@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs import schema
+from configs.data_sections import Tokenizer
 from configs.schema import Model
 from data_prep.vocab import Vocab, train_vocab
 from pretrain.generate import generate, generate_batch
@@ -56,7 +56,7 @@ THEIRS = {
 @pytest.fixture(scope="module")
 def vocab_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("vocab")
-    train_vocab(schema.Tokenizer(kind="byte"), []).save(directory)
+    train_vocab(Tokenizer(kind="byte"), []).save(directory)
     return directory
 
 

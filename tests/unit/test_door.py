@@ -24,7 +24,7 @@ def raising(error: BaseException) -> int:
     ("error", "message"),
     [
         (ValueError("corpus.txt is empty; give one with text"), "error: corpus.txt is empty; give one with text\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "error: the disk is full at /a/b; free some space"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "error: the disk is full at /a/b (file system "),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "error: the disk is full at the run dir"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "error: no permission for /a/b; "),
         (
