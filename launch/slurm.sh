@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
 # Submit and forget: raw text to a scored report on any number of nodes, without ssh between them.
 #
-#   sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sh configs/llama-8b.yaml [--out DIR] [a.b=value …]
+#   sbatch --nodes=4 --gpus-per-node=8 --time=24:00:00 launch/slurm.sh configs/llama-8b.yaml [--out DIR] [a.b=value …]
 #
 # Submit from the project's directory, on a file system that all nodes share, after `make setup`. Every rank is one
 # task: one per GPU, or as many per node as --ntasks-per-node says, or one. The data is prepared and the result scored
-# on the first node. Submitting the same line again continues; so does Slurm itself after it lost a node (--requeue).
-# The job's exit code is the training's, or 1 when a gate of the recipe failed.
+# on the first node.
+#
+# The job goes back to the queue by itself and continues there: before its time limit (Slurm sends USR1 that long
+# before, see --signal below; the state is saved), when ranks were killed or crashed, and when a node died. Not when the
+# user has something to fix or cancels. REPLICA_RESTARTS (100) bounds the restarts in all, REPLICA_STALLS (3) those in a
+# row that made no newer checkpoint. Submitting the same line again continues as well.
+# The job's exit code is that of the step that ended it, or 1 when a gate of the recipe failed.
 #SBATCH --job-name=replica
 #SBATCH --output=replica-%j.log
 #SBATCH --open-mode=append
 #SBATCH --exclusive
 #SBATCH --requeue
+#SBATCH --signal=B:USR1@180
 set -euo pipefail
 
 fail() {
@@ -30,27 +36,96 @@ export PATH=$bin:$PATH
 nodes=$SLURM_JOB_NUM_NODES
 ranks=${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 cpus=${SLURM_CPUS_ON_NODE:-1}
+restarts=${SLURM_RESTART_COUNT:-0}
+[ "$restarts" -le "${REPLICA_RESTARTS:-100}" ] || fail "restarted $restarts times, more than REPLICA_RESTARTS allows"
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 # The address Slurm itself reaches the node at; a node's name need not be one that the others can resolve.
 MASTER_ADDR=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
-export MASTER_ADDR=${MASTER_ADDR:-$first} MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+# This script runs on the first node: the first port from 20000 + job id on that nobody has here, below those that the
+# system hands out by itself.
+free_port='import socket, sys
+for port in (20000 + (int(sys.argv[1]) + more) % 10000 for more in range(1000)):
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            continue
+        sys.exit(print(port))'
+MASTER_PORT=$("$bin/python" -c "$free_port" "$SLURM_JOB_ID")
+export MASTER_ADDR=${MASTER_ADDR:-$first} MASTER_PORT
 
-on_first() { srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$first" "$@"; }
+# Steps run in the background, so that signals to this script are handled at once. USR1: time is nearly up; TERM: the
+# job is cancelled. Either way the running step is asked to save and end (cancelling already asks by itself).
+ending="" cancelled=""
+trap 'ending=1; say "time is nearly up: saving"; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+trap 'cancelled=1' TERM
+# srun waits for ever when a node's part of the step died without a word: when one task failed and srun is still there
+# GRACE seconds later, the rest is killed.
+grace=${REPLICA_GRACE:-90}
+step() { # command with srun; gives its exit code back
+    local code=0 failed notes pid since=""
+    notes=$(mktemp)
+    "$@" 2> >(tee >(grep --line-buffered '^srun: error:' >"$notes") >&2) &
+    pid=$!
+    while kill -0 "$pid" 2>/dev/null; do
+        sleep 1 &
+        wait -n "$pid" $! || true # a trapped signal ends `wait` as well
+        failed=$(grep -c 'task' "$notes" || true)
+        [ "$failed" -eq 0 ] || since=${since:-$SECONDS}
+        [ -z "$since" ] || [ $((SECONDS - since)) -lt "$grace" ] || {
+            say "some tasks failed $grace s ago and the others do not end: killing them"
+            scancel --signal=KILL "$SLURM_JOB_ID"
+            kill -KILL "$pid"
+            since=""
+        }
+    done
+    wait "$pid" || code=$?
+    rm -f "$notes"
+    return "$code"
+}
+on_first() { step srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$first" "$@"; }
 on_each() { srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 "$@"; }
+on_ranks() {
+    step srun --nodes="$nodes" --ntasks=$((nodes * ranks)) --ntasks-per-node="$ranks" \
+        --cpus-per-task=$((cpus > ranks ? cpus / ranks : 1)) --kill-on-bad-exit=1 "$@"
+}
+
+newest() { cat "$run/checkpoints/latest" 2>/dev/null || true; }
+# Ends the job with an exit code, or gives it back to the queue. 1 and 2 are verdicts: they would come again.
+finish() { # exit code
+    local code=$1 stalls=0
+    [ "$code" -ne 0 ] || exit 0
+    [ -z "$cancelled" ] && { [ -n "$ending" ] || [ "$code" -gt 2 ]; } || exit "$code"
+    [ "$restarts" -lt "${REPLICA_RESTARTS:-100}" ] || { say "restarted $restarts times: no more"; exit "$code"; }
+    [ "$(newest)" != "$began_at" ] || stalls=$(($(cat "$run/.stalls" 2>/dev/null || echo 0) + 1))
+    [ "$stalls" -le "${REPLICA_STALLS:-3}" ] || { say "$stalls times no newer checkpoint: no more"; exit "$code"; }
+    echo "$stalls" >"$run/.stalls"
+    say "exit code $code: back to the queue (restart $((restarts + 1)))"
+    scontrol requeue "$SLURM_JOB_ID" || exit "$code"
+    sleep 60 # until Slurm ends this script
+    exit "$code"
+}
 
 started=$(on_each printenv SLURMD_NODENAME | sort -u | wc -l)
 [ "$started" -eq "$nodes" ] || fail "$nodes nodes were asked for, but processes start on $started only"
 
 run=$(replica show --run-directory "$@")
+began_at=$(newest)
 say "data on $first"
-on_first replica data "$@"
+on_first replica data "$@" || finish $?
 on_each test -f "$run/recipe.yaml" ||
     fail "$run is not visible on every node; choose a run directory on a shared file system with --out"
 
+say "looking at $nodes nodes"
+on_ranks replica doctor "$run/recipe.yaml" --out "$run" --quick --nodes "$nodes" || finish $?
+
 say "training on $nodes nodes x $ranks ranks, rendezvous at $MASTER_ADDR:$MASTER_PORT"
-srun --nodes="$nodes" --ntasks=$((nodes * ranks)) --ntasks-per-node="$ranks" --cpus-per-task=$((cpus > ranks ? cpus / ranks : 1)) \
-    --kill-on-bad-exit=1 python -u pretrain/train.py --recipe "$run/recipe.yaml" --out "$run" "train.ranks=$ranks"
+on_ranks python -u pretrain/train.py --recipe "$run/recipe.yaml" --out "$run" "train.ranks=$ranks" || finish $?
+# The exit code alone is not believed: the checkpoint of the last step has to be there.
+python -m launch.completion "$run" || finish 70
+rm -f "$run/.stalls"
 
 say "evaluation on $first"
-on_first replica eval "$run"
-on_first replica report "$run" --gate
+on_first replica eval "$run" || finish $?
+on_first replica report "$run" --gate || finish $?

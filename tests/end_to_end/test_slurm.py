@@ -14,9 +14,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from configs.files import read_json
+from pretrain.checkpoint import latest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sh"
@@ -91,12 +93,12 @@ class Cluster:
         munge = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munge.pid", "log-file": "munge.log"}
         munge["seed-file"] = "munge.seed"
         self._daemon("munged", "-F", "-f", *(f"--{name}={self.directory / file}" for name, file in munge.items()))
-        self._until(lambda: (self.directory / "munge.sock").exists(), "munged made no socket")
+        self.until(lambda: (self.directory / "munge.sock").exists(), "munged made no socket")
         self._daemon("slurmctld", "-D", "-i")
         for node in ("one", "two"):
             (self.directory / f"spool-{node}").mkdir()
             self._daemon("slurmd", "-D", "-N", node)
-        self._until(lambda: self.ask("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == "2", "the nodes never came up")
+        self.until(lambda: self.ask("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == "2", "the nodes never came up")
 
     def _cgroup(self) -> str:
         version = re.search(r"(\d+)\.(\d+)", self.ask("slurmd", "-V"))
@@ -108,7 +110,8 @@ class Cluster:
         with (self.directory / f"{command[0]}-output.log").open("ab") as log:
             self._daemons.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
 
-    def _until(self, holds: object, complaint: str, seconds: float = 30) -> None:
+    def until(self, holds: object, complaint: str, seconds: float = 30) -> None:
+        """Waits until something holds; fails with the daemons' logs when it does not in time."""
         assert callable(holds)
         deadline = time.monotonic() + seconds
         while not holds():
@@ -122,12 +125,27 @@ class Cluster:
 
     def submit(self, project: Path, *arguments: str) -> tuple[str, str]:
         """Submits `launch/slurm.sh` from `project`, waits for its end; returns (state and exit code, its log)."""
+        return self.outcome(project, self.begin(project, *arguments))
+
+    def begin(self, project: Path, *arguments: str) -> str:
+        """Submits from `project`; returns the job's number."""
         command = ["sbatch", "--parsable", *arguments]
         done = subprocess.run(command, env=self.environment, cwd=project, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        job = done.stdout.strip()
+        return done.stdout.strip()
+
+    def hurry(self, job: str) -> None:
+        """Lets a requeued job start soon; by itself it waits until the credential of its last start ran out (120 s).
+
+        At once would be too early: slurmd refuses a credential of the second in which it revoked the last one.
+        """
+        self.until(lambda: "Reason=BeginTime" in self.ask("scontrol", "show", "job", job), "no requeue", JOB_SECONDS)
+        self.ask("scontrol", "update", f"JobId={job}", "StartTime=now+4seconds")
+
+    def outcome(self, project: Path, job: str) -> tuple[str, str]:
+        """Waits for the job's end; returns (state and exit code, its log)."""
         try:
-            self._until(lambda: not self.ask("squeue", "-h", "-j", job).strip(), "the job does not end", JOB_SECONDS)
+            self.until(lambda: not self.ask("squeue", "-h", "-j", job).strip(), "the job does not end", JOB_SECONDS)
         finally:
             self.ask("scancel", job)
         shown = self.ask("scontrol", "show", "job", job)
@@ -170,6 +188,79 @@ def project(tmp_path: Path) -> Path:
         (directory / name).symlink_to(ROOT / name)
     (directory / ".venv").symlink_to(sys.prefix)
     return directory
+
+
+LONG = ("train.steps=4000", "train.checkpoint.every=20", "train.validation.every=100000", "train.log_every=5")
+
+
+def reached(run: Path, step: int) -> bool:
+    """Whether a checkpoint of this step or a later one lies there."""
+    latest = run / "checkpoints" / "latest"
+    return latest.is_file() and int(latest.read_text(encoding="utf-8").strip().removeprefix("step_")) >= step
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_runs_out_goes_back_to_the_queue_and_a_cancelled_one_does_not(
+    cluster: Cluster, project: Path, prepared: Path, tmp_path: Path
+) -> None:
+    """The signal before the time limit is sent by hand, because limits are whole minutes."""
+    run = tmp_path / "run"
+    command = ("--nodes=2", "launch/slurm.sh", str(prepared), "--out", str(run), *LONG)
+    job = cluster.begin(project, *command)
+    cluster.until(lambda: reached(run, 20), "no checkpoint", JOB_SECONDS)
+    cluster.ask("scancel", "--batch", "--signal=USR1", job)
+    cluster.hurry(job)
+    saved = (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
+    assert int(saved.removeprefix("step_")) % 20, "the step at hand was saved"
+    again = int(saved.removeprefix("step_")) + 20
+    cluster.until(lambda: reached(run, again), "it did not go on", JOB_SECONDS)
+    cluster.ask("scancel", job)
+    state, text = cluster.outcome(project, job)
+    assert state.startswith("JobState=CANCELLED"), text
+    assert text.count("training on 2 nodes") == 2
+    assert text.count("back to the queue") == 1
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_the_time_limit_itself(cluster: Cluster, project: Path, prepared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    limit = ("--time=1", "--signal=B:USR1@15", "--nodes=2")
+    steps = ("train.steps=100000", "train.checkpoint.every=100000", *LONG[2:])
+    job = cluster.begin(project, *limit, "launch/slurm.sh", str(prepared), "--out", str(run), *steps)
+    cluster.hurry(job)
+    first = latest(run)
+    assert first is not None
+    cluster.until(lambda: latest(run) != first, "the second slice saved nothing", JOB_SECONDS)
+    cluster.ask("scancel", job)
+    state, log = cluster.outcome(project, job)
+    assert state.startswith("JobState=CANCELLED"), log
+    assert log.count("time is nearly up: saving") == 2
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_a_node_that_dies_under_its_step(cluster: Cluster, project: Path, prepared: Path, tmp_path: Path) -> None:
+    """The step's shepherd and its rank on the second node are killed at once; nobody tells srun."""
+    run = tmp_path / "run"
+    steps = ("train.steps=400", *LONG[1:])
+    submitted = ("--nodes=2", "--export=ALL,REPLICA_GRACE=5", "launch/slurm.sh", str(prepared), "--out", str(run))
+    job = cluster.begin(project, *submitted, *steps)
+    cluster.until(lambda: reached(run, 60), "no checkpoint", JOB_SECONDS)
+    place = {"SLURMD_NODENAME": "two", "SLURM_JOB_ID": job}
+    ranks = [
+        process
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if "pretrain/train.py" in (process.info["cmdline"] or []) and place.items() <= process.info["environ"].items()
+    ]
+    assert ranks
+    for process in {ranks[0].parent(), *ranks}:
+        assert process is not None
+        process.kill()
+    cluster.hurry(job)
+    state, log = cluster.outcome(project, job)
+    assert state == "JobState=COMPLETED ExitCode=0:0", log
+    assert "back to the queue (restart 1)" in log
 
 
 @pytest.mark.slow
