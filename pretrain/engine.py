@@ -32,6 +32,7 @@ from pretrain.objectives.base import LossModule
 from pretrain.optim import build_optimizer
 from pretrain.partition import Fragment, fragments, shares
 from pretrain.ranks import Ranks
+from pretrain.rendezvous import open_store
 from pretrain.replicas import check_replicas, digests
 from pretrain.speeds import ForwardClock
 from pretrain.stopping import STOP_SIGNALS
@@ -74,12 +75,11 @@ def _connect(ranks: Ranks) -> torch.device:
     backend = get_accelerator().communication_backend_name()
     if not dist.is_initialized():
         try:
-            if ranks.count == 1:
-                store = dist.HashStore()  # type: ignore[attr-defined]  # one process needs no port
-                dist.init_process_group(backend, store=store, rank=0, world_size=1)
+            if (store := open_store(ranks)) is not None:
+                dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.count)
             else:
                 deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             if "EADDRINUSE" not in str(error) and "address already in use" not in str(error).lower():
                 raise
             port = os.environ.get("MASTER_PORT", "?")

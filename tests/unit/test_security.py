@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -25,7 +27,10 @@ from data_prep.classifier import Classifier
 from data_prep.shards import beside, load_manifest
 from data_prep.vocab import Vocab
 from launch.models import import_run
+from launch.training import free_port
+from pretrain import rendezvous
 from pretrain.checkpoint import MANIFEST, latest, load_weights, read_info
+from pretrain.ranks import Ranks
 from pretrain.session import run
 from tests.reading import read
 from tests.training_run import ROOT, prepare_data, tiny_recipe
@@ -219,6 +224,70 @@ def test_archives_write_nothing_outside(tmp_path: Path, kind: str) -> None:
     assert [document.text for document in documents] == ["abc"]
     assert {item.reason for item in rejected} == {"unsafe_member"}
     assert sorted(tmp_path.rglob("*")) == before and not Path("/tmp/replica-escaped.txt").exists()
+
+
+JOIN = """
+import sys
+from pretrain.engine import connected, gather
+from pretrain.ranks import placed_ranks
+with placed_ranks() as ranks, connected(ranks):
+    gather(ranks.rank)
+    print("joined", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_ranks_of_one_machine_listen_on_loopback_alone() -> None:
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        for rank in ranks:
+            assert rank.stdout is not None
+            assert any(line == "joined\n" for line in rank.stdout)
+        listening = [
+            connection.laddr.ip
+            for rank in ranks
+            for connection in psutil.Process(rank.pid).net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+    finally:
+        for rank in ranks:
+            rank.communicate(timeout=60)
+    assert len(listening) >= 3 and set(listening) <= {"127.0.0.1", "::1"}
+
+
+@pytest.mark.parametrize(
+    ("host", "others", "listens"),
+    [("127.0.0.1", 0, "127.0.0.1"), ("127.0.0.1", 1, "127.0.0.1"), ("localhost", 0, "127.0.0.1"), ("localhost", 1, "")],
+)
+def test_a_store_listens_where_it_was_told(
+    host: str, others: int, listens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that means loopback to its own machine must still be found by ranks on other machines."""
+    asked: list[str] = []
+
+    def listen(address: str, port: int) -> socket.socket:
+        asked.append(address)
+        raise OSError
+
+    monkeypatch.setattr(rendezvous, "_listen", listen)
+    for name, value in {"MASTER_ADDR": host, "MASTER_PORT": "1", "GLOO_SOCKET_IFNAME": "lo"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OSError):
+        rendezvous.open_store(Ranks(rank=0, count=2 + others, local_rank=0, local_count=2))
+    assert asked == [listens]
+
+
+def test_an_address_of_another_machine_is_said() -> None:
+    with pytest.raises(ValueError, match=r"MASTER_ADDR 192\.0\.2\.77 is no address of this machine"):
+        rendezvous._listen("192.0.2.77", 0)
 
 
 def test_the_code_asks_for_no_pickle() -> None:
