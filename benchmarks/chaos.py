@@ -168,11 +168,13 @@ def prepare(directory: Path, steps: int, every: int, overrides: list[str]) -> Pa
     return recipe
 
 
-def disturb(chaos: Chaos, kinds: list[str], faults: int, steps: int) -> list[Outcome]:
-    """Injects the faults at random steps, one after the other; each is over when training is farther than before."""
-    share = (steps - 20) / faults
+def disturb(chaos: Chaos, kinds: list[str], faults: int, steps: int, minutes: float) -> list[Outcome]:
+    """Injects the faults at random steps, one after the other; each is over when new ranks are farther than before."""
+    share, end = (steps - 20) / faults, time.monotonic() + 60 * minutes
     outcomes: list[Outcome] = []
     for number in range(faults):
+        if time.monotonic() > end:
+            break
         due = int(10 + share * (number + chaos.chance.random()))
         deadline = time.monotonic() + PATIENCE_SECONDS
         while chaos.step() < due and chaos.go_on() and time.monotonic() < deadline:
@@ -235,6 +237,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--every", type=int, default=20, help="steps between checkpoints")
     parser.add_argument("--kinds", default=",".join(kind for kind in FAULTS if kind != "disk-full"))
+    parser.add_argument("--minutes", type=float, default=60, help="after these there are no more faults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", type=Path, help="where to work; disk-full wants a small file system of its own")
     parser.add_argument("--json", type=Path, help="write the outcomes here")
@@ -252,7 +255,7 @@ def main() -> int:
             time.sleep(0.05)
         quiet = time.monotonic() - began
         chaos = Chaos(recipe, directory / "disturbed", random.Random(options.seed))
-        outcomes = disturb(chaos, kinds, options.faults, options.steps)
+        outcomes = disturb(chaos, kinds, options.faults, options.steps, options.minutes)
         loud = time.monotonic() - began - quiet
         equal = same_result(directory / "undisturbed", directory / "disturbed")
         if not equal or chaos.persons:
