@@ -181,5 +181,5 @@ def places(beats: dict[int, Beat], still: list[int], ranks: int) -> str:
     for (alive, step, phase), members in sorted(groups.items(), key=lambda item: item[0])[:_REPORTED_PLACES]:
         names = ", ".join(f"rank {beat.rank} ({beat.host}, pid {beat.pid})" for beat in members[:_REPORTED_PLACES])
         names += f" and {len(members) - _REPORTED_PLACES} more" if len(members) > _REPORTED_PLACES else ""
-        lines.append(f"{names} {'is' if alive else 'gives no sign of life since'} in step {step}, {phase}")
+        lines.append(f"{names} {'is' if alive else 'is silent, last heard of'} in step {step}, {phase}")
     return "; ".join(lines)

@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launch.training import train_here
 from pretrain.heartbeat import read_beats
-from tests.training_run import ROOT, prepare_data, start_training, write_recipe
+from pretrain.stopping import StoppedEarly
+from tests.training_run import ROOT, prepare_data, start_training, tiny_recipe, write_recipe
 
 pytestmark = pytest.mark.slow
 MEGABYTE = 2**20
@@ -60,16 +62,29 @@ def test_replica_train_keeps_the_signal_in_its_exit_code_and_says_where_a_restar
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", data, steps=50_000, checkpoint={"every": 5})
     command = [sys.executable, "-m", "launch.cli", "train", str(recipe)]
-    for order, code in ((signal.SIGTERM, 143), (signal.SIGUSR1, 75)):
-        process = subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        try:
-            wait_for_step(tmp_path / "run", process.pid, 7, process)
-            process.send_signal(order)
-            _, errors = process.communicate(timeout=60)
-        finally:
-            process.kill()
-            process.communicate(timeout=30)
-        assert process.returncode == code, errors
-        told = re.search(r"ready after ([\d.]+) s: (.*)", errors)
-        assert told is not None and "engine" in told[2] and "newest checkpoint" in told[2]
-        assert "Traceback" not in errors
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        wait_for_step(tmp_path / "run", process.pid, 7, process)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    assert process.returncode == 143, errors
+    told = re.search(r"ready after ([\d.]+) s: (.*)", errors)
+    assert told is not None and "engine" in told[2] and "newest checkpoint" in told[2]
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("order", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, "143"), (signal.SIGUSR1, "75")]
+)
+def test_each_signal_has_its_own_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, order: int, end: type[BaseException] | str
+) -> None:
+    def stopped(_recipe: object) -> None:
+        raise StoppedEarly(order)
+
+    monkeypatch.setattr("pretrain.train.train", stopped)
+    with pytest.raises(SystemExit if isinstance(end, str) else end, match=end if isinstance(end, str) else ""):
+        train_here(tiny_recipe(tmp_path, data))

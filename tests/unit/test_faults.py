@@ -164,7 +164,7 @@ def test_silent_ranks_come_first_then_those_that_are_behind() -> None:
     after = {**before, 0: beat(0, 7, "update", 2.0), 2: beat(2, 6, "waiting for data", 2.0)}
     assert silent(before, after) == [1]
     assert places(after, [1], ranks=3) == (
-        "rank 1 (node1, pid 11) gives no sign of life since in step 7, forward; rank 2 (node2, pid 12) is in step 6, "
+        "rank 1 (node1, pid 11) is silent, last heard of in step 7, forward; rank 2 (node2, pid 12) is in step 6, "
         "waiting for data; rank 0 (node0, pid 10) is in step 7, update"
     )
     assert "rank 2" not in places(after, [1], ranks=2)
