@@ -21,13 +21,14 @@ from tests.training_run import metric_lines, prepare_data, write_recipe
 pytestmark = pytest.mark.slow
 STAGES = (0, 1, 2, 3)
 # 4 sequences a step: all of a rank's share at once, or one at a time (accumulation 4 x 1 = 1 x 4).
-WHOLE = {1: 4, 2: 2}
+WHOLE = {1: 4, 2: 2, 4: 1}
 COMBINATIONS = [
     *[(ranks, stage, "fp32", WHOLE[ranks]) for ranks in (1, 2) for stage in STAGES],
     *[(1, stage, "fp32", 1) for stage in STAGES],
     *[(2, stage, "fp32", 1) for stage in (2, 3)],
     *[(ranks, stage, "bf16", WHOLE[ranks]) for ranks in (1, 2) for stage in STAGES],
     *[(1, stage, "bf16", 1) for stage in (1, 2, 3)],
+    *[(4, stage, "fp32", 1) for stage in (1, 3)],
 ]
 # (ranks, stage, precision) that saved -> (ranks, stage) that goes on from there
 MOVES = [
@@ -38,10 +39,14 @@ MOVES = [
     ((1, 1, "fp32"), (2, 2)),
     ((2, 1, "bf16"), (1, 3)),
     ((2, 3, "bf16"), (2, 0)),
+    ((4, 3, "fp32"), (2, 0)),
+    ((4, 1, "fp32"), (1, 3)),
+    *[((2, stage, "fp32"), (2, stage)) for stage in STAGES],
+    *[((1, stage, "fp32"), (1, stage)) for stage in (0, 3)],
 ]
 
 
-def launch(ranks: int, recipes: list[Path], script: str = "train_many.py") -> None:
+def launch(ranks: int, recipes: list[Path], script: str = "train_many.py", seconds: float = 200) -> None:
     """Trains the recipes, one after the other, in `ranks` processes; fails with what they said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -54,7 +59,7 @@ def launch(ranks: int, recipes: list[Path], script: str = "train_many.py") -> No
         processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=200)
+            _, errors = process.communicate(timeout=seconds)
             assert process.returncode == 0, errors[-4000:]
     finally:
         for process in processes:
@@ -71,7 +76,7 @@ class Runs:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.data = prepare_data(directory / "data")
-        self._waiting: dict[int, list[Path]] = {1: [], 2: []}
+        self._waiting: dict[int, list[Path]] = {1: [], 2: [], 4: []}
 
     def add(self, name: str, ranks: int, stage: int, **train: Any) -> Path:
         (self.directory / name).mkdir()
@@ -79,9 +84,10 @@ class Runs:
         self._waiting[ranks].append(file)
         return file.parent / "run"
 
-    def launch(self) -> None:
+    def launch(self, seconds: float = 200) -> None:
         for ranks, recipes in self._waiting.items():
-            launch(ranks, recipes)
+            if recipes:
+                launch(ranks, recipes, seconds=seconds)
             recipes.clear()
 
     def values(self, name: str, key: str = "train/loss") -> dict[int, float]:
@@ -150,3 +156,13 @@ def test_a_checkpoint_goes_on_at_other_ranks_and_stages(runs: Runs, move: Any) -
     unbroken = runs.values(name_of(ranks, stage, precision, WHOLE[ranks]))
     assert sorted(resumed) == list(range(11, 21))
     assert max(differences(resumed, unbroken, range(11, 21))) < (1e-5 if precision == "fp32" else 2e-3)
+    if (ranks, stage) == (new_ranks, new_stage):
+        assert [resumed[step] for step in range(11, 21)] == [unbroken[step] for step in range(11, 21)], "to the bit"
+
+
+@pytest.mark.parametrize(("ranks", "stage"), [(2, stage) for stage in STAGES] + [(4, 3)])
+def test_every_rank_writes_its_share_and_none_holds_the_model(runs: Runs, ranks: int, stage: int) -> None:
+    saved = runs.checkpoint(name_of(ranks, stage, "fp32", WHOLE[ranks]), 10)
+    for kind in ("weights", "optimizer"):
+        sizes = [file.stat().st_size for file in saved.glob(f"{kind}-*")]
+        assert len(sizes) == ranks and max(sizes) < 1.3 * sum(sizes) / ranks
