@@ -94,6 +94,14 @@ class Chaos:
         """Process numbers of the ranks."""
         return {process.pid for process in self.processes(launcher=False)}
 
+    def lost_since(self, step: int) -> int:
+        """How many steps up to this one the ranks that run now had to make again."""
+        started = [process.create_time() for process in self.processes(launcher=False) if process.is_running()]
+        lines = (self.run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+        entries = [json.loads(line) for line in lines]
+        made = [entry["step"] for entry in entries if entry["time"] > min(started, default=0)]
+        return max(0, step + 1 - min(made, default=step + 1))
+
     def renewed(self, before: set[int]) -> bool:
         """Whether ranks run, and none of those that ran before."""
         now = self.ranks()
@@ -181,18 +189,17 @@ def disturb(chaos: Chaos, kinds: list[str], faults: int, steps: int, minutes: fl
             time.sleep(0.005)
         kind = kinds[number % len(kinds)] if number < len(kinds) else chaos.chance.choice(kinds)
         before = chaos.ranks()
-        step = lowest = chaos.step()
+        step = chaos.step()
         began = time.monotonic()
         FAULTS[kind](chaos)
         # Processes that are told to end, or lost one of them, may well log some steps more.
-        while (now := chaos.step()) <= step or (kind != "disk-full" and not chaos.renewed(before)):
+        while chaos.step() <= step or (kind != "disk-full" and not chaos.renewed(before)):
             if time.monotonic() > began + PATIENCE_SECONDS:
                 break
-            lowest = min(lowest, now)
             if not chaos.go_on():
                 break
             time.sleep(0.02)
-        outcomes.append(Outcome(kind, step, step - lowest, time.monotonic() - began))
+        outcomes.append(Outcome(kind, step, chaos.lost_since(step), time.monotonic() - began))
         print(f"{number + 1:3} {outcomes[-1]}", flush=True)
     while chaos.go_on():
         time.sleep(0.05)
