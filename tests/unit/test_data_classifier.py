@@ -16,6 +16,7 @@ from data_prep.classifier import Classifier, features, train
 from data_prep.documents import read_documents
 
 ROOT = Path(__file__).resolve().parents[2]
+MANUAL = ROOT / "tests" / "data" / "powershell-docs-versions.jsonl.zst"
 NOVELS = ROOT / "configs" / "corpus" / "gutenberg-heldout.jsonl.zst"
 
 
@@ -40,7 +41,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     ]
     write(directory / "novels" / "a.jsonl", novels[:100])
     write(directory / "novels" / "b.jsonl", novels[100:])
-    technical = [file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs").glob("*.md"))]
+    technical = [document.text for document in read_documents(Source(name="manual", path=str(MANUAL)))]
     return directory / "novels", write(directory / "technical.jsonl", chunks("".join(technical), 500))
 
 
@@ -50,7 +51,7 @@ def test_separates_novels_from_technical_writing(examples: tuple[Path, Path], tm
     assert model.report.held_out_good > 5 and model.report.held_out_bad > 2
     assert model.report.accuracy > 0.95 and model.report.auc > 0.99
     novel = "The old man smiled at her, and they walked slowly home through the snow without a word."
-    manual = "Set `data.workers` in the recipe; the default is the number of CPUs. Run `replica show` to see it."
+    manual = "Sets the value of the parameter; the default is $null. Run `Get-Help` to see the syntax of the cmdlet."
     assert 0 <= model(manual) < 0.5 < model(novel) <= 1
     assert 0 <= model("") <= 1
     again = train(*examples)
