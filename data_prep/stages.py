@@ -81,8 +81,7 @@ class Stage:
         if not same and self.directory.exists():
             shutil.rmtree(self.directory)
         (self.directory / _UNITS).mkdir(parents=True, exist_ok=True)
-        for directory in (self.directory, *(path for path in self.directory.iterdir() if path.is_dir())):
-            remove_leftovers(directory)
+        self._clear_leftovers()
         (self.directory / MANIFEST_NAME).unlink(missing_ok=True)
         write_json(marker, {"fingerprint": self.fingerprint})
 
@@ -105,12 +104,18 @@ class Stage:
         return {path.name.removesuffix(".json") for path in (self.directory / _UNITS).glob("[!.]*.json")}
 
     def finish(self, content: dict[str, Any], files: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Writes the manifest, then clears away what only served the work."""
+        """Writes the manifest, then clears away what only served the work, and what dead workers left."""
+        self._clear_leftovers()
         manifest = {"fingerprint": self.fingerprint, "inputs": self.inputs, "files": files, **content}
         write_json(self.directory / MANIFEST_NAME, manifest)
         self._clear_work()
         result: dict[str, Any] = json.loads(json.dumps(manifest))
         return result
+
+    def _clear_leftovers(self) -> None:
+        """Removes what workers left that died in the middle of a file."""
+        for directory in (self.directory, *(path for path in self.directory.iterdir() if path.is_dir())):
+            remove_leftovers(directory)
 
     def _clear_work(self) -> None:
         shutil.rmtree(self.directory / _UNITS, ignore_errors=True)

@@ -110,7 +110,9 @@ def test_stage_is_skipped_by_fingerprint_and_files_alone(tmp_path: Path) -> None
     assert stage.read() is None
     Stage(tmp_path / "s", inputs).begin()
     assert stage.committed() == {"u"}, "a killed run's units are kept"
+    (tmp_path / "s" / ".part.0a1b.partial").touch()
     stage.finish({}, {"file": {"bytes": 5}})
+    assert not list((tmp_path / "s").glob("*.partial")), "a worker that died has left it"
     assert Stage(tmp_path / "s", inputs).read() is not None
     assert Stage(tmp_path / "s", {"a": 2}).read() is None
     (tmp_path / "s" / "file").write_bytes(b"1234")
