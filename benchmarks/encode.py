@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -68,17 +69,17 @@ def make_vocabulary(file: Path, directory: Path, size: int) -> Path:
     return directory / TOKENIZER_NAME
 
 
-def our_command(inputs: Path, tokenizer: Path, target: Path, workers: int) -> list[str]:
-    """Prepares a recipe in `target` and returns the command that runs it."""
+def our_command(inputs: Path, tokenizer: Path, target: Path, workers: int, data: dict[str, Any]) -> list[str]:
+    """Writes a recipe with these settings of `data` into `target`; returns the command that runs it."""
     target.mkdir()
     recipe = {
-        "name": "encode",
+        "name": "benchmark",
         "out": str(target / "run"),
         "data": {
             "sources": [{"name": "s", "path": str(inputs / "*")}],
-            "dedup": {"exact": False},
             "tokenizer": {"kind": "file", "path": str(tokenizer)},
             "workers": workers,
+            **data,
         },
         "model": {"num_layers": 1, "hidden_size": 8, "num_heads": 1},
         "train": {"steps": 1},
@@ -117,7 +118,9 @@ def main() -> None:
         tokenizer = make_vocabulary(arguments.files[0], work / "tokenizer", arguments.vocab_size)
         (work / "peer.py").write_text(PEER)
         for number in range(arguments.rounds):
-            ours = seconds(our_command(work / "in", tokenizer, work / f"ours-{number}", arguments.workers), cores)
+            mine = work / f"ours-{number}"
+            command = our_command(work / "in", tokenizer, mine, arguments.workers, {"dedup": {"exact": False}})
+            ours = seconds(command, cores)
             target = work / f"peer-{number}"
             peer = [arguments.peer, str(work / "peer.py"), str(work / "in"), str(tokenizer), str(target)]
             theirs = seconds([*peer, str(arguments.workers)], cores)
@@ -127,7 +130,7 @@ def main() -> None:
                 json.dumps({"round": number, "MB": round(megabytes, 1), **speeds, "ratio": round(ratios[-1], 2)}),
                 flush=True,
             )
-            shutil.rmtree(work / f"ours-{number}")
+            shutil.rmtree(mine)
             shutil.rmtree(target)
     print(f"median ratio {statistics.median(ratios):.2f}")
 

@@ -25,9 +25,7 @@ import threading
 import time
 from pathlib import Path
 
-import yaml
-
-from benchmarks.encode import make_vocabulary
+from benchmarks.encode import make_vocabulary, our_command
 from benchmarks.memory_flat import tree_memory
 from benchmarks.minhash import BANDS, FILES, ROWS, split
 from data_prep.shards import load_manifest
@@ -65,26 +63,13 @@ if __name__ == "__main__":
 """
 
 
-def our_command(inputs: Path, tokenizer: Path, target: Path, workers: int) -> list[str]:
-    """Writes a recipe into `target`; returns the command that runs it."""
-    target.mkdir()
-    recipe = {
-        "name": "pipeline",
-        "out": str(target / "run"),
-        "data": {
-            "preset": "fineweb",
-            "language": {"keep": []},
-            "privacy": {"emails": False, "ip_addresses": False},
-            "sources": [{"name": "s", "path": str(inputs / "*")}],
-            "dedup": {"near": {"bands": BANDS, "rows": ROWS}},
-            "tokenizer": {"kind": "file", "path": str(tokenizer)},
-            "workers": workers,
-        },
-        "model": {"num_layers": 1, "hidden_size": 8, "num_heads": 1},
-        "train": {"steps": 1},
-    }
-    (target / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return [sys.executable, "-m", "data_prep", "run", str(target / "recipe.yaml")]
+# FineWeb's steps, but those that the peer's jobs here do not have.
+STEPS = {
+    "preset": "fineweb",
+    "language": {"keep": []},
+    "privacy": {"emails": False, "ip_addresses": False},
+    "dedup": {"near": {"bands": BANDS, "rows": ROWS}},
+}
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
@@ -157,7 +142,7 @@ def main() -> None:
         print("|---|---:|---:|---:|---:|---:|---:|---:|")
         for number in range(given.rounds):
             mine, theirs = work / f"ours-{number}", work / f"peer-{number}"
-            seconds, peak = measured(our_command(work / "in", tokenizer, mine, given.workers), cores)
+            seconds, peak = measured(our_command(work / "in", tokenizer, mine, given.workers, STEPS), cores)
             command = [given.peer, str(work / "peer.py"), str(work / "in"), str(tokenizer), str(theirs)]
             peer_seconds, peer_peak = measured([*command, str(given.workers)], cores)
             ratios.append(peer_seconds / seconds)

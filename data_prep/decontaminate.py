@@ -80,7 +80,6 @@ class Decontamination:
         "decontaminate", "overlap", "ngrams", "dedup/shingles", "evaluation_sets", "benchmark_tasks", "documents",
         "readers", "normalize", "verdicts",
     )  # fmt: skip
-    reasons = (REASON,)
 
     def __init__(self, recipe: Recipe, identify: Callable[[Any], Any]) -> None:
         settings = recipe.data.decontaminate

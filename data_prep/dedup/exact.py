@@ -68,7 +68,6 @@ class Exact:
 
     name = "exact"
     code = ("dedup/exact", "dedup/shuffle", "dedup/numbering", "verdicts")
-    reasons = (REASON,)
 
     def __init__(self) -> None:
         self.inputs: dict[str, Any] = {}

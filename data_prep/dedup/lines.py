@@ -66,7 +66,6 @@ class Lines:
 
     name = "repeated_lines"
     code = ("dedup/lines", "dedup/shuffle", "dedup/numbering", "verdicts")
-    reasons = (REASON, REASON_ALL)
 
     def __init__(self, settings: RepeatedLines) -> None:
         self.inputs: dict[str, Any] = settings.model_dump()

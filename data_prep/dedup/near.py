@@ -37,7 +37,6 @@ class Near:
         *("dedup/near", "dedup/near_tasks", "dedup/pairs", "dedup/components", "dedup/shingles", "dedup/shuffle"),
         *("dedup/numbering", "verdicts"),
     )
-    reasons = (work.REASON,)
 
     def __init__(self, settings: NearDuplicates, memory_edges: int = MEMORY_EDGES) -> None:
         self.inputs: dict[str, Any] = settings.model_dump()

@@ -82,7 +82,6 @@ class Substrings:
 
     name = "substrings"
     code = ("dedup/substrings", "dedup/windows", "dedup/shingles", "dedup/shuffle", "dedup/numbering", "verdicts")
-    reasons = (REASON, REASON_ALL)
 
     def __init__(self, settings: RepeatedSubstrings) -> None:
         self.inputs: dict[str, Any] = settings.model_dump()

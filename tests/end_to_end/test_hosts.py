@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_two_nodes import Machines
+from test_two_nodes import Machines, two_machines
 
 from pretrain.checkpoint import latest
 from tests.rank_processes import LAUNCHER, SCRIPT, last_step, launchers, ranks, wait_until
@@ -42,18 +41,9 @@ def test_a_killed_launcher_is_no_success_and_leaves_nobody(tmp_path: Path) -> No
 
 @pytest.fixture
 def machines() -> Iterator[Machines]:
-    """Two hosts; skips where network namespaces may not be made."""
-    if shutil.which("ip") is None:
-        pytest.skip("the command `ip` is not installed")
-    made = Machines(Path("/nowhere"))
-    try:
-        try:
-            made.up()
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"network namespaces are not permitted here: {error.stderr.strip()}")
+    """Two hosts; nothing of Ray's is started there."""
+    with two_machines(Path("/nowhere")) as made:
         yield made
-    finally:
-        made.close()
 
 
 def start(machines: Machines, directory: Path, recipe: Path) -> list[subprocess.Popen[str]]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -102,12 +103,11 @@ def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
-@pytest.fixture
-def machines() -> Iterator[Machines]:
+@contextmanager
+def two_machines(directory: Path) -> Iterator[Machines]:
     """Two machines; skips where network namespaces may not be made."""
     if shutil.which("ip") is None:
         pytest.skip("the command `ip` is not installed")
-    directory = Path(f"/tmp/ray-t{os.getpid()}")  # sockets lie in it: short
     made = Machines(directory)
     try:
         try:
@@ -117,7 +117,15 @@ def machines() -> Iterator[Machines]:
         yield made
     finally:
         made.close()
-        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def machines() -> Iterator[Machines]:
+    """Two machines with a place for Ray's files."""
+    directory = Path(f"/tmp/ray-t{os.getpid()}")  # sockets lie in it: short
+    with two_machines(directory) as made:
+        yield made
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def recipe(directory: Path, machines: Machines | None, **data: object) -> Path:
