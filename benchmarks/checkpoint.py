@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from configs.data_sections import Data, Source, Tokenizer
+from configs.model_section import Model
 from configs.recipe import Recipe
-from configs.schema import CheckpointPolicy, Model, Train
+from configs.train_sections import CheckpointPolicy, Train
 from data_prep.shards import DataManifest
 from data_prep.vocab import train_vocab
 from pretrain.batches import Batch

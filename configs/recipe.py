@@ -17,10 +17,12 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from configs.data_sections import Data
+from configs.evaluation_sections import Evaluation, Report
 from configs.files import fingerprint, write_text
+from configs.model_section import Model
 from configs.presets import PRESETS
-from configs.schema import Evaluation, Model, Report, Train
 from configs.section import PathMarker, Section
+from configs.train_sections import Train
 
 RESOLVED_NAME = "recipe.yaml"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.data_sections import Normalize, Source
+from configs.evaluation_sections import PerplexitySet, TranslationSet
 from configs.recipe import Recipe
-from configs.schema import PerplexitySet, TranslationSet
 from data_prep.benchmark_tasks import task_passages
 from data_prep.documents import read_documents
 from data_prep.normalize import normalize

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.schema import Benchmarks
+from configs.evaluation_sections import Benchmarks
 from data_prep.benchmark_tasks import open_tasks, passages_of, quiet
 from data_prep.vocab import Vocab
 from eval.contamination import labelled, split

@@ -17,7 +17,7 @@ from eval.results import RESULTS_NAME, Result, Results, Sample
 from pretrain.checkpoint import CheckpointInfo, latest, read_info
 
 if TYPE_CHECKING:
-    from configs.schema import PerplexitySet
+    from configs.evaluation_sections import PerplexitySet
     from data_prep.decontaminate import Touched
     from data_prep.vocab import Vocab
     from pretrain.model import Transformer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from configs.schema import TranslationSet
+from configs.evaluation_sections import TranslationSet
 from data_prep.evaluation_sets import Pair as Pair
 from data_prep.evaluation_sets import read_all_pairs
 from data_prep.vocab import Vocab

@@ -25,7 +25,7 @@ SCHEMA = ROOT / "configs" / "recipe.schema.json"
 
 _INTRODUCTION = """# Recipe reference
 
-Generated from `configs/schema.py` and `configs/data_sections.py` by `make docs`; a test keeps it current.
+Generated from `configs/*_section*.py` by `make docs`; a test keeps it current.
 
 A recipe is one YAML file. Every key can also be set on the command line by its path, with list items by their index:
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from configs.data_sections import Data, Source, Tokenizer
 from configs.files import sha256_file
+from configs.model_section import Model
 from configs.recipe import Recipe, load, load_run, save
-from configs.schema import Model, Train
+from configs.train_sections import Train
 
 if TYPE_CHECKING:
     from data_prep.vocab import Vocab

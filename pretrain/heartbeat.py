@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from configs.schema import Watch
+from configs.train_sections import Watch
 
 DIRECTORY = "ranks"
 LOST_RANK = 76  # EX_PROTOCOL, exit code: another rank is gone, stuck or cut off; starting again continues

@@ -1,6 +1,6 @@
 """Hugging Face directories out and in: config.json, model.safetensors, tokenizer.json. Nothing in them is executed.
 
-Three architectures cover the settings of `configs.schema.Model`: GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM.
+Three architectures cover the settings of the `model` section: GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM.
 Written with safetensors and json alone; logits equal to `transformers` for each (tests/reference).
 """
 
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from configs.files import atomic_directory, read_json, write_json
-from configs.schema import Model
+from configs.model_section import Model
 from data_prep.vocab import TOKENIZER_NAME, Vocab
 from pretrain.model import Transformer
 

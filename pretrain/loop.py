@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from configs.progress import progress_bar
-from configs.schema import Train
+from configs.train_sections import Train
 from pretrain.batches import Batches, prefetched
 from pretrain.engine import Engine, StepResult
 from pretrain.faults import FaultGuard, NonFiniteLoss

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.files import fsync_path, temporary_beside
-from configs.schema import CheckpointPolicy
+from configs.train_sections import CheckpointPolicy
 from pretrain.checkpoint import MANIFEST, VALIDATION_LOSS
 from pretrain.retention import expired
 

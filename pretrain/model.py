@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from configs.schema import Model
+from configs.model_section import Model
 
 Rotation = tuple[Tensor, Tensor]  # cos and signed sin, each (T, 1, E) or (B, T, 1, E)
 

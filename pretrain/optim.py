@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from configs.schema import Optimizer
+from configs.train_sections import Optimizer
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

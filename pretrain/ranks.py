@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from configs.schema import Train
+from configs.train_sections import Train
 
 DEFAULT_PORT = 29500
 

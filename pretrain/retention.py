@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from configs.schema import CheckpointPolicy
+from configs.train_sections import CheckpointPolicy
 
 
 def expired(scores: Mapping[int, float | None], policy: CheckpointPolicy) -> set[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from configs.schema import Schedule
+from configs.train_sections import Schedule
 
 
 def learning_rate(schedule: Schedule, peak: float, step: int, total_steps: int) -> float:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.data_sections import Data, Source
+from configs.evaluation_sections import Report
+from configs.model_section import Model
 from configs.recipe import Recipe, save
-from configs.schema import Model, Report, Train
+from configs.train_sections import Train
 from eval.results import Result, Results, Sample
 
 GATES = [

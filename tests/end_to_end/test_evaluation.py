@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from configs.data_sections import Tokenizer
+from configs.model_section import Model
 from configs.recipe import Recipe, load, save
-from configs.schema import Model
 from data_prep.vocab import train_vocab
 from eval.__main__ import main
 from eval.report.page import write_report

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from configs.data_sections import Tokenizer
-from configs.schema import Model
+from configs.model_section import Model
 from data_prep.vocab import Vocab, train_vocab
 from pretrain.generate import generate, generate_batch
 from pretrain.huggingface import export_directory, import_directory

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from configs.data_sections import Tokenizer
-from configs.schema import Benchmarks, Model
+from configs.evaluation_sections import Benchmarks
+from configs.model_section import Model
 from data_prep.benchmark_tasks import quiet
 from data_prep.vocab import Vocab, train_vocab
 from eval.adapter import ReplicaLM

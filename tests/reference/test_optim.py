@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.schema import Model, Optimizer
+from configs.model_section import Model
+from configs.train_sections import Optimizer
 from pretrain.model import Transformer
 from pretrain.optim import build_optimizer, parameter_groups
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from configs.data_sections import Tokenizer
-from configs.schema import Model
+from configs.model_section import Model
 from data_prep.vocab import Vocab, train_vocab
 from eval.perplexity import perplexity_results, score_texts
 from eval.scoring import score_windows, sliding_windows

@@ -11,7 +11,8 @@ import torch
 import zstandard
 
 from configs.data_sections import Tokenizer
-from configs.schema import Model, TranslationSet
+from configs.evaluation_sections import TranslationSet
+from configs.model_section import Model
 from data_prep.vocab import Vocab, train_vocab
 from eval.generation import complete, cut_at, stop_ids
 from eval.translation import Pair, build_prompt, corpus_scores, fit_prompt, read_pairs, translation_results

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from configs.data_sections import Tokenizer
+from configs.evaluation_sections import Benchmarks, TranslationSet
 from configs.files import write_json
+from configs.model_section import Model
 from configs.recipe import Recipe, load
-from configs.schema import Benchmarks, Model, TranslationSet
 from data_prep.decontaminate import Touched
 from data_prep.evaluation_sets import item_key
 from data_prep.vocab import Vocab, train_vocab

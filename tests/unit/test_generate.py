@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from configs.schema import Model
+from configs.model_section import Model
 from pretrain.generate import distribution, generate, generate_batch
 from pretrain.model import Transformer
 

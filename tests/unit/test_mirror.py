@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from configs.recipe import Recipe
-from configs.schema import CheckpointPolicy
+from configs.train_sections import CheckpointPolicy
 from pretrain.checkpoint import latest, step_directories
 from pretrain.mirror import Mirror
 from pretrain.session import run

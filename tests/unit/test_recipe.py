@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.recipe import Recipe, RecipeError, dump, load, load_run, load_with_origins, save, solve_batch, total_steps
-from configs.schema import Train
+from configs.train_sections import Train
 
 TEXT = """
 name: small

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from configs.recipe import Recipe
-from configs.schema import CheckpointPolicy, Train
+from configs.train_sections import CheckpointPolicy, Train
 from data_prep.shards import load_manifest
 from pretrain import saving
 from pretrain.checkpoint import read_info, step_directories

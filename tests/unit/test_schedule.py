@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, SequentialLR
 
-from configs.schema import Schedule
+from configs.train_sections import Schedule
 from pretrain.schedule import learning_rate
 
 PEAK = 3e-3

@@ -1,0 +1,102 @@
+"""The recipe's `model` section: the shape of the transformer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from configs.section import Section
+
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {"position": "learned", "norm": "layernorm", "activation": "gelu", "bias": True, "tied_embeddings": True},
+    "llama": {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": False, "tied_embeddings": False},
+}
+
+
+class Model(Section):
+    """A decoder-only transformer. `family` sets the defaults of the choices below it; each can be set alone."""
+
+    family: Literal["gpt2", "llama"] = Field(
+        "llama", description="Defaults for position, norm, activation, bias and tied_embeddings."
+    )
+    num_layers: int = Field(12, ge=1, description="Transformer blocks.")
+    hidden_size: int = Field(768, ge=8, description="Width of the residual stream.")
+    num_heads: int = Field(12, ge=1, description="Query heads.")
+    num_kv_heads: int | None = Field(
+        None, ge=1, description="Key/value heads (grouped-query attention); null: `num_heads`."
+    )
+    head_dim: int | None = Field(None, ge=2, description="Width of a head; null: hidden_size / num_heads.")
+    intermediate_size: int | None = Field(
+        None,
+        ge=1,
+        description="Width inside the MLP; null: 4 x hidden_size (gelu), 8/3 x up to a multiple of 64 (swiglu).",
+    )
+    context_length: int = Field(1024, ge=2, description="Tokens a window holds, in training and in evaluation.")
+    position: Literal["learned", "rope"] = Field(
+        "rope", description="Learned absolute positions, or rotary embeddings."
+    )
+    norm: Literal["layernorm", "rmsnorm"] = Field("rmsnorm", description="Normalisation before each part of a block.")
+    activation: Literal["gelu", "swiglu"] = Field("swiglu", description="gelu is the tanh form of GPT-2.")
+    bias: bool = Field(False, description="Biases in linear layers and LayerNorms.")
+    tied_embeddings: bool = Field(False, description="One matrix for the input embedding and the output projection.")
+    qk_norm: bool = Field(False, description="RMSNorm over each query and key head before rotation (Qwen3).")
+    rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies.")
+    norm_eps: float = Field(1e-5, gt=0, description="Epsilon of the norms.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout on embeddings, attention weights and residual branches."
+    )
+    init_std: float = Field(0.02, gt=0, description="Standard deviation of the initial weights.")
+    vocab_size: int | None = Field(None, ge=2, description="Rows of the embedding; null: the tokenizer's size, padded.")
+    vocab_multiple: int = Field(64, ge=1, description="The vocabulary is padded up to a multiple of this for speed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_family(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        defaults = _FAMILIES.get(values.get("family", "llama"), {})
+        return {**defaults, **values}
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Model:
+        if self.head_dim is None and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
+                "set head_dim or change one"
+            )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
+        if self.position == "rope" and self.head_width % 2:
+            raise ValueError(f"rotary embeddings need an even head width, not {self.head_width}")
+        return self
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads after defaults."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head after defaults."""
+        return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Width inside the MLP after defaults (swiglu: Shazeer 2020, arXiv:2002.05202, keeps the parameter count)."""
+        if self.intermediate_size:
+            return self.intermediate_size
+        if self.activation == "gelu":
+            return 4 * self.hidden_size
+        return -(-8 * self.hidden_size // 3 // 64) * 64 if self.hidden_size >= 64 else 3 * self.hidden_size
+
+    def padded_vocab(self, tokenizer_size: int) -> int:
+        """Embedding rows for a tokenizer of this size; raises `ValueError` when `vocab_size` is too small for it."""
+        if self.vocab_size is None:
+            return -(-tokenizer_size // self.vocab_multiple) * self.vocab_multiple
+        if self.vocab_size < tokenizer_size:
+            raise ValueError(
+                f"model.vocab_size is {self.vocab_size}, but the tokenizer has {tokenizer_size} tokens; "
+                "raise it or leave it null"
+            )
+        return self.vocab_size

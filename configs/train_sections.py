@@ -1,0 +1,173 @@
+"""The recipe's `train` section: optimizer, schedule, ZeRO, checkpoints, faults, and the run itself.
+
+Units are part of the names or the descriptions: *sequences* are windows of `model.context_length` tokens, *tokens* are
+target positions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from configs.section import Section
+
+
+class Optimizer(Section):
+    """AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101) on matrices only."""
+
+    name: Literal["adamw"] = Field("adamw", description="The update rule.")
+    lr: float = Field(6e-4, gt=0, description="Peak learning rate.")
+    betas: Annotated[list[float], Field(min_length=2, max_length=2)] = Field(
+        [0.9, 0.95], description="Decay of the two moments."
+    )
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
+    weight_decay: float = Field(0.1, ge=0, description="Applied to matrices and embeddings, not to norms and biases.")
+
+
+class Schedule(Section):
+    """Learning rate over steps: linear warm-up, then this curve."""
+
+    kind: Literal["cosine", "wsd", "linear", "constant"] = Field(
+        "cosine",
+        description="wsd: warm-up, stable, then linear decay over the last `decay_fraction` (arXiv:2405.18392).",
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps from zero to the peak.")
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="Last learning rate as a fraction of the peak.")
+    decay_fraction: float = Field(0.2, gt=0, le=1, description="wsd only: share of all steps spent decaying.")
+
+
+class Zero(Section):
+    """DeepSpeed ZeRO (Rajbhandari et al., arXiv:1910.02054)."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        1, description="What is partitioned over ranks: 1 optimizer, 2 + gradients, 3 + weights."
+    )
+    offload_optimizer: bool = Field(False, description="Keep the optimizer's state in host memory (stages 1-3, GPU).")
+
+
+class CheckpointPolicy(Section):
+    """When to save and what to keep."""
+
+    every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step is always saved.")
+    keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
+    keep_every: int | None = Field(
+        None, ge=1, description="Checkpoints of steps that are multiples of this are kept for good."
+    )
+    keep_best: int = Field(
+        0,
+        ge=0,
+        description="As many checkpoints with the lowest validation loss are kept as well; needs `every` to be a "
+        "multiple of `train.validation.every`.",
+    )
+    asynchronous: bool = Field(
+        True, description="Write beside training, from a copy in host memory: 12 bytes per parameter, over all ranks."
+    )
+    mirror: str | None = Field(
+        None,
+        description="fsspec URL (s3://…, gs://…, file://…) of this run's own: checkpoints are copied there after "
+        "each commit, and an empty run directory starts from the newest there.",
+    )
+    mirror_options: dict[str, Any] = Field({}, description="Passed to fsspec with the mirror.")
+    accept_changed: list[Literal["global_batch_size", "data"]] = Field(
+        [],
+        description="Go on although this changed since the checkpoint. The step stays, and with it the place in the "
+        "data, step x global_batch_size: windows before it are not trained on again, those between are passed over.",
+    )
+
+
+class ValidationPolicy(Section):
+    """Loss on the validation split during training."""
+
+    every: int = Field(250, ge=1, description="Steps between validations; the last step is always validated.")
+    max_tokens: int = Field(200_000, ge=1, description="Target tokens scored each time, from the start of the split.")
+
+
+class Faults(Section):
+    """What training does when numbers fall ill; see docs/reliability.md."""
+
+    action: Literal["record", "stop", "skip", "rewind"] = Field(
+        "record",
+        description="On a loss spike. record: write the batch's documents to `RUN/faults/` and go on. stop: before the "
+        "update. skip: no update with this batch. rewind: back to the newest checkpoint, and no updates from there to "
+        "this batch. skip and rewind take a loss or gradient that is no number likewise; otherwise that stops.",
+    )
+    zscore: float = Field(
+        10.0, gt=0, description="A spike: so many robust standard deviations (1.4826 MAD) above the median."
+    )
+    window: int = Field(
+        128, ge=8, description="Steps whose losses make that median; the first half-window judges none."
+    )
+    rewind_steps: int | None = Field(
+        None, ge=1, description="rewind only: batches left out, the spike's included; null: all since the checkpoint."
+    )
+    most: int = Field(3, ge=0, description="How often a run may skip or rewind; the next time stops it.")
+
+
+class Watch(Section):
+    """What training watches on all ranks; see docs/reliability.md."""
+
+    timeout_seconds: float = Field(
+        900.0,
+        gt=0,
+        description="A collective, or a rank's phase, that takes longer ends the run. Longer than any save.",
+    )
+    heartbeat_seconds: float = Field(5.0, gt=0, description="Seconds between a rank's signs of life in `RUN/ranks/`.")
+    compare_every: int = Field(
+        100, ge=0, description="Steps between comparisons of replicated weights over ranks, and of speeds; 0: never."
+    )
+    slow_ratio: float = Field(1.5, gt=1, description="A rank is slow when it computes this many times the median.")
+
+
+class WandB(Section):
+    """Weights & Biases, if wanted (`pip install wandb`)."""
+
+    project: str
+    entity: str | None = None
+    name: str | None = None
+
+
+class Train(Section):
+    """The training run."""
+
+    steps: int | None = Field(None, ge=1, description="Optimizer steps. Give exactly one of steps, tokens and epochs.")
+    tokens: int | None = Field(None, ge=1, description="Target tokens to train on, rounded up to whole steps.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the training split, rounded up to whole steps.")
+    global_batch_size: int = Field(64, ge=1, description="Sequences per optimizer step, over all ranks.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Sequences per rank and forward pass; null: as many as divide evenly, at most 16."
+    )
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    grad_clip: float = Field(1.0, ge=0, description="Largest global gradient norm; 0 turns clipping off.")
+    precision: Literal["auto", "bf16", "fp32", "fp16"] = Field(
+        "auto",
+        description="auto: bf16 where the hardware computes in it (GPU; CPU with AVX512-BF16 or AMX), else fp32. "
+        "fp16 needs a GPU.",
+    )
+    zero: Zero = Zero()
+    activation_checkpointing: bool = Field(
+        False, description="Recompute blocks in the backward pass instead of storing them."
+    )
+    compile: bool = Field(False, description="torch.compile the model.")
+    faults: Faults = Faults()
+    watch: Watch = Watch()
+    checkpoint: CheckpointPolicy = CheckpointPolicy()
+    validation: ValidationPolicy = ValidationPolicy()
+    log_every: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
+    ranks: int | None = Field(None, ge=1, description="Processes on this machine; null: one per GPU, or one on CPU.")
+    tensorboard: bool = Field(True, description="Also write TensorBoard files.")
+    wandb: WandB | None = Field(None, description="Also log to Weights & Biases.")
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Train:
+        given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of steps, tokens and epochs (given: {', '.join(given) or 'none'})")
+        saves, scores = self.checkpoint, self.validation.every
+        if saves.keep_best and saves.every % scores:
+            raise ValueError(
+                f"checkpoint.keep_best needs a validation at every checkpoint: {saves.every} (checkpoint.every) is no "
+                f"multiple of {scores} (validation.every)"
+            )
+        return self
