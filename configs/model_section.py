@@ -30,23 +30,35 @@ class Model(Section):
     intermediate_size: int | None = Field(
         None,
         ge=1,
-        description="Width inside the MLP; null: 4 x hidden_size (gelu), 8/3 x up to a multiple of 64 (swiglu).",
+        description="Width inside the MLP; null: 4 x hidden_size (gelu, relu2), 8/3 x up to a multiple of 64 (swiglu).",
     )
     context_length: int = Field(1024, ge=2, description="Tokens a window holds, in training and in evaluation.")
     position: Literal["learned", "rope"] = Field(
         "rope", description="Learned absolute positions, or rotary embeddings."
     )
     norm: Literal["layernorm", "rmsnorm"] = Field("rmsnorm", description="Normalisation before each part of a block.")
-    activation: Literal["gelu", "swiglu"] = Field("swiglu", description="gelu is the tanh form of GPT-2.")
+    activation: Literal["gelu", "swiglu", "relu2"] = Field(
+        "swiglu", description="gelu is the tanh form of GPT-2; relu2 the square of ReLU (arXiv:2109.08668)."
+    )
     bias: bool = Field(False, description="Biases in linear layers and LayerNorms.")
     tied_embeddings: bool = Field(False, description="One matrix for the input embedding and the output projection.")
     qk_norm: bool = Field(False, description="RMSNorm over each query and key head before rotation (Qwen3).")
+    value_residual: bool = Field(
+        False,
+        description="Values of later layers are mixed with the first layer's, by a learned share (arXiv:2410.17897).",
+    )
+    logit_softcap: float | None = Field(
+        None, gt=0, description="Logits x become cap tanh(x / cap) (Gemma 2, arXiv:2408.00118); null: as they are."
+    )
     rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies.")
     norm_eps: float = Field(1e-5, gt=0, description="Epsilon of the norms.")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="Dropout on embeddings, attention weights and residual branches."
     )
     init_std: float = Field(0.02, gt=0, description="Standard deviation of the initial weights.")
+    zero_init: bool = Field(
+        False, description="The last matrices of attention and MLP start at zero: each block as the identity."
+    )
     vocab_size: int | None = Field(None, ge=2, description="Rows of the embedding; null: the tokenizer's size, padded.")
     vocab_multiple: int = Field(64, ge=1, description="The vocabulary is padded up to a multiple of this for speed.")
 
@@ -86,7 +98,7 @@ class Model(Section):
         """Width inside the MLP after defaults (swiglu: Shazeer 2020, arXiv:2002.05202, keeps the parameter count)."""
         if self.intermediate_size:
             return self.intermediate_size
-        if self.activation == "gelu":
+        if self.activation != "swiglu":
             return 4 * self.hidden_size
         return -(-8 * self.hidden_size // 3 // 64) * 64 if self.hidden_size >= 64 else 3 * self.hidden_size
 

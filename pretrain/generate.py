@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pretrain.model import KVCache, Transformer
+from pretrain.model import Transformer
 
 
 def distribution(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
@@ -60,7 +60,7 @@ class Decoder:
         tokens = [[0] * pad + text for pad, text in zip(padding, self._texts, strict=True)]
         capacity = min(self._model.config.context_length, longest + self._room)
         padded = torch.tensor(padding, device=device) if any(padding) else None
-        self._cache = KVCache(self._model, len(self._texts), capacity, padded)
+        self._cache = self._model.new_cache(len(self._texts), capacity, padded)
         self._feed(torch.tensor(tokens, device=device))
 
     def _feed(self, tokens: Tensor) -> None:

@@ -177,10 +177,11 @@ class Architecture(NamedTuple):
     weights: Callable[[Model], Iterator[Weight]]
 
 
-_LLAMA_LIKE = {"position": "rope", "norm": "rmsnorm", "activation": "swiglu"}
+_PLAIN: dict[str, Any] = {"value_residual": False, "logit_softcap": None}
+_LLAMA_LIKE: dict[str, Any] = {**_PLAIN, "position": "rope", "norm": "rmsnorm", "activation": "swiglu"}
 ARCHITECTURES = {
     "GPT2LMHeadModel": Architecture(
-        {"position": "learned", "norm": "layernorm", "activation": "gelu", "qk_norm": False},
+        {**_PLAIN, "position": "learned", "norm": "layernorm", "activation": "gelu", "qk_norm": False},
         _gpt2_settings,
         _read_gpt2,
         _gpt2_weights,

@@ -13,7 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs.model_section import Model
-from pretrain.model import KVCache, Transformer
+from pretrain.attention import causal_attention
+from pretrain.huggingface import architecture_of
+from pretrain.model import Transformer
 
 SHAPE: dict[str, Any] = {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "context_length": 16}
 SETTINGS = {
@@ -36,7 +38,7 @@ def tokens(rows: int = 3, length: int = 16) -> torch.Tensor:
 
 @pytest.mark.parametrize("cuts", [[16], [5, 1, 1, 9], [1] * 16])
 def test_cached_logits_equal_uncached(model: Transformer, cuts: list[int]) -> None:
-    cache = KVCache(model, 3, 16)
+    cache = model.new_cache(3, 16)
     with torch.no_grad():
         parts = [model(part, cache) for part in tokens().split(cuts, dim=1)]
         torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens()), atol=1e-5, rtol=1e-5)
@@ -45,7 +47,7 @@ def test_cached_logits_equal_uncached(model: Transformer, cuts: list[int]) -> No
 
 def test_left_padded_rows_equal_rows_alone(model: Transformer) -> None:
     padding, text = [0, 5, 9], tokens()
-    cache = KVCache(model, 3, 16, torch.tensor(padding))
+    cache = model.new_cache(3, 16, torch.tensor(padding))
     with torch.no_grad():
         padded = torch.cat([model(part, cache) for part in text.split([10, 1, 5], dim=1)], dim=1)
         assert padded.isfinite().all()
@@ -64,7 +66,7 @@ def test_no_position_sees_the_future(model: Transformer) -> None:
 def test_too_many_tokens_are_refused(model: Transformer) -> None:
     with pytest.raises(ValueError, match=r"17 tokens do not fit model\.context_length 16"):
         model(tokens(1, 17))
-    cache = KVCache(model, 1, 17)
+    cache = model.new_cache(1, 17)
     model(tokens(1, 12), cache)
     with pytest.raises(ValueError, match="17 tokens"):
         model(tokens(1, 5), cache)
@@ -171,3 +173,41 @@ def test_every_weight_is_used_inside_its_own_module(model: Transformer) -> None:
     with Watch():
         model(tokens())
     assert used == set(owners)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "length"), [(4, 4, 16), (4, 2, 256), (2, 1, 384), (2, 2, 512)])
+def test_attention_by_products_equals_torchs(heads: int, kv_heads: int, length: int) -> None:
+    q = torch.randn(2, heads, length, 8, requires_grad=True)
+    k, v = (torch.randn(2, kv_heads, length, 8, requires_grad=True) for _ in range(2))
+    ours = causal_attention(q, k, v)
+    theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.randn_like(ours)
+    for mine, reference in zip(
+        torch.autograd.grad(ours, (q, k, v), upstream), torch.autograd.grad(theirs, (q, k, v), upstream), strict=True
+    ):
+        torch.testing.assert_close(mine, reference)
+
+
+@pytest.mark.parametrize("extra", [{"value_residual": True}, {"logit_softcap": 5.0}, {"activation": "relu2"}])
+def test_published_settings_change_the_function_and_not_the_cached_one(extra: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    shape = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "context_length": 16}
+    model = Transformer(Model(**shape, **extra), 64).eval()
+    plain = Transformer(Model(**shape), 64).eval()
+    text = torch.randint(64, (2, 12))
+    cache = model.new_cache(2, 12)
+    steps = [model(text[:, :5], cache), model(text[:, 5:], cache)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), model(text))
+    assert model(text).shape == plain(text).shape
+    if "logit_softcap" in extra:
+        assert model(text).abs().max() < 5.0
+    with pytest.raises(ValueError, match=f"{next(iter(extra))}"):
+        architecture_of(model.config)
+
+
+def test_zero_init_makes_each_block_the_identity() -> None:
+    model = Transformer(Model(num_layers=2, hidden_size=32, num_heads=2, context_length=16, zero_init=True), 64)
+    x = torch.randn(1, 8, 32)
+    rotation = model._rotation(torch.arange(8), x.dtype)
+    assert torch.equal(model.blocks[0](x, rotation)[0], x)

@@ -1,0 +1,132 @@
+"""Causal self-attention and rotary positions. Letters of shapes as in `pretrain.model`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs.model_section import Model
+from pretrain.kv_cache import KVCache
+
+# Beyond this the attention weights of `causal_attention`, kept for the backward pass, take too much memory.
+LONGEST_PRODUCT_ATTENTION = 512
+
+Rotation = tuple[Tensor, Tensor]  # cos and signed sin, each (T, 1, E) or (B, T, 1, E)
+
+
+def rotation_table(config: Model, device: torch.device | None = None) -> Rotation:
+    """cos and sin of position x frequency for all positions, fp32 (context_length, E).
+
+    Half-split layout, as in Hugging Face: component i turns with component i + E/2, so both halves hold the same
+    frequencies. The first half of sin is negated: `rotate` needs no sign of its own.
+    """
+    exponent = torch.arange(0, config.head_width, 2, dtype=torch.float32, device=device) / config.head_width
+    frequency = 1.0 / (config.rope_theta**exponent)  # (E/2,)
+    angle = torch.outer(torch.arange(config.context_length, dtype=torch.float32, device=device), frequency)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotary position embedding of x (B, T, heads, E)."""
+    cos, sin = rotation
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of q (B, H, T, E) over k and v (B, K, T, E) as matrix products: (B, H, T, E).
+
+    For compiled training on a CPU at short lengths. There the products run at full speed and the compiler fuses what is
+    between them, while torch's own kernel took three times as long (docs/lab-notes.md). Queries go in a few blocks,
+    each over the keys up to its end, so that little of the masked half is computed.
+    """
+    length, groups = q.shape[2], q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    block = _attention_block(length)
+    position = torch.arange(length, device=q.device)
+    parts = []
+    for start in range(0, length, block):
+        end = start + block
+        scores = (q[:, :, start:end] @ k[:, :, :end].transpose(-1, -2)).float() / math.sqrt(q.shape[3])
+        hidden = position[:end] > position[start:end, None]  # (block, end)
+        weights = scores.masked_fill(hidden, -math.inf).softmax(dim=-1)
+        parts.append(weights.to(q.dtype) @ v[:, :, :end])
+    return torch.cat(parts, dim=2)
+
+
+def _attention_block(length: int) -> int:
+    """Queries a block: at most four blocks, of 128 or more; 0 where `causal_attention` does not pay."""
+    block = max(128, length // 4) if length >= 128 else length
+    return block if length <= LONGEST_PRODUCT_ATTENTION and length % block == 0 else 0
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped queries; one matrix for queries, keys and values, in this order."""
+
+    def __init__(self, config: Model, layer: int) -> None:
+        super().__init__()
+        self.layer, self.dropout, self.width = layer, config.dropout, config.head_width
+        self.heads, self.kv_heads = config.num_heads, config.kv_heads
+        self.qkv = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.width, bias=config.bias)
+        self.out = nn.Linear(self.heads * self.width, config.hidden_size, bias=config.bias)
+        self.q_norm = nn.RMSNorm(self.width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(self.width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.value_residual = config.value_residual
+        self.value_mix = ValueMix() if config.value_residual and layer else None
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        first_values: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, D) -> (B, T, D), and the values (B, T, K, E) that later layers mix in, if any do."""
+        qkv = self.qkv(x).unflatten(-1, (-1, self.width))  # (B, T, H+2K, E)
+        q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.value_mix is not None and first_values is not None:
+            v = self.value_mix(v, first_values)
+        elif self.value_residual:
+            first_values = v
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, E), (B, K, T, E) twice
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v)  # (B, K, S, E)
+        y = self._attend(q, k, v, mask)  # (B, H, T, E)
+        return self.out(y.transpose(1, 2).flatten(2)), first_values
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        compiled_training = self.training and q.device.type == "cpu" and torch.compiler.is_compiling()
+        if compiled_training and mask is None and not self.dropout and _attention_block(q.shape[2]):
+            return causal_attention(q, k, v)
+        return F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask is None and q.shape[2] == k.shape[2],
+            enable_gqa=self.kv_heads != self.heads,
+        )
+
+
+class ValueMix(nn.Module):
+    """A layer's values and the first layer's, mixed by one learned share that starts at a half.
+
+    A module of its own, because ZeRO-3 gathers a weight only inside the forward of the module that owns it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1))
+
+    def forward(self, values: Tensor, first: Tensor) -> Tensor:
+        """Both (B, T, K, E)."""
+        return values.lerp(first, self.weight.to(values.dtype))
