@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.section import Section
 
@@ -146,8 +146,10 @@ class Train(Section):
         "fp16 needs a GPU.",
     )
     zero: Zero = Zero()
-    activation_checkpointing: bool = Field(
-        False, description="Recompute blocks in the backward pass instead of storing them."
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        "none",
+        description="Compute parts of each block again in the backward pass instead of storing them. selective: all "
+        "but matrix products and attention; full: all but the block's input. true and false are full and none.",
     )
     compile: bool = Field(False, description="torch.compile the model.")
     faults: Faults = Faults()
@@ -158,6 +160,11 @@ class Train(Section):
     ranks: int | None = Field(None, ge=1, description="Processes on this machine; null: one per GPU, or one on CPU.")
     tensorboard: bool = Field(True, description="Also write TensorBoard files.")
     wandb: WandB | None = Field(None, description="Also log to Weights & Biases.")
+
+    @field_validator("activation_checkpointing", mode="before")
+    @classmethod
+    def _checkpointing_by_name(cls, value: Any) -> Any:
+        return ("full" if value else "none") if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Train:

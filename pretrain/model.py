@@ -18,11 +18,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from configs.model_section import Model
 from pretrain.attention import Attention, Rotation, rotation_table
 from pretrain.kv_cache import KVCache
+from pretrain.recompute import run_block
 
 
 class ParameterCount(NamedTuple):
@@ -118,7 +118,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
-        self.activation_checkpointing = False  # recompute each block in the backward pass instead of storing it
+        self.activation_checkpointing = "none"  # what of a block is kept for backward: see `pretrain.recompute`
         learned = config.position == "learned"
         # On the meta device first: torch's own initial values would cost time and random numbers.
         device = torch.get_default_device()
@@ -164,10 +164,8 @@ class Transformer(nn.Module):
         x = F.dropout(x, self.config.dropout, self.training)
         first_values: Tensor | None = None
         for block in self.blocks:
-            if self.activation_checkpointing and self.training:
-                x, first_values = checkpoint(block, x, rotation, None, None, first_values, use_reentrant=False)
-            else:
-                x, first_values = block(x, rotation, mask, cache, first_values)
+            mode = self.activation_checkpointing if self.training else "none"
+            x, first_values = run_block(mode, block, x, rotation, mask, cache, first_values)
         if cache is not None:
             cache.length = end
         out: Tensor = self.norm(x)
