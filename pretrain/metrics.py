@@ -19,21 +19,6 @@ from configs.recipe import Recipe
 from pretrain.engine import StepResult
 
 METRICS = "metrics.jsonl"
-# Dense bf16/fp16 tensor-core peaks in FLOP/s, from the vendors' data sheets. Other devices and types are measured.
-_PEAKS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
-_MEASURED_SIZE, _MEASUREMENTS = 1024, 6
 
 
 class Writer(Protocol):
@@ -200,20 +185,3 @@ def memory_bytes() -> int:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def peak_flops(device: torch.device, precision: str) -> float:
-    """FLOP/s of one device in this precision: from the table of known GPUs, otherwise the best of a few products."""
-    if device.type == "cuda" and precision != "fp32":
-        name = torch.cuda.get_device_name(device)
-        for known, peak in _PEAKS.items():
-            if known in name:
-                return peak
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
-    matrix = torch.randn(_MEASURED_SIZE, _MEASURED_SIZE, device=device).to(dtype)
-    best = math.inf
-    for _ in range(_MEASUREMENTS):
-        start = time.perf_counter()
-        (matrix @ matrix).sum().item()
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * _MEASURED_SIZE**3 / best

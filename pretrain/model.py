@@ -13,7 +13,6 @@ Weights are compatible with Hugging Face's layout through `pretrain.huggingface`
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +20,9 @@ from torch import Tensor, nn
 
 from configs.model_section import Model
 from pretrain.attention import Attention, Rotation, rotation_table
+from pretrain.flops import ParameterCount, flops_per_token
 from pretrain.kv_cache import KVCache
 from pretrain.recompute import run_block
-
-
-class ParameterCount(NamedTuple):
-    """`non_embedding` leaves out token and position embeddings and an untied head (Kaplan et al., arXiv:2001.08361)."""
-
-    total: int
-    non_embedding: int
 
 
 class Embedding(nn.Module):
@@ -230,13 +223,5 @@ class Transformer(nn.Module):
         return ParameterCount(total, total - sum(p.numel() for module in tables for p in module.parameters()))
 
     def flops_per_token(self, context_length: int | None = None) -> float:
-        """Floating-point operations of forward and backward per token: 6 N + 12 L H E T.
-
-        PaLM (arXiv:2204.02311), appendix B. N counts the weights that are multiplied, the head among them, and not the
-        looked-up tables. T is `context_length` (None: the recipe's). As there, attention counts all T x T pairs
-        although half are masked, and recomputation counts nothing: this is the numerator of model FLOPs utilisation.
-        """
-        config = self.config
-        length = context_length or config.context_length
-        multiplied = self.parameter_count().non_embedding + self.vocab_size * config.hidden_size
-        return 6.0 * multiplied + 12.0 * config.num_layers * config.num_heads * config.head_width * length
+        """Floating-point operations of forward and backward per token; see `pretrain.flops.flops_per_token`."""
+        return flops_per_token(self.config, self.vocab_size, context_length)

@@ -13,10 +13,11 @@ from data_prep.shards import DataManifest, load_manifest
 from data_prep.vocab import Vocab
 from pretrain.batches import BatchSource
 from pretrain.checkpoint import VALIDATION_LOSS, CheckpointInfo, check_belongs
+from pretrain.devices import peak_flops
 from pretrain.engine import Engine, background_group, connected, gather
 from pretrain.faults import FaultGuard, Rewind
 from pretrain.loop import fit
-from pretrain.metrics import Meter, Tracker, peak_flops
+from pretrain.metrics import Meter, Tracker
 from pretrain.mirror import Mirror
 from pretrain.mixture import check_past
 from pretrain.model import Transformer
