@@ -14,6 +14,35 @@ _FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+class RopeScaling(Section):
+    """Rotary frequencies scaled for a longer context than the weights were trained with; see `pretrain/rope.py`."""
+
+    kind: Literal["linear", "ntk", "yarn", "llama3"] = Field(
+        description="linear: arXiv:2306.15595. ntk: a larger rope_theta. yarn: arXiv:2309.00071. llama3: Llama 3.1."
+    )
+    factor: float = Field(ge=1, description="New context / old context.")
+    original_context_length: int | None = Field(
+        None, ge=2, description="The old context, in tokens; yarn and llama3 need it."
+    )
+    beta_fast: float = Field(32.0, gt=0, description="yarn: pairs with more turns in the old context stay.")
+    beta_slow: float = Field(1.0, gt=0, description="yarn: pairs with fewer turns are divided by factor.")
+    attention_factor: float | None = Field(
+        None, gt=0, description="yarn: what cos and sin are multiplied by; null: 0.1 ln(factor) + 1."
+    )
+    low_freq_factor: float = Field(1.0, gt=0, description="llama3: below so many turns, divided by factor.")
+    high_freq_factor: float = Field(4.0, gt=0, description="llama3: above so many turns, kept.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> RopeScaling:
+        if self.kind in ("yarn", "llama3") and self.original_context_length is None:
+            raise ValueError(f"rope_scaling of kind {self.kind} needs original_context_length")
+        if self.low_freq_factor >= self.high_freq_factor or self.beta_slow >= self.beta_fast:
+            raise ValueError(
+                "rope_scaling: low_freq_factor must be below high_freq_factor, and beta_slow below beta_fast"
+            )
+        return self
+
+
 class Model(Section):
     """A decoder-only transformer. `family` sets the defaults of the choices below it; each can be set alone."""
 
@@ -51,6 +80,9 @@ class Model(Section):
         None, gt=0, description="Logits x become cap tanh(x / cap) (Gemma 2, arXiv:2408.00118); null: as they are."
     )
     rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies.")
+    rope_scaling: RopeScaling | None = Field(
+        None, description="Rotary frequencies scaled for a longer context; weights come by `train.init_from`."
+    )
     norm_eps: float = Field(1e-5, gt=0, description="Epsilon of the norms.")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="Dropout on embeddings, attention weights and residual branches."
@@ -81,6 +113,8 @@ class Model(Section):
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
         if self.position == "rope" and self.head_width % 2:
             raise ValueError(f"rotary embeddings need an even head width, not {self.head_width}")
+        if self.rope_scaling and (self.position != "rope" or self.head_width < 4):
+            raise ValueError("rope_scaling needs position: rope, and heads of at least 4 components")
         return self
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from configs.model_section import Model
 from pretrain.kv_cache import KVCache
+from pretrain.rope import frequencies
 
 # Beyond this the attention weights of `causal_attention`, kept for the backward pass, take too much memory.
 LONGEST_PRODUCT_ATTENTION = 512
@@ -23,10 +24,9 @@ def rotation_table(config: Model, device: torch.device | None = None) -> Rotatio
     Half-split layout, as in Hugging Face: component i turns with component i + E/2, so both halves hold the same
     frequencies. The first half of sin is negated: `rotate` needs no sign of its own.
     """
-    exponent = torch.arange(0, config.head_width, 2, dtype=torch.float32, device=device) / config.head_width
-    frequency = 1.0 / (config.rope_theta**exponent)  # (E/2,)
+    frequency, temperature = frequencies(config, device)
     angle = torch.outer(torch.arange(config.context_length, dtype=torch.float32, device=device), frequency)
-    cos, sin = angle.cos(), angle.sin()
+    cos, sin = angle.cos() * temperature, angle.sin() * temperature
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from configs.files import atomic_directory, read_json, write_json
 from configs.model_section import Model
 from data_prep.vocab import TOKENIZER_NAME, Vocab
+from pretrain.huggingface_config import CONFIG_NAME, gpt2_settings, llama_settings, read_gpt2, read_llama
 from pretrain.model import Transformer
 
-CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -81,93 +81,6 @@ def _llama_weights(config: Model) -> Iterator[Weight]:
         yield Weight("lm_head.weight", ("lm_head.weight",))
 
 
-# ------------------------------------------------------------------------------------------------------------ settings
-def _gpt2_settings(config: Model) -> dict[str, Any]:
-    return {
-        "model_type": "gpt2",
-        "n_layer": config.num_layers,
-        "n_embd": config.hidden_size,
-        "n_head": config.num_heads,
-        "n_inner": config.mlp_width,
-        "n_positions": config.context_length,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": config.norm_eps,
-        **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
-    }
-
-
-def _llama_settings(config: Model) -> dict[str, Any]:
-    return {
-        "model_type": "qwen3" if config.qk_norm else "llama",
-        "num_hidden_layers": config.num_layers,
-        "hidden_size": config.hidden_size,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.mlp_width,
-        "max_position_embeddings": config.context_length,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
-        # The first is read by transformers 4 and most other tools, the second by transformers 5.
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "attention_bias": config.bias,
-        "attention_dropout": config.dropout,
-        **({} if config.qk_norm else {"mlp_bias": config.bias}),
-    }
-
-
-def _read_gpt2(source: Mapping[str, Any]) -> dict[str, Any]:
-    _require(source, "activation_function", "gelu_new", {"gelu_new", "gelu_pytorch_tanh"})
-    _require(source, "scale_attn_weights", True, {True})
-    for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
-        _require(source, key, False, {False})
-    return {
-        "family": "gpt2",
-        "num_layers": source["n_layer"],
-        "hidden_size": source["n_embd"],
-        "num_heads": source["n_head"],
-        "intermediate_size": source.get("n_inner") or 4 * source["n_embd"],
-        "context_length": source["n_positions"],
-        "norm_eps": float(source.get("layer_norm_epsilon", 1e-5)),
-        "dropout": float(source.get("resid_pdrop", 0.1)),
-        "tied_embeddings": source.get("tie_word_embeddings", True),
-    }
-
-
-def _read_llama(source: Mapping[str, Any]) -> dict[str, Any]:
-    qk_norm = source["model_type"] == "qwen3"
-    rope = source.get("rope_parameters") or source.get("rope_scaling") or {}
-    _require(source, "hidden_act", "silu", {"silu", "swish"})
-    _require(source, "use_sliding_window", False, {False})
-    _require(rope, "rope_type", rope.get("type", "default"), {"default"})
-    bias = source.get("attention_bias", False)
-    _require(source, "mlp_bias", False, {bias})
-    return {
-        "family": "llama",
-        "num_layers": source["num_hidden_layers"],
-        "hidden_size": source["hidden_size"],
-        "num_heads": source["num_attention_heads"],
-        "num_kv_heads": source.get("num_key_value_heads"),
-        "head_dim": source.get("head_dim") or (128 if qk_norm else None),
-        "intermediate_size": source["intermediate_size"],
-        "context_length": source["max_position_embeddings"],
-        "norm_eps": float(source.get("rms_norm_eps", 1e-6)),
-        "rope_theta": float(rope.get("rope_theta") or source.get("rope_theta", 10000.0)),
-        "dropout": float(source.get("attention_dropout", 0.0)),
-        "tied_embeddings": source.get("tie_word_embeddings", False),
-        "bias": bias,
-        "qk_norm": qk_norm,
-    }
-
-
-def _require(source: Mapping[str, Any], key: str, default: Any, allowed: set[Any]) -> None:
-    value = source.get(key, default)
-    if value not in allowed:
-        expected = " or ".join(sorted(map(repr, allowed)))
-        raise ValueError(f"{CONFIG_NAME}: {key} is {value!r}; only {expected} can be imported")
-
-
 class Architecture(NamedTuple):
     """One class of `transformers`: the settings it covers, and the way there and back."""
 
@@ -182,13 +95,13 @@ _LLAMA_LIKE: dict[str, Any] = {**_PLAIN, "position": "rope", "norm": "rmsnorm", 
 ARCHITECTURES = {
     "GPT2LMHeadModel": Architecture(
         {**_PLAIN, "position": "learned", "norm": "layernorm", "activation": "gelu", "qk_norm": False},
-        _gpt2_settings,
-        _read_gpt2,
+        gpt2_settings,
+        read_gpt2,
         _gpt2_weights,
     ),
-    "LlamaForCausalLM": Architecture({**_LLAMA_LIKE, "qk_norm": False}, _llama_settings, _read_llama, _llama_weights),
+    "LlamaForCausalLM": Architecture({**_LLAMA_LIKE, "qk_norm": False}, llama_settings, read_llama, _llama_weights),
     "Qwen3ForCausalLM": Architecture(
-        {**_LLAMA_LIKE, "qk_norm": True, "bias": False}, _llama_settings, _read_llama, _llama_weights
+        {**_LLAMA_LIKE, "qk_norm": True, "bias": False}, llama_settings, read_llama, _llama_weights
     ),
 }
 

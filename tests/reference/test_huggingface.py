@@ -17,6 +17,7 @@ from data_prep.vocab import Vocab, train_vocab
 from pretrain.generate import generate, generate_batch
 from pretrain.huggingface import export_directory, import_directory
 from pretrain.model import Transformer
+from pretrain.rope import rope_base
 
 SHAPE: dict[str, Any] = {"num_layers": 2, "hidden_size": 48, "num_heads": 4, "context_length": 32}
 OURS = {
@@ -28,6 +29,24 @@ OURS = {
     "llama-wide-heads-biases": {"family": "llama", "num_kv_heads": 1, "head_dim": 20, "bias": True, "norm_eps": 1e-3},
     "qwen3": {"family": "llama", "qk_norm": True, "num_kv_heads": 2, "head_dim": 32, "intermediate_size": 72},
     "qwen3-tied": {"family": "llama", "qk_norm": True, "tied_embeddings": True},
+    "llama-linear": {"family": "llama", "rope_scaling": {"kind": "linear", "factor": 2.5}},
+    "llama-ntk": {"family": "llama", "rope_scaling": {"kind": "ntk", "factor": 4.0}},
+    "qwen3-yarn": {
+        "family": "llama",
+        "qk_norm": True,
+        "head_dim": 32,
+        "rope_scaling": {"kind": "yarn", "factor": 4.0, "original_context_length": 8, "beta_fast": 2.0},
+    },
+    "llama-yarn-by-hand": {
+        "family": "llama",
+        "rope_scaling": {"kind": "yarn", "factor": 2.0, "original_context_length": 16, "attention_factor": 1.5},
+    },
+    "llama-3.1": {
+        "family": "llama",
+        "head_dim": 32,
+        "rope_theta": 50.0,
+        "rope_scaling": {"kind": "llama3", "factor": 8.0, "original_context_length": 64, "high_freq_factor": 3.0},
+    },
 }
 COMMON = {"num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "max_position_embeddings": 32}
 COMMON |= {"vocab_size": 257, "intermediate_size": 96, "bos_token_id": 0, "eos_token_id": 0}
@@ -47,6 +66,32 @@ THEIRS = {
             "attention_bias": True,
             "mlp_bias": True,
             "head_dim": 16,
+        },
+    ),
+    "llama-3.1": (
+        "Llama",
+        {
+            **COMMON,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 50.0,
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+    "llama-yarn-without-factor": (
+        "Llama",
+        {
+            **COMMON,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1000.0,
+                "factor": None,
+                "original_max_position_embeddings": 8,
+            },
         },
     ),
     "qwen3": ("Qwen3", {**COMMON, "num_key_value_heads": 2, "head_dim": 24, "rms_norm_eps": 1e-3}),
@@ -108,6 +153,8 @@ def _resolved(config: Model) -> dict[str, Any]:
     resolved: dict[str, Any] = {"intermediate_size": config.mlp_width}
     if config.position == "rope":
         resolved |= {"num_kv_heads": config.kv_heads, "head_dim": config.head_width}
+    if config.rope_scaling and config.rope_scaling.kind == "ntk":
+        resolved |= {"rope_scaling": None, "rope_theta": rope_base(config)}
     return resolved
 
 
@@ -132,6 +179,14 @@ def test_imported_equals_transformers(name: str, shard_size: str, vocab_dir: Pat
     imported, _ = import_directory(tmp_path)
     with torch.no_grad():
         assert_equal_logits(imported(tokens()), model(tokens()).logits)
+
+
+def test_each_scaling_changes_the_logits() -> None:
+    scaled = [name for name, settings in OURS.items() if "rope_scaling" in settings]
+    with torch.no_grad():
+        for name in scaled:
+            plain = ours(**{**OURS[name], "rope_scaling": None})(tokens())
+            assert (ours(**OURS[name])(tokens()) - plain).abs().max() > 0.05, name
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
@@ -208,7 +263,11 @@ def _cut(path: Path) -> None:
         (lambda path: _edit(path, num_hidden_layers=1), "such as model.layers.1."),
         (lambda path: _edit(path, vocab_size=300), "config.json asks for (300, 48)"),
         (lambda path: _edit(path, hidden_act="relu"), "hidden_act is 'relu'"),
-        (lambda path: _edit(path, rope_parameters={"rope_type": "yarn", "factor": 4}), "rope_type is 'yarn'"),
+        (lambda path: _edit(path, rope_parameters={"rope_type": "dynamic", "factor": 4}), "rope_type is 'dynamic'"),
+        (
+            lambda path: _edit(path, rope_parameters={"rope_type": "yarn", "factor": 4, "mscale": 0.7}),
+            "mscale is 0.7",
+        ),
         (lambda path: _edit(path, mlp_bias=True), "mlp_bias is True"),
     ],
 )
