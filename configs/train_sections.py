@@ -134,6 +134,11 @@ class Train(Section):
     tokens: int | None = Field(None, ge=1, description="Target tokens to train on, rounded up to whole steps.")
     epochs: float | None = Field(None, gt=0, description="Passes over the training split, rounded up to whole steps.")
     global_batch_size: int = Field(64, ge=1, description="Sequences per optimizer step, over all ranks.")
+    document_masking: bool = Field(
+        False,
+        description="Tokens attend only within their own document, and positions count from its beginning; "
+        "see docs/batches.md.",
+    )
     micro_batch_size: int | None = Field(
         None, ge=1, description="Sequences per rank and forward pass; null: as many as divide evenly, at most 16."
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from configs.model_section import Model
 from pretrain.kv_cache import KVCache
+from pretrain.masking import Mask, attend
 from pretrain.rope import frequencies
 
 # Beyond this the attention weights of `causal_attention`, kept for the backward pass, take too much memory.
@@ -36,12 +37,13 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Causal attention of q (B, H, T, E) over k and v (B, K, T, E) as matrix products: (B, H, T, E).
 
     For compiled training on a CPU at short lengths. There the products run at full speed and the compiler fuses what is
     between them, while torch's own kernel took three times as long (docs/lab-notes.md). Queries go in a few blocks,
-    each over the keys up to its end, so that little of the masked half is computed.
+    each over the keys up to its end, so that little of the masked half is computed. `mask` (B, 1, T, T): causal as well,
+    0 and -inf, as from `pretrain.masking.document_mask`.
     """
     length, groups = q.shape[2], q.shape[1] // k.shape[1]
     if groups > 1:
@@ -52,9 +54,12 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     for start in range(0, length, block):
         end = start + block
         scores = (q[:, :, start:end] @ k[:, :, :end].transpose(-1, -2)).float() / math.sqrt(q.shape[3])
-        hidden = position[:end] > position[start:end, None]  # (block, end)
-        weights = scores.masked_fill(hidden, -math.inf).softmax(dim=-1)
-        parts.append(weights.to(q.dtype) @ v[:, :, :end])
+        if mask is None:
+            hidden = position[:end] > position[start:end, None]  # (block, end)
+            scores = scores.masked_fill(hidden, -math.inf)
+        else:
+            scores = scores + mask[:, :, start:end, :end]
+        parts.append(scores.softmax(dim=-1).to(q.dtype) @ v[:, :, :end])
     return torch.cat(parts, dim=2)
 
 
@@ -82,7 +87,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation | None,
-        mask: Tensor | None,
+        mask: Mask | None,
         cache: KVCache | None,
         first_values: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
@@ -102,19 +107,12 @@ class Attention(nn.Module):
         y = self._attend(q, k, v, mask)  # (B, H, T, E)
         return self.out(y.transpose(1, 2).flatten(2)), first_values
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
         compiled_training = self.training and q.device.type == "cpu" and torch.compiler.is_compiling()
-        if compiled_training and mask is None and not self.dropout and _attention_block(q.shape[2]):
-            return causal_attention(q, k, v)
-        return F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None and q.shape[2] == k.shape[2],
-            enable_gqa=self.kv_heads != self.heads,
-        )
+        by_products = compiled_training and not self.dropout and _attention_block(q.shape[2])
+        if by_products and not isinstance(mask, BlockMask):  # in training a tensor is a mask of documents: causal
+            return causal_attention(q, k, v, mask)
+        return attend(q, k, v, mask, self.dropout if self.training else 0.0)
 
 
 class ValueMix(nn.Module):

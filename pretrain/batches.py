@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,22 +38,38 @@ class Batch:
     weights: Tensor  # (B, T) float32: how much each target counts in the loss; 0 leaves it out
     target_bytes: int  # UTF-8 bytes that the targets with weight stand for
     fresh: bool  # no window of the *global* batch was seen in an earlier epoch
+    positions: Tensor | None = None  # (B, T) int64: of each token in its document, where they do not see each other
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a `LossModule` takes."""
+        inputs = (self.tokens, self.targets, self.weights)
+        return inputs if self.positions is None else (*inputs, self.positions)
 
     def to(self, device: torch.device) -> Batch:
         """A copy on `device`; does not wait for the transfer if the batch is pinned."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved.update({k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, Tensor)})
-        return Batch(**moved)
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
         """A copy in page-locked memory, from which transfers to a GPU run by themselves."""
-        return Batch(
-            self.tokens.pin_memory(),
-            self.targets.pin_memory(),
-            self.weights.pin_memory(),
-            self.target_bytes,
-            self.fresh,
-        )
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        changed: dict[str, Any] = {name: change(value) for name, value in values if isinstance(value, Tensor)}
+        return replace(self, **changed)
+
+
+def document_positions(tokens: NDArray[np.int64], eod: int) -> Tensor:
+    """(B, T) int64: the place of each token in its document, from 0; a row begins at 0 too.
+
+    As input, an end-of-document token begins the next document: it is what that document's first token is predicted
+    from, in training as in generation and evaluation. As target it ends its own. So every target can be predicted, and
+    all are coded.
+    """
+    columns = np.arange(tokens.shape[1])
+    begins = np.maximum.accumulate(np.where(tokens == eod, columns, 0), axis=1)
+    return torch.from_numpy(columns - begins)
 
 
 class Batches(Protocol):
@@ -75,6 +91,7 @@ class BatchSource:
         self.context = recipe.model.context_length
         self.global_batch = recipe.train.global_batch_size
         self._token_bytes = Vocab.load(manifest.tokenizer).token_bytes
+        self._eod = manifest.eod_id if recipe.train.document_masking else None
         streams = {
             source.name: TokenStream(source.prefixes, source.name, manifest.vocab_size) for source in manifest.train
         }
@@ -98,14 +115,15 @@ class BatchSource:
             weights=torch.ones(targets.shape, dtype=torch.float32),
             target_bytes=int(self._token_bytes[targets].sum(dtype=np.int64)),
             fresh=not places.epoch.any(),
+            positions=None if self._eod is None else document_positions(windows[:, :-1], self._eod),
         )
 
     def digest(self, step: int, ranks: int = 1) -> str:
         """SHA-256 of the global batch of `step`, put together from `ranks` shares."""
         shares = [self.batch(step, rank, ranks) for rank in range(ranks)]
         digest = hashlib.sha256()
-        for name in ("tokens", "targets", "weights"):
-            digest.update(torch.cat([getattr(share, name) for share in shares]).numpy().tobytes())
+        for parts in zip(*(share.inputs for share in shares), strict=True):
+            digest.update(torch.cat(parts).numpy().tobytes())
         return digest.hexdigest()
 
     def documents(self, step: int) -> list[list[DocumentSpan]]:

@@ -239,18 +239,18 @@ class Engine:
         if self._dropout:
             torch.manual_seed((self._seed + step * _SEED_STEP + self.ranks.rank * _SEED_RANK) % 2**63)
 
-    def _micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, ...]]:
         for start in range(0, self.plan.accumulation * self.plan.micro_batch, self.plan.micro_batch):
             rows = slice(start, start + self.plan.micro_batch)
-            yield batch.tokens[rows], batch.targets[rows], batch.weights[rows]
+            yield tuple(part[rows] for part in batch.inputs)
 
     def _gradients(self, batch: Batch, scale: Tensor) -> Tensor:
         """Sums up the gradients of all micro-batches; returns this rank's nats, a float64 scalar."""
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        for micro, (tokens, targets, weights) in enumerate(self._micro_batches(batch)):
+        for micro, inputs in enumerate(self._micro_batches(batch)):
             self.enter("forward")
             with self.clock.running():
-                loss = self._deepspeed(tokens, targets, weights)
+                loss = self._deepspeed(*inputs)
             nats += loss.detach()
             self.enter("backward and all-reduce of the gradients")
             self._deepspeed.backward(loss * scale, scale_wrt_gas=False)
@@ -312,7 +312,7 @@ class Engine:
         self.module.eval()
         self.enter("validation")  # each batch of it may take as long as a collective
         batch = batch.to(self.device)
-        nats: Tensor = self._deepspeed(batch.tokens, batch.targets, batch.weights)
+        nats: Tensor = self._deepspeed(*batch.inputs)
         return nats.double()
 
     # -------------------------------------------------------------------------------------------------- between ranks

@@ -22,6 +22,7 @@ from configs.model_section import Model
 from pretrain.attention import Attention, Rotation, rotation_table
 from pretrain.flops import ParameterCount, flops_per_token
 from pretrain.kv_cache import KVCache
+from pretrain.masking import Mask, document_mask, prefers_flex
 from pretrain.recompute import run_block
 
 
@@ -86,7 +87,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation | None,
-        mask: Tensor | None = None,
+        mask: Mask | None = None,
         cache: KVCache | None = None,
         first_values: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
@@ -127,30 +128,36 @@ class Transformer(nn.Module):
         self.materialize(device)
         self.init_weights()
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V), in the dtype of the weights, of the token after each of `tokens` (B, T) int64.
 
-        With a cache, `tokens` continue what it holds, and are added to it.
+        With a cache, `tokens` continue what it holds, and are added to it. With `positions` (B, T) int64, rows hold
+        documents side by side, and each token sees its own document alone (`pretrain.masking`); not with a cache.
 
         Raises:
             ValueError: when the tokens, with those in the cache, are more than `context_length`.
         """
-        return self.head(self.backbone(tokens, cache))
+        return self.head(self.backbone(tokens, cache, positions))
 
     def new_cache(self, batch: int, capacity: int, padding: Tensor | None = None) -> KVCache:
         """An empty cache for `batch` rows of up to `capacity` columns; `padding` as in `KVCache`."""
         return KVCache(self.config, self.embed.weight, batch, capacity, padding)
 
-    def backbone(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def backbone(self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
         """Hidden states (B, T, D) after the last norm: all of the model but the projection to the vocabulary."""
         start = cache.length if cache is not None else 0
         end = start + tokens.shape[1]
         if end > self.config.context_length:
             raise ValueError(f"{end} tokens do not fit model.context_length {self.config.context_length}; pass fewer")
         columns = torch.arange(start, end, device=tokens.device)  # (T,)
-        positions = columns if cache is None else cache.positions(columns)  # (T,) or (B, T)
-        mask = None if cache is None else cache.mask(columns)
         x = self.embed(tokens)  # (B, T, D)
+        mask: Mask | None = None
+        if positions is not None:
+            assert cache is None
+            mask = document_mask(positions, x.dtype, prefers_flex(self.config, x.device))
+        else:
+            positions = columns if cache is None else cache.positions(columns)  # (T,) or (B, T)
+            mask = None if cache is None else cache.mask(columns)
         if self.position is not None:
             x = x + self.position(positions)
         rotation = self._rotation(positions, x.dtype) if self.position is None else None

@@ -39,14 +39,14 @@ def drop_update(engine: Any, stage: int) -> None:
         vars(optimizer.loss_scaler).update(scale)
 
 
-def gradient_is_finite(module: nn.Module, tokens: Tensor, targets: Tensor, weights: Tensor) -> bool:
+def gradient_is_finite(module: nn.Module, *inputs: Tensor) -> bool:
     """Whether this rank's own gradient of a micro-batch is finite; every rank must ask at ZeRO-3.
 
     A hook sees each gradient where it enters a parameter, before DeepSpeed's reduction mixes the ranks.
     """
     finite: list[Tensor] = []
     parameters = [p for p in module.parameters() if p.requires_grad]
-    loss = module(tokens, targets, weights)
+    loss = module(*inputs)
     for gradient in torch.autograd.grad(loss, parameters, allow_unused=True):
         if gradient is not None:
             finite.append(torch.isfinite(gradient).all())

@@ -2,7 +2,8 @@
 
 The first `train.validation.max_tokens` targets, an equal fraction of every source, in windows of the context length
 laid side by side; the last window of a source may be shorter. What is reported are ratios of sums over all of them, so
-the batch size and the number of ranks change nothing but rounding.
+the batch size and the number of ranks change nothing but rounding. A model trained with document masking is scored with
+it: documents in one window do not see each other.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from configs.recipe import Recipe
 from data_prep.shards import DataManifest, TokenStream
 from data_prep.vocab import Vocab
-from pretrain.batches import Batch
+from pretrain.batches import Batch, document_positions
 from pretrain.engine import Engine
 
 
@@ -24,6 +25,7 @@ class Validator:
 
     def __init__(self, recipe: Recipe, data: DataManifest) -> None:
         self._context = recipe.model.context_length
+        self._eod = data.eod_id if recipe.train.document_masking else None
         self._token_bytes = Vocab.load(data.tokenizer).token_bytes
         self._streams = [TokenStream(source.prefixes, source.name, data.vocab_size) for source in data.validation]
         available = [max(0, stream.length - 1) for stream in self._streams]
@@ -71,4 +73,6 @@ class Validator:
             weights[row, :count] = 1.0
             target_bytes += int(self._token_bytes[tokens[row, 1 : count + 1]].sum(dtype=np.int64))
         whole = torch.from_numpy(tokens)
-        return Batch(whole[:, :-1].contiguous(), whole[:, 1:].contiguous(), weights, target_bytes, fresh=False)
+        positions = None if self._eod is None else document_positions(tokens[:, :-1], self._eod)
+        inputs = whole[:, :-1].contiguous(), whole[:, 1:].contiguous(), weights
+        return Batch(*inputs, target_bytes, fresh=False, positions=positions)

@@ -21,8 +21,9 @@ class LossModule(nn.Module, ABC):
         self.model = model
 
     @abstractmethod
-    def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None = None) -> Tensor:
         """Sum (not mean) of the loss over targets, each times its weight; a scalar in fp32.
 
-        Args: tokens (B, T) int64; targets (B, T) int64; weights (B, T) float32.
+        Args: tokens (B, T) int64; targets (B, T) int64; weights (B, T) float32; positions (B, T) int64 of each token in
+            its document, where documents are not to see each other.
         """
