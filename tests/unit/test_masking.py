@@ -13,7 +13,9 @@ from torch.nn.attention import flex_attention
 
 import pretrain.model
 from configs.model_section import Model
+from pretrain.attention import causal_attention
 from pretrain.batches import document_positions
+from pretrain.masking import attend, document_mask
 from pretrain.model import Transformer
 from pretrain.objectives.language_modelling import LanguageModelling
 
@@ -87,6 +89,14 @@ def test_a_window_computes_what_its_documents_compute_alone(
         torch.testing.assert_close(one, other, atol=1e-5 * float(other.abs().max()), rtol=1e-5)
     unmasked, _ = loss_and_gradients(module, [(tokens, targets, weights)])
     assert abs(unmasked - expected) > 1e-3 * expected, "the mask changes something"
+
+
+def test_attention_by_products_and_kernel_agree_on_a_mask() -> None:
+    q, k, v = torch.randn(3, 2, 2, 256, 16)
+    positions = document_positions(np.random.default_rng(0).integers(0, 50, (2, 256)), EOD)
+    mask = document_mask(positions, torch.float32, flex=False)
+    assert isinstance(mask, Tensor)
+    torch.testing.assert_close(causal_attention(q, k, v, mask), attend(q, k, v, mask, 0.0), atol=1e-5, rtol=1e-5)
 
 
 def test_positions_count_from_the_end_of_the_document_before() -> None:
