@@ -41,12 +41,15 @@ lint: setup ## Format, lint, types, shell scripts
 	bash -n launch/*.sh .ci/run
 	@if command -v shellcheck >/dev/null; then shellcheck launch/*.sh .ci/run; else echo "shellcheck is not installed: skipped"; fi
 
-bench: setup ## Side by side with peers, minutes each (NANOGPT=DIR, a clone of it, adds the training peer)
+bench: setup ## Side by side with peers, minutes each (NANOGPT=DIR, a clone, and LITGPT=PYTHON add training peers)
 	@test -x .venv-bench/bin/python || "$(PYTHON)" -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check 'datatrove[io,processing]==0.10.1' orjson
 	$(BIN)/python benchmarks/encode.py --peer .venv-bench/bin/python configs/corpus/gutenberg-train.jsonl.zst
 	$(BIN)/python benchmarks/memory_flat.py
 	@if [ -n "$(NANOGPT)" ]; then $(BIN)/python benchmarks/shakespeare.py --nanogpt "$(NANOGPT)"; fi
+	$(BIN)/python benchmarks/train.py $(if $(NANOGPT),--nanogpt "$(NANOGPT)") $(if $(LITGPT),--litgpt "$(LITGPT)")
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/scaling.py
 
 docs: setup ## Write docs/recipe.md and configs/recipe.schema.json from the schema
 	$(BIN)/python -m launch.docs
