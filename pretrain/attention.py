@@ -42,8 +42,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 
     For compiled training on a CPU at short lengths. There the products run at full speed and the compiler fuses what is
     between them, while torch's own kernel took three times as long (docs/lab-notes.md). Queries go in a few blocks,
-    each over the keys up to its end, so that little of the masked half is computed. `mask` (B, 1, T, T): 0 and -inf, causal
-    as well, as from `pretrain.masking.document_mask`.
+    each over the keys up to its end, so that little of the masked half is computed.
+
+    `mask`: (B, 1, T, T), causal as well, 0 and -inf as from `pretrain.masking.document_mask`.
     """
     length, groups = q.shape[2], q.shape[1] // k.shape[1]
     if groups > 1:

@@ -10,6 +10,7 @@ from configs.train_sections import Train
 from pretrain.batches import Batches, prefetched
 from pretrain.engine import Engine, StepResult
 from pretrain.faults import FaultGuard, NonFiniteLoss
+from pretrain.garbage import collected_at_steps
 from pretrain.heartbeat import SAVING
 from pretrain.metrics import Meter, Tracker
 from pretrain.schedule import learning_rate
@@ -63,6 +64,7 @@ def fit(
 
     with (
         stop_requests() as stop,
+        collected_at_steps() as collect,
         prefetched(batches, _with_batches(steps, guard), engine.ranks.rank, engine.ranks.count, engine.device) as ahead,
         progress_bar("training", steps.stop, enabled=engine.is_main) as bar,
     ):
@@ -71,6 +73,7 @@ def fit(
             result = None if step in guard.lineage else made(step, rate)
             poll()
             done = step + 1
+            collect(done)
             if result is not None and result.applied:
                 if due(done, train.log_every):
                     tracker.log(done, meter.measure(result, rate))

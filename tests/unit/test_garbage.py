@@ -1,0 +1,42 @@
+"""The garbage collector during training."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from pretrain.garbage import collected_at_steps
+
+
+class Ring:
+    """Refers to itself, so that only the collector frees it."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_garbage_goes_at_known_steps_only() -> None:
+    with collected_at_steps(10) as collect:
+        assert not gc.isenabled() and gc.get_freeze_count() > 0
+        ring = weakref.ref(Ring())
+        for step in range(1, 10):
+            collect(step)
+            assert ring() is not None
+        collect(10)
+        assert ring() is None
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+
+
+def test_the_collector_is_as_before_after_an_error() -> None:
+    with pytest.raises(ValueError, match="sick"), collected_at_steps():
+        raise ValueError("sick")
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+    gc.disable()
+    try:
+        with collected_at_steps():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
