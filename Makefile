@@ -38,8 +38,8 @@ lint: setup ## Format, lint, types, shell scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	bash -n launch/*.sh .ci/run
-	@if command -v shellcheck >/dev/null; then shellcheck launch/*.sh .ci/run; else echo "shellcheck is not installed: skipped"; fi
+	bash -n launch/*.sh benchmarks/*.sh .ci/run
+	@if command -v shellcheck >/dev/null; then shellcheck launch/*.sh benchmarks/*.sh .ci/run; else echo "shellcheck is not installed: skipped"; fi
 
 bench: setup ## Side by side with peers, minutes each (NANOGPT=DIR, a clone, and LITGPT=PYTHON add training peers)
 	@test -x .venv-bench/bin/python || "$(PYTHON)" -m venv .venv-bench
