@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.section import Section
+from configs.section import PathText, Section
 
 
 class Optimizer(Section):
@@ -133,6 +133,11 @@ class Train(Section):
     steps: int | None = Field(None, ge=1, description="Optimizer steps. Give exactly one of steps, tokens and epochs.")
     tokens: int | None = Field(None, ge=1, description="Target tokens to train on, rounded up to whole steps.")
     epochs: float | None = Field(None, gt=0, description="Passes over the training split, rounded up to whole steps.")
+    init_from: PathText | None = Field(
+        None,
+        description="Start from the weights of a run directory, a checkpoint or a Hugging Face directory, with a fresh "
+        "optimizer; `model.context_length`, rope_scaling, rope_theta and dropout may differ.",
+    )
     global_batch_size: int = Field(64, ge=1, description="Sequences per optimizer step, over all ranks.")
     document_masking: bool = Field(
         False,

@@ -7,7 +7,6 @@ Written with safetensors and json alone; logits equal to `transformers` for each
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -189,11 +188,25 @@ def _exported(model: Transformer, name: str, vocab_size: int) -> dict[str, Tenso
 def import_directory(path: Path) -> tuple[Transformer, Path]:
     """Reads a Hugging Face directory: the model (fp32, CPU, eval mode) and the path of its tokenizer.json.
 
-    One `model.safetensors`, or shards with an index.
+    Raises:
+        ValueError: as `open_directory`.
+    """
+    config, tokenizer, read = open_directory(path)
+    model = _on_meta(config).materialize("cpu").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(read(name))
+    return model, tokenizer
+
+
+def open_directory(path: Path) -> tuple[Model, Path, Callable[[str], Tensor]]:
+    """A Hugging Face directory's settings, its tokenizer.json, and a function that reads a weight by our name.
+
+    One `model.safetensors`, or shards with an index. No weight is read before it is asked for.
 
     Raises:
         ValueError: when a file is missing or damaged, the weights are only there as pickle, or the architecture or one
-            of its settings is not ours.
+            of its settings is not ours; on reading, when a shape is not what config.json says.
     """
     path = Path(path)
     for name in (CONFIG_NAME, TOKENIZER_NAME):
@@ -209,11 +222,43 @@ def import_directory(path: Path) -> tuple[Transformer, Path]:
         config = Model(**ARCHITECTURES[names[0]].read(source), vocab_size=source["vocab_size"])
     except KeyError as error:
         raise ValueError(f"{path / CONFIG_NAME} lacks {error}; the file is incomplete, get it again") from error
+    weights = {weight.ours: weight for weight in ARCHITECTURES[names[0]].weights(config)}
+    return config, path / TOKENIZER_NAME, _reader(path, config, weights)
+
+
+def _on_meta(config: Model) -> Transformer:
+    assert config.vocab_size
     with torch.device("meta"):
-        model = Transformer(config, source["vocab_size"])
-    model.materialize("cpu").eval()
-    _load_weights(model, path, ARCHITECTURES[names[0]].weights(config))
-    return model, path / TOKENIZER_NAME
+        return Transformer(config, config.vocab_size)
+
+
+# Buffers of old versions: causal masks, rotary frequencies.
+_REDUNDANT = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+
+
+def _reader(path: Path, config: Model, weights: dict[str, Weight]) -> Callable[[str], Tensor]:
+    where = _open_weights(path)
+    theirs = [name for weight in weights.values() for name in weight.theirs]
+    if missing := [name for name in theirs if name not in where]:
+        raise ValueError(f"{path} lacks the weight {missing[0]}; it does not belong to this {CONFIG_NAME}")
+    redundant = (*_REDUNDANT, "lm_head.weight") if config.tied_embeddings else _REDUNDANT
+    if unknown := [name for name in where if name not in theirs and not name.endswith(redundant)]:
+        raise ValueError(f"{path} has weights that this architecture does not use, such as {unknown[0]}")
+    shapes = {name: parameter.shape for name, parameter in _on_meta(config).named_parameters()}
+
+    def read(ours: str) -> Tensor:
+        weight = weights[ours]
+        parts = [where[name]() for name in weight.theirs]
+        value = torch.cat(parts) if len(parts) > 1 else parts[0]
+        value = value.T if weight.transposed else value
+        if value.shape != shapes[ours]:
+            raise ValueError(
+                f"{path}: {weight.theirs[0]} has shape {tuple(value.shape)} where {CONFIG_NAME} "
+                f"asks for {tuple(shapes[ours])}"
+            )
+        return value.float()
+
+    return read
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -230,39 +275,12 @@ def _weight_files(path: Path) -> list[Path]:
     raise ValueError(f"{path} has no {WEIGHTS_NAME} and no {INDEX_NAME}")
 
 
-# Buffers of old versions: causal masks, rotary frequencies.
-_REDUNDANT = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-
-
-@torch.no_grad()
-def _load_weights(model: Transformer, path: Path, weights: Iterator[Weight]) -> None:
-    parameters = dict(model.named_parameters())
-    with ExitStack() as stack:
-        where = _open_weights(path, stack)
-        for weight in weights:
-            if missing := [name for name in weight.theirs if name not in where]:
-                raise ValueError(f"{path} lacks the weight {missing[0]}; it does not belong to this {CONFIG_NAME}")
-            parts = [where.pop(name)() for name in weight.theirs]
-            value = torch.cat(parts) if len(parts) > 1 else parts[0]
-            value = value.T if weight.transposed else value
-            target = parameters[weight.ours]
-            if value.shape != target.shape:
-                raise ValueError(
-                    f"{path}: {weight.theirs[0]} has shape {tuple(value.shape)} where {CONFIG_NAME} "
-                    f"asks for {tuple(target.shape)}"
-                )
-            target.copy_(value)
-    redundant = (*_REDUNDANT, "lm_head.weight") if model.config.tied_embeddings else _REDUNDANT
-    if unknown := [name for name in where if not name.endswith(redundant)]:
-        raise ValueError(f"{path} has weights that this architecture does not use, such as {unknown[0]}")
-
-
-def _open_weights(path: Path, stack: ExitStack) -> dict[str, Callable[[], Tensor]]:
+def _open_weights(path: Path) -> dict[str, Callable[[], Tensor]]:
     """How to read each weight, by its name; nothing is read yet."""
     where: dict[str, Callable[[], Tensor]] = {}
     for file in _weight_files(path):
         try:
-            opened = stack.enter_context(safe_open(file, framework="pt"))
+            opened: Any = safe_open(file, framework="pt")
         except Exception as error:  # safetensors and the file system raise different ones for missing and damaged
             raise ValueError(f"{file} cannot be read as safetensors ({error}); get it again") from error
         for key in opened.keys():  # noqa: SIM118  (not a mapping)

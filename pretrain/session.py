@@ -29,6 +29,7 @@ from pretrain.saving import Saver
 from pretrain.startup import Laps
 from pretrain.stopping import StoppedEarly
 from pretrain.validation import Validator
+from pretrain.warm_start import weights_to_start_from
 from pretrain.watching import watched
 
 
@@ -80,6 +81,8 @@ class _Session:
         self._flops_per_token = model.flops_per_token()
         self._engine = engine = Engine(self._recipe, LanguageModelling(model), self._ranks, self._device)
         self._initial = initial_weights(model, engine.shapes(), self._recipe.seed)
+        if self._recipe.train.init_from and checkpoint is None:
+            self._initial = weights_to_start_from(self._recipe, self._data, self._initial)
         self._peak = sum(gather(peak_flops(self._device, engine.precision)))
         self._laps.lap("engine")
 
