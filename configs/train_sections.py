@@ -161,7 +161,17 @@ class Train(Section):
         description="Compute parts of each block again in the backward pass instead of storing them. selective: all "
         "but matrix products and attention; full: all but the block's input. true and false are full and none.",
     )
-    compile: bool = Field(False, description="torch.compile the model.")
+    loss_chunk: int | None = Field(
+        None,
+        ge=1,
+        description="Positions whose logits are held at a time; null: as many as make 64 million logits. "
+        "Changes memory, not the loss.",
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="torch.compile the model. auto: where it pays, that is in runs of 1e13 operations a rank (CPU) or "
+        "2e16 (GPU) at ZeRO stages 0 to 2, with a compiler installed.",
+    )
     faults: Faults = Faults()
     watch: Watch = Watch()
     checkpoint: CheckpointPolicy = CheckpointPolicy()

@@ -12,10 +12,9 @@ import logging
 import math
 import os
 import socket
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -153,7 +152,9 @@ def _quieten() -> None:
 class Engine:
     """The model, its optimizer and its gradients on all ranks."""
 
-    def __init__(self, recipe: Recipe, module: LossModule, ranks: Ranks, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, module: LossModule, ranks: Ranks, device: torch.device, compile_model: bool = False
+    ) -> None:
         """Wraps `module`; its weights are undefined until `set_weights`."""
         import deepspeed
 
@@ -173,13 +174,7 @@ class Engine:
         self.module = module
         self.clock = ForwardClock(device)
         self.enter: Callable[..., None] = lambda phase, step=None: None  # is told where in a step this rank is
-        if recipe.train.compile:
-            if self.stage == 3 and self.is_main:
-                print(
-                    "train.compile at ZeRO-3: DeepSpeed's hooks cut the graph at every module, which costs minutes of "
-                    "compilation and gains little; stages 0 to 2 compile whole",
-                    file=sys.stderr,
-                )
+        if compile_model:
             self._deepspeed.compile()
 
     @property
@@ -235,6 +230,10 @@ class Engine:
         self.enter("between steps")
         return StepResult(loss, sums[0], targets, int(target_bytes), grad_norm, stop, applied)
 
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """bf16 without ZeRO: fp32 weights, cast where they are multiplied."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16" and self.stage == 0)
+
     def _seed_dropout(self, step: int) -> None:
         if self._dropout:
             torch.manual_seed((self._seed + step * _SEED_STEP + self.ranks.rank * _SEED_RANK) % 2**63)
@@ -249,7 +248,7 @@ class Engine:
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         for micro, inputs in enumerate(self._micro_batches(batch)):
             self.enter("forward")
-            with self.clock.running():
+            with self.clock.running(), self._autocast():
                 loss = self._deepspeed(*inputs)
             nats += loss.detach()
             self.enter("backward and all-reduce of the gradients")
@@ -276,7 +275,8 @@ class Engine:
     def _sick_gradients(self, batch: Batch, step: int) -> list[int]:
         """The ranks whose own gradients, computed once more and apart, are not finite."""
         self._seed_dropout(step)
-        finite = [gradient_is_finite(self.module, *micro) for micro in self._micro_batches(batch)]
+        with self._autocast():
+            finite = [gradient_is_finite(self.module, *micro) for micro in self._micro_batches(batch)]
         return [rank for rank, fine in enumerate(gather(all(finite))) if not fine]
 
     def _non_finite(self, what: str, value: float, step: int, ranks: list[int]) -> NonFiniteLoss:
@@ -312,7 +312,8 @@ class Engine:
         self.module.eval()
         self.enter("validation")  # each batch of it may take as long as a collective
         batch = batch.to(self.device)
-        nats: Tensor = self._deepspeed(*batch.inputs)
+        with self._autocast():
+            nats: Tensor = self._deepspeed(*batch.inputs)
         return nats.double()
 
     # -------------------------------------------------------------------------------------------------- between ranks

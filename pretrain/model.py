@@ -13,6 +13,7 @@ Weights are compatible with Hugging Face's layout through `pretrain.huggingface`
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from configs.model_section import Model
 from pretrain.attention import Attention, Rotation, rotation_table
+from pretrain.cross_entropy import chunk_positions, linear_cross_entropy
 from pretrain.flops import ParameterCount, flops_per_token
 from pretrain.kv_cache import KVCache
 from pretrain.masking import Mask, document_mask, prefers_flex
@@ -27,16 +29,21 @@ from pretrain.recompute import run_block
 
 
 class Embedding(nn.Module):
-    """The token matrix (V, D). Token ids give their rows; hidden states give logits, when input and output are tied.
+    """A token matrix (V, D): token ids give their rows, hidden states logits, and with targets a loss.
 
-    One module for both directions, because ZeRO-3 gathers a weight only inside the forward of the module that owns it.
+    One module for all of it, because ZeRO-3 gathers a weight only inside the forward of the module that owns it, and
+    input and output may share one.
     """
 
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+        """Ids (…) -> (…, D); hidden states (…, D) -> logits (…, V), or `loss(x, weight)`."""
+        if loss is not None:
+            result: Tensor = loss(x, self.weight)
+            return result
         return F.linear(x, self.weight) if x.is_floating_point() else F.embedding(x, self.weight)
 
 
@@ -97,6 +104,12 @@ class Block(nn.Module):
         return x + F.dropout(self.mlp(self.mlp_norm(x)), self.dropout, self.training), first_values
 
 
+def _products_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which the matrix products that follow are made."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 class Transformer(nn.Module):
     """Token ids -> logits.
 
@@ -121,7 +134,7 @@ class Transformer(nn.Module):
             self.position = nn.Embedding(config.context_length, config.hidden_size) if learned else None
             self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
             self.norm = make_norm(config)
-            self.lm_head = None if config.tied_embeddings else nn.Linear(config.hidden_size, vocab_size, bias=False)
+            self.lm_head = None if config.tied_embeddings else Embedding(vocab_size, config.hidden_size)
         if not learned:
             for name in ("rope_cos", "rope_sin"):
                 self.register_buffer(name, torch.empty(0, device="meta"), persistent=False)
@@ -160,7 +173,7 @@ class Transformer(nn.Module):
             mask = None if cache is None else cache.mask(columns)
         if self.position is not None:
             x = x + self.position(positions)
-        rotation = self._rotation(positions, x.dtype) if self.position is None else None
+        rotation = self._rotation(positions, _products_dtype(x)) if self.position is None else None
         x = F.dropout(x, self.config.dropout, self.training)
         first_values: Tensor | None = None
         for block in self.blocks:
@@ -171,11 +184,35 @@ class Transformer(nn.Module):
         out: Tensor = self.norm(x)
         return out
 
+    @property
+    def _output(self) -> Embedding:
+        return self.embed if self.lm_head is None else self.lm_head
+
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits (…, V) of hidden states (…, D), so that a loss can take them a few positions at a time."""
-        out: Tensor = self.embed(hidden) if self.lm_head is None else self.lm_head(hidden)
+        """Logits (…, V) of hidden states (…, D), so that a caller can take them a few positions at a time."""
+        out: Tensor = self._output(hidden)
         cap = self.config.logit_softcap
         return out if cap is None else cap * torch.tanh(out / cap)
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        positions: Tensor | None = None,
+        chunk: int | None = None,
+    ) -> Tensor:
+        """Sum over (B, T) of weight x -log p(target | tokens before it): nats, a scalar in fp32.
+
+        `chunk`: positions whose logits exist at a time; None chooses (`cross_entropy.chunk_positions`).
+        """
+        hidden = self.backbone(tokens, positions=positions).flatten(0, 1)  # (B T, D)
+        size, cap = chunk_positions(self.vocab_size, chunk), self.config.logit_softcap
+        nats: Tensor = self._output(
+            hidden,
+            lambda x, weight: linear_cross_entropy(x, weight, targets.flatten(), weights.flatten(), size, cap),
+        )
+        return nats
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         # Rounded to the activations' dtype only here, from angles computed in fp32: the same as Hugging Face does.

@@ -13,6 +13,7 @@ from data_prep.shards import DataManifest, load_manifest
 from data_prep.vocab import Vocab
 from pretrain.batches import BatchSource
 from pretrain.checkpoint import VALIDATION_LOSS, CheckpointInfo, check_belongs
+from pretrain.compiling import keep_compiled, should_compile
 from pretrain.devices import peak_flops
 from pretrain.engine import Engine, background_group, connected, gather
 from pretrain.faults import FaultGuard, Rewind
@@ -79,7 +80,9 @@ class _Session:
         """Makes the engine and uses it until training ends; returns 0 or the number of the signal that ended it."""
         model = build_model(self._recipe, self._data.vocab_size, self._device)
         self._flops_per_token = model.flops_per_token()
-        self._engine = engine = Engine(self._recipe, LanguageModelling(model), self._ranks, self._device)
+        objective = LanguageModelling(model, self._recipe.train.loss_chunk)
+        compile_model = self._compiles()
+        self._engine = engine = Engine(self._recipe, objective, self._ranks, self._device, compile_model)
         self._initial = initial_weights(model, engine.shapes(), self._recipe.seed)
         if self._recipe.train.init_from and checkpoint is None:
             self._initial = weights_to_start_from(self._recipe, self._data, self._initial)
@@ -98,6 +101,15 @@ class _Session:
             return watched(self._recipe, engine, checkpoint.step if checkpoint else 0, work)
         finally:
             engine.close()
+
+    def _compiles(self) -> bool:
+        """Whether to compile the model, which all ranks decide alike."""
+        recipe = self._recipe
+        windows = sum(source.tokens for source in self._data.train) // recipe.model.context_length
+        positions = total_steps(recipe, windows) * recipe.train.global_batch_size * recipe.model.context_length
+        if chosen := should_compile(recipe.train, self._device, positions * self._flops_per_token / self._ranks.count):
+            keep_compiled()
+        return chosen
 
     def _train_from(self, checkpoint: CheckpointInfo | None, every: int) -> int:
         engine, recipe, data = self._engine, self._recipe, self._data

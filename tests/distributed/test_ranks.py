@@ -155,7 +155,9 @@ def test_a_checkpoint_goes_on_at_other_ranks_and_stages(runs: Runs, move: Any) -
     resumed = runs.values(f"{ranks} {stage} {precision} to {new_ranks} {new_stage}")
     unbroken = runs.values(name_of(ranks, stage, precision, WHOLE[ranks]))
     assert sorted(resumed) == list(range(11, 21))
-    assert max(differences(resumed, unbroken, range(11, 21))) < (1e-5 if precision == "fp32" else 2e-3)
+    # Without ZeRO, bf16 is autocast with the residual stream in fp32: as far from ZeRO's bf16 as that is from fp32.
+    tolerance = 1e-5 if precision == "fp32" else 2e-3 if bool(stage) == bool(new_stage) else 8e-3
+    assert max(differences(resumed, unbroken, range(11, 21))) < tolerance
     if (ranks, stage) == (new_ranks, new_stage):
         assert [resumed[step] for step in range(11, 21)] == [unbroken[step] for step in range(11, 21)], "to the bit"
 

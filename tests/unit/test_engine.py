@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from configs.recipe import Recipe, solve_batch
+from configs.train_sections import Train
 from pretrain import engine_config
+from pretrain.compiling import should_compile
 from pretrain.engine import StepResult
 from pretrain.engine_config import deepspeed_config, resolve_precision
 from pretrain.metrics import JsonLines, Meter
@@ -107,3 +109,26 @@ def test_meter_counts_nats_of_fresh_windows_only() -> None:
     assert values["train/code_length_bits"] == pytest.approx(200 / 0.6931471805599453)
     assert values["train/code_bits_per_byte"] == pytest.approx(200 / 0.6931471805599453 / 80)
     assert values["train/mfu"] == pytest.approx(values["train/tokens_per_s"] * 10.0 / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "stage", "flops", "expected"),
+    [
+        ("auto", 1, 1e14, True),
+        ("auto", 1, 1e12, False),
+        ("auto", 3, 1e14, False),
+        (True, 1, 1.0, True),
+        (False, 1, 1e20, False),
+    ],
+)
+def test_compiles_where_it_pays(
+    setting: str | bool, stage: int, flops: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    train = Train.model_validate({"steps": 1, "compile": setting, "zero": {"stage": stage}})
+    assert should_compile(train, torch.device("cpu"), flops) is expected
+
+
+def test_compiles_nothing_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not should_compile(Train(steps=1), torch.device("cpu"), 1e20)
