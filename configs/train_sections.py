@@ -139,6 +139,11 @@ class Train(Section):
         "optimizer; `model.context_length`, rope_scaling, rope_theta and dropout may differ.",
     )
     global_batch_size: int = Field(64, ge=1, description="Sequences per optimizer step, over all ranks.")
+    packing: Literal["windows", "best_fit"] = Field(
+        "windows",
+        description="windows: the stream cut every context_length tokens. best_fit: whole documents side by side, cut "
+        "only where longer, the rest padding (arXiv:2404.10830); goes well with document_masking. See docs/batches.md.",
+    )
     document_masking: bool = Field(
         False,
         description="Tokens attend only within their own document, and positions count from its beginning; "

@@ -157,6 +157,11 @@ class TokenStream:
         self._files: OrderedDict[int, int] = OrderedDict()
 
     @property
+    def starts(self) -> np.ndarray:
+        """(shards,) int64: the place of each shard's first token in the stream."""
+        return self._starts[:-1]
+
+    @property
     def length(self) -> int:
         """Tokens in the stream."""
         return int(self._starts[-1])

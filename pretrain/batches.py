@@ -1,8 +1,9 @@
 """Batches as a pure function of (recipe, step).
 
 A *window* is `model.context_length` target positions of one source's token stream: tokens [w*C, w*C + C], where the
-target of each token is the next one. The last, partial window of a stream is left out of training. A *slot* is a place
-in the endless order of windows (`pretrain.order`); step s takes the slots [s*G, (s+1)*G) with G the global batch size,
+target of each token is the next one. The last, partial window of a stream is left out of training. With best-fit
+packing a window holds whole documents instead, and no token is left out (`pretrain.packing`). A *slot* is a place in
+the endless order of windows (`pretrain.order`); step s takes the slots [s*G, (s+1)*G) with G the global batch size,
 and rank r of R the r-th R-th of them. Nothing depends on ranks, micro-batches, accumulation or restarts.
 """
 
@@ -25,6 +26,8 @@ from configs.recipe import Recipe
 from data_prep.shards import DataManifest, DocumentSpan, TokenStream
 from data_prep.vocab import Vocab
 from pretrain.mixture import plan_mixture
+from pretrain.packing import load_packing
+from pretrain.windows import CutWindows, PackedWindows, Windows
 
 PREFETCH_BATCHES = 4
 
@@ -60,16 +63,15 @@ class Batch:
         return replace(self, **changed)
 
 
-def document_positions(tokens: NDArray[np.int64], eod: int) -> Tensor:
-    """(B, T) int64: the place of each token in its document, from 0; a row begins at 0 too.
+def document_positions(begins: NDArray[np.bool_]) -> Tensor:
+    """(B, T) int64: the place of each token in its document, from 0, given where one begins; a row begins at 0 too.
 
     As input, an end-of-document token begins the next document: it is what that document's first token is predicted
     from, in training as in generation and evaluation. As target it ends its own. So every target can be predicted, and
     all are coded.
     """
-    columns = np.arange(tokens.shape[1])
-    begins = np.maximum.accumulate(np.where(tokens == eod, columns, 0), axis=1)
-    return torch.from_numpy(columns - begins)
+    columns = np.arange(begins.shape[1])
+    return torch.from_numpy(columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1))
 
 
 class Batches(Protocol):
@@ -91,12 +93,19 @@ class BatchSource:
         self.context = recipe.model.context_length
         self.global_batch = recipe.train.global_batch_size
         self._token_bytes = Vocab.load(manifest.tokenizer).token_bytes
-        self._eod = manifest.eod_id if recipe.train.document_masking else None
+        self._eod, self._masking = manifest.eod_id, recipe.train.document_masking
+        self.packed = recipe.train.packing == "best_fit"
         streams = {
             source.name: TokenStream(source.prefixes, source.name, manifest.vocab_size) for source in manifest.train
         }
         self._mixture = plan_mixture(recipe, manifest, {name: stream.length for name, stream in streams.items()})
-        self._streams = [streams[source.name] for source in self._mixture.sources]
+        shards = {source.name: source for source in manifest.train}
+        self._windows: list[Windows] = [
+            PackedWindows(stream, load_packing(manifest, shards[name], self.context), self._eod)
+            if self.packed
+            else CutWindows(stream, self.context)
+            for name, stream in ((source.name, streams[source.name]) for source in self._mixture.sources)
+        ]
         self.windows = sum(source.windows for source in self._mixture.sources)
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
@@ -107,15 +116,18 @@ class BatchSource:
         places = self._mixture.places(self._slots(step))
         rows = slice(rank * share, (rank + 1) * share)
         chosen = zip(places.source[rows].tolist(), places.window[rows].tolist(), strict=True)
-        windows = np.stack([self._read(source, window) for source, window in chosen])  # (B, T+1)
-        targets = windows[:, 1:]
+        # Padding holds end-of-document tokens: they stand for no bytes.
+        tokens, targets = np.full((2, share, self.context), self._eod)
+        pieces = [
+            self._windows[source].read(window, tokens[row], targets[row]) for row, (source, window) in enumerate(chosen)
+        ]
         return Batch(
-            tokens=torch.from_numpy(windows[:, :-1].copy()),
-            targets=torch.from_numpy(targets.copy()),
-            weights=torch.ones(targets.shape, dtype=torch.float32),
+            tokens=torch.from_numpy(tokens),
+            targets=torch.from_numpy(targets),
+            weights=self._weights(pieces),
             target_bytes=int(self._token_bytes[targets].sum(dtype=np.int64)),
             fresh=not places.epoch.any(),
-            positions=None if self._eod is None else document_positions(windows[:, :-1], self._eod),
+            positions=document_positions(self._begins(tokens, pieces)) if self._masking else None,
         )
 
     def digest(self, step: int, ranks: int = 1) -> str:
@@ -130,15 +142,26 @@ class BatchSource:
         """For each row of the global batch: the documents its window was cut from."""
         places = self._mixture.places(self._slots(step))
         return [
-            self._streams[source].documents(window * self.context, self.context + 1)
+            self._windows[source].documents(window)
             for source, window in zip(places.source.tolist(), places.window.tolist(), strict=True)
         ]
 
     def _slots(self, step: int) -> NDArray[np.int64]:
         return np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64)
 
-    def _read(self, source: int, window: int) -> NDArray[np.int64]:
-        return self._streams[source].read(window * self.context, self.context + 1)
+    def _weights(self, pieces: list[list[int]]) -> Tensor:
+        used = np.array([sum(lengths) for lengths in pieces])
+        return torch.from_numpy((np.arange(self.context) < used[:, None]).astype(np.float32))
+
+    def _begins(self, tokens: NDArray[np.int64], pieces: list[list[int]]) -> NDArray[np.bool_]:
+        """Where a document, a piece of one, or padding begins."""
+        begins: NDArray[np.bool_] = tokens == self._eod
+        if not self.packed:
+            return begins
+        for row, lengths in enumerate(pieces):
+            ends = np.cumsum(lengths)
+            begins[row, ends[ends < self.context]] = True
+        return begins
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from configs.recipe import Recipe, total_steps
 from data_prep.shards import DataManifest
 from pretrain.checkpoint import CheckpointInfo
 from pretrain.order import ORDER_VERSION, Mixture, Phase, SourceSize
+from pretrain.packing import load_packing
 
 
 def window_count(tokens: int, context: int) -> int:
@@ -32,7 +33,10 @@ def plan_mixture(recipe: Recipe, data: DataManifest, tokens: Mapping[str, int] |
     named = {source.name: source for source in recipe.data.sources}
     sizes = []
     for source in data.train:
-        windows = window_count(tokens[source.name] if tokens else source.tokens, context)
+        if recipe.train.packing == "best_fit":
+            windows = load_packing(data, source, context).windows
+        else:
+            windows = window_count(tokens[source.name] if tokens else source.tokens, context)
         own = named.get(source.name)
         weight = source.weight if own is None else own.weight
         if settings.temperature is not None:

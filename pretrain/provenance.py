@@ -28,7 +28,9 @@ def traced(source: BatchSource, vocab: Vocab, step: int) -> Iterator[TracedSpan]
     """The documents behind the batch of `step` (counted from 0), in the order of the batch."""
     batch = source.batch(step)
     for row, spans in enumerate(source.documents(step)):
-        ids = [*batch.tokens[row].tolist(), int(batch.targets[row, -1])]
+        ids = batch.targets[row].tolist()
+        if not source.packed:  # a window cut from the stream holds the token before its first target too
+            ids.insert(0, int(batch.tokens[row, 0]))
         position = 0
         for span in spans:
             begin = ids[position : position + min(span.tokens, _FIRST_TOKENS)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 
 import torch
@@ -24,6 +25,7 @@ from pretrain.mixture import check_past
 from pretrain.model import Transformer
 from pretrain.objectives.language_modelling import LanguageModelling
 from pretrain.order import ORDER_VERSION
+from pretrain.packing import packing_lines
 from pretrain.ranks import Ranks, check_ranks, placed_ranks, share_cores
 from pretrain.resuming import load_checkpoint, newest_checkpoint
 from pretrain.saving import Saver
@@ -46,6 +48,9 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
         share_cores(ranks)
         with connected(ranks) as device:
             laps.lap("imports and rendezvous")
+            if recipe.train.packing == "best_fit":
+                _pack(data, recipe.model.context_length, ranks)
+                laps.lap("packing")
             session = _Session(recipe, data, ranks, device, laps)
             checkpoint = session.newest()
             if ranks.rank == 0:
@@ -54,6 +59,16 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
     if number:
         raise StoppedEarly(number)
     return True
+
+
+def _pack(data: DataManifest, context: int, ranks: Ranks) -> None:
+    """Packs the documents once, and says how well; on each machine, where machines do not share the data's files."""
+    with background_group() as group:
+        for turn in (ranks.rank == 0, ranks.local_rank == 0):
+            lines = packing_lines(data, context) if turn else []
+            gather(None, group)
+    if ranks.rank == 0:
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 class _Session:

@@ -73,6 +73,6 @@ class Validator:
             weights[row, :count] = 1.0
             target_bytes += int(self._token_bytes[tokens[row, 1 : count + 1]].sum(dtype=np.int64))
         whole = torch.from_numpy(tokens)
-        positions = None if self._eod is None else document_positions(tokens[:, :-1], self._eod)
+        positions = None if self._eod is None else document_positions(tokens[:, :-1] == self._eod)
         inputs = whole[:, :-1].contiguous(), whole[:, 1:].contiguous(), weights
         return Batch(*inputs, target_bytes, fresh=False, positions=positions)

@@ -79,7 +79,7 @@ def test_a_window_computes_what_its_documents_compute_alone(
     tokens, targets = window()
     weights = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(3))
     expected, gradients = loss_and_gradients(module, one_by_one(tokens, targets, weights))
-    positions = document_positions(tokens.numpy(), EOD)
+    positions = document_positions(tokens.numpy() == EOD)
     module.model.activation_checkpointing = "full" if "checkpointed" in way else "none"
     run: Any = torch.compile(module, backend="aot_eager", fullgraph=True) if "compiled" in way else module
     found, masked = loss_and_gradients(run, [(tokens, targets, weights, positions)])
@@ -93,7 +93,7 @@ def test_a_window_computes_what_its_documents_compute_alone(
 
 def test_attention_by_products_and_kernel_agree_on_a_mask() -> None:
     q, k, v = torch.randn(3, 2, 2, 256, 16)
-    positions = document_positions(np.random.default_rng(0).integers(0, 50, (2, 256)), EOD)
+    positions = document_positions(np.random.default_rng(0).integers(0, 50, (2, 256)) == EOD)
     mask = document_mask(positions, torch.float32, flex=False)
     assert isinstance(mask, Tensor)
     torch.testing.assert_close(causal_attention(q, k, v, mask), attend(q, k, v, mask, 0.0), atol=1e-5, rtol=1e-5)
@@ -101,13 +101,13 @@ def test_attention_by_products_and_kernel_agree_on_a_mask() -> None:
 
 def test_positions_count_from_the_end_of_the_document_before() -> None:
     tokens = np.array([[7, 7, 0, 7, 0, 0, 7], [0, 7, 7, 7, 7, 7, 7]])
-    assert document_positions(tokens, 0).tolist() == [[0, 1, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6]]
+    assert document_positions(tokens == 0).tolist() == [[0, 1, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6]]
 
 
 def test_dropout_goes_with_masking() -> None:
     module = make("llama", dropout=0.5)
     tokens, targets = window()
-    inputs = (tokens, targets, torch.ones(tokens.shape), document_positions(tokens.numpy(), EOD))
+    inputs = (tokens, targets, torch.ones(tokens.shape), document_positions(tokens.numpy() == EOD))
     assert module(*inputs).isfinite() and module(*inputs) != module(*inputs)
     assert not pretrain.model.prefers_flex(module.model.config, torch.device("cuda"))
     assert pretrain.model.prefers_flex(Model(**SHAPE), torch.device("cuda"))
