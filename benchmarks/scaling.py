@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -52,6 +53,8 @@ def tokens_per_s(directory: Path, way: str, steps: int, given: list[str], limit:
     """Of all processes of a way together."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    for left in directory.glob("scaling-*.json.dir"):
+        shutil.rmtree(left)  # or the next run would go on from it
     processes = [start(directory, way, core, steps, given, port) for core in range(WAYS[way])]
     try:
         if any(process.wait(limit) for process in processes):

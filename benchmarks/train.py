@@ -10,13 +10,15 @@ start-up and compilation. All are scored by one scorer, through their own forwar
     python benchmarks/train.py --nanogpt nanoGPT --litgpt litgpt/bin/python --rounds 3
 
 Each finished run is a line of DIR/results.jsonl; `--resume` makes those that are missing. `--settings` measures every
-trainer with and without compilation, in bf16 and fp32, for some steps: `BEST` is what came out.
+trainer with and without compilation, in bf16 and fp32, `--rates` at several learning rates: `BEST` is what came out.
+Ours takes its learning rate from the recipe.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pickle
 import shutil
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,6 +143,7 @@ def run(contestant: Contestant, job: Job, limit: float) -> dict[str, Any] | None
     file = Path(job.out).with_suffix(".job")
     file.write_text(json.dumps(asdict(job)), encoding="utf-8")
     Path(job.out).unlink(missing_ok=True)
+    shutil.rmtree(job.out + ".dir", ignore_errors=True)  # of a call that was killed: ours would go on from it
     log = Path(job.out).with_suffix(".log")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [*contestant.command, str(file), *contestant.extra]
@@ -171,7 +174,7 @@ def race(arguments: argparse.Namespace, recipe: Recipe, directory: Path) -> list
     if not arguments.resume:
         file.unlink(missing_ok=True)
     results = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    full = max(10, arguments.tokens // (recipe.train.global_batch_size * recipe.model.context_length))
+    full = steps_of(arguments, recipe)
     plan = list(planned(contestants(arguments), arguments.rounds, arguments.shares))
     for place, (number, contestant, share) in enumerate(plan):
         steps, name = round(full * share), contestant.name if share == 1 else f"{contestant.name}, {share:g} of tokens"
@@ -195,25 +198,42 @@ def race(arguments: argparse.Namespace, recipe: Recipe, directory: Path) -> list
     return results
 
 
+def attempt(
+    arguments: argparse.Namespace, recipe: Recipe, contestant: Contestant, job: Job, given: list[str]
+) -> dict[str, Any]:
+    """One run outside of the race; an empty dictionary when it failed."""
+    if contestant.name == OURS:
+        job.recipe = str(RECIPE)
+        job.overrides = our_overrides(job, [*arguments.overrides, *given], Path(job.data))
+    return run(contestant, job, arguments.limit) or {}
+
+
 def settings(arguments: argparse.Namespace, recipe: Recipe, directory: Path) -> None:
     """Tokens/s of every contestant with and without compilation, in bf16 and fp32."""
     for contestant in contestants(arguments):
-        for precision in ("bf16", "fp32"):
-            for compiled in (True, False):
-                job = replace(
-                    job_for(recipe, contestant.name, directory, arguments.steps, 0, 1),
-                    precision=precision, compile=compiled, seconds=20.0,
-                )  # fmt: skip
-                if contestant.name == OURS:
-                    job.recipe = str(RECIPE)
-                    job.overrides = our_overrides(job, arguments.overrides, directory)
-                result = run(contestant, job, arguments.limit)
-                speed = (
-                    f"{result['tokens_per_s']:,.0f} tok/s, start-up {result['startup_seconds']:.0f} s"
-                    if result
-                    else "–"
-                )
-                print(f"{contestant.name}, {precision}, {'compiled' if compiled else 'eager'}: {speed}", flush=True)
+        for precision, compiled in [("bf16", True), ("bf16", False), ("fp32", True), ("fp32", False)]:
+            job = job_for(recipe, contestant.name, directory, 30, 0, 1)
+            job.precision, job.compile, job.seconds = precision, compiled, 20.0
+            result = attempt(arguments, recipe, contestant, job, [])
+            speed, startup = result.get("tokens_per_s", math.nan), result.get("startup_seconds", math.nan)
+            print(f"{contestant.name}, {precision}, {'compiled' if compiled else 'eager'}: {speed:,.0f} tok/s, "
+                  f"start-up {startup:.0f} s", flush=True)  # fmt: skip
+
+
+def rates(arguments: argparse.Namespace, recipe: Recipe, directory: Path) -> None:
+    """Last loss of every contestant at each learning rate."""
+    for contestant in contestants(arguments):
+        for rate in arguments.rates:
+            job = job_for(recipe, contestant.name, directory, steps_of(arguments, recipe), 1, 1)
+            job.lr = rate
+            result = attempt(arguments, recipe, contestant, job, [f"train.optimizer.lr={rate}"])
+            loss = result["marks"][-1][2] if result else math.nan
+            print(f"{contestant.name}, learning rate {rate:g}: loss {loss:.4f}", flush=True)
+
+
+def steps_of(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    """Optimizer steps of a whole run."""
+    return max(10, int(arguments.tokens) // (recipe.train.global_batch_size * recipe.model.context_length))
 
 
 # -------------------------------------------------------------------------------------------------------------- report
@@ -258,23 +278,23 @@ def main() -> None:
     parser.add_argument("--litgpt", metavar="PYTHON", help="the Python of an environment with litgpt")
     parser.add_argument("--only", nargs="*", help=f"of {', '.join(BEST)}")
     parser.add_argument("--rounds", type=int, default=3, help="how often each trains")
-    parser.add_argument("--tokens", type=int, default=409_600, help="target tokens of a run")
+    parser.add_argument("--tokens", type=int, default=262_144, help="target tokens of a run")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.5, 0.35], help="also ours at these parts of them")
-    parser.add_argument("--marks", type=int, default=8, help="how often a run is scored; 0: never")
+    parser.add_argument("--marks", type=int, default=6, help="how often a run is scored; 0: never")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which a run is given up")
     parser.add_argument("--directory", type=Path, default=ROOT / "runs" / "benchmark-train", help="data and results")
     parser.add_argument("--markdown", type=Path, help="write the tables there, too")
     parser.add_argument("--resume", action="store_true", help="keep the runs that are in results.jsonl")
     parser.add_argument("--settings", action="store_true", help="compare compilation and precision instead")
-    parser.add_argument("--steps", type=int, default=30, help="steps of a run with --settings")
+    parser.add_argument("--rates", type=float, nargs="*", help="compare the losses at these learning rates instead")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="for our recipe")
     arguments = parser.parse_intermixed_args()
     directory = arguments.directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     choose_waiting()  # as `replica` does; all runners inherit it
     recipe = prepare(directory, arguments.overrides)
-    if arguments.settings:
-        settings(arguments, recipe, directory)
+    if arguments.settings or arguments.rates:
+        (settings if arguments.settings else rates)(arguments, recipe, directory)
         return
     text = report(race(arguments, recipe, directory), recipe)
     print(text)
