@@ -49,6 +49,14 @@ class Model(Section):
     family: Literal["gpt2", "llama"] = Field(
         "llama", description="Defaults for position, norm, activation, bias and tied_embeddings."
     )
+    depth: int | None = Field(
+        None,
+        ge=1,
+        description="The dial: shape and training settings follow from the number of layers (docs/scaling.md).",
+    )
+    size: str | int | None = Field(
+        None, description="The dial by the number of parameters: `124M`, `1.3B`, `500k`. This or `depth`."
+    )
     num_layers: int = Field(12, ge=1, description="Transformer blocks.")
     hidden_size: int = Field(768, ge=8, description="Width of the residual stream.")
     num_heads: int = Field(12, ge=1, description="Query heads.")

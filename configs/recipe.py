@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from configs.data_sections import Data
 from configs.evaluation_sections import Evaluation, Report
 from configs.files import fingerprint, write_text
 from configs.model_section import Model
 from configs.presets import PRESETS
+from configs.scaling import derive, filled, has_dial
 from configs.section import PathMarker, Section
 from configs.train_sections import Train
 
@@ -47,6 +48,16 @@ class Recipe(Section):
     )
     evaluation: Evaluation = Evaluation()
     report: Report = Report()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _turn_dial(cls, values: Any) -> Any:
+        if not has_dial(values):
+            return values
+        try:
+            return filled(values, derive(values))
+        except (TypeError, AttributeError):  # something is of a wrong type: validation says what
+            return values
 
     @property
     def run_directory(self) -> Path:
@@ -202,10 +213,16 @@ def _absolute(value: Any, base_for: Any, path: tuple[str | int, ...]) -> Any:
 
 # -------------------------------------------------------------------------------------------------------------- public
 class Origins:
-    """Where each value came from: an override, the file, the data section's preset, or the default."""
+    """Where each value came from: an override, the file, the dial, the data section's preset, or the default."""
 
-    def __init__(self, file: Path, written: Any, overrides: dict[tuple[str | int, ...], str], preset: str) -> None:
+    def __init__(
+        self, file: Path, written: Any, overrides: dict[tuple[str | int, ...], str], preset: str, values: Any
+    ) -> None:
+        """`written` is what the file says, `values` the same with the overrides."""
         self.file = file
+        self._dialled = derive(values)
+        model = values.get("model") or {}
+        self._dial = next((f"{key} {model[key]}" for key in ("size", "depth") if model.get(key) is not None), "")
         self._written = written
         self._overrides = overrides
         self._preset = preset
@@ -217,7 +234,9 @@ class Origins:
         )
 
     def of(self, path: tuple[str | int, ...]) -> str:
-        """`override …`, `file`, `preset …` or `default`."""
+        """`override …`, `file`, `from size …` or `from depth …` (the dial), `preset …` or `default`."""
+        if path in self._dialled:
+            return f"from {self._dial}"
         if text := self.override(path):
             return f"override {text}"
         if _reaches(self._written, path):
@@ -264,7 +283,7 @@ def load_with_origins(path: str | Path, overrides: Sequence[str] = ()) -> tuple[
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise RecipeError(f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in the recipe\n{listed}")
-    known = Origins(file, written, origins, recipe.data.preset)
+    known = Origins(file, written, origins, recipe.data.preset, values)
     _resolve_paths(recipe, values, lambda key: Path.cwd() if known.override(key) else file.absolute().parent)
     return Recipe.model_validate(values), known
 

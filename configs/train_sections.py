@@ -138,6 +138,11 @@ class Train(Section):
         description="Start from the weights of a run directory, a checkpoint or a Hugging Face directory, with a fresh "
         "optimizer; `model.context_length`, rope_scaling, rope_theta and dropout may differ.",
     )
+    tokens_per_parameter: float | None = Field(
+        None,
+        gt=0,
+        description="With the dial of `model`: training tokens for each parameter; null: 20 (docs/scaling.md).",
+    )
     global_batch_size: int = Field(64, ge=1, description="Sequences per optimizer step, over all ranks.")
     packing: Literal["windows", "best_fit"] = Field(
         "windows",
