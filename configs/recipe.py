@@ -331,7 +331,7 @@ def json_schema() -> str:
 
 # ---------------------------------------------------------------------------------------------------- derived settings
 class BatchPlan(BaseModel):
-    """One solution of: global = micro x accumulation x ranks (all in sequences)."""
+    """One solution of: global = micro x accumulation x ranks / ranks that share a row (all in sequences)."""
 
     global_batch: int
     micro_batch: int
@@ -345,18 +345,23 @@ def solve_batch(train: Train, ranks: int) -> BatchPlan:
     Raises:
         ValueError: when the global batch cannot be divided over these ranks and micro-batches.
     """
-    total = train.global_batch_size
-    if total % ranks:
+    total, sharing = train.global_batch_size, train.parallel.sequence
+    if ranks % sharing:
         raise ValueError(
-            f"train.global_batch_size {total} cannot be divided over {ranks} ranks; make it a multiple of {ranks}"
+            f"train.parallel.sequence {sharing} does not divide {ranks} ranks; change it or the number of ranks"
         )
-    per_rank = total // ranks
+    groups = ranks // sharing
+    if total % groups:
+        raise ValueError(
+            f"train.global_batch_size {total} cannot be divided over {groups} ranks; make it a multiple of {groups}"
+        )
+    per_rank = total // groups
     micro = train.micro_batch_size
     if micro is None:
         micro = max(size for size in range(1, min(per_rank, 16) + 1) if per_rank % size == 0)
     elif per_rank % micro:
         raise ValueError(
-            f"train.global_batch_size {total} over {ranks} ranks is {per_rank} sequences per rank, "
+            f"train.global_batch_size {total} over {groups} ranks is {per_rank} sequences per rank, "
             f"not a multiple of train.micro_batch_size {micro}; change one of them"
         )
     return BatchPlan(global_batch=total, micro_batch=micro, accumulation=per_rank // micro, ranks=ranks)

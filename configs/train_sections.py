@@ -46,6 +46,18 @@ class Zero(Section):
     offload_optimizer: bool = Field(False, description="Keep the optimizer's state in host memory (stages 1-3, GPU).")
 
 
+class Parallel(Section):
+    """How ranks share one sequence, beside ZeRO; see docs/large-models.md."""
+
+    sequence: int = Field(
+        1,
+        ge=1,
+        description="Ranks that share a row of the batch, each with a slice of its tokens (Ulysses, arXiv:2309.14509): "
+        "for contexts whose activations do not fit one rank. Heads, key/value heads and context_length must be "
+        "multiples.",
+    )
+
+
 class CheckpointPolicy(Section):
     """When to save and what to keep."""
 
@@ -166,6 +178,7 @@ class Train(Section):
         "fp16 needs a GPU.",
     )
     zero: Zero = Zero()
+    parallel: Parallel = Parallel()
     activation_checkpointing: Literal["none", "selective", "full"] = Field(
         "none",
         description="Compute parts of each block again in the backward pass instead of storing them. selective: all "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from configs.model_section import Model
 from pretrain.kv_cache import KVCache
 from pretrain.masking import Mask, attend
 from pretrain.rope import frequencies
+
+if TYPE_CHECKING:
+    from pretrain.sequence import SequenceGroup
 
 # Beyond this the attention weights of `causal_attention`, kept for the backward pass, take too much memory.
 LONGEST_PRODUCT_ATTENTION = 512
@@ -81,6 +85,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(self.heads * self.width, config.hidden_size, bias=config.bias)
         self.q_norm = nn.RMSNorm(self.width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(self.width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.sequence: SequenceGroup | None = None
         self.value_residual = config.value_residual
         self.value_mix = ValueMix() if config.value_residual and layer else None
 
@@ -105,7 +110,11 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, E), (B, K, T, E) twice
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, K, S, E)
+        if self.sequence is not None:
+            q, k, v = (self.sequence.split_heads(x) for x in (q, k, v))
         y = self._attend(q, k, v, mask)  # (B, H, T, E)
+        if self.sequence is not None:
+            y = self.sequence.join_heads(y)
         return self.out(y.transpose(1, 2).flatten(2)), first_values
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:

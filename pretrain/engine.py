@@ -33,6 +33,7 @@ from pretrain.partition import Fragment, fragments, shares
 from pretrain.ranks import Ranks
 from pretrain.rendezvous import open_store
 from pretrain.replicas import check_replicas, digests
+from pretrain.sequence import check_sequence, row_share, split_rows
 from pretrain.speeds import ForwardClock
 from pretrain.stopping import STOP_SIGNALS
 from pretrain.updates import drop_update, gradient_is_finite
@@ -165,6 +166,9 @@ class Engine:
         self.stage: int = config["zero_optimization"]["stage"]
         self._grad_clip, self._seed, self._dropout = recipe.train.grad_clip, recipe.seed, recipe.model.dropout
         module.model.activation_checkpointing = recipe.train.activation_checkpointing
+        check_sequence(recipe)
+        self.rows = row_share(ranks, recipe.train.parallel.sequence)
+        split_rows(module.model, self.rows)
         optimizer = build_optimizer(module, recipe.train.optimizer)
         with redirect_stdout(io.StringIO()):  # it prints memory figures there
             self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)

@@ -45,7 +45,8 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, precision: str) -> dict[st
     # to 3. fp16 takes stage 1, the same step with less memory; bf16 runs on fp32 weights under autocast (`Engine`).
     stage = 1 if train.zero.stage == 0 and precision == "fp16" else train.zero.stage
     derived: dict[str, Any] = {
-        "train_batch_size": plan.global_batch,
+        # To DeepSpeed all ranks are data-parallel, those that share a row too.
+        "train_batch_size": plan.micro_batch * plan.accumulation * plan.ranks,
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,
         # Without ZeRO, DeepSpeed neither reports the norm nor clips by it in fp32: `Engine` does.

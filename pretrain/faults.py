@@ -115,7 +115,7 @@ class FaultGuard:
         self.newest_checkpoint = checkpoint_step
         self._documents = documents
         self._losses: deque[float] = deque(state.get("losses", []), maxlen=self._settings.window)
-        self._rank, self._ranks = ranks.rank, ranks.count
+        self._rank, self._ranks, self._sharing = ranks.rank, ranks.count, recipe.train.parallel.sequence
 
     @property
     def state(self) -> dict[str, Any]:
@@ -181,8 +181,9 @@ class FaultGuard:
 
     def _spans(self, step: int, ranks: Any) -> Iterator[dict[str, Any]]:
         """What these ranks read in this step."""
-        share = self._documents[0].global_batch // self._ranks
-        return (asdict(span) for span in traced(*self._documents, step) if span.row // share in ranks)
+        share = self._documents[0].global_batch * self._sharing // self._ranks  # rows of a group of ranks
+        groups = {rank // self._sharing for rank in ranks}
+        return (asdict(span) for span in traced(*self._documents, step) if span.row // share in groups)
 
     def _say(self, text: str) -> None:
         if self._rank == 0:

@@ -14,6 +14,7 @@ from pretrain.garbage import collected_at_steps
 from pretrain.heartbeat import SAVING
 from pretrain.metrics import Meter, Tracker
 from pretrain.schedule import learning_rate
+from pretrain.sequence import SlicedBatches
 from pretrain.speeds import report_slow_ranks
 from pretrain.stopping import stop_requests
 
@@ -42,6 +43,7 @@ def fit(
         NonFiniteLoss, LossSpike, Rewind: before the update, on all ranks; see `FaultGuard`.
         SilentCorruption: ranks differ in what they should hold in common.
     """
+    rows = engine.rows
     compare_every = train.watch.compare_every
 
     def due(done: int, every: int) -> bool:
@@ -65,7 +67,9 @@ def fit(
     with (
         stop_requests() as stop,
         collected_at_steps() as collect,
-        prefetched(batches, _with_batches(steps, guard), engine.ranks.rank, engine.ranks.count, engine.device) as ahead,
+        prefetched(
+            SlicedBatches(batches, rows), _with_batches(steps, guard), rows.rank, rows.count, engine.device
+        ) as ahead,
         progress_bar("training", steps.stop, enabled=engine.is_main) as bar,
     ):
         for step in steps:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,9 @@ from pretrain.flops import ParameterCount, flops_per_token
 from pretrain.kv_cache import KVCache
 from pretrain.masking import Mask, document_mask, prefers_flex
 from pretrain.recompute import run_block
+
+if TYPE_CHECKING:
+    from pretrain.sequence import SequenceGroup
 
 
 class Embedding(nn.Module):
@@ -126,6 +130,7 @@ class Transformer(nn.Module):
         self.config = config
         self.vocab_size = vocab_size
         self.activation_checkpointing = "none"  # what of a block is kept for backward: see `pretrain.recompute`
+        self.sequence: SequenceGroup | None = None  # ranks that share rows with this one: see `pretrain.sequence`
         learned = config.position == "learned"
         # On the meta device first: torch's own initial values would cost time and random numbers.
         device = torch.get_default_device()
@@ -163,11 +168,14 @@ class Transformer(nn.Module):
         if end > self.config.context_length:
             raise ValueError(f"{end} tokens do not fit model.context_length {self.config.context_length}; pass fewer")
         columns = torch.arange(start, end, device=tokens.device)  # (T,)
+        if self.sequence is not None:
+            columns = columns + self.sequence.part * tokens.shape[1]
         x = self.embed(tokens)  # (B, T, D)
         mask: Mask | None = None
         if positions is not None:
             assert cache is None
-            mask = document_mask(positions, x.dtype, prefers_flex(self.config, x.device))
+            seen = positions if self.sequence is None else self.sequence.gather_columns(positions)
+            mask = document_mask(seen, x.dtype, prefers_flex(self.config, x.device))
         else:
             positions = columns if cache is None else cache.positions(columns)  # (T,) or (B, T)
             mask = None if cache is None else cache.mask(columns)

@@ -44,14 +44,14 @@ class Validator:
         """
         if not self._windows:
             return {}
-        rank, ranks, size = engine.ranks.rank, engine.ranks.count, engine.plan.micro_batch
+        rank, ranks, size = engine.rows.rank, engine.rows.count, engine.plan.micro_batch
         mine = self._windows[rank::ranks]
         # The same number of forward passes on every rank, because ZeRO-3 gathers weights in each.
         rounds = -(-len(self._windows) // (ranks * size))
         nats = torch.zeros((), dtype=torch.float64, device=engine.device)
         targets = target_bytes = 0
         for start in range(0, rounds * size, size):
-            batch = self._batch(mine[start : start + size], size)
+            batch = engine.rows.cut(self._batch(mine[start : start + size], size))
             nats += engine.score(batch)
             targets += int(batch.weights.sum())
             target_bytes += batch.target_bytes
