@@ -159,6 +159,15 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured here")
 
 
+def _sweep(parser: argparse.ArgumentParser) -> None:
+    _recipe_and_out(parser)
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--depths", metavar="N,…", help="models of so many layers; the next one's loss is predicted")
+    choice.add_argument("--sizes", metavar="N,…", help="models of so many parameters, such as 1M,3M,10M")
+    choice.add_argument("--vary", metavar="a.b=x,y", action="append", help="a grid over this setting (or two) instead")
+    parser.add_argument("--check", action="store_true", help="train the predicted size too")
+
+
 def _tokenizer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["compare"], help="what to do")
     _recipe(parser)
@@ -210,6 +219,11 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
         "replica doctor configs/demo.yaml --ranks 2",
         _doctor,
     ),
+    "sweep": (
+        "Train several sizes, fit loss against compute, predict the next size; or compare settings.",
+        "replica sweep configs/demo.yaml --depths 1,2,3 train.tokens_per_parameter=2",
+        _sweep,
+    ),
     "show": (
         "The resolved recipe with every default, and where each value came from.",
         "replica show configs/demo.yaml model.num_layers=2",
@@ -253,7 +267,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command; returns the exit code (see `configs/door.py`)."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    resumes = arguments.command in {"run", "data", "train", "eval"}
+    resumes = arguments.command in {"run", "data", "train", "eval", "sweep"}
 
     def command() -> int:
         from launch import commands  # here, so that --help and mistakes in the command line cost nothing

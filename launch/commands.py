@@ -157,6 +157,26 @@ def doctor_command(arguments: Namespace) -> int:
     return diagnose(recipe, arguments.nodes, arguments.quick, arguments.json)
 
 
+def sweep_command(arguments: Namespace) -> int:
+    """`replica sweep`: several sizes and a scaling law, or a grid of settings; prints the summary."""
+    from launch.sweep import Sweep, grid, sizes
+    from launch.sweep_page import markdown
+
+    sweep = Sweep(arguments.recipe, arguments.overrides, arguments.out)
+    if arguments.vary:
+        if arguments.check:
+            raise ValueError("--check trains a predicted size; --vary predicts none")
+        found = {"name": sweep.name, "runs": sweep.run(grid(arguments.overrides, arguments.vary))}
+        sweep.write(found)
+    else:
+        dial, values = ("depth", arguments.depths) if arguments.depths else ("size", arguments.sizes)
+        points = sizes(arguments.recipe, arguments.overrides, dial, values.split(","))
+        found = sweep.law(points, arguments.check)
+    print(markdown(found))
+    print(sweep.directory / "index.html")
+    return 0
+
+
 def show_command(arguments: Namespace) -> int:
     """`replica show`: the resolved recipe, origins, and what follows."""
     overrides = [*arguments.overrides, *([f"out={arguments.out}"] if arguments.out is not None else [])]

@@ -47,6 +47,7 @@ def test_the_table_of_commands() -> None:
             "sample",
             "trace",
             "doctor",
+            "sweep",
             "show",
         )
     ]
