@@ -121,7 +121,7 @@ def _beside(full: Summary, ours: Sequence[Summary], peer: Summary) -> str:
     reached = time_to(ours, peer.loss)
     return (
         f"| {peer.name} | {full.tokens_per_s / peer.tokens_per_s:.2f}x | {_number(at_tokens[0], 3)} / "
-        f"{_number(at_tokens[1], 3)} | {_number(at_time[0], 3)} / {_number(at_time[1], 3)} at {seconds:.0f} s "
+        f"{_number(at_tokens[1], 3)} | {_number(at_time[0], 3)} / {_number(at_time[1], 3)} at {_number(seconds, 0)} s "
         f"| {_number(reached, 1)} / {peer.seconds:.1f} = {_number(reached / peer.seconds, 2)} |"
     )
 
