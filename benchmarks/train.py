@@ -57,8 +57,8 @@ class Setting(NamedTuple):
 
 BEST = {
     "nanoGPT": Setting(True, "bf16", 1e-3),
-    "litgpt": Setting(True, "bf16", 2e-3),
-    "Trainer": Setting(True, "bf16", 2e-3),
+    "litgpt": Setting(True, "bf16", 1e-3),
+    "Trainer": Setting(True, "bf16", 1e-3),
     OURS: Setting(True, "bf16", 4e-3),  # the rate that the recipe has
 }
 
