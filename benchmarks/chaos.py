@@ -26,6 +26,8 @@ from pathlib import Path
 import psutil
 import yaml
 
+from pretrain.json_lines import newest_step, read_metrics
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 300.0
 
@@ -73,10 +75,7 @@ class Chaos:
 
     def step(self) -> int:
         """The last step in metrics.jsonl."""
-        with suppress(OSError, ValueError, IndexError, KeyError):
-            lines = (self.run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-            return int(json.loads(lines[-1])["step"])
-        return 0
+        return newest_step(self.run)
 
     def processes(self, launcher: bool) -> list[psutil.Process]:
         """The node launcher, or the ranks."""
@@ -97,9 +96,7 @@ class Chaos:
     def lost_since(self, step: int) -> int:
         """How many steps up to this one the ranks that run now had to make again."""
         started = [process.create_time() for process in self.processes(launcher=False) if process.is_running()]
-        lines = (self.run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-        entries = [json.loads(line) for line in lines]
-        made = [entry["step"] for entry in entries if entry["time"] > min(started, default=0)]
+        made = [entry["step"] for entry in read_metrics(self.run) if entry["time"] > min(started, default=0)]
         return max(0, step + 1 - min(made, default=step + 1))
 
     def renewed(self, before: set[int]) -> bool:
@@ -218,8 +215,10 @@ def same_result(one: Path, other: Path) -> bool:
         assert newest is not None
         weights.append(load_weights(newest).state_dict())
     equal = all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, other)]
-    losses = [{entry["step"]: entry["train/loss"] for entry in part if "train/loss" in entry} for part in lines]
+    losses = [
+        {entry["step"]: entry["train/loss"] for entry in read_metrics(run) if "train/loss" in entry}
+        for run in (one, other)
+    ]
     return equal and losses[0] == losses[1]
 
 

@@ -11,7 +11,6 @@ the whole validation text in consecutive windows of 64 characters.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import statistics
 import subprocess
@@ -23,6 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 import zstandard
+
+from pretrain.json_lines import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "shakespeare-char.yaml"
@@ -101,8 +102,7 @@ def train_ours(out: Path, overrides: list[str]) -> Outcome:
     arguments = [str(RECIPE), "--out", str(out), *overrides]
     run([*base, "data", *arguments], cwd=ROOT)
     seconds = run([*base, "train", *arguments], cwd=ROOT)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return Outcome(seconds, [line["val/loss"] for line in lines if "val/loss" in line][-1])
+    return Outcome(seconds, [line["val/loss"] for line in read_metrics(out) if "val/loss" in line][-1])
 
 
 def main() -> None:

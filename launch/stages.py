@@ -174,8 +174,9 @@ def eval_stage(run: Path) -> Path:
 # -------------------------------------------------------------------------------------------------------------- report
 def _report_fingerprint(run: Path, baseline: Path | None) -> str:
     import eval.report.gates
+    from pretrain.json_lines import metric_files
 
-    inputs = [run / "results.json", run / "metrics.jsonl"]
+    inputs = [run / "results.json", *metric_files(run)]
     if baseline is not None:
         inputs.append(baseline / "results.json")
     code = sorted(path for path in Path(eval.report.gates.__file__).parent.iterdir() if path.is_file())

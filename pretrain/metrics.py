@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import sys
@@ -14,11 +13,9 @@ from typing import Any, Protocol
 
 import torch
 
-from configs.files import fsync_path, write_text
 from configs.recipe import Recipe
 from pretrain.engine import StepResult
-
-METRICS = "metrics.jsonl"
+from pretrain.json_lines import JsonLines
 
 
 class Writer(Protocol):
@@ -29,30 +26,6 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Flushes and closes."""
-
-
-class JsonLines:
-    """metrics.jsonl: one object a line; on resuming, lines after the checkpoint go, so that each step stands once."""
-
-    def __init__(self, file: Path, start_step: int) -> None:
-        kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= start_step]
-        write_text(file, "".join(kept))
-        self._file = file
-        self._stream = file.open("a", encoding="utf-8", buffering=1)
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        self._stream.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
-
-    def close(self) -> None:
-        self._stream.close()
-        fsync_path(self._file)
-
-
-def _whole_lines(file: Path) -> list[str]:
-    """The lines of a file; a last one that a killed process left unfinished is dropped."""
-    if not file.is_file():
-        return []
-    return [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
 
 
 class TensorBoard:
@@ -107,7 +80,7 @@ class Tracker:
         self._writers: list[Writer] = []
         if not enabled:
             return
-        self._writers.append(JsonLines(recipe.run_directory / METRICS, start_step))
+        self._writers.append(JsonLines(recipe.run_directory, start_step))
         if recipe.train.tensorboard:
             self._writers.append(TensorBoard(recipe.run_directory / "tensorboard", start_step))
         if recipe.train.wandb is not None:

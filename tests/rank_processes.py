@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.training_run import metric_lines
+from pretrain.json_lines import newest_step
 
 LAUNCHER = "deepspeed.launcher.launch"
 SCRIPT = "train.py"
@@ -43,7 +43,7 @@ def _below(pid: int | None, wanted: Callable[[list[str]], bool]) -> list[psutil.
 
 def last_step(run: Path) -> int:
     """The newest step in metrics.jsonl; 0 when there is none."""
-    return max(metric_lines(run, "train/loss"), default=0) if (run / "metrics.jsonl").is_file() else 0
+    return newest_step(run)
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 120) -> None:

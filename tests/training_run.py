@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from configs.files import write_json
 from configs.recipe import Recipe, load
 from data_prep.shards import beside, write_shard
 from data_prep.vocab import Vocab, train_vocab
+from pretrain.json_lines import read_metrics
 from pretrain.ranks import Ranks
 
 ROOT = Path(__file__).parent.parent
@@ -143,9 +143,7 @@ def as_ranks(count: int, work: Callable[[Ranks, Callable[[Any], list[Any]]], Any
 def metric_lines(run: Path, key: str) -> dict[int, float]:
     """Step -> value of one measurement in metrics.jsonl; a step that stands twice is an error."""
     values: dict[int, float] = {}
-    # What follows the last line end is a line that training is just writing.
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
-        entry = json.loads(line)
+    for entry in read_metrics(run):
         if key in entry:
             assert entry["step"] not in values, f"step {entry['step']} stands twice"
             values[entry["step"]] = entry[key]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-METRICS_NAME = "metrics.jsonl"
+from pretrain.json_lines import read_metrics
 
 
 @dataclass
@@ -32,18 +30,8 @@ def read_history(run: Path) -> History:
     Raises:
         ValueError: a line, other than an unfinished last one, is not JSON.
     """
-    path = run / METRICS_NAME
-    if not path.is_file():
-        return History()
-    lines = path.read_text(encoding="utf-8").splitlines()
     values: dict[str, dict[float, float]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            record: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break  # the run was killed while writing it
-            raise ValueError(f"{path}, line {number}, is not valid JSON ({error})") from error
+    for record in read_metrics(run):
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
                 values.setdefault(name, {})[float(record["step"])] = float(value)

@@ -18,7 +18,8 @@ import pytest
 
 from pretrain.heartbeat import LOST_RANK, read_beats
 from pretrain.train import STOPPED_EARLY
-from tests.training_run import metric_lines, prepare_data, start_training, write_recipe
+from tests.rank_processes import last_step
+from tests.training_run import prepare_data, start_training, write_recipe
 
 pytestmark = pytest.mark.slow
 TIMEOUT = 6.0
@@ -42,10 +43,6 @@ def start_two(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> list[subprocess.
             monkeypatch.setenv(name, value)
         processes.append(start_training(recipe))
     return processes
-
-
-def last_step(run: Path) -> int:
-    return max(metric_lines(run, "train/loss"), default=0) if (run / "metrics.jsonl").is_file() else 0
 
 
 def wait_for(holds: Callable[[], bool]) -> None:

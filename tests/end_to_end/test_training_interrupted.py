@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.checkpoint import latest
+from pretrain.json_lines import newest_step
 from pretrain.train import STOPPED_EARLY, main
 from tests.training_run import metric_lines, prepare_data, start_training, train_to_end, write_recipe
 
@@ -39,7 +40,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if (run / "metrics.jsonl").is_file() and max(metric_lines(run, "train/loss"), default=0) >= step:
+        if newest_step(run) >= step:
             return
         time.sleep(0.02)
     raise AssertionError(f"step {step} was not reached: {process.communicate(timeout=10)}")

@@ -15,9 +15,9 @@ from pretrain import engine_config
 from pretrain.compiling import should_compile
 from pretrain.engine import StepResult
 from pretrain.engine_config import deepspeed_config, resolve_precision
-from pretrain.metrics import JsonLines, Meter
+from pretrain.metrics import Meter
 from pretrain.ranks import check_ranks, find_ranks
-from tests.training_run import metric_lines, tiny_recipe
+from tests.training_run import tiny_recipe
 
 
 def config(recipe: Recipe, precision: str = "fp32", **passed: Any) -> dict[str, Any]:
@@ -83,20 +83,6 @@ def test_ranks_of_each_launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     launched(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0")
     with pytest.raises(ValueError, match=r"asks for 4 processes on this machine, but 2 were started"):
         check_ranks(find_ranks(), tiny_recipe(tmp_path, tmp_path, ranks=4).train)
-
-
-def test_resuming_leaves_each_step_once_in_metrics(tmp_path: Path) -> None:
-    file = tmp_path / "metrics.jsonl"
-    lines = JsonLines(file, 0)
-    for step in (1, 2, 3):
-        lines.log(step, {"train/loss": float(step)})
-    lines.close()
-    with file.open("a") as stream:
-        stream.write('{"step": 4, "train/lo')  # killed in the middle of a line
-    again = JsonLines(file, 2)
-    again.log(3, {"train/loss": 30.0})
-    again.close()
-    assert metric_lines(tmp_path, "train/loss") == {1: 1.0, 2: 2.0, 3: 30.0}
 
 
 def test_meter_counts_nats_of_fresh_windows_only() -> None:
