@@ -43,7 +43,21 @@ class Zero(Section):
     stage: Literal[0, 1, 2, 3] = Field(
         1, description="What is partitioned over ranks: 1 optimizer, 2 + gradients, 3 + weights."
     )
-    offload_optimizer: bool = Field(False, description="Keep the optimizer's state in host memory (stages 1-3, GPU).")
+    offload_optimizer: Literal["none", "cpu"] = Field(
+        "none",
+        description="Where the optimizer's state and the fp32 weights lie, and the update is made: cpu is host memory "
+        "(stages 1 to 3). true and false are cpu and none.",
+    )
+    offload_parameters: Literal["none", "cpu"] = Field(
+        "none", description="Where weights lie that are not being used (stage 3)."
+    )
+
+    @field_validator("offload_optimizer", "offload_parameters", mode="before")
+    @classmethod
+    def _offload_by_name(cls, value: Any) -> Any:
+        if value == "nvme":
+            raise ValueError("nvme is not offered (docs/large-models.md says why); use cpu and more ranks")
+        return ("cpu" if value else "none") if isinstance(value, bool) else value
 
 
 class Parallel(Section):

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from configs.recipe import Recipe, solve_batch
 from pretrain.batches import Batch
+from pretrain.collectives import gather, set_timeouts
 from pretrain.engine_config import deepspeed_config, resolve_precision
 from pretrain.faults import NonFiniteLoss
 from pretrain.objectives.base import LossModule
@@ -41,9 +42,6 @@ from pretrain.updates import drop_update, gradient_is_finite
 # Dropout masks: a seed per (seed, step, rank), so that no generator state has to be saved. Odd constants keep the
 # products of different triples apart (Knuth, TAOCP 2, 3.3.4).
 _SEED_STEP, _SEED_RANK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
-
-# A rank that writes or fetches a checkpoint of terabytes may take this long; a rank that died is noticed at once.
-BACKGROUND_TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -92,31 +90,6 @@ def _connect(ranks: Ranks) -> torch.device:
     return torch.device(get_accelerator().current_device_name())
 
 
-def gather(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Every rank's value, on every rank; waits for all of them. `group`: another way between the same processes."""
-    values: list[Any] = [None] * dist.get_world_size()
-    if len(values) == 1:
-        return [value]
-    dist.all_gather_object(values, value, group=group)
-    return values
-
-
-@contextmanager
-def background_group() -> Iterator[dist.ProcessGroup | None]:
-    """A way between all processes for a thread that works beside training; None for a single process.
-
-    Its collectives never meet training's, and may wait for slow disks longer than training may wait for a rank.
-    """
-    if dist.get_world_size() == 1:
-        yield None
-        return
-    group = dist.new_group(backend="gloo", timeout=BACKGROUND_TIMEOUT)
-    try:
-        yield group
-    finally:
-        dist.destroy_process_group(group)
-
-
 @contextmanager
 def connected(ranks: Ranks) -> Iterator[torch.device]:
     """Joins the processes of the run, yields this one's device, and leaves at the end (unless it had joined before).
@@ -136,13 +109,6 @@ def connected(ranks: Ranks) -> Iterator[torch.device]:
             deepspeed.comm.destroy_process_group()
 
 
-def _set_timeouts(timeout: timedelta) -> None:
-    """On every group there is: DeepSpeed makes some of its own, with torch's half an hour whatever it is told."""
-    if dist.get_world_size() > 1:
-        for group in dist.distributed_c10d._world.pg_map:
-            dist.distributed_c10d._set_pg_timeout(timeout, group)
-
-
 def _quieten() -> None:
     """Only warnings that a user of this project can act on: the progress bar is what people watch."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
@@ -156,7 +122,10 @@ class Engine:
     def __init__(
         self, recipe: Recipe, module: LossModule, ranks: Ranks, device: torch.device, compile_model: bool = False
     ) -> None:
-        """Wraps `module`; its weights are undefined until `set_weights`."""
+        """Wraps `module`; its weights are undefined until `set_weights`.
+
+        At ZeRO-3 the parameters may be on the meta device: then no rank ever holds more than one whole and its share.
+        """
         import deepspeed
 
         self.ranks, self.device = ranks, device
@@ -169,10 +138,12 @@ class Engine:
         check_sequence(recipe)
         self.rows = row_share(ranks, recipe.train.parallel.sequence)
         split_rows(module.model, self.rows)
+        if self.stage == 3 and any(parameter.is_meta for parameter in module.parameters()):
+            self._partition(module, config)
         optimizer = build_optimizer(module, recipe.train.optimizer)
         with redirect_stdout(io.StringIO()):  # it prints memory figures there
             self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
-        _set_timeouts(timedelta(seconds=recipe.train.watch.timeout_seconds))
+        set_timeouts(timedelta(seconds=recipe.train.watch.timeout_seconds))
         # One rank has nothing to reduce; stage 0 would still copy all gradients to and fro.
         self._deepspeed.enable_backward_allreduce = self.stage > 0 or ranks.count > 1
         self.module = module
@@ -180,6 +151,21 @@ class Engine:
         self.enter: Callable[..., None] = lambda phase, step=None: None  # is told where in a step this rank is
         if compile_model:
             self._deepspeed.compile()
+
+    def _partition(self, module: LossModule, config: dict[str, Any]) -> None:
+        import deepspeed
+
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision, torch.float32)
+        first: Any = None
+        for part in module.modules():
+            if next(part.parameters(recurse=False), None) is not None:
+                part.to(dtype).to_empty(device=self.device, recurse=False)
+                parameters = list(part.parameters(recurse=False))  # others: those on the meta device cannot leave it
+                if first is None:
+                    deepspeed.zero.Init(module=part, config_dict_or_path=config, dtype=dtype)
+                    first = parameters[0]
+                else:
+                    first.convert_to_zero_parameters(param_list=parameters)
 
     @property
     def is_main(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from configs.recipe import BatchPlan, Recipe
+from configs.train_sections import Zero
 
 
 def resolve_precision(setting: str, device: torch.device) -> str:
@@ -61,11 +62,25 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, precision: str) -> dict[st
         derived["data_types"] = {"grad_accum_dtype": "fp32"}
     if precision == "fp16":
         derived["fp16"] = {"enabled": True}
-    if train.zero.offload_optimizer:
-        if stage == 0:
-            raise ValueError("train.zero.offload_optimizer needs train.zero.stage 1, 2 or 3")
-        derived["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    derived["zero_optimization"].update(_offload(train.zero, stage))
     return _merged(derived, recipe.deepspeed, "deepspeed")
+
+
+def _offload(zero: Zero, stage: int) -> dict[str, Any]:
+    """ZeRO-Offload (arXiv:2101.06840) of what the recipe names."""
+    found = {}
+    for name, key, stages in (
+        ("offload_optimizer", "offload_optimizer", (1, 2, 3)),
+        ("offload_parameters", "offload_param", (3,)),
+    ):
+        if getattr(zero, name) == "none":
+            continue
+        if stage not in stages:
+            needed = " or ".join(map(str, stages))
+            raise ValueError(f"train.zero.{name} needs train.zero.stage {needed}, not {stage}")
+        # Only memory that a GPU copies from gains by being pinned; pinned memory cannot be paged out.
+        found[key] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return found
 
 
 def _merged(derived: dict[str, Any], extra: dict[str, Any], path: str) -> dict[str, Any]:

@@ -229,6 +229,10 @@ class Transformer(nn.Module):
     def materialize(self, device: torch.device | str) -> Transformer:
         """Leaves the meta device: memory for every weight (values undefined) and the rotation table; returns self."""
         self.to_empty(device=device)
+        return self.make_tables(device)
+
+    def make_tables(self, device: torch.device | str) -> Transformer:
+        """Computes the rotation table alone; returns self."""
         if self.position is None:
             self.rope_cos, self.rope_sin = rotation_table(self.config, torch.device(device))
         return self

@@ -44,7 +44,7 @@ from pretrain.checkpoint import (
     read_info,
     step_directories,
 )
-from pretrain.engine import background_group, gather
+from pretrain.collectives import background_group, gather
 from pretrain.fragment_files import HostCopy, write_pieces
 from pretrain.mirror import Mirror
 from pretrain.ranks import Ranks

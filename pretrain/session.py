@@ -14,9 +14,10 @@ from data_prep.shards import DataManifest, load_manifest
 from data_prep.vocab import Vocab
 from pretrain.batches import BatchSource
 from pretrain.checkpoint import VALIDATION_LOSS, CheckpointInfo, check_belongs
+from pretrain.collectives import background_group, gather
 from pretrain.compiling import keep_compiled, should_compile
 from pretrain.devices import peak_flops
-from pretrain.engine import Engine, background_group, connected, gather
+from pretrain.engine import Engine, connected
 from pretrain.faults import FaultGuard, Rewind
 from pretrain.loop import fit
 from pretrain.metrics import Meter, Tracker
@@ -170,11 +171,12 @@ class _Session:
 
 
 def build_model(recipe: Recipe, tokenizer_size: int, device: torch.device) -> Transformer:
-    """The recipe's model with undefined weights."""
+    """The recipe's model with undefined weights; at ZeRO-3 on the meta device."""
     with torch.device("meta"):
         model = Transformer(recipe.model, recipe.model.padded_vocab(tokenizer_size))
-    # ZeRO-3 moves its pieces to the device by itself: a whole model may not fit there.
-    return model.materialize("cpu" if recipe.train.zero.stage == 3 else device)
+    if recipe.train.zero.stage == 3:  # the engine gives memory to one module after the other
+        return model.make_tables(device)
+    return model.materialize(device)
 
 
 def initial_weights(model: Transformer, shapes: dict[str, list[int]], seed: int) -> Callable[[str], Tensor]:

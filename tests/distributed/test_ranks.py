@@ -10,10 +10,12 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pretrain.checkpoint import load_weights
 from tests.training_run import metric_lines, prepare_data, write_recipe
@@ -29,6 +31,15 @@ COMBINATIONS = [
     *[(ranks, stage, "bf16", WHOLE[ranks]) for ranks in (1, 2) for stage in STAGES],
     *[(1, stage, "bf16", 1) for stage in (1, 2, 3)],
     *[(4, stage, "fp32", 1) for stage in (1, 3)],
+]
+# ranks, stage, precision, micro-batch, what is offloaded to host memory; each like the combination without offload
+OFFLOADED = [
+    (2, 1, "fp32", 2, ("optimizer",)),
+    (2, 2, "fp32", 1, ("optimizer",)),
+    (2, 3, "fp32", 1, ("optimizer", "parameters")),
+    (1, 2, "bf16", 1, ("optimizer",)),
+    (2, 3, "bf16", 2, ("optimizer",)),
+    (2, 3, "bf16", 2, ("parameters",)),
 ]
 # (ranks, stage, precision) that saved -> (ranks, stage) that goes on from there
 MOVES = [
@@ -78,9 +89,10 @@ class Runs:
         self.data = prepare_data(directory / "data")
         self._waiting: dict[int, list[Path]] = {1: [], 2: [], 4: []}
 
-    def add(self, name: str, ranks: int, stage: int, **train: Any) -> Path:
+    def add(self, name: str, ranks: int, stage: int, offload: Iterable[str] = (), **train: Any) -> Path:
         (self.directory / name).mkdir()
-        file = write_recipe(self.directory / name / "recipe.yaml", self.data, zero={"stage": stage}, **train)
+        zero = {"stage": stage, **{f"offload_{part}": "cpu" for part in offload}}
+        file = write_recipe(self.directory / name / "recipe.yaml", self.data, zero=zero, **train)
         self._waiting[ranks].append(file)
         return file.parent / "run"
 
@@ -104,12 +116,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for ranks, stage, precision, micro in COMBINATIONS:
         train = {"global_batch_size": 4, "micro_batch_size": micro, "precision": precision, "checkpoint": {"every": 10}}
         runs.add(name_of(ranks, stage, precision, micro), ranks, stage, **train)
-    runs.launch()
+    for ranks, stage, precision, micro, parts in OFFLOADED:
+        train = {"global_batch_size": 4, "micro_batch_size": micro, "precision": precision, "checkpoint": {"every": 10}}
+        runs.add(f"{name_of(ranks, stage, precision, micro)} {parts}", ranks, stage, parts, **train)
+    runs.launch(seconds=280)
     for (ranks, stage, precision), (new_ranks, new_stage) in MOVES:
         saved = runs.checkpoint(name_of(ranks, stage, precision, WHOLE[ranks]), 10)
         name = f"{ranks} {stage} {precision} to {new_ranks} {new_stage}"
         run = runs.add(name, new_ranks, new_stage, precision=precision, global_batch_size=4)
         shutil.copytree(saved, run / "checkpoints" / saved.name)
+    ranks, stage, precision, micro, parts = OFFLOADED[2]
+    saved = runs.checkpoint(f"{name_of(ranks, stage, precision, micro)} {parts}", 10)
+    run = runs.add("offloaded, resumed", ranks, stage, parts, global_batch_size=4, micro_batch_size=micro)
+    shutil.copytree(saved, run / "checkpoints" / saved.name)
     runs.launch()
     return runs
 
@@ -149,6 +168,22 @@ def test_bf16_strays_from_fp32_by_rounding_only(runs: Runs, combination: tuple[i
     assert max(differences(runs.values(name, "train/grad_norm"), runs.values(REFERENCE, "train/grad_norm"))) < 3e-2
 
 
+@pytest.mark.parametrize("offloaded", OFFLOADED, ids=str)
+def test_offload_changes_where_things_lie(runs: Runs, offloaded: Any) -> None:
+    plain = name_of(*offloaded[:4])
+    name = f"{plain} {offloaded[4]}"
+    tolerance = 1e-5 if offloaded[2] == "fp32" else 2e-3
+    for key in ("train/loss", "train/grad_norm"):
+        assert max(differences(runs.values(name, key), runs.values(plain, key))) < tolerance
+    assert abs(runs.values(name, "val/loss")[20] - runs.values(plain, "val/loss")[20]) < tolerance
+
+
+def test_an_offloaded_run_resumes(runs: Runs) -> None:
+    unbroken = runs.values(f"{name_of(*OFFLOADED[2][:4])} {OFFLOADED[2][4]}")
+    resumed = runs.values("offloaded, resumed")
+    assert [resumed[step] for step in range(11, 21)] == [unbroken[step] for step in range(11, 21)], "to the bit"
+
+
 @pytest.mark.parametrize("move", MOVES, ids=str)
 def test_a_checkpoint_goes_on_at_other_ranks_and_stages(runs: Runs, move: Any) -> None:
     (ranks, stage, precision), (new_ranks, new_stage) = move
@@ -168,3 +203,12 @@ def test_every_rank_writes_its_share_and_none_holds_the_model(runs: Runs, ranks:
     for kind in ("weights", "optimizer"):
         sizes = [file.stat().st_size for file in saved.glob(f"{kind}-*")]
         assert len(sizes) == ranks and max(sizes) < 1.3 * sum(sizes) / ranks
+
+
+def test_no_rank_ever_holds_the_whole_model(tmp_path: Path) -> None:
+    """At ZeRO-3, not even while it is made; the script asserts it."""
+    file = write_recipe(tmp_path / "recipe.yaml", tmp_path, zero={"stage": 3})
+    content = yaml.safe_load(file.read_text())
+    content["model"] |= {"num_layers": 4, "hidden_size": 128}
+    file.write_text(yaml.safe_dump(content))
+    launch(2, [file], "hold_share.py")

@@ -50,11 +50,32 @@ def test_clashes_are_refused(tmp_path: Path, passed: dict[str, Any], message: st
         config(tiny_recipe(tmp_path, tmp_path), "bf16", **passed)
 
 
-def test_offload_needs_a_partitioned_optimizer(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"offload_optimizer needs train.zero.stage 1, 2 or 3"):
-        config(tiny_recipe(tmp_path, tmp_path, zero={"stage": 0, "offload_optimizer": True}))
-    offloaded = config(tiny_recipe(tmp_path, tmp_path, zero={"stage": 2, "offload_optimizer": True}))
-    assert offloaded["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+@pytest.mark.parametrize(
+    ("zero", "message"),
+    [
+        ({"stage": 0, "offload_optimizer": "cpu"}, r"offload_optimizer needs train.zero.stage 1 or 2 or 3, not 0"),
+        ({"stage": 2, "offload_parameters": "cpu"}, r"offload_parameters needs train.zero.stage 3, not 2"),
+        ({"stage": 3, "offload_optimizer": "nvme"}, r"train.zero.offload_optimizer: .*nvme is not offered"),
+        ({"stage": 3, "offload_parameters": "nvme"}, r"train.zero.offload_parameters: .*nvme is not offered"),
+    ],
+)
+def test_offload_that_cannot_be(tmp_path: Path, zero: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tiny_recipe(tmp_path, tmp_path, zero=zero))
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_offload_is_derived(tmp_path: Path, gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    on_host = {"device": "cpu", "pin_memory": gpu}
+    for written, parameters in ((True, "none"), ("cpu", "cpu"), (False, "cpu")):
+        zero = {"stage": 3, "offload_optimizer": written, "offload_parameters": parameters}
+        derived = config(tiny_recipe(tmp_path, tmp_path, zero=zero))["zero_optimization"]
+        assert derived.get("offload_optimizer") == (on_host if written else None)
+        assert derived.get("offload_param") == (on_host if parameters == "cpu" else None)
+    with pytest.raises(ValueError, match=r"deepspeed.zero_optimization.offload_param.device: 'none' clashes"):
+        passed = {"offload_param": {"device": "none"}}
+        config(tiny_recipe(tmp_path, tmp_path, zero=zero), zero_optimization=passed)
 
 
 def test_precision_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

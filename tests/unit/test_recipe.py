@@ -68,7 +68,10 @@ def test_scientific_notation_is_a_number(file: Path, text: str) -> None:
         ),
         ("evaluation.perplexity.0.strides=4", "did you mean `evaluation.perplexity.0.stride`?"),
         ("trainn.steps=4", "trainn: unknown key; did you mean `train`?"),
-        ("train.zero.qqq=4", "train.zero.qqq: unknown key; known keys: stage, offload_optimizer"),
+        (
+            "train.zero.qqq=4",
+            "train.zero.qqq: unknown key; known keys: stage, offload_optimizer, offload_parameters",
+        ),
     ],
 )
 def test_unknown_keys_have_a_path_and_a_neighbour(file: Path, override: str, words: str) -> None:

@@ -228,7 +228,8 @@ def test_archives_write_nothing_outside(tmp_path: Path, kind: str) -> None:
 
 JOIN = """
 import sys
-from pretrain.engine import connected, gather
+from pretrain.collectives import gather
+from pretrain.engine import connected
 from pretrain.ranks import placed_ranks
 with placed_ranks() as ranks, connected(ranks):
     gather(ranks.rank)
