@@ -10,7 +10,8 @@
 | `train.global_batch_size`         | 0.2920 C^0.3271 tokens, as a power of  | the same                                |
 |                                   | two of sequences                       |                                         |
 | `train.optimizer.weight_decay`    | 1 / (lr x steps / 2): weights average  | a constant share: Wang and Aitchison,   |
-|                                   | their updates over half of the run     | arXiv:2405.13698; half of it: our choice|
+|                                   | their updates over half of the run; at | arXiv:2405.13698; half of it, and the   |
+|                                   | most 0.2                               | most: our choice                        |
 | `train.schedule.warmup_steps`     | a twentieth of the steps, at most      | 2,000: DeepSeek LLM; a twentieth: our   |
 |                                   | 2,000                                  | choice                                  |
 
@@ -35,6 +36,7 @@ LEAST_ASPECT, MOST_ASPECT = 21, 192  # three times more or less; Kaplan et al. f
 TOLERANCE = 0.1  # of a size: how far the nearest shape may be off
 TOKENS_PER_PARAMETER = 20.0
 DECAY_SHARE = 0.5  # of the run: the time over which AdamW's weights average their updates
+MOST_DECAY = 0.2  # what the rule gives at 1e17 operations, the least the laws know; in hundreds of steps it gives 1
 WARMUP_SHARE, MOST_WARMUP = 0.05, 2000
 CHARACTER_ROWS = 256  # what an alphabet that the data decides counts as
 # The last value of an override or a file may be null, which says: the dial's.
@@ -99,8 +101,8 @@ def compute_of_steps(parameters: int, steps: int) -> float:
 
 
 def weight_decay(rate: float, steps: int) -> float:
-    """So that 1 / (rate x decay) steps are `DECAY_SHARE` of all, to two digits."""
-    return float(f"{1 / (rate * steps * DECAY_SHARE):.2g}")
+    """So that 1 / (rate x decay) steps are `DECAY_SHARE` of all, to two digits; at most `MOST_DECAY`."""
+    return min(MOST_DECAY, float(f"{1 / (rate * steps * DECAY_SHARE):.2g}"))
 
 
 def warmup(steps: int) -> int:

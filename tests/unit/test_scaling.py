@@ -74,6 +74,7 @@ def test_rules_have_the_published_values() -> None:
     assert learning_rate(6 * 6.9e9 * 2e12) == pytest.approx(4.2e-4, rel=0.25)
     assert batch_tokens(6 * 6.9e9 * 2e12) == pytest.approx(2304 * 4096, rel=0.25)
     assert weight_decay(1e-3, 20_000) == 0.1  # the timescale 1 / (lr x decay) is half of the run
+    assert weight_decay(1e-2, 200) == 0.2  # and not 1
     assert recipe({"depth": 12}).train.tokens == 20 * (12 * 12 * 768**2 + 50304 * 768)  # Chinchilla's 20
 
 
