@@ -13,16 +13,39 @@ from pydantic import Field, field_validator, model_validator
 from configs.section import PathText, Section
 
 
-class Optimizer(Section):
-    """AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101) on matrices only."""
+class MuonPolicy(Section):
+    """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for `name: muon`."""
 
-    name: Literal["adamw"] = Field("adamw", description="The update rule.")
-    lr: float = Field(6e-4, gt=0, description="Peak learning rate.")
+    lr: float = Field(0.02, gt=0, description="Peak learning rate of the matrices; it follows the same schedule.")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Decay of the average of gradients.")
+    nesterov: bool = Field(True, description="Look one gradient ahead of that average.")
+    steps: int = Field(5, ge=1, le=20, description="Newton-Schulz iterations.")
+    weight_decay: float | None = Field(None, ge=0, description="Decoupled; null: the optimizer's.")
+    scale: Literal["spectral", "adamw_rms"] = Field(
+        "spectral",
+        description="Size of an orthogonal update of R x C numbers. spectral: max(1, R / C)^0.5. adamw_rms: "
+        "0.2 max(R, C)^0.5, as large as AdamW's, so that `muon.lr` is chosen like `lr` (Moonlight, arXiv:2502.16982).",
+    )
+
+
+class Optimizer(Section):
+    """AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), alone or beside Muon."""
+
+    name: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="The update rule. muon: Muon for the matrices inside the blocks, AdamW for embeddings, head, norms "
+        "and biases.",
+    )
+    lr: float = Field(6e-4, gt=0, description="Peak learning rate of what AdamW updates.")
+    embedding_lr: float | None = Field(
+        None, gt=0, description="Peak for token and position embeddings, a tied head with them; null: `lr`."
+    )
     betas: Annotated[list[float], Field(min_length=2, max_length=2)] = Field(
         [0.9, 0.95], description="Decay of the two moments."
     )
     eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
     weight_decay: float = Field(0.1, ge=0, description="Applied to matrices and embeddings, not to norms and biases.")
+    muon: MuonPolicy = MuonPolicy()
 
 
 class Schedule(Section):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import struct
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -153,18 +155,18 @@ class TokenStream:
         self._vocab_size = vocab_size
         self._indexes = [ShardIndex.open(prefix) for prefix in self.prefixes]
         sizes = [beside(index.prefix, ".bin").stat().st_size // index.dtype.itemsize for index in self._indexes]
-        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+        self._borders: list[int] = [0, *accumulate(sizes)]  # first token of each shard, and the stream's length
         self._files: OrderedDict[int, int] = OrderedDict()
 
     @property
-    def starts(self) -> np.ndarray:
-        """(shards,) int64: the place of each shard's first token in the stream."""
-        return self._starts[:-1]
+    def starts(self) -> list[int]:
+        """The place of each shard's first token in the stream."""
+        return self._borders[:-1]
 
     @property
     def length(self) -> int:
         """Tokens in the stream."""
-        return int(self._starts[-1])
+        return self._borders[-1]
 
     def __len__(self) -> int:
         return self.length
@@ -175,7 +177,8 @@ class TokenStream:
         tokens = np.empty(count, dtype=np.int64)
         for shard, first, amount, position in self._pieces(start, count):
             tokens[position : position + amount] = self._read_shard(shard, first, amount)
-        if self._vocab_size is not None and count and not 0 <= tokens.min() <= tokens.max() < self._vocab_size:
+        # Unsigned, a negative id is a large one: one pass sees both.
+        if self._vocab_size is not None and count and not tokens.view(np.uint64).max() < self._vocab_size:
             raise ValueError(
                 f"{self.prefixes[0].parent}: token id {tokens.max()} at position {start + int(tokens.argmax())}, but "
                 f"the vocabulary has {self._vocab_size} ids: these shards belong to another tokenizer; "
@@ -210,11 +213,11 @@ class TokenStream:
     def _pieces(self, start: int, count: int) -> list[tuple[int, int, int, int]]:
         """(shard, first token in it, tokens, position in the answer) of each stretch."""
         pieces = []
-        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+        shard = bisect_right(self._borders, start) - 1
         done = 0
         while done < count:
-            first = start + done - int(self._starts[shard])
-            amount = min(count - done, int(self._starts[shard + 1] - self._starts[shard]) - first)
+            first = start + done - self._borders[shard]
+            amount = min(count - done, self._borders[shard + 1] - start - done)
             if amount > 0:
                 pieces.append((shard, first, amount, done))
             done += max(amount, 0)

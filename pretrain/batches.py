@@ -26,10 +26,12 @@ from configs.recipe import Recipe
 from data_prep.shards import DataManifest, DocumentSpan, TokenStream
 from data_prep.vocab import Vocab
 from pretrain.mixture import plan_mixture
+from pretrain.order import Places
 from pretrain.packing import load_packing
 from pretrain.windows import CutWindows, PackedWindows, Windows
 
 PREFETCH_BATCHES = 4
+PLACED_SLOTS = 1024
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class BatchSource:
             source.name: TokenStream(source.prefixes, source.name, manifest.vocab_size) for source in manifest.train
         }
         self._mixture = plan_mixture(recipe, manifest, {name: stream.length for name, stream in streams.items()})
+        nothing = np.zeros(0, dtype=np.int64)
+        self._placed = (-1, Places(nothing, nothing, nothing))
         shards = {source.name: source for source in manifest.train}
         self._windows: list[Windows] = [
             PackedWindows(stream, load_packing(manifest, shards[name], self.context), self._eod)
@@ -113,7 +117,7 @@ class BatchSource:
         assert self.global_batch % ranks == 0
         share = self.global_batch // ranks
         # All slots are placed on every rank, so that `fresh` is the same everywhere.
-        places = self._mixture.places(self._slots(step))
+        places = self._places(step)
         rows = slice(rank * share, (rank + 1) * share)
         chosen = zip(places.source[rows].tolist(), places.window[rows].tolist(), strict=True)
         # Padding holds end-of-document tokens: they stand for no bytes.
@@ -140,14 +144,25 @@ class BatchSource:
 
     def documents(self, step: int) -> list[list[DocumentSpan]]:
         """For each row of the global batch: the documents its window was cut from."""
-        places = self._mixture.places(self._slots(step))
+        places = self._places(step)
         return [
             self._windows[source].documents(window)
             for source, window in zip(places.source.tolist(), places.window.tolist(), strict=True)
         ]
 
-    def _slots(self, step: int) -> NDArray[np.int64]:
-        return np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64)
+    def _places(self, step: int) -> Places:
+        """The places of a step's slots, which are looked up for several steps at once: that costs little more."""
+        steps = max(1, PLACED_SLOTS // self.global_batch)
+        stretch, place = divmod(step, steps)
+        known, places = self._placed
+        if known != stretch:
+            first, end = stretch * steps * self.global_batch, self._mixture.end
+            stop = first + steps * self.global_batch
+            places = self._mixture.places(np.arange(first, stop if end is None else min(stop, end), dtype=np.int64))
+            self._placed = stretch, places  # at once, so that threads may share this object
+        rows = slice(place * self.global_batch, (place + 1) * self.global_batch)
+        assert rows.stop <= len(places.window), "a step beyond the planned end of the run"
+        return Places(places.source[rows], places.epoch[rows], places.window[rows])
 
     def _weights(self, pieces: list[list[int]]) -> Tensor:
         used = np.array([sum(lengths) for lengths in pieces])

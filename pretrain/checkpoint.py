@@ -165,6 +165,7 @@ def check_belongs(info: CheckpointInfo, recipe: Recipe, data: DataManifest) -> N
     """
     old = info.recipe
     pairs = {f"model.{key}": (getattr(old.model, key), value) for key, value in recipe.model}
+    pairs["train.optimizer.name"] = (old.train.optimizer.name, recipe.train.optimizer.name)
     pairs["seed"] = (old.seed, recipe.seed)
     pairs["train.packing"] = (old.train.packing, recipe.train.packing)
     pairs["train.global_batch_size"] = (old.train.global_batch_size, recipe.train.global_batch_size)

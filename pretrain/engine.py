@@ -28,6 +28,7 @@ from pretrain.batches import Batch
 from pretrain.collectives import gather, set_timeouts
 from pretrain.engine_config import deepspeed_config, resolve_precision
 from pretrain.faults import NonFiniteLoss
+from pretrain.muon import Muon
 from pretrain.objectives.base import LossModule
 from pretrain.optim import build_optimizer
 from pretrain.partition import Fragment, fragments, shares
@@ -140,10 +141,13 @@ class Engine:
         split_rows(module.model, self.rows)
         if self.stage == 3 and any(parameter.is_meta for parameter in module.parameters()):
             self._partition(module, config)
-        optimizer = build_optimizer(module, recipe.train.optimizer)
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        optimizer = build_optimizer(module.model, recipe.train.optimizer, dtype)
         with redirect_stdout(io.StringIO()):  # it prints memory figures there
             self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         set_timeouts(timedelta(seconds=recipe.train.watch.timeout_seconds))
+        if isinstance(optimizer, Muon):
+            optimizer.attach(self._deepspeed, self.stage, module.model.named_parameters(), gather, device)
         # One rank has nothing to reduce; stage 0 would still copy all gradients to and fro.
         self._deepspeed.enable_backward_allreduce = self.stage > 0 or ranks.count > 1
         self.module = module
@@ -192,7 +196,7 @@ class Engine:
         self.module.train()
         self._seed_dropout(step)
         for group in self._deepspeed.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["ratio"]
         batch_bytes = float(batch.target_bytes)
         batch = batch.to(self.device)
         self.enter("all-reduce of the targets", step + 1)

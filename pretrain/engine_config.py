@@ -54,6 +54,7 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, precision: str) -> dict[st
         "gradient_clipping": train.grad_clip if stage else 0.0,
         "zero_optimization": {"stage": stage},
         "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,  # ours is tested here
         "steps_per_print": None,
     }
     if precision == "bf16" and stage:

@@ -130,6 +130,12 @@ class Mixture:
             self._before.append(self._count(segment.start) if self._before else [0] * len(self.sources))
 
     @property
+    def end(self) -> int | None:
+        """The slot after the last one, where caps decide; None: slots have no end."""
+        last = self.segments[-1]
+        return last.stop if last.exact else None
+
+    @property
     def shares(self) -> dict[str, float]:
         """The share of each source in the first phase, as it is dealt."""
         units = self.segments[0].units

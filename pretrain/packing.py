@@ -184,7 +184,7 @@ _ARRAYS = ("starts", "lengths", "offsets")
 def _documents(source: SourceShards) -> Iterator[tuple[Int64, Int64]]:
     """First token in the stream, and tokens, of the documents that have any, some at a time."""
     stream = TokenStream(source.prefixes, source.name)
-    for prefix, shard_start in zip(source.prefixes, stream.starts.tolist(), strict=True):
+    for prefix, shard_start in zip(source.prefixes, stream.starts, strict=True):
         index = ShardIndex.open(prefix)
         row, width = 0, index.dtype.itemsize
         while row < index.documents:

@@ -9,13 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-# AdamW's. Another optimizer names its own in its parameter groups: `{"params": …, "moments": ("momentum_buffer",)}`.
+# AdamW's, for tensors that the optimizer has not made a state for yet.
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Place(NamedTuple):
+    """Where this rank keeps a piece of one flattened parameter: `numel` numbers from `start` of the flat `buffer`."""
+
+    name: str
+    offset: int  # of the first number within the flattened parameter
+    buffer: Tensor  # fp32: what the optimizer updates
+    start: int
+    numel: int
 
 
 @dataclass(frozen=True)
@@ -34,15 +44,29 @@ class Fragment:
         return self.weight.numel()
 
 
-def fragments(engine: Any, stage: int, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[Fragment]:
-    """This rank's fragments of a DeepSpeed engine, in the order of `parameters`.
-
-    The optimizer keeps, for each tensor it updates, moments of the tensor's size and the number of updates as `step`.
+def places(engine: Any, stage: int, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[Place]:
+    """This rank's pieces in a DeepSpeed engine, in the order of `parameters`.
 
     At stage 0 every rank has all of every parameter; otherwise no two ranks have the same number.
     """
     locate = {0: _whole, 1: _flat_groups, 2: _flat_groups, 3: _subgroups}[stage]
-    return [piece for name, parameter in parameters if (piece := locate(engine, name, parameter)) is not None]
+    return [place for name, parameter in parameters if (place := locate(engine, name, parameter)) is not None]
+
+
+def units(engine: Any, stage: int) -> list[list[Tensor]]:
+    """All buffers that this rank's optimizer updates: those of one list in one call of `step`, at once on all ranks."""
+    if stage == 3:
+        return [[buffer] for buffer in engine.optimizer.fp32_partitioned_groups_flat]
+    return [list(group["params"]) for group in engine.optimizer.param_groups]
+
+
+def fragments(engine: Any, stage: int, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[Fragment]:
+    """This rank's fragments of a DeepSpeed engine: its `places` with weights and moments.
+
+    The optimizer keeps, for each tensor it updates, moments of the tensor's size and the number of updates as `step`.
+    """
+    optimizer = engine.optimizer.optimizer if stage else engine.optimizer
+    return [_fragment(optimizer, place) for place in places(engine, stage, parameters)]
 
 
 def shares(pieces: list[Fragment], rank: int, count: int) -> list[Fragment]:
@@ -56,23 +80,20 @@ def shares(pieces: list[Fragment], rank: int, count: int) -> list[Fragment]:
     return cut
 
 
-def _whole(engine: Any, name: str, parameter: nn.Parameter) -> Fragment:
-    state, keys = _state(engine.optimizer, parameter)
-    moments = {key: state[key].view(-1) for key in keys}
-    return Fragment(name, 0, parameter.detach().view(-1), moments, state["step"])
+def _whole(engine: Any, name: str, parameter: nn.Parameter) -> Place:
+    return Place(name, 0, parameter, 0, parameter.numel())
 
 
-def _flat_groups(engine: Any, name: str, parameter: Any) -> Fragment | None:
+def _flat_groups(engine: Any, name: str, parameter: Any) -> Place | None:
     mapping = parameter._hp_mapping
     if mapping is None:  # all of it lies on other ranks
         return None
-    base = engine.optimizer.optimizer
-    (flat,) = base.param_groups[mapping.param_group_index]["params"]
+    (flat,) = engine.optimizer.optimizer.param_groups[mapping.param_group_index]["params"]
     address = mapping.hp_fragment_address
-    return _cut(base, flat, name, mapping.lp_fragment_address.start, address.start, address.numel)
+    return Place(name, mapping.lp_fragment_address.start, flat, address.start, address.numel)
 
 
-def _subgroups(engine: Any, name: str, parameter: Any) -> Fragment | None:
+def _subgroups(engine: Any, name: str, parameter: Any) -> Place | None:
     zero3 = engine.optimizer
     group, start, numel = zero3.grad_position[zero3.get_param_id(parameter)]
     offset = zero3._get_param_partition_rank(parameter) * parameter.ds_tensor.ds_numel
@@ -80,23 +101,20 @@ def _subgroups(engine: Any, name: str, parameter: Any) -> Fragment | None:
     numel = min(numel, parameter.ds_numel - offset)
     if numel <= 0:
         return None
-    return _cut(zero3.optimizer, zero3.fp32_partitioned_groups_flat[group], name, offset, start, numel)
+    return Place(name, offset, zero3.fp32_partitioned_groups_flat[group], start, numel)
 
 
-def _cut(optimizer: torch.optim.Optimizer, flat: Tensor, name: str, offset: int, start: int, numel: int) -> Fragment:
-    state, keys = _state(optimizer, flat)
-    moments = {key: state[key].narrow(0, start, numel) for key in keys}
-    return Fragment(name, offset, flat.detach().narrow(0, start, numel), moments, state["step"])
-
-
-def _state(optimizer: torch.optim.Optimizer, tensor: Tensor) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The optimizer's state of a tensor, made now if the first step has not made it yet, and the moments in it."""
-    state: dict[str, Tensor] = optimizer.state[tensor]
+def _fragment(optimizer: torch.optim.Optimizer, place: Place) -> Fragment:
+    """With the optimizer's state, made now if the first step has not made it yet."""
+    state: dict[str, Tensor] = optimizer.state[place.buffer]
     if not state:
-        groups = (group for group in optimizer.param_groups if any(tensor is other for other in group["params"]))
-        state["step"] = torch.zeros((), dtype=torch.float32, device=tensor.device)
-        names = next(groups, {}).get("moments", MOMENTS)
-        state.update({key: torch.zeros_like(tensor, requires_grad=False) for key in names})
+        state["step"] = torch.zeros((), dtype=torch.float32, device=place.buffer.device)
+        state.update({key: torch.zeros_like(place.buffer, requires_grad=False) for key in MOMENTS})
+
+    def cut(values: Tensor) -> Tensor:
+        return values.detach().view(-1).narrow(0, place.start, place.numel)
+
     # Sorted, so that all ranks and all files have the same order; `step` is a scalar beside them.
-    moments = (key for key, value in state.items() if key != "step" and torch.is_tensor(value))
-    return state, tuple(sorted(key for key in moments if state[key].numel() == tensor.numel()))
+    keys = sorted(key for key, values in state.items() if key != "step" and torch.is_tensor(values))
+    moments = {key: cut(state[key]) for key in keys if state[key].numel() == place.buffer.numel()}
+    return Fragment(place.name, place.offset, cut(place.buffer), moments, state["step"])

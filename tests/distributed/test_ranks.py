@@ -16,11 +16,14 @@ from typing import Any
 
 import pytest
 import yaml
+from torch import Tensor
 
 from pretrain.checkpoint import load_weights
+from tests import fp64_training
 from tests.training_run import metric_lines, prepare_data, write_recipe
 
 pytestmark = pytest.mark.slow
+Exact = tuple[list[float], list[float], dict[str, Tensor]]
 STAGES = (0, 1, 2, 3)
 # 4 sequences a step: all of a rank's share at once, or one at a time (accumulation 4 x 1 = 1 x 4).
 WHOLE = {1: 4, 2: 2, 4: 1}
@@ -41,6 +44,10 @@ OFFLOADED = [
     (2, 3, "bf16", 2, ("optimizer",)),
     (2, 3, "bf16", 2, ("parameters",)),
 ]
+# Muon: (ranks, stage, micro-batch). All of ranks x stages x accumulation; what 4 ranks do is behind `make chaos`.
+MUON = [(ranks, stage, micro) for ranks in (1, 2) for stage in STAGES for micro in (1, WHOLE[ranks])]
+MUON_MOVES = [((2, 3), (1, 0)), ((1, 1), (2, 2)), ((2, 2), (2, 2)), ((1, 0), (2, 3))]
+MUON_SETTINGS: dict[str, Any] = {"name": "muon", "lr": 3e-3, "embedding_lr": 5e-3}
 # (ranks, stage, precision) that saved -> (ranks, stage) that goes on from there
 MOVES = [
     ((1, 0, "fp32"), (2, 3)),
@@ -119,7 +126,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for ranks, stage, precision, micro, parts in OFFLOADED:
         train = {"global_batch_size": 4, "micro_batch_size": micro, "precision": precision, "checkpoint": {"every": 10}}
         runs.add(f"{name_of(ranks, stage, precision, micro)} {parts}", ranks, stage, parts, **train)
-    runs.launch(seconds=280)
+    for ranks, stage, micro in MUON:
+        train = {"global_batch_size": 4, "micro_batch_size": micro, "checkpoint": {"every": 10}}
+        runs.add(f"muon {ranks} {stage} {micro}", ranks, stage, optimizer=MUON_SETTINGS, **train)
+    runs.launch(400)
+    for (ranks, stage), (new_ranks, new_stage) in MUON_MOVES:
+        saved = runs.checkpoint(f"muon {ranks} {stage} {WHOLE[ranks]}", 10)
+        name = f"muon {ranks} {stage} to {new_ranks} {new_stage}"
+        run = runs.add(name, new_ranks, new_stage, optimizer=MUON_SETTINGS, global_batch_size=4)
+        shutil.copytree(saved, run / "checkpoints" / saved.name)
     for (ranks, stage, precision), (new_ranks, new_stage) in MOVES:
         saved = runs.checkpoint(name_of(ranks, stage, precision, WHOLE[ranks]), 10)
         name = f"{ranks} {stage} {precision} to {new_ranks} {new_stage}"
@@ -151,6 +166,42 @@ def test_fp32_is_the_same_training(runs: Runs, combination: tuple[int, int, str,
     for (key, value), same in zip(one.named_parameters(), other.parameters(), strict=True):
         # The mean: where a gradient is next to zero, Adam makes a step of the learning rate out of rounding.
         assert (value - same).abs().mean() < 1e-5, key
+
+
+@pytest.fixture(scope="module")
+def exact(runs: Runs) -> dict[str, Exact]:
+    """By optimizer: what fp64 and the papers' formulas give."""
+    files = {"adamw": runs.directory / REFERENCE, "muon": runs.directory / "muon 1 0 4"}
+    return {name: fp64_training.train(file / "recipe.yaml") for name, file in files.items()}
+
+
+def stray(runs: Runs, name: str, exact: Exact) -> tuple[float, float, float]:
+    """Largest differences in loss, gradient norm and final weights."""
+    losses, norms, weights = exact
+    model = load_weights(runs.checkpoint(name, 20))
+    return (
+        max(abs(runs.values(name)[step + 1] - loss) for step, loss in enumerate(losses)),
+        max(abs(runs.values(name, "train/grad_norm")[step + 1] - norm) for step, norm in enumerate(norms)),
+        max(float((value.double() - weights[key]).abs().mean()) for key, value in model.named_parameters()),
+    )
+
+
+def test_adamw_is_the_published_one(runs: Runs, exact: dict[str, Exact]) -> None:
+    """At stage 0; `test_fp32_is_the_same_training` says the same of the other stages, ranks and micro-batches."""
+    assert max(stray(runs, REFERENCE, exact["adamw"])) < 1e-5
+
+
+@pytest.mark.parametrize(("ranks", "stage", "micro"), MUON)
+def test_muon_is_the_published_one(runs: Runs, exact: dict[str, Exact], ranks: int, stage: int, micro: int) -> None:
+    assert max(stray(runs, f"muon {ranks} {stage} {micro}", exact["muon"])) < 1e-5
+
+
+@pytest.mark.parametrize(("saved", "place"), MUON_MOVES)
+def test_muon_goes_on_at_other_ranks_and_stages(runs: Runs, saved: tuple[int, int], place: tuple[int, int]) -> None:
+    resumed = runs.values(f"muon {saved[0]} {saved[1]} to {place[0]} {place[1]}")
+    unbroken = runs.values(f"muon {saved[0]} {saved[1]} {WHOLE[saved[0]]}")
+    assert sorted(resumed) == list(range(11, 21))
+    assert max(differences(resumed, unbroken, range(11, 21))) < (0 if saved == place else 1e-5) + 1e-12
 
 
 def test_the_tests_could_fail(runs: Runs) -> None:

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from configs.model_section import Model
-from configs.train_sections import Optimizer
+from configs.train_sections import MuonPolicy, Optimizer
 from pretrain.model import Transformer
-from pretrain.optim import build_optimizer, parameter_groups
+from pretrain.muon import orthogonalize
+from pretrain.optim import build_optimizer, matrices, parameter_groups
 
 SETTINGS = Optimizer(lr=0.01, betas=[0.9, 0.95], eps=1e-8, weight_decay=0.1)
 
@@ -24,7 +25,7 @@ def small(family: str, tied: bool) -> Transformer:
 @pytest.mark.parametrize("tied", [True, False])
 def test_matrices_are_decayed_and_nothing_else(family: str, tied: bool) -> None:
     model = small(family, tied)
-    decayed, free = parameter_groups(model, 0.1)
+    decayed, free = parameter_groups(model, SETTINGS)
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     assert all(name.endswith("bias") or "norm" in name for name in free["names"])
     assert not any(name.endswith("bias") or "norm" in name for name in decayed["names"])
@@ -41,7 +42,7 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
     model = small("llama", True)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = "norm" not in name and name != "embed.weight"
-    (only,) = parameter_groups(model, 0.1)
+    (only,) = parameter_groups(model, SETTINGS)
     assert "embed.weight" not in only["names"] and only["weight_decay"] == 0.1
 
 
@@ -77,7 +78,7 @@ def test_equals_the_published_algorithm() -> None:
 
 def test_fused_equals_the_plain_loop_of_torch() -> None:
     plain, fused = small("llama", False), small("llama", False)
-    groups = parameter_groups(plain, SETTINGS.weight_decay)
+    groups = parameter_groups(plain, SETTINGS)
     reference = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95), eps=1e-8, foreach=False, fused=False)
     optimizer = build_optimizer(fused, SETTINGS)
     for step in range(10):
@@ -86,3 +87,37 @@ def test_fused_equals_the_plain_loop_of_torch() -> None:
             rule.step()
     for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(64, 64), (32, 96)])
+def test_orthogonal_matrices_have_singular_values_near_one(rows: int, columns: int) -> None:
+    x = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(0))
+    x[2] = x[2, :, :1] * x[2, :1]  # of rank 1: the other singular values stay at zero
+    made = orthogonalize(x / x.norm(dim=(1, 2), keepdim=True), 5)
+    values = torch.linalg.svdvals(made)
+    assert values[:2].max() < 1.3 and values[:2].median() > 0.7
+    assert values[2, 0] > 0.65 and values[2, 1:].max() < 1e-3
+    # The singular vectors stay.
+    left, _, right = torch.linalg.svd(x[0], full_matrices=False)
+    rotated = left.T @ made[0] @ right.T
+    torch.testing.assert_close(rotated, torch.diag(rotated.diagonal()), atol=1e-4, rtol=0)
+
+
+def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
+    model = small("llama", False)
+    settings = Optimizer(name="muon", lr=0.01, embedding_lr=0.03, muon=MuonPolicy(lr=0.05, weight_decay=0.2))
+    groups = parameter_groups(model, settings)
+    found = {name: group for group in groups for name in group["names"]}
+    assert len(found) == len(list(model.named_parameters()))
+    for name, parameter in model.named_parameters():
+        group = found[name]
+        inside = name.startswith("blocks.") and parameter.ndim == 2
+        assert group["rule"] == ("muon" if inside else "adamw")
+        expected = 0.05 if inside else 0.03 if name == "embed.weight" else 0.01
+        assert (group["lr"], group["ratio"]) == (expected, expected / 0.01)
+    assert {group["weight_decay"] for group in groups if group["rule"] == "muon"} == {0.2}
+    parts = matrices(model)
+    assert [
+        len(parts[f"blocks.0.{name}.weight"]) for name in ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+    ] == [3, 1, 2, 1]
+    assert all(sum(matrix.numel for matrix in parts[name]) == model.get_parameter(name).numel() for name in parts)

@@ -43,7 +43,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clean = prepare_data(directory / "clean")
     recipe, data = spiky(directory, clean, "record"), load_manifest(clean)
     source = BatchSource(recipe, data)
-    places = source._mixture.places(source._slots(STEP - 1))
+    places = source._places(STEP - 1)
     shutil.copytree(clean, directory / "data")
     shards = [directory / "data" / "tiny" / f"{number:05d}.bin" for number in (0, 1)]
     parts = [np.fromfile(shard, dtype=np.uint16) for shard in shards]

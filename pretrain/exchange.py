@@ -1,0 +1,156 @@
+"""Matrices that lie in pieces on several ranks: who works on which, and what travels there and back.
+
+ZeRO cuts flat buffers with no regard to matrices. A matrix that lies whole on one rank is worked on there and does not
+travel; the others go to one of the ranks that hold a piece, so that all ranks have about as much to do. Where every
+rank holds everything (stage 0) the work is shared out as well, and only results travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Matrix(NamedTuple):
+    """`rows` x `columns` numbers of a flattened parameter, from `offset` on."""
+
+    parameter: str
+    offset: int
+    rows: int
+    columns: int
+
+    @property
+    def numel(self) -> int:
+        """Numbers in it."""
+        return self.rows * self.columns
+
+    @property
+    def cost(self) -> float:
+        """Proportional to the work of one Newton-Schulz iteration."""
+        small, large = sorted((self.rows, self.columns))
+        return float(small * small * (2 * large + small))
+
+
+class Piece(NamedTuple):
+    """Numbers [start, start + numel) of a flattened matrix, at `at` in the flattened buffer number `buffer`."""
+
+    matrix: int
+    start: int
+    numel: int
+    buffer: int
+    at: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one rank does at a time. Lists by rank; nothing goes from a rank to itself."""
+
+    own: dict[int, list[Piece]]  # matrices that this rank works on -> its own pieces of them
+    send: list[list[Piece]]  # this rank's pieces of others' matrices
+    receive: list[list[Piece]]  # their pieces of its matrices
+    give_back: list[list[Piece]]  # results of its matrices for their pieces
+    get_back: list[list[Piece]]  # results for its pieces of their matrices
+    travels: bool  # whether anything goes anywhere, between any ranks
+    gathers: bool  # whether pieces do, and not only results
+
+
+def plan_rounds(matrices: Sequence[Matrix], held: list[list[Piece]], rank: int, most: int) -> list[Round]:
+    """The rounds of `rank`; no rank works on more than `most` numbers in one, if they are more than one matrix.
+
+    `held`: by rank, all its pieces. All ranks get the same number of rounds.
+    """
+    pieces: list[dict[int, list[Piece]]] = [{} for _ in matrices]
+    for holder, list_of in enumerate(held):
+        for piece in list_of:
+            pieces[piece.matrix].setdefault(holder, []).append(piece)
+    owners = _owners(matrices, pieces)
+    # Matrices of one shape come together: they are worked on as a batch.
+    order = sorted(range(len(matrices)), key=lambda index: (*sorted(matrices[index][2:]), index))
+    rounds: list[list[int]] = []
+    loads: dict[int, int] = {}
+    for index in order:
+        owner, numel = owners[index], matrices[index].numel
+        if not rounds or 0 < loads.get(owner, 0) > most - numel:
+            rounds.append([])
+            loads = {}
+        loads[owner] = loads.get(owner, 0) + numel
+        rounds[-1].append(index)
+    return [_round(matrices, pieces, owners, rank, len(held), members) for members in rounds]
+
+
+def _whole(matrix: Matrix, pieces: list[Piece]) -> bool:
+    return sum(piece.numel for piece in pieces) == matrix.numel
+
+
+def _owners(matrices: Sequence[Matrix], pieces: list[dict[int, list[Piece]]]) -> list[int]:
+    """The rank for each matrix: greedy, the costliest first, to who has the least to do among those that may."""
+    owners = [0] * len(matrices)
+    loads: dict[int, float] = {}
+
+    def held(index: int, rank: int) -> int:
+        return sum(piece.numel for piece in pieces[index][rank])
+
+    for index in sorted(range(len(matrices)), key=lambda i: (len(pieces[i]), -matrices[i].cost, i)):
+        owner = min(pieces[index], key=lambda rank: (loads.get(rank, 0.0), -held(index, rank), rank))
+        loads[owner] = loads.get(owner, 0.0) + matrices[index].cost
+        owners[index] = owner
+    return owners
+
+
+def _round(
+    matrices: Sequence[Matrix],
+    pieces: list[dict[int, list[Piece]]],
+    owners: list[int],
+    rank: int,
+    ranks: int,
+    members: list[int],
+) -> Round:
+    own: dict[int, list[Piece]] = {}
+    ways: list[list[list[Piece]]] = [[[] for _ in range(ranks)] for _ in range(4)]
+    send, receive, give_back, get_back = ways
+    travels = gathers = False
+    for index in members:
+        owner, holders = owners[index], pieces[index]
+        whole = _whole(matrices[index], holders[owner])
+        travels, gathers = travels or len(holders) > 1, gathers or not whole
+        if owner == rank:
+            own[index] = holders[rank]
+            for other in holders:
+                if other != rank:
+                    give_back[other] += holders[other]
+                    receive[other] += [] if whole else holders[other]
+        elif rank in holders:
+            get_back[owner] += holders[rank]
+            send[owner] += [] if whole else holders[rank]
+    return Round(own, send, receive, give_back, get_back, travels, gathers)
+
+
+def exchange(
+    outgoing: list[list[Piece]],
+    incoming: list[list[Piece]],
+    read: Callable[[Piece], Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[tuple[Piece, Tensor]]:
+    """Sends `read(piece)` of every outgoing piece; returns the incoming ones, each with its flat values."""
+    sent, received = ([sum(piece.numel for piece in pieces) for pieces in way] for way in (outgoing, incoming))
+    source = torch.empty(sum(sent), dtype=dtype, device=device)
+    at = 0
+    for pieces in outgoing:
+        for piece in pieces:
+            source[at : at + piece.numel] = read(piece)
+            at += piece.numel
+    target = torch.empty(sum(received), dtype=dtype, device=device)
+    dist.all_to_all_single(target, source, received, sent)
+    arrived = []
+    at = 0
+    for pieces in incoming:
+        for piece in pieces:
+            arrived.append((piece, target[at : at + piece.numel]))
+            at += piece.numel
+    return arrived
