@@ -17,7 +17,7 @@ from data_prep.shards import load_manifest
 from pretrain.batches import BatchSource
 from pretrain.model import Transformer
 from pretrain.schedule import learning_rate
-from pretrain.session import build_model, initial_weights
+from pretrain.session import initial_weights
 
 
 def orthogonal(g: Tensor, steps: int) -> Tensor:
@@ -47,7 +47,7 @@ def train(file: Path) -> tuple[list[float], list[float], dict[str, Tensor]]:
     """Losses and gradient norms of all steps, and the final weights, of a recipe (no dropout)."""
     recipe = load(file)
     data, settings = load_manifest(recipe.data_directory), recipe.train.optimizer
-    model = build_model(recipe, data.vocab_size, torch.device("cpu"))
+    model = Transformer(recipe.model, recipe.model.padded_vocab(data.vocab_size))
     shapes = {name: list(value.shape) for name, value in model.named_parameters()}
     draw = initial_weights(model, shapes, recipe.seed)
     with torch.no_grad():
