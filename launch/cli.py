@@ -149,6 +149,15 @@ def _show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-directory", action="store_true", help="print only where the run is written")
 
 
+def _plan(parser: argparse.ArgumentParser) -> None:
+    _recipe(parser)
+    parser.add_argument("--gpus", metavar="NxNAME", help="of a node, such as 8xH100 (default: this machine)")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--price", type=float, metavar="P", help="of an hour of one GPU")
+    parser.add_argument("--probe", action="store_true", help="make 20 steps here and put measured beside predicted")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+
+
 def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="adds its run directory and the space it needs")
     parser.add_argument("overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace its own")
@@ -223,6 +232,11 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
         "Train several sizes, fit loss against compute, predict the next size; or compare settings.",
         "replica sweep configs/demo.yaml --depths 1,2,3 train.tokens_per_parameter=2",
         _sweep,
+    ),
+    "plan": (
+        "What a run will need: memory by part and ZeRO stage, time, cost, data; before it is paid for.",
+        "replica plan configs/llama-8b.yaml --gpus 8xH100 --nodes 8 --price 2.5",
+        _plan,
     ),
     "show": (
         "The resolved recipe with every default, and where each value came from.",

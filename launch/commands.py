@@ -177,6 +177,13 @@ def sweep_command(arguments: Namespace) -> int:
     return 0
 
 
+def plan_command(arguments: Namespace) -> int:
+    """`replica plan`: memory, time, cost and data of a recipe, before it is run."""
+    from launch import plan
+
+    return plan.plan_command(arguments)
+
+
 def show_command(arguments: Namespace) -> int:
     """`replica show`: the resolved recipe, origins, and what follows."""
     overrides = [*arguments.overrides, *([f"out={arguments.out}"] if arguments.out is not None else [])]

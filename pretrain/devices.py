@@ -17,7 +17,7 @@ _MEASURED_COPY_BYTES = 64 * 2**20
 _GB, _TERA = 1e9, 1e12
 # Between processes of one machine over its memory, as a share of what a copy reaches: gloo reads and writes twice.
 _CPU_LINK_SHARE = 0.25
-# One 400 Gb/s adapter per GPU, as in DGX H100 and the HGX references; slower networks: `--network`.
+# One 400 Gb/s adapter per GPU, as in DGX H100 and the HGX references.
 NETWORK_BYTES_PER_S = 50 * _GB
 
 
@@ -117,6 +117,11 @@ def this_machine(ranks: int | None = None) -> tuple[int, Device]:
         link=bandwidth * _CPU_LINK_SHARE,
         cpu=True,
     )
+
+
+def with_peak(device: Device, precision: str, flops: float) -> Device:
+    """The device with this FLOP/s of matrix products in this precision."""
+    return replace(device, fp32=flops) if precision == "fp32" else replace(device, bf16=flops)
 
 
 def _measured_gpu(name: str) -> Device:

@@ -48,6 +48,7 @@ def test_the_table_of_commands() -> None:
             "trace",
             "doctor",
             "sweep",
+            "plan",
             "show",
         )
     ]
