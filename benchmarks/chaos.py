@@ -3,7 +3,8 @@
     python benchmarks/chaos.py --faults 30 --kinds kill-rank,kill-launcher,stop-rank --json chaos.json
 
 Prints, per kind of fault, how many there were, steps made again and seconds until training was farther than before the
-fault. Exits 1 when the weights or the losses differ, or the run needed a person (`replica train --supervise` gave up).
+fault. `disk-full` mounts a small file system for the checkpoints, which takes root and Linux. Exits 1 when the weights
+or the losses differ, or the run needed a person (`replica train --supervise` gave up).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -121,13 +122,19 @@ class Chaos:
         self.send(signal.SIGKILL)
 
     def fill_disk(self) -> None:
-        """Fills the file system of the run (`--directory` on a small one) for three seconds."""
-        filler = self.run.parent / "filler"
+        """Fills the file system of the checkpoints until a save has failed."""
+        failed, filler = self.failed_saves(), self.run / "checkpoints" / "filler"
         with suppress(OSError), filler.open("wb", buffering=0) as stream:
             while True:
                 stream.write(bytes(1 << 16))
-        time.sleep(3)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.failed_saves() == failed and self.supervisor.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
         filler.unlink()
+
+    def failed_saves(self) -> int:
+        """How often the ranks said that a checkpoint could not be written."""
+        return Path(self._log.name).read_bytes().count(b"could not be written to")
 
 
 FAULTS: dict[str, Callable[[Chaos], object]] = {
@@ -173,6 +180,26 @@ def prepare(directory: Path, steps: int, every: int, overrides: list[str]) -> Pa
     return recipe
 
 
+@contextmanager
+def small_disk(directory: Path, wanted: bool) -> Iterator[None]:
+    """A file system of 32 MiB at `directory`, where one is wanted.
+
+    Raises:
+        SystemExit: where mounting is not permitted.
+    """
+    if not wanted:
+        yield
+        return
+    directory.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(directory)]
+    if (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
+        raise SystemExit(f"disk-full needs a small file system, so leave it out with --kinds: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(directory)], check=False)
+
+
 def disturb(chaos: Chaos, kinds: list[str], faults: int, steps: int, minutes: float) -> list[Outcome]:
     """Injects the faults at random steps, one after the other; each is over when new ranks are farther than before."""
     share, end = (steps - 20) / faults, time.monotonic() + 60 * minutes
@@ -196,7 +223,9 @@ def disturb(chaos: Chaos, kinds: list[str], faults: int, steps: int, minutes: fl
             if not chaos.go_on():
                 break
             time.sleep(0.02)
-        outcomes.append(Outcome(kind, step, chaos.lost_since(step), time.monotonic() - began))
+        went_on = kind == "disk-full" and chaos.ranks() == before
+        lost, seconds = (0, 0.0) if went_on else (chaos.lost_since(step), time.monotonic() - began)
+        outcomes.append(Outcome(kind, step, lost, seconds))
         print(f"{number + 1:3} {outcomes[-1]}", flush=True)
     while chaos.go_on():
         time.sleep(0.05)
@@ -242,10 +271,10 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=30)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--every", type=int, default=20, help="steps between checkpoints")
-    parser.add_argument("--kinds", default=",".join(kind for kind in FAULTS if kind != "disk-full"))
+    parser.add_argument("--kinds", default=",".join(FAULTS))
     parser.add_argument("--minutes", type=float, default=60, help="after these there are no more faults")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--directory", type=Path, help="where to work; disk-full wants a small file system of its own")
+    parser.add_argument("--directory", type=Path, help="where to work")
     parser.add_argument("--json", type=Path, help="write the outcomes here")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings of the run")
     options = parser.parse_args()
@@ -260,10 +289,11 @@ def main() -> int:
         while undisturbed.go_on():
             time.sleep(0.05)
         quiet = time.monotonic() - began
-        chaos = Chaos(recipe, directory / "disturbed", random.Random(options.seed))
-        outcomes = disturb(chaos, kinds, options.faults, options.steps, options.minutes)
-        loud = time.monotonic() - began - quiet
-        equal = same_result(directory / "undisturbed", directory / "disturbed")
+        with small_disk(directory / "disturbed" / "checkpoints", "disk-full" in kinds):
+            chaos = Chaos(recipe, directory / "disturbed", random.Random(options.seed))
+            outcomes = disturb(chaos, kinds, options.faults, options.steps, options.minutes)
+            loud = time.monotonic() - began - quiet
+            equal = same_result(directory / "undisturbed", directory / "disturbed")
         if not equal or chaos.persons:
             print((directory / "disturbed.log").read_text(encoding="utf-8", errors="replace")[-8000:])
     print(table(outcomes))

@@ -1,7 +1,7 @@
 """What every command line of the project does with mistakes, full disks and interruptions.
 
-Exit codes: 0 done, 1 a gate failed, 2 the user has something to fix, 70 a bug of ours (with its traceback), 130 Ctrl-C,
-141 nobody reads the output any more, 143 SIGTERM.
+Exit codes: 0 done, 1 a gate failed, 2 the user has something to fix, 70 a bug of ours (with its traceback), 75 SIGUSR1,
+130 Ctrl-C, 141 nobody reads the output any more, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from configs.cores import choose_waiting
 
 USER_ERROR = 2
 BUG = 70  # EX_SOFTWARE: not 1, which says that a gate failed
+STOPPED_EARLY = 75  # EX_TEMPFAIL: run the same command again
 INTERRUPTED = 130
 TERMINATED = 143
 BROKEN_PIPE = 141
@@ -39,9 +40,10 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
 def run_door(command: Callable[[], int], debug: bool = False, interrupted: str = CONTINUES) -> int:
     """Runs a command and returns its exit code; errors of the user become one line on standard error.
 
-    SIGTERM unwinds the command like an error, so that temporary files and child processes do not stay behind.
+    SIGTERM and SIGUSR1 unwind it like an error, so that temporary files and child processes do not stay behind.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGUSR1, _terminate)
     choose_waiting()
     try:
         code = command()
@@ -102,5 +104,5 @@ def _disk(place: str | None) -> str:
     return f" (file system {mount}: {free.free / 1e9:.2f} of {free.total / 1e9:.2f} GB free)"
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    sys.exit(TERMINATED)
+def _terminate(number: int, _frame: object) -> NoReturn:
+    sys.exit(STOPPED_EARLY if number == signal.SIGUSR1 else TERMINATED)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from configs.door import run_door
+from configs.door import STOPPED_EARLY, run_door
 from configs.recipe import load_run
 from pretrain.checkpoint import is_finished, latest
-from pretrain.train import STOPPED_EARLY
 
 
 def main() -> int:

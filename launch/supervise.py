@@ -12,11 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-from configs.door import USER_ERROR
+from configs.door import STOPPED_EARLY, USER_ERROR
 from configs.recipe import Recipe, solve_batch
 from launch.training import TrainingFailed, count_ranks, ranks_exit_code
 from pretrain.checkpoint import is_finished, latest
-from pretrain.train import STOPPED_EARLY
+from pretrain.heartbeat import LOST_RANK
 
 
 def supervise(recipe: Recipe, restarts: int, pause: float) -> Path:
@@ -89,6 +89,8 @@ def _meaning(code: int) -> str:
         return "the launcher reported success, but the last step was not made"
     if code == STOPPED_EARLY:
         return "stopped by a signal after saving"
+    if code == LOST_RANK:
+        return "another rank is gone or stuck; the message above names it"
     # DeepSpeed's launcher hands a rank's -9 on as 256 - 9.
     signal_number = -code if code < 0 else 256 - code if code > 192 else code - 128 if code > 128 else 0
     return f"signal {signal_number}" if signal_number else "an error, which stands above"

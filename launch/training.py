@@ -17,9 +17,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from configs.door import INTERRUPTED, TERMINATED
+from configs.door import INTERRUPTED, STOPPED_EARLY, TERMINATED
 from configs.recipe import RESOLVED_NAME, Recipe
-from pretrain.train import STOPPED_EARLY
 
 TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "pretrain" / "train.py"
 _GRACE_SECONDS = 60.0  # to finish a step and save
@@ -69,11 +68,14 @@ def train_ranks(recipe: Recipe, ranks: int) -> None:
 
     Raises:
         TrainingFailed: when a process fails; its own message stands above.
-        KeyboardInterrupt: when a signal stopped them and they saved.
+        KeyboardInterrupt: when Ctrl-C stopped them.
+        SystemExit: 75, when another signal stopped them and they saved.
     """
     code = ranks_exit_code(recipe, ranks)
-    if code in (STOPPED_EARLY, INTERRUPTED):
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
+    if code == STOPPED_EARLY:
+        raise SystemExit(STOPPED_EARLY)
     if code:
         raise TrainingFailed(
             f"training stopped with exit code {code} (its own message stands above); "

@@ -6,9 +6,11 @@ first. Everything that reads them goes through `read_metrics` or `metric_files`.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,20 +68,36 @@ class JsonLines:
                 break
             if file != self._file:  # which somebody may be following
                 file.unlink()
-        self._stream = self._file.open("a", encoding="utf-8", buffering=1)
+        self._stream = self._file.open("ab", buffering=0)
+        self._unwritten = b""
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Writes one line."""
-        self._stream.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+        """Writes one line; while the disk is full, which a save may bring about, lines wait in memory."""
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n"
+        waiting = bool(self._unwritten)
+        self._unwritten += line.encode()
+        try:
+            self._write()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if not waiting:
+                print(f"warning: {self._file}: {error.strerror}; its lines wait until there is room", file=sys.stderr)
+            return
         if self._stream.tell() > self._part_bytes:
             self.close()
             full = sorted(self._run.glob(_FULL_PARTS))
             number = int(full[-1].stem.partition("-")[2]) + 1 if full else 1
             self._file.rename(self._run / f"metrics-{number:05d}.jsonl")
-            self._stream = self._file.open("a", encoding="utf-8", buffering=1)
+            self._stream = self._file.open("ab", buffering=0)
+
+    def _write(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._stream.write(self._unwritten) :]
 
     def close(self) -> None:
         """Flushes to disk and closes."""
+        self._write()
         self._stream.close()
         fsync_path(self._file)
 

@@ -1,7 +1,8 @@
 """The one entry to training: `deepspeed pretrain/train.py --recipe R [a.b=value …]`, or plain `python` as one process.
 
 Exit codes: those of `configs.door`; 75 (EX_TEMPFAIL) when SIGTERM, SIGUSR1 or Ctrl-C stopped training early: the state
-is saved, and the same command continues from there; 76 (EX_PROTOCOL) when another rank is gone or stuck: the same
+is saved, and the same command continues from there (before the first step, where there is nothing to save, SIGTERM
+ends it with 143 and Ctrl-C with 130); 76 (EX_PROTOCOL) when another rank is gone or stuck: the same
 command continues from the newest checkpoint; 128 + n when signal n came twice.
 """
 
@@ -9,18 +10,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 
-from configs.door import add_debug, run_door
+from configs.door import STOPPED_EARLY, add_debug, run_door
 from configs.recipe import Recipe, load
 from pretrain.checkpoint import is_finished
 from pretrain.startup import Laps
 from pretrain.stopping import StoppedEarly
 
-STOPPED_EARLY = 75
 # Every rank meets the same mistake of the user; the others wait, so that the launcher ends them before they repeat it.
 _OTHER_RANKS_WAIT_SECONDS = 3.0
 
@@ -59,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(recipe: str, overrides: list[str]) -> int:
     laps = Laps(since_process_start=True)
-    signal.signal(signal.SIGUSR1, signal.getsignal(signal.SIGTERM))  # before the first step there is nothing to save
     try:
         train(load(recipe, overrides), laps)
         return 0

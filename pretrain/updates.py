@@ -19,6 +19,9 @@ def drop_update(engine: Any, stage: int) -> None:
             parameter.grad = None
         engine.step()
         return
+    if not hasattr(optimizer, "loss_scaler"):  # BF16_Optimizer, of ZeRO-1 in bf16 with sums in fp32
+        _step_without_update(engine, optimizer)
+        return
     scale = dict(vars(optimizer.loss_scaler))
 
     def overflow(*_: object, **__: object) -> bool:
@@ -37,6 +40,19 @@ def drop_update(engine: Any, stage: int) -> None:
             delattr(optimizer, name)
         vars(optimizer).update(before)
         vars(optimizer.loss_scaler).update(scale)
+
+
+def _step_without_update(engine: Any, optimizer: Any) -> None:
+    def step() -> None:  # what its own does when the norm is no number
+        optimizer.overflow = True
+        optimizer.clear_hp_grads()
+        optimizer.clear_lp_grads()
+
+    optimizer.step = step  # hides the method of the class
+    try:
+        engine.step()
+    finally:
+        del optimizer.step
 
 
 def gradient_is_finite(module: nn.Module, *inputs: Tensor) -> bool:

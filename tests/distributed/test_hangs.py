@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.door import STOPPED_EARLY
 from pretrain.heartbeat import LOST_RANK, read_beats
-from pretrain.train import STOPPED_EARLY
 from tests.rank_processes import last_step
 from tests.training_run import prepare_data, start_training, write_recipe
 

@@ -14,7 +14,21 @@ from tests.training_run import metric_lines, prepare_data, write_recipe
 
 pytestmark = pytest.mark.slow
 STAGES = (0, 1, 2, 3)
-ACTIONS = [(action, stage) for stage in STAGES for action in ("skip", "rewind")[: 2 - stage % 2]]
+# no number: name -> (kind, stage, precision)
+SICK = {
+    f"{kind} {stage} {precision}": (kind, stage, precision)
+    for kind in ("loss", "gradient")
+    for stage, precision in (*((stage, "fp32") for stage in STAGES), (1, "bf16"))
+}
+# name -> (action, stage, precision); the name begins with the action
+ACTIONS = {
+    f"{action} {stage} {precision}": (action, stage, precision)
+    for stage in STAGES
+    for action in ("skip", "rewind")
+    for precision in ("fp32", "bf16")
+    if (precision == "fp32" and (action == "skip" or stage % 2 == 0))
+    or (precision == "bf16" and (stage < 3 if action == "skip" else stage == 1))
+}
 STEP, STEPS = 8, 12
 COMMON = {"steps": STEPS, "global_batch_size": 4, "micro_batch_size": 1, "checkpoint": {"every": 5}}
 WATCH = {"compare_every": 1, "heartbeat_seconds": 0.5}
@@ -49,31 +63,28 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """First all faults, then clean runs that are told to skip what the sick ones skipped."""
     runs = Runs(tmp_path_factory.mktemp("sick"))
-    for stage in STAGES:
-        for kind in ("loss", "gradient"):
-            runs.add(f"{kind} {stage}", {"kind": kind, "rank": 1, "step": STEP}, zero={"stage": stage})
-        for action in [action for action, its_stage in ACTIONS if its_stage == stage]:
-            faults = {"action": action, **SPIKES}
-            fault = {"kind": "spike", "rank": 1, "step": STEP}
-            runs.add(f"{action} {stage}", fault, zero={"stage": stage}, faults=faults)
+    for name, (kind, stage, precision) in SICK.items():
+        runs.add(name, {"kind": kind, "rank": 1, "step": STEP}, zero={"stage": stage}, precision=precision)
+    for name, (action, stage, precision) in ACTIONS.items():
+        faults = {"action": action, **SPIKES}
+        fault = {"kind": "spike", "rank": 1, "step": STEP}
+        runs.add(name, fault, zero={"stage": stage}, faults=faults, precision=precision)
     for stage in FLIP_STAGES:
         runs.add(f"flip {stage}", {"kind": "flip", "rank": 1, "step": 3}, zero={"stage": stage})
     fault = {"kind": "gradient", "rank": 0, "step": STEP}
     runs.add("skip gradient", fault, zero={"stage": 2}, faults={"action": "skip", **SPIKES})
     runs.launch()
-    again = [f"{action} {stage}" for action, stage in ACTIONS]
-    for name in [*again, "skip gradient"]:
-        run = runs.add(f"{name} again", {}, zero={"stage": 2 if "gradient" in name else int(name[-1])}, faults=SPIKES)
+    for name, (_, stage, precision) in {**ACTIONS, "skip gradient": ("skip", 2, "fp32")}.items():
+        run = runs.add(f"{name} again", {}, zero={"stage": stage}, faults=SPIKES, precision=precision)
         run.mkdir()
         shutil.copy(runs.directory / name / "run" / "skipped.json", run)
     runs.launch()
     return runs
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("kind", ["loss", "gradient"])
-def test_no_number_on_one_rank_stops_all_before_the_update(runs: Runs, kind: str, stage: int) -> None:
-    name = f"{kind} {stage}"
+@pytest.mark.parametrize("name", SICK)
+def test_no_number_on_one_rank_stops_all_before_the_update(runs: Runs, name: str) -> None:
+    kind, _, _ = SICK[name]
     for outcome in runs.said(name):
         assert outcome["said"].startswith("NonFiniteLoss: the " + {"loss": "loss", "gradient": "gradient norm"}[kind])
         assert f"of step {STEP} is" in outcome["said"] and "(not finite on rank 1)" in outcome["said"]
@@ -84,10 +95,10 @@ def test_no_number_on_one_rank_stops_all_before_the_update(runs: Runs, kind: str
     assert record["ranks"] == [1] and {span["row"] for span in record["documents"]} == {2, 3}
 
 
-@pytest.mark.parametrize(("action", "stage"), ACTIONS)
-def test_a_run_that_skips_the_same_is_the_same_run(runs: Runs, action: str, stage: int) -> None:
+@pytest.mark.parametrize("name", ACTIONS)
+def test_a_run_that_skips_the_same_is_the_same_run(runs: Runs, name: str) -> None:
     """Letting go of a step's gradients leaves nothing behind; after a rewind neither do the steps before."""
-    name = f"{action} {stage}"
+    action, _, _ = ACTIONS[name]
     assert [outcome["said"] for outcome in runs.said(name)] == ["", ""]
     first = {"skip": STEP, "rewind": 6}[action]
     made = [step for step in range(1, STEPS + 1) if not first <= step <= STEP]

@@ -14,6 +14,7 @@ import pytest
 
 from launch.training import train_here
 from pretrain.heartbeat import read_beats
+from pretrain.json_lines import newest_step
 from pretrain.stopping import StoppedEarly
 from tests.training_run import ROOT, prepare_data, start_training, tiny_recipe, write_recipe
 
@@ -74,6 +75,47 @@ def test_replica_train_keeps_the_signal_in_its_exit_code_and_says_where_a_restar
     told = re.search(r"ready after ([\d.]+) s: (.*)", errors)
     assert told is not None and "engine" in told[2] and "newest checkpoint" in told[2]
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("order", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.chaos)])
+def test_a_signal_before_the_first_step_ends_replica_train_in_order(
+    tmp_path: Path, data: Path, order: signal.Signals
+) -> None:
+    """There is nothing to save; the lock is let go of, and the same command may be given at once."""
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, steps=50_000)
+    command = [sys.executable, "-m", "launch.cli", "train", str(recipe)]
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "run" / "recipe.yaml").exists():  # then the directory is locked
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(order)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    assert process.returncode == {signal.SIGUSR1: 75, signal.SIGTERM: 143}[order], errors
+    assert "Traceback" not in errors and newest_step(tmp_path / "run") == 0
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("order", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_to_replica_train_with_two_ranks(tmp_path: Path, data: Path, order: signal.Signals, code: int) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, steps=50_000)
+    command = [sys.executable, "-m", "launch.cli", "train", str(recipe), "--ranks", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    run = tmp_path / "run"
+    try:
+        while newest_step(run) < 5:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(order)
+        _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    assert (run / "checkpoints" / f"step_{newest_step(run):08d}").is_dir(), errors
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from configs.door import USER_ERROR
+from configs.door import STOPPED_EARLY, USER_ERROR
 from configs.recipe import Recipe, save
 from launch import supervise as supervision
 from launch.supervise import ranks_left, supervise
 from launch.training import TrainingFailed
-from pretrain.train import STOPPED_EARLY, train
+from pretrain.heartbeat import LOST_RANK
+from pretrain.train import train
 from tests.rank_processes import last_step, launchers, ranks, wait_until
 from tests.training_run import metric_lines, prepare_data, tiny_recipe
 
@@ -111,11 +112,12 @@ def test_what_the_user_must_fix_is_not_tried_again(recipe: Recipe, monkeypatch: 
 def test_success_without_the_last_checkpoint_is_none(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scripted(monkeypatch, recipe, [(0, 7), (STOPPED_EARLY, 9), (247, 20)])
+    scripted(monkeypatch, recipe, [(0, 7), (STOPPED_EARLY, 9), (LOST_RANK, 11), (247, 20)])
     supervise(recipe, restarts=0, pause=0)  # and a failure with it is success
     said = capsys.readouterr().err
     assert "the launcher reported success, but the last step was not made" in said
     assert "stopped by a signal after saving" in said
+    assert "exit code 76 (another rank is gone or stuck; the message above names it)" in said
 
 
 @pytest.mark.parametrize(("devices", "expected"), [(8, 6), (6, 6), (5, 4), (3, 3), (1, 1), (0, 6)])

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from configs.door import STOPPED_EARLY
 from pretrain.checkpoint import latest
 from pretrain.json_lines import newest_step
-from pretrain.train import STOPPED_EARLY, main
+from pretrain.train import main
 from tests.training_run import metric_lines, prepare_data, start_training, train_to_end, write_recipe
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from configs.door import BROKEN_PIPE, BUG, INTERRUPTED, TERMINATED, USER_ERROR, run_door
+from configs.door import BROKEN_PIPE, BUG, INTERRUPTED, STOPPED_EARLY, TERMINATED, USER_ERROR, run_door
 
 
 def raising(error: BaseException) -> int:
@@ -90,7 +90,10 @@ def start(body: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, TERMINATED), (signal.SIGINT, INTERRUPTED)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, TERMINATED), (signal.SIGINT, INTERRUPTED), (signal.SIGUSR1, STOPPED_EARLY)],
+)
 def test_a_signal_unwinds_the_command(number: signal.Signals, code: int) -> None:
     with start("time.sleep(60)") as process:
         assert process.stdout is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,31 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('{"step": 2', '{"step" 2'))
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 2, is not valid JSON"):
         list(read_metrics(tmp_path))
+
+
+def test_a_full_disk_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = JsonLines(tmp_path, 0)
+    lines.log(1, {"train/loss": 1.0})
+    good = lines._stream
+
+    class Full:
+        def __init__(self) -> None:
+            self.left = 20
+
+        def write(self, content: bytes) -> int:
+            if not self.left:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            taken, self.left = self.left, 0
+            return good.write(content[:taken])
+
+    monkeypatch.setattr(lines, "_stream", Full())
+    lines.log(2, {"train/loss": 2.0})
+    lines.log(3, {"train/loss": 3.0})
+    monkeypatch.setattr(lines, "_stream", good)
+    assert newest_step(tmp_path) == 1
+    lines.log(4, {"train/loss": 4.0})
+    lines.close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert capsys.readouterr().err.count("its lines wait until there is room") == 1
