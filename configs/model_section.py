@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -99,6 +100,15 @@ class Model(Section):
     zero_init: bool = Field(
         False, description="The last matrices of attention and MLP start at zero: each block as the identity."
     )
+    mup_base_width: int | None = Field(
+        None,
+        ge=1,
+        description="Maximal update parametrisation (arXiv:2203.03466): learning rate and initial weights are those of "
+        "a model of this width, and stay right at any other (docs/scaling.md); null: the standard one.",
+    )
+    mup_base_head_dim: int | None = Field(
+        None, ge=1, description="Width of a head at mup_base_width; null: the same as here, so that more heads widen."
+    )
     vocab_size: int | None = Field(None, ge=2, description="Rows of the embedding; null: the tokenizer's size, padded.")
     vocab_multiple: int = Field(64, ge=1, description="The vocabulary is padded up to a multiple of this for speed.")
 
@@ -123,6 +133,8 @@ class Model(Section):
             raise ValueError(f"rotary embeddings need an even head width, not {self.head_width}")
         if self.rope_scaling and (self.position != "rope" or self.head_width < 4):
             raise ValueError("rope_scaling needs position: rope, and heads of at least 4 components")
+        if self.mup_base_head_dim and not self.mup_base_width:
+            raise ValueError("mup_base_head_dim needs mup_base_width; set that too, or drop it")
         return self
 
     @property
@@ -134,6 +146,16 @@ class Model(Section):
     def head_width(self) -> int:
         """Width of one head after defaults."""
         return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def mup_ratio(self) -> float:
+        """Base width / width: what muP multiplies logits and AdamW's rate of the blocks' matrices by; 1 without it."""
+        return self.mup_base_width / self.hidden_size if self.mup_base_width else 1.0
+
+    @property
+    def query_scale(self) -> float:
+        """What muP multiplies queries by beside 1 / sqrt(E): scores are q k / E, at the base head width as ever."""
+        return math.sqrt(self.mup_base_head_dim / self.head_width) if self.mup_base_head_dim else 1.0
 
     @property
     def mlp_width(self) -> int:

@@ -20,10 +20,11 @@ _FREED = (*_FREED, "train.steps", "train.epochs", "train.micro_batch_size")
 
 
 class Point(NamedTuple):
-    """One run of a sweep: what it is called, and the settings that make it."""
+    """One run of a sweep: what it is called, the settings that make it, and those of a grid by name."""
 
     label: str
     overrides: list[str]
+    varied: dict[str, str] = {}  # noqa: RUF012  (a tuple's default; nobody writes to it)
 
 
 def sizes(recipe: str, overrides: Sequence[str], dial: str, values: Sequence[str]) -> list[Point]:
@@ -62,7 +63,11 @@ def grid(overrides: Sequence[str], axes: Sequence[str]) -> list[Point]:
             raise ValueError(f"--vary {axis}: write model.… or train.… and its values, as train.optimizer.lr=1e-3,2e-3")
         choices.append([f"{key}={value}" for value in listed.split(",")])
     return [
-        Point(",".join(item.rpartition(".")[2] for item in settings), [*overrides, *settings])
+        Point(
+            ",".join(item.partition("=")[0].rpartition(".")[2] + "=" + item.partition("=")[2] for item in settings),
+            [*overrides, *settings],
+            dict(item.split("=", 1) for item in settings),
+        )
         for settings in itertools.product(*choices)
     ]
 
@@ -120,6 +125,7 @@ class Sweep:
         vocabulary = recipe.model.padded_vocab(load_manifest(recipe.data_directory).vocab_size)
         return {
             "label": point.label,
+            "varied": point.varied,
             "layers": recipe.model.num_layers,
             "width": recipe.model.hidden_size,
             "parameters": count_parameters(recipe.model, vocabulary).total,

@@ -85,22 +85,67 @@ def page(found: dict[str, Any]) -> str:
     )
 
 
+def _figure(title: str, series: list[Series], **axes: Any) -> Markup:
+    legend = Markup("").join(
+        Markup(' <span class="legend"><span class="key {}"></span>{}</span>').format(line.style, line.label)
+        for line in (series if len(series) > 1 else [])
+    )
+    chart = line_chart(series, title=title, **axes)
+    return Markup("<figure><figcaption>{}{}</figcaption>{}</figure>").format(title, legend, chart)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _grid_chart(runs: list[dict[str, Any]]) -> Markup:
+    """Loss over the first setting that is a number, a line for each value of the other; empty without such a one."""
+    values = {key: list(dict.fromkeys(run["varied"][key] for run in runs)) for key in runs[0]["varied"]}
+    numeric = [key for key, texts in values.items() if len(texts) > 1 and None not in map(_number, texts)]
+    if not numeric:
+        return Markup("")
+    across = numeric[0]
+    other = next((key for key in values if key != across), None)
+    numbers = sorted(float(text) for text in values[across])
+    place = math.log10 if numbers[0] > 0 else float
+    series = []
+    for index, text in enumerate(values[other] if other else [""]):
+        chosen = [run for run in runs if other is None or run["varied"][other] == text]
+        points = sorted((place(float(run["varied"][across])), run["val_loss"]) for run in chosen)
+        label = f"{other.rpartition('.')[2]} {text}" if other else "loss"
+        series.append(Series(label, points, f"series-{index % 6 + 1}", markers=True))
+    shown = dict(zip(map(place, numbers), numbers, strict=True))
+    return _figure(
+        "Validation loss, nats per token",
+        series,
+        x_label=across + (", logarithmic" if place is math.log10 else ""),
+        x_format=lambda x: f"{shown[x]:g}",
+        y_format=lambda y: f"{y:.2f}",
+        x_ticks=list(shown),
+    )
+
+
 def _chart(found: dict[str, Any]) -> Markup:
     if "law" not in found:
-        return Markup("")
+        return _grid_chart(found["runs"])
     law, said = PowerLaw(**found["law"]), found["prediction"]
     measured = [(math.log10(run["compute"]), run["bits_per_byte"]) for run in found["runs"]]
     low, high = measured[0][0], math.log10(said["compute"])
     curve = [(x, law(10**x)) for x in (low + (high - low) * step / 60 for step in range(61))]
-    series = [Series("law", curve, "series-1", faint=True), Series("measured", measured, "series-1", markers=True)]
+    series = [Series("law", curve, "series-6"), Series("measured", measured, "series-1", markers=True)]
     series.append(Series("predicted", [(high, said["value"])], "series-2"))
     if "outcome" in found:
         series.append(Series("outcome", [(high, found["outcome"]["bits_per_byte"])], "series-3"))
-    chart = line_chart(
+    powers = range(math.ceil(low), math.floor(high) + 1)
+    return _figure(
+        "Bits per byte against compute",
         series,
-        title="Bits per byte against compute",
-        x_label="log10 of FLOPs; blue: measured, orange: predicted, green: outcome",
-        x_format=lambda x: f"{x:.1f}",
+        x_label="FLOPs, logarithmic",
+        x_format=lambda x: f"{10**x:.2g}",
         y_format=lambda y: f"{y:.2f}",
+        x_ticks=powers if len(powers) > 1 else None,
     )
-    return Markup("<figure>{}</figure>").format(chart)

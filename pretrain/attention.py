@@ -81,6 +81,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.dropout, self.width = layer, config.dropout, config.head_width
         self.heads, self.kv_heads = config.num_heads, config.kv_heads
+        self.query_scale = config.query_scale
         self.qkv = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.width, bias=config.bias)
         self.out = nn.Linear(self.heads * self.width, config.hidden_size, bias=config.bias)
         self.q_norm = nn.RMSNorm(self.width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
@@ -101,6 +102,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (-1, self.width))  # (B, T, H+2K, E)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
         q, k = self.q_norm(q), self.k_norm(k)
+        if self.query_scale != 1:
+            q = q * self.query_scale
         if self.value_mix is not None and first_values is not None:
             v = self.value_mix(v, first_values)
         elif self.value_residual:

@@ -137,7 +137,8 @@ def export_directory(model: Transformer, vocab_dir: Path, target: Path) -> Path:
     """Writes a directory that `AutoModelForCausalLM` and `AutoTokenizer` load; returns it.
 
     The padding of the vocabulary is cut off: the logits of all tokens of the tokenizer stay as they are. Where GPT-2
-    has biases and the model has none, they are zero. Weights keep their dtype.
+    has biases and the model has none, they are zero. Weights keep their dtype. muP's factors, which no
+    architecture has, are multiplied into the last norm and the queries: logits are the same.
 
     Raises:
         ValueError: when no architecture covers the settings, or the tokenizer has more tokens than the model.
@@ -168,7 +169,7 @@ def export_directory(model: Transformer, vocab_dir: Path, target: Path) -> Path:
 
 
 def _exported(model: Transformer, name: str, vocab_size: int) -> dict[str, Tensor]:
-    parameters = {key: value.detach().cpu() for key, value in model.named_parameters()}
+    parameters = {key: _without_mup(key, value.detach().cpu(), model.config) for key, value in model.named_parameters()}
     tensors: dict[str, Tensor] = {}
     for weight in ARCHITECTURES[name].weights(model.config):
         if weight.ours in parameters:
@@ -182,6 +183,19 @@ def _exported(model: Transformer, name: str, vocab_size: int) -> dict[str, Tenso
         for part_name, part in zip(weight.theirs, parts, strict=True):
             tensors[part_name] = (part.T if weight.transposed else part).contiguous()
     return tensors
+
+
+def _without_mup(name: str, value: Tensor, config: Model) -> Tensor:
+    """A weight of the same function in the standard parametrisation."""
+    if name in ("norm.weight", "norm.bias") and config.mup_ratio != 1:
+        return value * config.mup_ratio
+    if config.query_scale != 1:
+        if name.endswith("q_norm.weight"):
+            return value * config.query_scale
+        if name.endswith(("qkv.weight", "qkv.bias")) and not config.qk_norm:
+            queries = config.num_heads * config.head_width
+            return torch.cat([value[:queries] * config.query_scale, value[queries:]])
+    return value
 
 
 # -------------------------------------------------------------------------------------------------------------- import

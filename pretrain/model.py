@@ -6,7 +6,8 @@ Shapes, in every comment:
 
 Sources: GPT-2 (Radford et al. 2019), Llama 2 (arXiv:2307.09288), RoPE (arXiv:2104.09864), RMSNorm (arXiv:1910.07467),
 SwiGLU (arXiv:2002.05202), grouped queries (arXiv:2305.13245), query/key norm as in Qwen3 (arXiv:2505.09388), squared
-ReLU (arXiv:2109.08668), value residual (arXiv:2410.17897), soft-capped logits (arXiv:2408.00118).
+ReLU (arXiv:2109.08668), value residual (arXiv:2410.17897), soft-capped logits (arXiv:2408.00118), maximal update
+parametrisation (muP, arXiv:2203.03466).
 Weights are compatible with Hugging Face's layout through `pretrain.huggingface`.
 """
 
@@ -111,7 +112,8 @@ class Block(nn.Module):
 def _products_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which the matrix products that follow are made."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # the meta device has none
+    return torch.get_autocast_dtype(device) if casts else x.dtype
 
 
 class Transformer(nn.Module):
@@ -192,13 +194,14 @@ class Transformer(nn.Module):
         out: Tensor = self.norm(x)
         return out
 
-    @property
-    def _output(self) -> Embedding:
-        return self.embed if self.lm_head is None else self.lm_head
+    def _project(self, hidden: Tensor, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+        ratio = self.config.mup_ratio
+        out: Tensor = (self.lm_head or self.embed)(hidden if ratio == 1 else hidden * ratio, loss)
+        return out
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of hidden states (…, D), so that a caller can take them a few positions at a time."""
-        out: Tensor = self._output(hidden)
+        out = self._project(hidden)
         cap = self.config.logit_softcap
         return out if cap is None else cap * torch.tanh(out / cap)
 
@@ -216,11 +219,10 @@ class Transformer(nn.Module):
         """
         hidden = self.backbone(tokens, positions=positions).flatten(0, 1)  # (B T, D)
         size, cap = chunk_positions(self.vocab_size, chunk), self.config.logit_softcap
-        nats: Tensor = self._output(
+        return self._project(
             hidden,
             lambda x, weight: linear_cross_entropy(x, weight, targets.flatten(), weights.flatten(), size, cap),
         )
-        return nats
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         # Rounded to the activations' dtype only here, from angles computed in fp32: the same as Hugging Face does.
@@ -251,6 +253,8 @@ class Transformer(nn.Module):
         | value_mix                           | 1/2                             | arXiv:2410.17897                    |
 
         With `zero_init` the residual layers, attention.out and mlp.down, are 0 (muP, arXiv:2203.03466, appendix D.2).
+        With `mup_base_width` the deviation of the blocks' matrices is multiplied by sqrt(base width / width), so that
+        their variance goes with 1 / inputs (table 8 there).
 
         init_std is 0.02 unless the recipe says otherwise. The Llama family gets the same: its papers do not say.
         """
@@ -263,6 +267,8 @@ class Transformer(nn.Module):
         residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
         if residual:
             std /= math.sqrt(2 * self.config.num_layers)
+        if name.startswith("blocks."):
+            std *= math.sqrt(self.config.mup_ratio)
         if name.endswith("bias") or (residual and self.config.zero_init):
             nn.init.zeros_(parameter)
         elif name.endswith("norm.weight"):

@@ -49,17 +49,23 @@ def parameter_groups(model: Transformer, settings: Optimizer) -> list[dict[str, 
     Matrices and embeddings are decayed, norms and biases (1-D) are not. `lr` is the group's peak; `ratio` is that
     relative to `settings.lr`, whose schedule all follow. A tied matrix stands once. Groups without parameters are
     left out.
+
+    With muP (`model.mup_base_width`) AdamW's rate of the matrices inside the blocks goes with 1 / width
+    (arXiv:2203.03466, table 8), and their decay with width, so that rate x decay stays (arXiv:2405.13698). Muon's
+    orthogonal updates have the right size at any width by themselves (arXiv:2310.17813).
     """
-    muon = settings.muon
+    muon, ratio = settings.muon, model.config.mup_ratio
     embedding_lr = settings.embedding_lr or settings.lr
     muon_decay = settings.weight_decay if muon.weight_decay is None else muon.weight_decay
-    blocks = matrices(model) if settings.name == "muon" else {}
+    blocks = matrices(model)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name in blocks:
+        if name in blocks and settings.name == "muon":
             rule = ("muon", muon.lr, muon_decay)
+        elif name in blocks:
+            rule = ("adamw", settings.lr * ratio, settings.weight_decay / ratio)
         else:
             rate = embedding_lr if name in ("embed.weight", "position.weight") else settings.lr
             rule = ("adamw", rate, settings.weight_decay if len(full_shape(parameter)) >= 2 else 0.0)

@@ -78,12 +78,14 @@ def line_chart(
     width: int = 560,
     height: int = 260,
     zero: bool = False,
+    x_ticks: Sequence[float] | None = None,
 ) -> Markup:
     """Renders lines over a shared pair of axes.
 
     Args:
         title: what is drawn, for screen readers.
         zero: start the vertical axis at zero.
+        x_ticks: where the horizontal axis is labelled; None chooses.
     """
     series = [Series(s.label, thin(s.points), s.style, s.faint, s.markers) for s in series if s.points]
     x_low, x_high, y_low, y_high = _bounds(series, zero)
@@ -100,7 +102,7 @@ def line_chart(
         y = down(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{y_format(tick)}</text>')
-    for tick in nice_ticks(x_low, x_high, 5):
+    for tick in nice_ticks(x_low, x_high, 5) if x_ticks is None else x_ticks:
         anchor = "end" if across(tick) > width - 40 else "middle"
         place = f'x="{across(tick):.1f}" y="{height - 16}" text-anchor="{anchor}"'
         parts.append(f'<text class="tick" {place}>{x_format(tick)}</text>')

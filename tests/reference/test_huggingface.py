@@ -29,6 +29,9 @@ OURS = {
     "llama-wide-heads-biases": {"family": "llama", "num_kv_heads": 1, "head_dim": 20, "bias": True, "norm_eps": 1e-3},
     "qwen3": {"family": "llama", "qk_norm": True, "num_kv_heads": 2, "head_dim": 32, "intermediate_size": 72},
     "qwen3-tied": {"family": "llama", "qk_norm": True, "tied_embeddings": True},
+    "gpt2-mup": {"family": "gpt2", "mup_base_width": 20, "mup_base_head_dim": 5},
+    "llama-mup-grouped-biases": {"num_kv_heads": 2, "bias": True, "mup_base_width": 96, "mup_base_head_dim": 5},
+    "qwen3-mup-tied": {"qk_norm": True, "tied_embeddings": True, "mup_base_width": 24, "mup_base_head_dim": 6},
     "llama-linear": {"family": "llama", "rope_scaling": {"kind": "linear", "factor": 2.5}},
     "llama-ntk": {"family": "llama", "rope_scaling": {"kind": "ntk", "factor": 4.0}},
     "qwen3-yarn": {
@@ -149,8 +152,9 @@ def test_exported_equals_transformers(name: str, vocab_dir: Path, tmp_path: Path
 
 
 def _resolved(config: Model) -> dict[str, Any]:
-    """A directory names these even where the recipe leaves them to their defaults."""
+    """A directory names these even where the recipe leaves them to their defaults; it has no muP."""
     resolved: dict[str, Any] = {"intermediate_size": config.mlp_width}
+    resolved |= {"mup_base_width": None, "mup_base_head_dim": None}
     if config.position == "rope":
         resolved |= {"num_kv_heads": config.kv_heads, "head_dim": config.head_width}
     if config.rope_scaling and config.rope_scaling.kind == "ntk":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eval.scaling_law import fit, predict
 from launch.sweep import Sweep, grid, sizes
+from launch.sweep_page import page
 from tests.training_run import prepare_data, write_recipe
 
 COMPUTES = [1e15, 4e15, 2e16, 1e17, 4e17]
@@ -54,10 +57,27 @@ def test_too_few_or_unordered_sizes(recipe: Path, values: list[str]) -> None:
 def test_a_grid() -> None:
     points = grid([], ["train.optimizer.lr=1e-3,2e-3", "model.hidden_size=32,64"])
     assert [point.label for point in points][:2] == ["lr=1e-3,hidden_size=32", "lr=1e-3,hidden_size=64"]
-    assert len(points) == 4
+    assert len(points) == 4 and points[1].varied == {"train.optimizer.lr": "1e-3", "model.hidden_size": "64"}
     for axes in (["data.seed=1,2"], ["train.optimizer.lr"], ["train.a=1", "train.b=1", "train.c=1"]):
         with pytest.raises(ValueError, match="--vary"):
             grid([], axes)
+
+
+def run_of(loss: float, **varied: str) -> dict[str, Any]:
+    figures = dict.fromkeys(("layers", "width", "parameters", "tokens", "compute", "lr", "batch", "weight_decay"), 1)
+    return {"label": "r", "varied": varied, **figures, "val_loss": loss, "bits_per_byte": loss}
+
+
+def test_a_grid_is_drawn_over_its_first_number() -> None:
+    runs = [run_of(3 - n / 10, family=f, lr=lr) for f in ("gpt2", "llama") for n, lr in enumerate(("4e-3", "1e-3"))]
+    drawn = page({"name": "g", "runs": runs})
+    lines = re.findall(r'<polyline class="line (series-\d)" points="([^"]*)"', drawn)
+    assert [style for style, _ in lines] == ["series-1", "series-2"]
+    heights = [float(point.split(",")[1]) for point in lines[0][1].split()]
+    assert len(heights) == 2 and heights[0] > heights[1]  # from the lower rate, whose loss is lower, rightwards and up
+    for text in ("family gpt2", "family llama", "lr, logarithmic", ">0.001<", ">0.004<"):
+        assert text in drawn
+    assert "<svg" not in page({"name": "g", "runs": [run_of(3, family="gpt2"), run_of(2, family="llama")]})
 
 
 def test_tiny_models_end_to_end(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
