@@ -303,8 +303,9 @@ def _print(plan: dict[str, Any], console: Console) -> None:
         console.print(f"disk {size(plan['shard_bytes'])} shards, {size(plan['checkpoint_bytes'])} checkpoints")
     if "probe" in plan:
         _print_probe(plan["probe"], console)
-    console.print("assumed: memory as DeepSpeed 0.19 and autograd keep it; communication overlapped at")
-    console.print("ZeRO-3 alone; data sheets' links and peaks; no waits for data or saves (docs/planning.md)")
+    console.print("assumed: memory as DeepSpeed 0.19 and autograd keep it; data sheets' peaks;")
+    console.print("communication overlaps only at ZeRO-3; no waits for data or saves.")
+    console.print("More: docs/planning.md")
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}")
 
