@@ -12,6 +12,8 @@
 | `train.optimizer.weight_decay`    | 1 / (lr x steps / 2): weights average  | a constant share: Wang and Aitchison,   |
 |                                   | their updates over half of the run; at | arXiv:2405.13698; half of it, and the   |
 |                                   | most 0.2                               | most: our choice                        |
+| `train.optimizer.muon             | the same rule with Muon's own rate     | the same                                |
+| .weight_decay`, with Muon         |                                        |                                         |
 | `train.schedule.warmup_steps`     | a twentieth of the steps, at most      | 2,000: DeepSeek LLM; a twentieth: our   |
 |                                   | 2,000                                  | choice                                  |
 
@@ -48,7 +50,10 @@ TRAINING = (
     ("train", "optimizer", "weight_decay"),
     ("train", "schedule", "warmup_steps"),
 )
-GOVERNED: tuple[tuple[str, ...], ...] = (*(("model", key) for key in SHAPE), *TRAINING)
+# With Muon alone. Its rate is not the dial's: 0.02 on orthogonal updates is the same at any width.
+MUON_DECAY = ("train", "optimizer", "muon", "weight_decay")
+MUON_RATE = 0.02  # the recipe's default
+GOVERNED: tuple[tuple[str, ...], ...] = (*(("model", key) for key in SHAPE), *TRAINING, MUON_DECAY)
 # layers, width, heads. GPT-2 (Radford et al. 2019, table 2; heads from its release) and GPT-3 (table 2.1; its 24 heads
 # of 128 at 1.3B are wider than the model: 16, as in other reproductions; 13B is 5,120 wide, not 5,140).
 PUBLISHED: dict[str, tuple[int, int, int]] = {
@@ -267,7 +272,9 @@ def _training(count: int, train: Mapping[str, Any], context: int) -> dict[tuple[
     steps = steps or max(1, -(-int(tokens) // (batch * context)))
     rate = optimizer.get("lr") or learning_rate(compute)
     values = (tokens, batch, rate, weight_decay(rate, steps), warmup(steps))
-    derived = dict(zip(TRAINING, values, strict=True))
+    derived: dict[tuple[str, ...], Any] = dict(zip(TRAINING, values, strict=True))
+    if optimizer.get("name") == "muon":
+        derived[MUON_DECAY] = weight_decay((optimizer.get("muon") or {}).get("lr") or MUON_RATE, steps)
     if length:
         del derived[TRAINING[0]]
     return derived

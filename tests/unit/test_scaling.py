@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from configs.recipe import Recipe, RecipeError, dump, load, load_with_origins, total_steps
-from configs.scaling import PUBLISHED, batch_tokens, derive, learning_rate, read_size, weight_decay
+from configs.scaling import MUON_RATE, PUBLISHED, batch_tokens, derive, learning_rate, read_size, weight_decay
 from launch.show import embedding_rows, meta_model
 
 GPT2 = {
@@ -106,6 +106,22 @@ def test_what_is_said_wins_and_the_rest_follows_from_it(file: Path) -> None:
     assert load(file, ["train.epochs=2"]).train.tokens is None
     narrow = load(file, ["model.depth=null", "model.size=30M", "model.num_layers=12"])
     assert (narrow.model.num_layers, narrow.model.hidden_size) == (12, 320)  # the size is met by the width
+
+
+def test_muon_keeps_its_rate_and_gets_its_own_decay(file: Path) -> None:
+    plain = load(file).train.optimizer
+    muon = load(file, ["train.optimizer.name=muon"])
+    assert (muon.train.optimizer.lr, muon.train.optimizer.weight_decay) == (plain.lr, plain.weight_decay)
+    assert muon.train.optimizer.muon.lr == plain.muon.lr == MUON_RATE and plain.muon.weight_decay is None
+    assert muon.train.optimizer.muon.weight_decay == weight_decay(0.02, total_steps(muon, 0))
+    slower = load(file, ["train.optimizer.name=muon", "train.optimizer.muon.lr=0.01"]).train.optimizer.muon
+    assert slower.weight_decay == pytest.approx(2 * (muon.train.optimizer.muon.weight_decay or 0), rel=0.1)
+    assert (
+        load(
+            file, ["train.optimizer.name=muon", "train.optimizer.muon.weight_decay=0"]
+        ).train.optimizer.muon.weight_decay
+        == 0
+    )
 
 
 def test_null_says_nothing(file: Path) -> None:
