@@ -90,7 +90,7 @@ def _figure(title: str, series: list[Series], **axes: Any) -> Markup:
         Markup(' <span class="legend"><span class="key {}"></span>{}</span>').format(line.style, line.label)
         for line in (series if len(series) > 1 else [])
     )
-    chart = line_chart(series, title=title, **axes)
+    chart = line_chart(series, title=title, width=860, height=330, **axes)
     return Markup("<figure><figcaption>{}{}</figcaption>{}</figure>").format(title, legend, chart)
 
 
@@ -136,7 +136,7 @@ def _chart(found: dict[str, Any]) -> Markup:
     measured = [(math.log10(run["compute"]), run["bits_per_byte"]) for run in found["runs"]]
     low, high = measured[0][0], math.log10(said["compute"])
     curve = [(x, law(10**x)) for x in (low + (high - low) * step / 60 for step in range(61))]
-    series = [Series("law", curve, "series-6"), Series("measured", measured, "series-1", markers=True)]
+    series = [Series("law", curve, "series-6"), Series("measured", measured, "series-1", markers=True, joined=False)]
     series.append(Series("predicted", [(high, said["value"])], "series-2"))
     if "outcome" in found:
         series.append(Series("outcome", [(high, found["outcome"]["bits_per_byte"])], "series-3"))

@@ -17,13 +17,17 @@ _MOST_POINTS = 400
 
 @dataclass(frozen=True)
 class Series:
-    """One line: `style` is the class that colours it (`series-1`, …); a `faint` one stays behind the others."""
+    """One line: `style` is the class that colours it (`series-1`, …); a `faint` one stays behind the others.
+
+    One that is not `joined` is drawn by its markers alone.
+    """
 
     label: str
     points: Sequence[Point]
     style: str
     faint: bool = False
     markers: bool = False
+    joined: bool = True
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
@@ -87,7 +91,7 @@ def line_chart(
         zero: start the vertical axis at zero.
         x_ticks: where the horizontal axis is labelled; None chooses.
     """
-    series = [Series(s.label, thin(s.points), s.style, s.faint, s.markers) for s in series if s.points]
+    series = [Series(s.label, thin(s.points), s.style, s.faint, s.markers, s.joined) for s in series if s.points]
     x_low, x_high, y_low, y_high = _bounds(series, zero)
     inner_width, inner_height = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
 
@@ -114,7 +118,8 @@ def line_chart(
     )
     for line in sorted(series, key=lambda item: not item.faint):
         path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in line.points)
-        parts.append(f'<polyline class="line {line.style}{" faint" if line.faint else ""}" points="{path}"/>')
+        if line.joined:
+            parts.append(f'<polyline class="line {line.style}{" faint" if line.faint else ""}" points="{path}"/>')
         if line.markers or len(line.points) == 1:
             parts += [
                 f'<circle class="dot {line.style}" cx="{across(x):.1f}" cy="{down(y):.1f}" r="3"/>'
