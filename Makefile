@@ -31,7 +31,7 @@ replicate: setup ## All stages of RECIPE (configs/demo.yaml): data, training, ev
 test: setup ## All tests
 	@$(BIN)/python -m pytest
 
-chaos: setup ## Nodes, ranks, launchers and links die in the middle of the data and of training (minutes; needs root and Linux)
+chaos: setup ## What takes minutes: kills, stops, cut links, time limits on two hosts, ssh, Slurm, Ray (root, Linux)
 	@$(BIN)/python -m pytest -m chaos
 
 lint: setup ## Format, lint, types, shell scripts

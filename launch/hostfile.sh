@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Training on the machines of a hostfile (`host slots=N` a line), by DeepSpeed's launcher.
+# Training on the machines of a hostfile (`host slots=N` a line), by DeepSpeed's launcher on each.
 #
-#   launch/hostfile.sh HOSTFILE RECIPE [--out DIR] [a.b=value …]       on the first host, which reaches the others by ssh
+#   launch/hostfile.sh HOSTFILE RECIPE [--out DIR] [a.b=value …]       on the first host, which starts the others by ssh
 #   launch/hostfile.sh --node-rank N HOSTFILE RECIPE …                 without ssh: on every host, N = 0, 1, … in the
 #                                                                      file's order
 #
@@ -10,6 +10,10 @@
 # meet. Exit code 0 only when the checkpoint of the last step lies there, whatever DeepSpeed's launcher says: it reports
 # success for ranks that it lost. What it leaves running on this host is ended. 75: stopped by a signal after saving, or
 # not finished; the same command continues.
+#
+# Over ssh, hosts end together: when one fails, or when this command is ended, even by kill -9 or a lost connection.
+# REPLICA_SSH ("ssh") may carry options; it must ask for nothing. Variables that begin with NCCL_, GLOO_, UCX_, TORCH_,
+# OMP_, CUDA_, REPLICA_ or PYTHON, MASTER_ADDR and MASTER_PORT go along.
 set -euo pipefail
 
 fail() {
@@ -29,6 +33,7 @@ fi
 [ $# -ge 2 ] || fail "which hosts, which recipe? launch/hostfile.sh [--node-rank N] HOSTFILE RECIPE …"
 hosts=$1
 shift
+words=("$@")
 [ -r "$hosts" ] || fail "there is no hostfile $hosts"
 mapfile -t lines < <(sed 's/#.*//' "$hosts" | grep -E 'slots *= *[0-9]+' || true)
 [ ${#lines[@]} -gt 0 ] || fail "$hosts names no host; a line is: host slots=8"
@@ -47,7 +52,7 @@ while [ $# -gt 0 ]; do
 done
 
 # Ranks inherit the mark from the launcher on this host; so those that outlived it are found.
-mark=REPLICA_HOSTFILE=$run
+mark=REPLICA_HOSTFILE=$run:$node
 ours() { grep -lszxF "$mark" /proc/[0-9]*/environ 2>/dev/null | sed 's|/proc/\([0-9]*\)/.*|\1|' | grep -vx $$ || true; }
 end_all() {
     local signal pids
@@ -62,14 +67,60 @@ end_all() {
         done
     done
 }
+# Every host does what it would do with --node-rank. What holds them is the pipe 3, whose only writer is this process: when
+# that is gone, `cat` there ends and has its host stopped.
+# shellcheck disable=SC2016 # for the other side
+watch='exec 4<&0; (cat <&4; kill -TERM $$) >/dev/null 2>&1 & exec 4<&- </dev/null; exec'
+start_on() { # number
+    local host line
+    read -r host _ <<<"${lines[$1]}"
+    line=$(printf '%q ' env "${along[@]}" "$root/launch/hostfile.sh" --node-rank "$1" "$(realpath "$hosts")" "${words[@]}")
+    line="cd $(printf %q "$PWD") || exit 2; PATH=$(printf %q "$(dirname "$(command -v deepspeed)")"):\$PATH; $watch $line"
+    [ "$1" -gt 0 ] || exec bash -c "$line"
+    # shellcheck disable=SC2086 # it may carry options
+    exec ${REPLICA_SSH:-ssh} -o BatchMode=yes -o ServerAliveInterval=15 "$host" bash -c "$(printf %q "$line")"
+}
+train_over_ssh() {
+    local pipe number one code=0
+    mapfile -d '' -t along < <(env -0 | grep -zE '^(NCCL_|GLOO_|UCX_|TORCH_|OMP_|CUDA_|REPLICA_|PYTHON)' || true)
+    along+=("MASTER_ADDR=${MASTER_ADDR:-$first}" "MASTER_PORT=${MASTER_PORT:-29500}")
+    pipe=$(mktemp -u)
+    mkfifo -m 600 "$pipe"
+    exec 3<>"$pipe"
+    exec 5<"$pipe"
+    rm "$pipe"
+    for ((number = 0; number < ${#lines[@]}; number++)); do
+        (start_on "$number") <&5 3>&- 5<&- &
+    done
+    for _ in "${lines[@]}"; do
+        one=0
+        wait -n || one=$?
+        [ "$one" -eq 0 ] || [ "$code" -ne 0 ] || {
+            code=$one
+            echo "a host ended with exit code $code: ending the others" >&2
+            exec 3>&-
+        }
+    done
+    return "$code"
+}
 how=(--hostfile "$hosts" --master_addr "${MASTER_ADDR:-$first}" --master_port "${MASTER_PORT:-29500}")
 [ -z "$node" ] || how+=(--no_ssh --node_rank "$node")
 code=0
-trap end_all EXIT
+# shellcheck disable=SC2317 # called by the trap
+leave() {
+    exec 3>&-
+    [ -n "$node" ] || wait
+    end_all
+}
+trap leave EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
-env "$mark" deepspeed "${how[@]}" "$root/pretrain/train.py" --recipe "$recipe" --out "$run" "${settings[@]}" &
-wait $! || code=$?
+if [ -z "$node" ] && [ ${#lines[@]} -gt 1 ]; then
+    train_over_ssh || code=$?
+else
+    env "$mark" deepspeed "${how[@]}" "$root/pretrain/train.py" --recipe "$recipe" --out "$run" "${settings[@]}" &
+    wait $! || code=$?
+fi
 end_all
 python -m launch.completion "$run" && exit 0
 [ "$code" -ne 0 ] || echo "DeepSpeed's launcher reported success, but training is not finished" >&2

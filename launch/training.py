@@ -120,7 +120,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child: a `kill -9` of this process must not leave ranks behind that go on writing."""
     with suppress(OSError, AttributeError):  # Linux only
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
@@ -129,7 +129,7 @@ def _die_with_parent() -> None:
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
     # Its own session: Ctrl-C reaches this process alone, which then ends the others in order. What the launcher says
     # goes to standard error: standard output is for results.
-    return subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent, stdout=sys.stderr.fileno())
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent, stdout=sys.stderr.fileno())
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -1,8 +1,9 @@
-"""`launch/hostfile.sh` on one host and on two hosts without ssh (network namespaces), which die in several ways."""
+"""`launch/hostfile.sh` on one host and on two hosts (network namespaces), without and with ssh; they die."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,3 +122,58 @@ def test_a_rank_is_killed_on_the_second_host(machines: Machines, tmp_path: Path)
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "rank killed"])
 def test_other_faults_of_the_second_host(machines: Machines, tmp_path: Path, fault: str) -> None:
     survive(fault, machines, tmp_path)
+
+
+SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
+
+
+def start_sshd(machines: Machines, directory: Path) -> str:
+    """sshd on the second host, with keys that are thrown away; returns the command that reaches it."""
+    if SSHD is None or shutil.which("ssh") is None:
+        pytest.skip("sshd is not installed here (Debian and Ubuntu: apt-get install openssh-server)")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True)
+    options = {
+        "ListenAddress": machines.addresses[1], "Port": "2222", "HostKey": directory / "host", "UsePAM": "no",
+        "AuthorizedKeysFile": directory / "user.pub", "StrictModes": "no", "PidFile": "none",
+        "PermitRootLogin": "prohibit-password", "PasswordAuthentication": "no",
+    }  # fmt: skip
+    (directory / "sshd_config").write_text("".join(f"{name} {value}\n" for name, value in options.items()))
+    machines.command(1, SSHD, "-D", "-e", "-f", str(directory / "sshd_config"))
+    ssh = f"ssh -p 2222 -i {directory / 'user'} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+    wait_until(lambda: machines.command(0, *ssh.split(), machines.addresses[1], "true").wait(20) == 0, 20)
+    return f"{ssh} -o LogLevel=ERROR"
+
+
+def over_ssh(machines: Machines, directory: Path, ssh: str, *settings: str) -> subprocess.Popen[str]:
+    """`launch/hostfile.sh` on the first host, for both."""
+    hosts = directory / "hosts"
+    hosts.write_text("".join(f"{address} slots=1\n" for address in machines.addresses))
+    options = ("GLOO_SOCKET_IFNAME=eth0", "OMP_NUM_THREADS=1", "REPLICA_GRACE=20", f"REPLICA_SSH={ssh}")
+    return machines.command(0, "env", *options, SCRIPT_FILE, str(hosts), str(directory / "recipe.yaml"), *settings)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+def test_two_hosts_over_ssh_and_the_first_command_is_killed(machines: Machines, tmp_path: Path) -> None:
+    """With `kill -9` nobody can tell the others: they end because the connection does, and save before."""
+    ssh = start_sshd(machines, tmp_path)
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    write_recipe(recipe, prepare_data(tmp_path / "data"), **{**SETTINGS, "steps": 50_000})
+    command = over_ssh(machines, tmp_path, ssh)
+    wait_until(lambda: last_step(run) >= 25)
+    assert processes(machines, 0, SCRIPT) and processes(machines, 1, SCRIPT), "a rank on each host"
+    command.kill()
+    wait_until(lambda: not processes(machines, 0, SCRIPT) and not processes(machines, 1, SCRIPT), 60)
+    newest = latest(run)
+    assert newest is not None and newest.name == f"step_{last_step(run):08d}", "saved when it was told to end"
+    steps = last_step(run) + 20
+    write_recipe(recipe, tmp_path / "data", **{**SETTINGS, "steps": steps})
+    said = (again := over_ssh(machines, tmp_path, ssh)).communicate(timeout=150)
+    assert again.returncode == 0, said
+    assert sorted(metric_lines(run, "train/loss")) == list(range(1, steps + 1))
+    newest = latest(run)
+    assert newest is not None and len(list(newest.glob("weights-*-of-00002.safetensors"))) == 2
+    done = (refused := over_ssh(machines, tmp_path, ssh, "train.stepz=3")).communicate(timeout=60)
+    assert refused.returncode == 2 and "did you mean `train.steps`" in done[1], done

@@ -224,18 +224,21 @@ def test_a_job_whose_time_runs_out_goes_back_to_the_queue_and_a_cancelled_one_do
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_the_time_limit_itself(cluster: Cluster, project: Path, prepared: Path, tmp_path: Path) -> None:
+    """Slurm may send the signal up to a minute before the time that it was asked for, so the limit is two minutes."""
     run = tmp_path / "run"
-    limit = ("--time=1", "--signal=B:USR1@15", "--nodes=2")
+    limit = ("--time=2", "--signal=B:USR1@15", "--nodes=2")
     steps = ("train.steps=100000", "train.checkpoint.every=100000", *LONG[2:])
     job = cluster.begin(project, *limit, "launch/slurm.sh", str(prepared), "--out", str(run), *steps)
-    cluster.hurry(job)
-    first = latest(run)
-    assert first is not None
+    for _ in range(3):  # on a busy machine the first slice may end before its first step
+        cluster.hurry(job)
+        if first := latest(run):
+            break
+    assert first is not None, (project / f"replica-{job}.log").read_text(encoding="utf-8")
     cluster.until(lambda: latest(run) != first, "the second slice saved nothing", JOB_SECONDS)
     cluster.ask("scancel", job)
     state, log = cluster.outcome(project, job)
     assert state.startswith("JobState=CANCELLED"), log
-    assert log.count("time is nearly up: saving") == 2
+    assert log.count("time is nearly up: saving") >= 2
 
 
 @pytest.mark.chaos

@@ -1,0 +1,89 @@
+"""`launch/hostfile.sh` over ssh, with stand-ins for ssh and for DeepSpeed's launcher: hosts start and end together."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTS = ("head", "second", "third")
+# As sshd does it: the words after the host go to a shell, as one string.
+SSH = """#!/bin/sh
+[ "$1 $2" = "-p 2222" ] || exit 9
+while [ "$1" != second ] && [ "$1" != third ]; do shift; done
+shift
+exec sh -c "$*"
+"""
+# Notes how it was called, and stays until it is told to end, or fails where it is told to.
+DEEPSPEED = """#!/usr/bin/env bash
+node=0
+for word in "$@"; do [ "$last" != --node_rank ] || node=$word; last=$word; done
+printf '[%s]' "$MASTER_ADDR" "$NCCL_DEBUG" "${@:2}" >calls/$node.partial
+mv calls/$node.partial calls/$node
+[ "$FAILS" != "$node" ] || exit 2
+trap 'touch calls/$node.ended; exit 75' TERM
+for _ in $(seq 200); do [ -e calls/go ] && exit 0; sleep 0.05; done
+"""
+# Whether the last checkpoint is there.
+DONE = "#!/bin/sh\n[ -e calls/go ] || exit 75\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    place = tmp_path / "a place"
+    (place / "launch").mkdir(parents=True)
+    (place / "calls").mkdir()
+    shutil.copy(ROOT / "launch" / "hostfile.sh", place / "launch")
+    programs = {"ssh": SSH, "deepspeed": DEEPSPEED, "replica": "#!/bin/sh\necho run\n", "python": DONE}
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    (place / "hosts").write_text("".join(f"{host} slots=2\n" for host in HOSTS))
+    return place
+
+
+def start(place: Path, fails: str = "") -> subprocess.Popen[str]:
+    """On the first of three hosts; `fails`: the host whose launcher ends with 2."""
+    command = ["bash", str(place / "launch" / "hostfile.sh"), "hosts", "my recipe.yaml", "a=[b, 'c']"]
+    environment = {"PATH": f"{place.parent / 'bin'}:/usr/bin:/bin", "REPLICA_SSH": "ssh -p 2222", "REPLICA_GRACE": "5"}
+    environment |= {"NCCL_DEBUG": "INFO  $x", "FAILS": fails}
+    return subprocess.Popen(command, cwd=place, env=environment, text=True, stderr=subprocess.PIPE)
+
+
+def wait_for(place: Path, suffix: str = "") -> None:
+    deadline = time.monotonic() + 20
+    while not all((place / "calls" / f"{number}{suffix}").exists() for number in range(3)):
+        assert time.monotonic() < deadline, sorted(place.glob("calls/*"))
+        time.sleep(0.02)
+
+
+def test_every_host_gets_the_words_as_they_were_written(place: Path) -> None:
+    with start(place) as process:
+        wait_for(place)
+        (place / "calls" / "go").touch()
+        assert process.communicate(timeout=20)[1] == ""
+    assert process.returncode == 0
+    for number in range(3):
+        said = (place / "calls" / str(number)).read_text()
+        assert said.startswith("[head][INFO  $x]") and f"[--node_rank][{number}]" in said, said
+        assert said.endswith("[--recipe][my recipe.yaml][--out][run][a=[b, 'c']]"), said
+
+
+def test_when_one_host_fails_the_others_end(place: Path) -> None:
+    with start(place, fails="1") as process:
+        said = process.communicate(timeout=20)[1]
+    assert "a host ended with exit code 2: ending the others" in said
+    assert process.returncode == 2
+    assert (place / "calls" / "0.ended").exists() and (place / "calls" / "2.ended").exists()
+
+
+def test_when_the_command_is_killed_all_hosts_end(place: Path) -> None:
+    with start(place) as process:
+        wait_for(place)
+        process.kill()
+        wait_for(place, ".ended")
