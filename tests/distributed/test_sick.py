@@ -27,7 +27,7 @@ ACTIONS = {
     for action in ("skip", "rewind")
     for precision in ("fp32", "bf16")
     if (precision == "fp32" and (action == "skip" or stage % 2 == 0))
-    or (precision == "bf16" and (stage < 3 if action == "skip" else stage == 1))
+    or (precision == "bf16" and (stage < 3 if action == "skip" else stage == 2))
 }
 STEP, STEPS = 8, 12
 COMMON = {"steps": STEPS, "global_batch_size": 4, "micro_batch_size": 1, "checkpoint": {"every": 5}}
