@@ -1,10 +1,14 @@
-"""`launch/hostfile.sh` over ssh, with stand-ins for ssh and for DeepSpeed's launcher: hosts start and end together."""
+"""`launch/hostfile.sh` over ssh (real, and a stand-in), with a stand-in for DeepSpeed: hosts start and end together."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ("head", "second", "third")
 # As sshd does it: the words after the host go to a shell, as one string.
 SSH = """#!/bin/sh
-[ "$1 $2" = "-p 2222" ] || exit 9
+[ "$1 $2" = "-F config" ] || exit 9
 while [ "$1" != second ] && [ "$1" != third ]; do shift; done
 shift
 exec sh -c "$*"
@@ -24,7 +28,7 @@ node=0
 for word in "$@"; do [ "$last" != --node_rank ] || node=$word; last=$word; done
 printf '[%s]' "$MASTER_ADDR" "$NCCL_DEBUG" "${@:2}" >calls/$node.partial
 mv calls/$node.partial calls/$node
-[ "$FAILS" != "$node" ] || exit 2
+[ "$REPLICA_FAILS" != "$node" ] || exit 2
 trap 'touch calls/$node.ended; exit 75' TERM
 for _ in $(seq 200); do [ -e calls/go ] && exit 0; sleep 0.05; done
 """
@@ -32,8 +36,9 @@ for _ in $(seq 200); do [ -e calls/go ] && exit 0; sleep 0.05; done
 DONE = "#!/bin/sh\n[ -e calls/go ] || exit 75\n"
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
+@pytest.fixture(params=["stand-in", pytest.param("real", marks=pytest.mark.chaos)])
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory to start from; `real`: sshd on a port of loopback, with keys that are thrown away."""
     place = tmp_path / "a place"
     (place / "launch").mkdir(parents=True)
     (place / "calls").mkdir()
@@ -44,14 +49,52 @@ def place(tmp_path: Path) -> Path:
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     (place / "hosts").write_text("".join(f"{host} slots=2\n" for host in HOSTS))
-    return place
+    if request.param == "stand-in":
+        yield place
+        return
+    (tmp_path / "bin" / "ssh").unlink()
+    with serving_ssh(place):
+        yield place
+
+
+@contextmanager
+def serving_ssh(place: Path) -> Iterator[None]:
+    sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")
+    if sshd is None or shutil.which("ssh-keygen") is None:
+        pytest.skip("sshd is not installed here (Debian and Ubuntu: apt-get install openssh-server)")
+    keys = place.parent
+    for name in ("host_key", "key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name)], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {keys}/host_key\nAuthorizedKeysFile {keys}/key.pub\n"
+    (keys / "sshd").write_text(f"{options}StrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin prohibit-password\n")
+    hosts = f"Host second third\nHostName 127.0.0.1\nPort {port}\nIdentityFile {keys}/key\nLogLevel ERROR\n"
+    (place / "config").write_text(f"{hosts}StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    server = subprocess.Popen([sshd, "-D", "-e", "-f", str(keys / "sshd")], stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 20
+        while subprocess.run(["ssh", "-F", "config", "second", "true"], cwd=place, check=False).returncode:
+            assert server.poll() is None and time.monotonic() < deadline, server.communicate(timeout=5)
+            time.sleep(0.1)
+        yield
+    finally:
+        server.terminate()
+        server.communicate(timeout=10)
 
 
 def start(place: Path, fails: str = "") -> subprocess.Popen[str]:
     """On the first of three hosts; `fails`: the host whose launcher ends with 2."""
     command = ["bash", str(place / "launch" / "hostfile.sh"), "hosts", "my recipe.yaml", "a=[b, 'c']"]
-    environment = {"PATH": f"{place.parent / 'bin'}:/usr/bin:/bin", "REPLICA_SSH": "ssh -p 2222", "REPLICA_GRACE": "5"}
-    environment |= {"NCCL_DEBUG": "INFO  $x", "FAILS": fails}
+    environment = {
+        "PATH": f"{place.parent / 'bin'}:/usr/bin:/bin",
+        "REPLICA_SSH": "ssh -F config",
+        "REPLICA_GRACE": "5",
+    }
+    environment |= {"NCCL_DEBUG": "INFO  $x", "REPLICA_FAILS": fails}
     return subprocess.Popen(command, cwd=place, env=environment, text=True, stderr=subprocess.PIPE)
 
 
