@@ -37,6 +37,14 @@ STAND_INS: dict[str, tuple[str, str]] = {
         "replica show configs/gpt2-124m.yaml train.ranks=8",
         "needs 8 GPUs and a download; the arguments are parsed and the batch is divided over 8 ranks",
     ),
+    "replica train configs/gpt2-124m.yaml --supervise": (
+        "replica show configs/gpt2-124m.yaml",
+        "needs GPUs and a download; test_supervise.py lets a real training restart by itself",
+    ),
+    "replica doctor configs/gpt2-124m.yaml": (
+        "replica doctor --help",
+        "its verdict is the machine's, and may be exit code 1; test_doctor.py runs it",
+    ),
     "sbatch --nodes=8 --gpus-per-node=8 launch/slurm.sh configs/llama-8b.yaml": (
         "bash -n launch/slurm.sh",
         "needs a cluster; test_slurm.py submits the same script to a real Slurm of two nodes",
@@ -49,7 +57,7 @@ STAND_INS: dict[str, tuple[str, str]] = {
 # run as they stand
 PLAIN = re.compile(
     r"^(source \.venv/bin/activate|cp configs/"
-    r"|replica (show|sample|trace|report|export|import|data \S+ --sample|tokenizer) )"
+    r"|replica (show|plan|sample|trace|report|export|import|data \S+ --sample|tokenizer) )"
 )
 
 
