@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -61,14 +62,16 @@ def start(machines: Machines, directory: Path, recipe: Path) -> list[subprocess.
 def processes(machines: Machines, host: int, word: str) -> list[psutil.Process]:
     """Processes of a host with this word in their command line."""
     found = subprocess.run(["ip", "netns", "pids", machines.names[host]], capture_output=True, text=True, check=True)
-    every = [psutil.Process(int(pid)) for pid in found.stdout.split() if psutil.pid_exists(int(pid))]
-    is_launcher = word == LAUNCHER
-    return [
-        one for one in every
-        if "env" not in one.name() and "bash" not in one.name()
-        and any(part.endswith(word) for part in one.cmdline()) and (LAUNCHER in one.cmdline()) == is_launcher
-        and not any(part.endswith("bin/deepspeed") for part in one.cmdline())
-    ]  # fmt: skip
+    here = []
+    for pid in found.stdout.split():
+        with suppress(psutil.NoSuchProcess):
+            one = psutil.Process(int(pid))
+            words, name = one.cmdline(), one.name()
+            if "env" in name or "bash" in name or any(part.endswith("bin/deepspeed") for part in words):
+                continue
+            if any(part.endswith(word) for part in words) and (LAUNCHER in words) == (word == LAUNCHER):
+                here.append(one)
+    return here
 
 
 def cut_the_link(machines: Machines) -> None:
