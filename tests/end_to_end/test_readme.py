@@ -38,7 +38,7 @@ STAND_INS: dict[str, tuple[str, str]] = {
         "needs 8 GPUs and a download; the arguments are parsed and the batch is divided over 8 ranks",
     ),
     "replica train configs/gpt2-124m.yaml --supervise": (
-        "replica show configs/gpt2-124m.yaml",
+        "replica show configs/gpt2-124m.yaml train.ranks=8",
         "needs GPUs and a download; test_supervise.py lets a real training restart by itself",
     ),
     "replica doctor configs/gpt2-124m.yaml": (
