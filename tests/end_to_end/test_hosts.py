@@ -115,7 +115,7 @@ def survive(fault: str, machines: Machines, directory: Path) -> None:
     assert sorted(metric_lines(run, "train/loss")) == list(range(1, STEPS + 1))
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_rank_is_killed_on_the_second_host(machines: Machines, tmp_path: Path) -> None:
     survive("rank killed", machines, tmp_path)
 
