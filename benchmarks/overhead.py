@@ -39,7 +39,7 @@ def engine_step(recipe: Recipe) -> Callable[[], None]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(recipe, _VOCABULARY, device)
-    engine = Engine(recipe, LanguageModelling(model), Ranks(0, 1, 0, 1), device)
+    engine = Engine(recipe, LanguageModelling(model), Ranks(0, 1, 0, 1), device, bool(recipe.train.compile))
     engine.set_weights(initial_weights(model, engine.shapes(), recipe.seed))
     rows = torch.randint(_VOCABULARY, (recipe.train.global_batch_size, recipe.model.context_length + 1))
     batch = Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), torch.ones(rows[:, 1:].shape), 1, fresh=True)
@@ -60,7 +60,7 @@ def plain_step(recipe: Recipe) -> Callable[[], None]:
     model = build_model(recipe, _VOCABULARY, device)
     model.init_weights()
     module = LanguageModelling(model)
-    optimizer = build_optimizer(module, recipe.train.optimizer)
+    optimizer = build_optimizer(module.model, recipe.train.optimizer)
     rows = torch.randint(_VOCABULARY, (recipe.train.global_batch_size, recipe.model.context_length + 1)).to(device)
     tokens, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
     weights = torch.ones(targets.shape, device=device)
