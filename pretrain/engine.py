@@ -31,7 +31,7 @@ from pretrain.faults import NonFiniteLoss
 from pretrain.muon import Muon
 from pretrain.objectives.base import LossModule
 from pretrain.optim import build_optimizer
-from pretrain.partition import Fragment, fragments, shares
+from pretrain.partition import Fragment, fragments, full_shape, shares
 from pretrain.ranks import Ranks
 from pretrain.rendezvous import open_store
 from pretrain.replicas import check_replicas, digests
@@ -289,9 +289,7 @@ class Engine:
         """
         if self.ranks.count == 1:
             return
-        whole: dict[str, Tensor] = {
-            n: p for n, p in self.parameters() if p.numel() == math.prod(getattr(p, "ds_shape", p.shape))
-        }
+        whole: dict[str, Tensor] = {n: p for n, p in self.parameters() if p.numel() == full_shape(p).numel()}
         if self.stage == 0:
             for piece in self.fragments():
                 whole.update({f"{key} of {piece.name}": value for key, value in piece.moments.items()})
@@ -366,7 +364,7 @@ class Engine:
 
     def shapes(self) -> dict[str, list[int]]:
         """The full shape of every parameter."""
-        return {name: list(getattr(p, "ds_shape", p.shape)) for name, p in self.parameters()}
+        return {name: list(full_shape(p)) for name, p in self.parameters()}
 
     def updates(self) -> int:
         """Updates that the optimizer has made; fewer than steps when fp16 skipped some."""

@@ -11,12 +11,7 @@ from pretrain.attention import Attention
 from pretrain.exchange import Matrix
 from pretrain.model import MLP, Transformer
 from pretrain.muon import Muon
-
-
-def full_shape(parameter: torch.nn.Parameter) -> torch.Size:
-    """The shape of a parameter, also where ZeRO-3 has left a rank only a piece of it."""
-    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-    return shape
+from pretrain.partition import full_shape
 
 
 def matrices(model: Transformer) -> dict[str, list[Matrix]]:

@@ -18,6 +18,12 @@ from torch import Tensor, nn
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+def full_shape(parameter: nn.Parameter) -> torch.Size:
+    """The shape of a parameter, also where ZeRO-3 has left a rank only a piece of it."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
 class Place(NamedTuple):
     """Where this rank keeps a piece of one flattened parameter: `numel` numbers from `start` of the flat `buffer`."""
 
