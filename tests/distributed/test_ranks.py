@@ -263,6 +263,6 @@ def test_no_rank_ever_holds_the_whole_model(tmp_path: Path) -> None:
     """At ZeRO-3, not even while it is made; the script asserts it."""
     file = write_recipe(tmp_path / "recipe.yaml", tmp_path, zero={"stage": 3})
     content = yaml.safe_load(file.read_text())
-    content["model"] |= {"num_layers": 4, "hidden_size": 128}
+    content["model"] |= {"num_layers": 8, "hidden_size": 768}  # 226 MB
     file.write_text(yaml.safe_dump(content))
     launch(2, [file], "hold_share.py")
