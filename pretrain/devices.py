@@ -8,6 +8,7 @@ import os
 import re
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -138,8 +139,9 @@ def host_memory() -> float:
     return min([total, *(float(word) for word in words if word.isdecimal())])
 
 
+@cache
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the best of a few products of square matrices."""
+    """FLOP/s of the best of a few products of square matrices, measured once in a process."""
     matrix = torch.randn(_MEASURED_SIZE, _MEASURED_SIZE, device=device).to(dtype)
     best = math.inf
     for _ in range(_MEASUREMENTS):

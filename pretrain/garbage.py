@@ -25,13 +25,14 @@ def collected_at_steps(every: int = COLLECT_EVERY) -> Iterator[Callable[[int], N
         if step % every == 0:
             gc.collect()
 
-    enabled = gc.isenabled()
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
         yield collect
     finally:
-        gc.unfreeze()
+        if not frozen:  # a caller that set objects apart means to keep them apart
+            gc.unfreeze()
         if enabled:
             gc.enable()

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,11 @@ class Runs:
         return file.parent / "run"
 
     def launch(self, seconds: float = 200) -> None:
-        for ranks, recipes in self._waiting.items():
-            if recipes:
-                launch(ranks, recipes, seconds=seconds)
+        """All at once: ranks of one launch wait for each other, and another launch uses that time."""
+        groups = [(ranks, recipes) for ranks, recipes in self._waiting.items() if recipes]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda group: launch(*group, seconds=seconds), groups))
+        for recipes in self._waiting.values():
             recipes.clear()
 
     def values(self, name: str, key: str = "train/loss") -> dict[int, float]:

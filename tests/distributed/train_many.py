@@ -6,6 +6,7 @@ Arguments: recipe files. Writes nothing but what training writes.
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from configs.recipe import load
@@ -14,6 +15,7 @@ from pretrain.ranks import find_ranks
 from pretrain.session import run
 
 if __name__ == "__main__":
+    gc.freeze()  # torch's and DeepSpeed's objects: each run would walk over them
     with connected(find_ranks()):  # once: gloo cannot join twice through the same port
         for file in sys.argv[1:]:
             run(load(file))
