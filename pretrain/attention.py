@@ -74,6 +74,17 @@ def _attention_block(length: int) -> int:
     return block if length <= LONGEST_PRODUCT_ATTENTION and length % block == 0 else 0
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMSNorm of queries or keys (QK-norm), in the precision of its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, H, E) -> the same shape and dtype."""
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        # Autocast leaves the weight in fp32 and the heads in bf16: torch would warn of it, and go the slow way.
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
 class Attention(nn.Module):
     """Causal self-attention with grouped queries; one matrix for queries, keys and values, in this order."""
 
@@ -84,8 +95,8 @@ class Attention(nn.Module):
         self.query_scale = config.query_scale
         self.qkv = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.width, bias=config.bias)
         self.out = nn.Linear(self.heads * self.width, config.hidden_size, bias=config.bias)
-        self.q_norm = nn.RMSNorm(self.width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = HeadNorm(self.width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(self.width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.sequence: SequenceGroup | None = None
         self.value_residual = config.value_residual
         self.value_mix = ValueMix() if config.value_residual and layer else None

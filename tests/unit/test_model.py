@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs.model_section import Model
-from pretrain.attention import causal_attention
+from pretrain.attention import HeadNorm, causal_attention
 from pretrain.huggingface import architecture_of
 from pretrain.model import Transformer
 
@@ -77,6 +77,18 @@ def test_dropout_only_in_training() -> None:
     assert not torch.equal(model(tokens()), model(tokens()))
     model.eval()
     assert torch.equal(model(tokens()), model(tokens()))
+
+
+@pytest.mark.filterwarnings("error")
+def test_autocast_normalises_heads_in_fp32_without_a_warning() -> None:
+    head = HeadNorm(8)
+    nn.init.normal_(head.weight)
+    x = torch.randn(2, 4, 2, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        made = head(x)
+    expected = x.double() / (x.double().square().mean(dim=-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt()
+    assert made.dtype == torch.bfloat16
+    torch.testing.assert_close(made.double(), (expected * head.weight.double()).bfloat16().double(), rtol=8e-3, atol=0)
 
 
 def test_meta_device_then_weights(model: Transformer) -> None:
