@@ -14,14 +14,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from configs.door import INTERRUPTED, STOPPED_EARLY, TERMINATED
 from configs.recipe import RESOLVED_NAME, Recipe
+from pretrain.heartbeat import ENDED, LOST_RANK, read_beats
 
 TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "pretrain" / "train.py"
 _GRACE_SECONDS = 60.0  # to finish a step and save
+_POLL_SECONDS = 1.0
+_LOST_GRACE_SECONDS = 5.0
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
@@ -86,7 +90,8 @@ def train_ranks(recipe: Recipe, ranks: int) -> None:
 def ranks_exit_code(recipe: Recipe, ranks: int) -> int:
     """Trains with `ranks` processes; returns their launcher's exit code. None of them outlives the call."""
     put_environment_first()
-    return _wait(_spawn(_launcher(recipe.run_directory / RESOLVED_NAME, recipe, ranks)))
+    began = time.time()
+    return _wait(_spawn(_launcher(recipe.run_directory / RESOLVED_NAME, recipe, ranks)), recipe.run_directory, began)
 
 
 def put_environment_first() -> None:
@@ -132,12 +137,26 @@ def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent, stdout=sys.stderr.fileno())
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
+def _wait(process: subprocess.Popen[bytes], run: Path, began: float) -> int:
+    """The launcher's exit code; `began`: Unix time before it was started."""
     try:
-        return process.wait()
+        while not _rank_is_lost(run, began):
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(_POLL_SECONDS)
+        # DeepSpeed's launcher gives a rank that does not answer 30 s to end. A rank that gave the run up wrote why.
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(_LOST_GRACE_SECONDS)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return LOST_RANK
     finally:  # on Ctrl-C or SIGTERM nothing may stay alive; after a normal end there is nothing left to stop
         for order in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, order)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE_SECONDS)
+
+
+def _rank_is_lost(run: Path, began: float) -> bool:
+    """Whether a rank of this start has ended because another one is gone or stuck."""
+    return any(beat.phase == ENDED and beat.time >= began for beat in read_beats(run).values())

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configs.door import STOPPED_EARLY, USER_ERROR
 from configs.recipe import Recipe, save
+from configs.train_sections import Watch
 from launch import supervise as supervision
+from launch import training
 from launch.supervise import ranks_left, supervise
 from launch.training import TrainingFailed
-from pretrain.heartbeat import LOST_RANK
+from pretrain.heartbeat import ENDED, LOST_RANK, Heartbeat
 from pretrain.train import train
 from tests.rank_processes import last_step, launchers, ranks, wait_until
 from tests.training_run import metric_lines, prepare_data, tiny_recipe
@@ -118,6 +123,21 @@ def test_success_without_the_last_checkpoint_is_none(
     assert "the launcher reported success, but the last step was not made" in said
     assert "stopped by a signal after saving" in said
     assert "exit code 76 (another rank is gone or stuck; the message above names it)" in said
+
+
+@pytest.mark.parametrize(("phase", "age", "code"), [(ENDED, 0.0, LOST_RANK), (ENDED, 60.0, 3), ("forward", 0.0, 3)])
+def test_ranks_that_do_not_answer_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, age: float, code: int
+) -> None:
+    """Once a rank of this start, and not of an earlier one, has given up."""
+    monkeypatch.setattr(training, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(training, "_LOST_GRACE_SECONDS", 0.1)
+    heartbeat = Heartbeat(tmp_path, Watch(), rank=0, ranks=2)
+    monkeypatch.setattr(heartbeat, "_beat", replace(heartbeat._beat, phase=phase))
+    began = time.time() + age
+    heartbeat._write()
+    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1.5); raise SystemExit(3)"
+    assert training._wait(training._spawn([sys.executable, "-c", script]), tmp_path, began) == code
 
 
 @pytest.mark.parametrize(("devices", "expected"), [(8, 6), (6, 6), (5, 4), (3, 3), (1, 1), (0, 6)])
