@@ -211,9 +211,11 @@ def _probed_plan(recipe: Recipe, arguments: Namespace, place: Place) -> dict[str
     explained = memory(recipe.model, rows, replace(setup, overhead=0.0, waste=0.0)).total
     libraries = memory(recipe.model, rows, replace(setup, compiled=False, waste=0.0)).parts["overhead"]
     probed: dict[str, Any] = {"compiled": setup.compiled, "precision": setup.precision}
-    if setup.cpu:  # all that no part explains is taken for the allocator's
+    if setup.cpu:  # what no part explains is the allocator's, if it has a share in the peak's moment
         passing = memory(recipe.model, rows, replace(setup, overhead=0.0, waste=1.0)).total - explained
-        probed |= {"overhead": float(measured["base"]), "waste": max(0.0, used - explained) / passing}
+        unexplained = max(0.0, used - explained)
+        probed |= {"overhead": measured["base"] + (0.0 if passing else unexplained)}
+        probed |= {"waste": unexplained / passing if passing else 0.0}
     else:
         probed["overhead"] = max(0.0, used - explained)
     device = with_peak(place.device, measured["precision"], measured["peak_flops"])

@@ -100,6 +100,12 @@ def _plain(name: str) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------- this machine
+def tell_deepspeed_of_cpu() -> None:
+    """Before DeepSpeed is imported: without a GPU it would write a warning on standard output."""
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def this_machine(ranks: int | None = None) -> tuple[int, Device]:
     """This machine's GPUs and their kind, or its CPU shared by `ranks` processes (None: one), measured now."""
     if torch.cuda.is_available():

@@ -26,6 +26,7 @@ from torch import Tensor
 from configs.recipe import Recipe, solve_batch
 from pretrain.batches import Batch
 from pretrain.collectives import gather, set_timeouts
+from pretrain.devices import tell_deepspeed_of_cpu
 from pretrain.engine_config import deepspeed_config, resolve_precision
 from pretrain.faults import NonFiniteLoss
 from pretrain.muon import Muon
@@ -59,8 +60,7 @@ class StepResult:
 
 
 def _connect(ranks: Ranks) -> torch.device:
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no GPU
+    tell_deepspeed_of_cpu()
     import deepspeed.ops
     from deepspeed.accelerator import get_accelerator
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pretrain.devices import tell_deepspeed_of_cpu
+
 
 def deepspeed_states(parameters: int, largest_layer: int, stage: int, per_node: int, nodes: int) -> float:
     """Bytes of weights, gradients and optimizer per rank in half precision, without offload, at stage 2 or 3.
@@ -9,6 +11,7 @@ def deepspeed_states(parameters: int, largest_layer: int, stage: int, per_node: 
     For all of stage 3 DeepSpeed counts `largest_layer` parameters gathered in fp32; it counts neither buckets nor
     activations.
     """
+    tell_deepspeed_of_cpu()
     if stage == 2:
         from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from pretrain.memory_plan import LIVE, PREFETCH, Setup, activation_bytes, memory
 from pretrain.model import Transformer
 from pretrain.time_plan import Place, muon_operations
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"family": "gpt2"},
     "llama": {"family": "llama"},
@@ -139,10 +142,13 @@ def test_the_command_prints_a_page_and_json(capsys: pytest.CaptureFixture[str]) 
     assert {row["stage"] for row in plan["stages"]} == {0, 1, 2, 3}
 
 
-def test_a_probe_measures_beside_the_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_probe_measures_beside_the_prediction(tmp_path: Path) -> None:
     shrink = ["train.global_batch_size=4", "train.micro_batch_size=4", f"out={tmp_path / 'run'}"]
-    assert main(["plan", str(CONFIGS / "demo.yaml"), "--probe", "--json", *shrink, "train.compile=false"]) == 0
-    plan = json.loads(capsys.readouterr().out)
+    command = ["plan", str(CONFIGS / "demo.yaml"), "--probe", "--json", *shrink, "train.compile=false"]
+    # In a process of its own: what libraries print when they are first imported must not come before the JSON.
+    done = subprocess.run([sys.executable, "-m", "launch.cli", *command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
     probe = plan["probe"]
     assert probe["predicted_bytes"] == pytest.approx(probe["measured_bytes"], rel=0.3)
     assert probe["measured_step_seconds"] > 0 and not (tmp_path / "run").exists()
@@ -150,3 +156,18 @@ def test_a_probe_measures_beside_the_prediction(tmp_path: Path, capsys: pytest.C
     own = plan["recipe_settings"]
     assert plan["assumed_mfu"] == [probe["mfu"]] * 3
     assert own["parts"]["overhead"] > 2e8 and own["total"] > probe["measured_bytes"]
+
+
+def test_a_probe_whose_peak_is_after_the_activations(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There the allocator has no share, and what no part explains goes to the fixed part."""
+    measured = {"base": 4e8, "ready": 3e9, "peak": 6e9, "seconds": [3.0] * 8, "peak_flops": 4e11}
+    told = {"precision": "bf16", "stage": 1, "compiled": False}
+    monkeypatch.setattr("launch.plan.run_probe", lambda *_: measured | told)
+    one = ["train.micro_batch_size=1", "train.global_batch_size=1", "train.compile=false", "train.zero.stage=1"]
+    assert main(["plan", str(CONFIGS / "gpt2-124m.yaml"), "--probe", "--json", *one]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    own, probe = plan["recipe_settings"], plan["probe"]
+    assert own["moment"] == "reduce"
+    assert own["parts"]["overhead"] == pytest.approx(4e8 + probe["measured_bytes"] - probe["explained_bytes"])
