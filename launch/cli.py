@@ -79,6 +79,11 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--supervise", action="store_true", help="start again after a crash, a killed rank or a hang, until it is done"
     )
+    restart_options(parser)
+
+
+def restart_options(parser: argparse.ArgumentParser) -> None:
+    """`--restarts` and `--pause`, of every command that starts training again by itself."""
     parser.add_argument(
         "--restarts", type=_count, default=3, metavar="K", help="give up after K without progress (default: 3)"
     )

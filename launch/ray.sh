@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
-# A Ray cluster for data preparation: started, asked, handed commands, stopped.
+# A Ray cluster for data preparation and training: started, asked, handed commands, stopped.
 #
 #   launch/ray.sh start                          first machine: the head
 #   launch/ray.sh start --address HOST:6379      every other machine, now or later
 #   replica data RECIPE --ray-address HOST:6379  on any of these machines
-#   launch/ray.sh submit -- replica data RECIPE  the same as a Ray job, which outlives this shell
+#   launch/ray.sh train RECIPE [--nodes N] [--out DIR] [--restarts K] [--pause SECONDS] [a.b=value …]
+#   launch/ray.sh submit -- COMMAND              either of the two as a Ray job, which outlives this shell
 #   launch/ray.sh status | stop                  on this machine
+#
+# `train` is one training run on N nodes (default: all), placed by Ray Train: on each, `train.ranks` ranks, or as many as
+# GPUs. It asks Ray for one CPU and these GPUs of every node. When a rank or a node is lost, it starts again on the nodes
+# that are left, and gives up after K starts in a row without a newer checkpoint. SIGTERM, SIGUSR1, Ctrl-C and
+# `ray job stop` let all ranks save and end (exit code 75; Ctrl-C 130); REPLICA_GRACE (60) are the seconds they have.
+# The ranks get the command's variables that begin with NCCL_, GLOO_, UCX_, TORCH_, OMP_ or REPLICA_.
 #
 #   sbatch --nodes=4 launch/ray.sh run -- replica data RECIPE --out DIR    under Slurm: a cluster for one command
 #
@@ -40,6 +47,9 @@ export RAY_health_check_initial_delay_ms=${RAY_health_check_initial_delay_ms:-20
 export RAY_health_check_period_ms=${RAY_health_check_period_ms:-1000}
 export RAY_health_check_timeout_ms=${RAY_health_check_timeout_ms:-3000}
 export RAY_health_check_failure_threshold=${RAY_health_check_failure_threshold:-4}
+# Training that is told to end saves first: `ray job stop` waits for it, and ranks get SIGTERM when their worker has gone.
+export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-60}
+export RAY_kill_child_processes_on_worker_exit=${RAY_kill_child_processes_on_worker_exit:-false}
 mark=REPLICA_RAY_CLUSTER=${REPLICA_RAY:-replica}
 port=${RAY_PORT:-6379}
 dashboard=${RAY_DASHBOARD_PORT:-8265}
@@ -101,14 +111,15 @@ start() {
         address=$(sed -n "s/.*ray start --address='\([^']*\)'.*/\1/p" <<<"$output" | head -n 1)
         say "head at $address"
         echo "  other machines:  launch/ray.sh start --address $address"
-        echo "  work:            replica data RECIPE --ray-address $address"
+        echo "  data:            replica data RECIPE --ray-address $address"
+        echo "  training:        launch/ray.sh train RECIPE"
         ;;
     esac
 }
 
 submit() {
     [ "${1:-}" != -- ] || shift
-    [ $# -ge 1 ] || fail "submit what? launch/ray.sh submit -- replica data RECIPE …"
+    [ $# -ge 1 ] || fail "submit what? launch/ray.sh submit -- replica data RECIPE …, or launch/ray.sh train RECIPE …"
     has_dashboard || fail "Ray jobs need Ray's dashboard on the head: pip install 'ray[default]' there and here, then" \
         "launch/ray.sh stop and start; or run the command on a node with --ray-address"
     local command=("$@")
@@ -166,6 +177,7 @@ case $action in
 start) start "$@" ;;
 submit) submit "$@" ;;
 run) run_under_slurm "$@" ;;
+train) PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec python -m launch.ray_train "$@" ;;
 status) ray status --address "${RAY_ADDRESS:-auto}" "$@" ;;
 stop) stop ;;
 *) usage ;;

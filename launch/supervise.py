@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from configs.door import STOPPED_EARLY, USER_ERROR
@@ -30,9 +31,37 @@ def supervise(recipe: Recipe, restarts: int, pause: float) -> Path:
     Raises:
         TrainingFailed: when the user has something to fix, or the restarts are used up.
     """
-    ranks, stalled, newest = count_ranks(recipe), 0, _newest_step(recipe)
+    ranks = count_ranks(recipe)
+
+    def attempt() -> int:
+        return ranks_exit_code(recipe, ranks)
+
+    def prepare() -> str:
+        nonlocal ranks
+        ranks = ranks_left(recipe)
+        return f"{ranks} ranks"
+
+    return until_finished(recipe, restarts, pause, attempt, prepare)
+
+
+def until_finished(
+    recipe: Recipe, restarts: int, pause: float, attempt: Callable[[], int], prepare: Callable[[], str]
+) -> Path:
+    """Makes attempts until the checkpoint of the last step is there, and returns it.
+
+    Args:
+        recipe: whose resolved form lies in the run directory.
+        restarts: how many times in a row an attempt may end without a newer checkpoint than before.
+        pause: seconds before each restart.
+        attempt: trains once; returns an exit code.
+        prepare: looks what is left for the next attempt; says on what it will run.
+
+    Raises:
+        TrainingFailed: when the user has something to fix, or the restarts are used up.
+    """
+    stalled, newest = 0, _newest_step(recipe)
     while not is_finished(recipe):
-        code = ranks_exit_code(recipe, ranks)
+        code = attempt()
         if is_finished(recipe):
             break
         if code == USER_ERROR:
@@ -43,9 +72,8 @@ def supervise(recipe: Recipe, restarts: int, pause: float) -> Path:
         what = f"training ended with exit code {code} ({_meaning(code)}), newest checkpoint at step {step}"
         if stalled > restarts:
             raise TrainingFailed(f"{what}; {restarts} restarts brought no newer one. The same command continues")
-        ranks = ranks_left(recipe)
         number = f"restart {stalled} of {restarts} without progress" if stalled else "restart"
-        print(f"{what}; {number} in {pause:g} s on {ranks} ranks", file=sys.stderr, flush=True)
+        print(f"{what}; {number} in {pause:g} s on {prepare()}", file=sys.stderr, flush=True)
         time.sleep(pause)
     found = latest(recipe.run_directory)
     assert found is not None

@@ -53,6 +53,10 @@ STAND_INS: dict[str, tuple[str, str]] = {
         "bash -n launch/ray.sh && replica show configs/web.yaml",
         "needs a cluster; test_ray_slurm.py submits the same script to a real Slurm of two nodes",
     ),
+    "launch/ray.sh train configs/llama-8b.yaml": (
+        "launch/ray.sh train --help && replica show configs/llama-8b.yaml",
+        "needs a cluster of GPUs; test_ray_training.py trains with the same script on one and two nodes",
+    ),
 }
 # run as they stand
 PLAIN = re.compile(
