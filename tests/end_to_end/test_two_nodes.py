@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from data_prep.pipeline import prepare_inline
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch" / "ray.sh"
 SECONDS = 240
+_MADE = itertools.count()
 
 
 class Machines:
@@ -30,9 +32,10 @@ class Machines:
 
     def __init__(self, directory: Path) -> None:
         number = os.getpid() % 60000
+        made = next(_MADE)  # the kernel takes devices away late: the next test's have other names
         self._directory = directory
-        self._bridge = f"rb{number}"
-        self.names = (f"r{number}a", f"r{number}b")
+        self._bridge = f"rb{number}-{made}"
+        self.names = (f"r{number}a{made}", f"r{number}b{made}")
         self._net = f"10.{64 + number // 256 % 64}.{number % 256}"
         self.addresses = (f"{self._net}.1", f"{self._net}.2")
         self._environment = {

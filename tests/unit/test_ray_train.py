@@ -67,7 +67,7 @@ def test_a_first_start_insists_and_a_restart_takes_what_is_left(tmp_path: Path) 
         ({0: [STOPPED_EARLY], 1: [STOPPED_EARLY]}, STOPPED_EARLY),
         ({0: [LOST_RANK], 1: [-signal.SIGKILL]}, -signal.SIGKILL),
         ({0: [TERMINATED], 1: [70]}, 70),
-        ({0: [-signal.SIGTERM], 1: [USER_ERROR]}, USER_ERROR),
+        ({0: [70], 1: [USER_ERROR]}, USER_ERROR),
         ({0: [LOST_RANK]}, LOST_RANK),  # node 1 is gone
         ({0: [0]}, LOST_RANK),
         ({}, LOST_RANK),
