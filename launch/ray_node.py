@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,12 @@ from typing import Any
 
 from configs.door import INTERRUPTED, STOPPED_EARLY, TERMINATED
 from launch.training import die_with_parent, free_port
-from pretrain.heartbeat import DIRECTORY
+from pretrain.heartbeat import DIRECTORY, LOST_RANK
 
 # Exit codes of ranks that did as they were told; SIGTERM itself when it came before Python's handler or after it.
 STOPPED = {0, STOPPED_EARLY, TERMINATED, INTERRUPTED, -signal.SIGTERM}
 _POLL_SECONDS = 0.5
+_LOST_GRACE_SECONDS = 5.0
 _STANDARD_ERROR = 2  # `sys.stderr` is an object of Ray's in a worker
 _SHARED_SECONDS = 10.0  # a file system shared over a network may show a new file late
 
@@ -48,6 +49,7 @@ class Coordinator:
     def __init__(self, nodes: int) -> None:
         self._nodes = nodes
         self._stop, self._all_ended = asyncio.Event(), asyncio.Event()
+        self._seconds = 0.0
         self._codes: dict[int, list[int]] = {}
         self._addresses: dict[int, str] = {}
 
@@ -55,13 +57,16 @@ class Coordinator:
         """A node is about to start its ranks."""
         self._addresses[node] = address
 
-    async def stop(self) -> None:
-        """All ranks are to save and end."""
-        self._stop.set()
+    async def stop(self, seconds: float) -> None:
+        """All ranks are to save and end, and have so many seconds for it; the first order counts."""
+        if not self._stop.is_set():
+            self._seconds = seconds
+            self._stop.set()
 
-    async def stopping(self) -> None:
-        """Returns when all ranks are to end."""
+    async def stopping(self) -> float:
+        """Returns when all ranks are to end: the seconds that they have."""
         await self._stop.wait()
+        return self._seconds
 
     async def report(self, node: int, codes: list[int]) -> None:
         """Exit codes of the ranks of a node, which have all ended."""
@@ -101,43 +106,58 @@ def train_node(config: dict[str, Any]) -> None:
         ranks = [
             _start_rank(start, {**one, "MASTER_ADDR": host, "MASTER_PORT": str(port)}, descriptor) for one in places
         ]
-        order = coordinator.stopping.remote()
+        coming = coordinator.stopping.remote()
 
-        def told_to_stop() -> bool:
-            return bool(ray.wait([order], timeout=0)[0])  # also when the coordinator is gone, and the command with it
+        def order() -> float | None:
+            try:
+                return ray.get(coming, timeout=0.01)
+            except ray.exceptions.GetTimeoutError:
+                return None
+            except ray.exceptions.RayError:  # the coordinator is gone, and the command with it
+                return start.grace
 
-        codes = watch(ranks, told_to_stop, lambda: coordinator.stop.remote(), start.grace)
+        codes = watch(ranks, order, coordinator.stop.remote, start.grace)
     ray.get(coordinator.report.remote(node, codes))
     if not set(codes) <= STOPPED:
         # Ray Train kills all workers once one has raised; the other nodes' ranks shall end in order before.
         ray.wait([coordinator.all_ended.remote()], timeout=start.grace)
-        raise RuntimeError(f"ranks of node {here} ended with exit codes {codes}")
+        raise RuntimeError(f"its ranks ended with exit codes {codes}")
 
 
 def watch(
     ranks: list[subprocess.Popen[bytes]],
-    told_to_stop: Callable[[], bool],
-    failed: Callable[[], object],
+    order: Callable[[], float | None],
+    failed: Callable[[float], object],
     grace: float,
 ) -> list[int]:
     """Waits for all ranks; returns their exit codes. None of them outlives the call.
 
-    Once one has failed (`failed` is called then) or there is an order to stop, the others get SIGTERM, and `grace`
-    seconds later SIGKILL.
+    Args:
+        ranks: processes.
+        order: None as long as there is no order to stop, then the seconds that ranks have to save and end.
+        failed: called when a rank failed, with the seconds that the ranks of all nodes have.
+        grace: those seconds; fewer once a rank has given the run up, as then nobody can save.
+
+    SIGTERM tells ranks to end, SIGKILL those that have not in time.
     """
     deadline: float | None = None
     while None in (codes := [rank.poll() for rank in ranks]):
-        if deadline is None and (any(codes) or told_to_stop()):
+        if deadline is not None:
+            if time.monotonic() > deadline:
+                _send(ranks, signal.SIGKILL)
+        elif (seconds := _after_failure(codes, grace) if any(codes) else order()) is not None:
             if any(codes):
-                failed()
-            deadline = time.monotonic() + grace
+                failed(seconds)
+            deadline = time.monotonic() + seconds
             _send(ranks, signal.SIGTERM)
-        elif deadline is not None and time.monotonic() > deadline:
-            _send(ranks, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
     if any(codes):
-        failed()
+        failed(_after_failure(codes, grace))
     return [code for code in codes if code is not None]
+
+
+def _after_failure(codes: Sequence[int | None], grace: float) -> float:
+    return min(grace, _LOST_GRACE_SECONDS) if LOST_RANK in codes else grace
 
 
 def _send(ranks: list[subprocess.Popen[bytes]], number: int) -> None:

@@ -228,7 +228,7 @@ def _attempt(ray: Any, recipe: Recipe, placement: Placement, received: list[int]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 100_000}
     coordinator = ray.remote(Coordinator).options(**options).remote(placement.nodes)
-    error = _fit(_trainer(recipe, placement, coordinator), lambda: coordinator.stop.remote(), received)
+    error = _fit(_trainer(recipe, placement, coordinator), lambda: coordinator.stop.remote(_grace()), received)
     try:
         addresses, codes = ray.get(coordinator.known.remote())
         ray.kill(coordinator)
@@ -250,6 +250,10 @@ def _attempt(ray: Any, recipe: Recipe, placement: Placement, received: list[int]
     elif error is not None:
         raise error
     return outcome(codes, placement.nodes)
+
+
+def _grace() -> float:
+    return float(os.environ.get(_GRACE, 60))
 
 
 def _summary(failure: BaseException) -> str:
@@ -281,7 +285,7 @@ def _trainer(recipe: Recipe, placement: Placement, coordinator: Any) -> Any:
         run=str(run),
         environment=forwarded(os.environ),
         ranks=placement.ranks,
-        grace=float(os.environ.get(_GRACE, 60)),
+        grace=_grace(),
     )
     each = {"CPU": 1.0, **({"GPU": float(placement.gpus)} if placement.gpus else {})}
     # Not TorchTrainer: its backend would make a process group in the workers.

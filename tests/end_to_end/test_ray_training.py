@@ -132,7 +132,7 @@ def test_killed_command_rank_and_controller(two: Machines, tmp_path: Path) -> No
     said = process.communicate(timeout=100)
     assert process.returncode == 130, said
     assert newest(run) == (last_step(run), 2), "saved"
-    assert f"ranks of node {two.addresses[1]} ended with exit codes [-9]" in said[1]
+    assert f"node {two.addresses[1]}: its ranks ended with exit codes [-9]" in said[1]
     assert "Ray Train or its cluster is lost" in said[1]
     assert said[1].count("training on 2 nodes") == 3
 

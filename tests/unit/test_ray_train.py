@@ -111,22 +111,32 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ranks_that_finish_are_let_finish() -> None:
-    failures: list[int] = []
+    failures: list[float] = []
     ranks = [start(READY), start(f"{READY}; time.sleep(0.3)")]
-    assert watch(ranks, lambda: False, lambda: failures.append(1), grace=9) == [0, 0]
+    assert watch(ranks, lambda: None, failures.append, grace=9) == [0, 0]
     assert not failures
 
 
 def test_an_order_to_stop_lets_ranks_save() -> None:
     asked = time.monotonic() + 0.2
-    assert watch([start(SAVES), start(SAVES)], lambda: time.monotonic() > asked, list, grace=9) == [75, 75]
+    failures: list[float] = []
+    ranks = [start(SAVES), start(SAVES)]
+    assert watch(ranks, lambda: 9.0 if time.monotonic() > asked else None, failures.append, grace=0) == [75, 75]
 
 
 def test_a_failed_rank_ends_the_others_also_those_that_are_stuck() -> None:
-    failures: list[int] = []
+    failures: list[float] = []
     ranks = [start(f"{READY}; sys.exit(3)"), start(SAVES), start(STUCK)]
-    assert watch(ranks, lambda: False, lambda: failures.append(1), grace=0.5) == [3, 75, -signal.SIGKILL]
-    assert failures, "the other nodes are told"
+    assert watch(ranks, lambda: None, failures.append, grace=0.5) == [3, 75, -signal.SIGKILL]
+    assert set(failures) == {0.5}, "the other nodes are told"
+
+
+def test_when_the_run_was_given_up_nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_node, "_LOST_GRACE_SECONDS", 0.2)
+    failures: list[float] = []
+    ranks = [start(f"{READY}; sys.exit({LOST_RANK})"), start(STUCK)]
+    assert watch(ranks, lambda: None, failures.append, grace=60) == [LOST_RANK, -signal.SIGKILL]
+    assert set(failures) == {0.2}
 
 
 def test_a_new_start_waits_for_ranks_of_the_last_one(tmp_path: Path) -> None:
@@ -168,8 +178,9 @@ def test_the_coordinator_carries_the_order_and_the_codes() -> None:
         await coordinator.report(1, [75])
         await asyncio.sleep(0)
         assert not waiting.done()
-        await coordinator.stop()
-        await asyncio.wait_for(waiting, 1)
+        await coordinator.stop(5.0)
+        await coordinator.stop(60.0)
+        assert await asyncio.wait_for(waiting, 1) == 5.0
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(coordinator.all_ended(), 0.05)
         await coordinator.report(0, [0])
