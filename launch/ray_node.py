@@ -110,11 +110,11 @@ def train_node(config: dict[str, Any]) -> None:
 
         def order() -> float | None:
             try:
-                return ray.get(coming, timeout=0.01)
+                return float(ray.get(coming, timeout=0.01))
             except ray.exceptions.GetTimeoutError:
                 return None
             except ray.exceptions.RayError:  # the coordinator is gone, and the command with it
-                return start.grace
+                return float(start.grace)
 
         codes = watch(ranks, order, coordinator.stop.remote, start.grace)
     ray.get(coordinator.report.remote(node, codes))
