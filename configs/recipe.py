@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from configs.data_sections import Data
 from configs.evaluation_sections import Evaluation, Report
 from configs.files import fingerprint, write_text
+from configs.float8 import check_float8
 from configs.model_section import Model
 from configs.presets import PRESETS
 from configs.scaling import derive, filled, has_dial
@@ -58,6 +59,11 @@ class Recipe(Section):
             return filled(values, derive(values))
         except (TypeError, AttributeError):  # something is of a wrong type: validation says what
             return values
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Recipe:
+        check_float8(self.model, self.train)
+        return self
 
     @property
     def run_directory(self) -> Path:

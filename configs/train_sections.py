@@ -209,10 +209,11 @@ class Train(Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     grad_clip: float = Field(1.0, ge=0, description="Largest global gradient norm; 0 turns clipping off.")
-    precision: Literal["auto", "bf16", "fp32", "fp16"] = Field(
+    precision: Literal["auto", "bf16", "fp32", "fp16", "fp8"] = Field(
         "auto",
         description="auto: bf16 where the hardware computes in it (GPU; CPU with AVX512-BF16 or AMX), else fp32. "
-        "fp16 needs a GPU.",
+        "fp16 needs a GPU. fp8: bf16, with the products of the blocks' linear layers in fp8; needs torchao, a GPU from "
+        "Ada or Hopper on, and ZeRO stage 0 to 2 (docs/large-models.md).",
     )
     zero: Zero = Zero()
     parallel: Parallel = Parallel()

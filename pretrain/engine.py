@@ -27,8 +27,9 @@ from configs.recipe import Recipe, solve_batch
 from pretrain.batches import Batch
 from pretrain.collectives import gather, set_timeouts
 from pretrain.devices import tell_deepspeed_of_cpu
-from pretrain.engine_config import deepspeed_config, resolve_precision
+from pretrain.engine_config import BF16, deepspeed_config, resolve_precision
 from pretrain.faults import NonFiniteLoss
+from pretrain.float8 import use_float8
 from pretrain.muon import Muon
 from pretrain.objectives.base import LossModule
 from pretrain.optim import build_optimizer
@@ -139,9 +140,11 @@ class Engine:
         check_sequence(recipe)
         self.rows = row_share(ranks, recipe.train.parallel.sequence)
         split_rows(module.model, self.rows)
+        if self.precision == "fp8":
+            use_float8(module.model, emulate=device.type == "cpu")  # on a CPU, which is refused, only tests get here
         if self.stage == 3 and any(parameter.is_meta for parameter in module.parameters()):
             self._partition(module, config)
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if self.precision in BF16 else torch.float32
         optimizer = build_optimizer(module.model, recipe.train.optimizer, dtype)
         with redirect_stdout(io.StringIO()):  # it prints memory figures there
             self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
@@ -226,7 +229,7 @@ class Engine:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """bf16 without ZeRO: fp32 weights, cast where they are multiplied."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16" and self.stage == 0)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision in BF16 and self.stage == 0)
 
     def _seed_dropout(self, step: int) -> None:
         if self._dropout:

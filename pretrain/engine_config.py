@@ -9,14 +9,19 @@ import torch
 
 from configs.recipe import BatchPlan, Recipe
 from configs.train_sections import Zero
+from pretrain.float8 import float8_problem
+
+BF16 = frozenset({"bf16", "fp8"})  # precisions whose weights and gradients are bf16's
 
 
 def resolve_precision(setting: str, device: torch.device) -> str:
     """`auto` to what the device computes in: bf16 or fp32.
 
     Raises:
-        ValueError: for fp16 on a CPU, and for bf16 on a GPU without it.
+        ValueError: for fp16 on a CPU, for bf16 on a GPU without it, and for fp8 on any device without it.
     """
+    if setting == "fp8" and (problem := float8_problem(device)):
+        raise ValueError(f"train.precision fp8: {problem}; or use bf16 or auto")
     if device.type == "cpu":
         if setting == "fp16":
             raise ValueError("train.precision fp16 needs a GPU; use bf16, fp32 or auto on a CPU")
@@ -57,7 +62,7 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, precision: str) -> dict[st
         "zero_allow_untested_optimizer": True,  # ours is tested here
         "steps_per_print": None,
     }
-    if precision == "bf16" and stage:
+    if precision in BF16 and stage:
         derived["bf16"] = {"enabled": True}
         # Micro-batches add up in fp32: bf16 sums lose small gradients (DeepSpeed #1800).
         derived["data_types"] = {"grad_accum_dtype": "fp32"}

@@ -19,12 +19,22 @@ class ParameterCount(NamedTuple):
 
 def block_parameters(config: Model) -> int:
     """Parameters of one block: attention, MLP, and the norms before them."""
-    width, mlp = config.hidden_size, config.mlp_width
-    inner, up = config.num_heads * config.head_width, mlp * (2 if config.activation == "swiglu" else 1)
-    qkv = inner + 2 * config.kv_heads * config.head_width
-    weights = width * (qkv + inner + up + mlp)
+    width, (qkv, _, up, _) = config.hidden_size, _block_widths(config)
     biases = (qkv + width + up + width) if config.bias else 0
-    return weights + biases + 2 * norm_parameters(config) + (2 * config.head_width if config.qk_norm else 0)
+    norms = 2 * norm_parameters(config) + (2 * config.head_width if config.qk_norm else 0)
+    return block_weights(config) + biases + norms
+
+
+def block_weights(config: Model) -> int:
+    """Numbers in the matrices of one block's linear layers."""
+    return config.hidden_size * sum(_block_widths(config))
+
+
+def _block_widths(config: Model) -> tuple[int, int, int, int]:
+    """The sides, beside the residual stream's, of a block's matrices: qkv, out, up, down."""
+    inner, mlp = config.num_heads * config.head_width, config.mlp_width
+    qkv = inner + 2 * config.kv_heads * config.head_width
+    return qkv, inner, mlp * (2 if config.activation == "swiglu" else 1), mlp
 
 
 def norm_parameters(config: Model) -> int:
@@ -51,3 +61,8 @@ def flops_per_token(config: Model, rows: int, context_length: int | None = None)
     length = context_length or config.context_length
     multiplied = count_parameters(config, rows).non_embedding + rows * config.hidden_size
     return 6.0 * multiplied + 12.0 * config.num_layers * config.num_heads * config.head_width * length
+
+
+def float8_share(config: Model, rows: int) -> float:
+    """Share of `flops_per_token` that `train.precision: fp8` makes in fp8: the blocks' linear layers."""
+    return 6.0 * config.num_layers * block_weights(config) / flops_per_token(config, rows)

@@ -35,7 +35,7 @@ _BATCH_BYTES = 20  # of a token: its id, its target, its weight
 class Setup:
     """How a model is trained, as far as memory cares."""
 
-    precision: str  # bf16, fp16 or fp32
+    precision: str  # bf16, fp16, fp32, or fp8, which keeps what bf16 does
     ranks: int
     micro_batch: int  # sequences
     accumulation: int
@@ -295,9 +295,9 @@ def logits_bytes(config: Model, rows: int, setup: Setup, tokens: int) -> float:
 
 def variants(setup: Setup, offload: bool) -> list[Setup]:
     """The same at every ZeRO stage, and with the optimizer in host memory where there is another memory."""
-    stages = range(1, 4) if setup.precision == "fp16" else range(4)
+    stages = {"fp16": range(1, 4), "fp8": range(3)}.get(setup.precision, range(4))
     choices = [replace(setup, stage=stage, offload=False) for stage in stages]
     choices = [replace(one, offload_weights=setup.offload_weights and one.stage == 3) for one in choices]
     if offload and not setup.cpu:
-        choices += [replace(setup, stage=stage, offload=True) for stage in (1, 2, 3)]
+        choices += [replace(setup, stage=stage, offload=True) for stage in stages if stage]
     return choices

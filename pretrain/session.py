@@ -19,6 +19,7 @@ from pretrain.compiling import keep_compiled, should_compile
 from pretrain.devices import peak_flops
 from pretrain.engine import Engine, connected
 from pretrain.faults import FaultGuard, Rewind
+from pretrain.flops import float8_share
 from pretrain.loop import fit
 from pretrain.metrics import Meter, Tracker
 from pretrain.mirror import Mirror
@@ -102,7 +103,8 @@ class _Session:
         self._initial = initial_weights(model, engine.shapes(), self._recipe.seed)
         if self._recipe.train.init_from and checkpoint is None:
             self._initial = weights_to_start_from(self._recipe, self._data, self._initial)
-        self._peak = sum(gather(peak_flops(self._device, engine.precision)))
+        share = float8_share(model.config, model.vocab_size)
+        self._peak = sum(gather(peak_flops(self._device, engine.precision, share)))
         self._laps.lap("engine")
 
         def work(every: int) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from configs.model_section import Model
 from pretrain.devices import NETWORK_BYTES_PER_S, Device
-from pretrain.flops import count_parameters, flops_per_token
+from pretrain.flops import count_parameters, float8_share, flops_per_token
 from pretrain.memory_plan import Setup
 
 # Model FLOPs utilisation: assumed, least, most. GPU: published 0.41 to 0.60 (Megatron-LM, llm-foundry, llm.c), less for
@@ -63,12 +63,13 @@ def step_time(config: Model, rows: int, setup: Setup, place: Place, mfu: float |
     if mfu is None and place.probed is None and not place.device.cpu:
         share *= tokens / (tokens + _HALF_TOKENS)
     operations = setup.accumulation * tokens * flops_per_token(config, rows) * (1 + _RECOMPUTED[setup.checkpointing])
-    compute = operations / (place.device.peak(setup.precision) * share)
+    compute = operations / (place.device.peak(setup.precision, float8_share(config, rows)) * share)
     own = counted / (setup.ranks if setup.real_stage else 1)
     bandwidth = _HOST_BYTES_PER_S / place.per_node if setup.offload else place.device.bandwidth
     update = _UPDATE_BYTES * own / bandwidth
     if setup.optimizer == "muon":
-        update += muon_operations(config) / setup.ranks / (place.device.peak(setup.precision) * share)
+        products = "bf16" if setup.precision == "fp8" else setup.precision
+        update += muon_operations(config) / setup.ranks / (place.device.peak(products) * share)
     communication = communication_bytes(counted, setup) / _link(place)
     both = max(compute, communication) if setup.real_stage == 3 else compute + communication
     return StepTime(compute, update, communication, both + update)

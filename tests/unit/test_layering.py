@@ -26,6 +26,7 @@ ONLY_IN = {
     "ray": ("data_prep/cluster.py", "launch/"),
     # estimates.py calls its estimators of memory, which need no engine.
     "deepspeed": ("pretrain/engine.py", "pretrain/estimates.py"),
+    "torchao": ("pretrain/float8.py",),
     "torch": ("pretrain/", "eval/", "launch/"),
     "datasets": ("data_prep/", "eval/"),
     "transformers": ("eval/",),

@@ -16,9 +16,9 @@ from configs.model_section import Model
 from configs.recipe import load
 from launch.cli import main
 from launch.plan import make_plan
-from pretrain.devices import identify, parse_gpus
+from pretrain.devices import Device, identify, parse_gpus
 from pretrain.estimates import deepspeed_states
-from pretrain.flops import count_parameters
+from pretrain.flops import count_parameters, float8_share
 from pretrain.memory_plan import LIVE, PREFETCH, Setup, activation_bytes, memory, variants
 from pretrain.model import Transformer
 from pretrain.time_plan import Place, muon_operations
@@ -171,3 +171,23 @@ def test_a_probe_whose_peak_is_after_the_activations(
     own, probe = plan["recipe_settings"], plan["probe"]
     assert own["moment"] == "reduce"
     assert own["parts"]["overhead"] == pytest.approx(4e8 + probe["measured_bytes"] - probe["explained_bytes"])
+
+
+def test_fp8_is_planned_with_the_peaks_of_its_products() -> None:
+    """Linear layers of blocks at fp8's peak, head and attention at bf16's; memory as in bf16; no ZeRO-3."""
+    place = Place(parse_gpus("H100")[1], 8)
+    recipes = [load(CONFIGS / "gpt3-1.3b.yaml", [f"train.precision={name}"]) for name in ("bf16", "fp8")]
+    half, float8 = (make_plan(recipe, place, None) for recipe in recipes)
+    assert half["recipe_settings"]["total"] == float8["recipe_settings"]["total"]
+    share = float8_share(recipes[1].model, half["rows"])
+    assert 0.7 < share < 0.9
+    assert place.device.peak("fp8", share) == pytest.approx(1 / (share / 1979e12 + (1 - share) / 989e12))
+    assert 1.2 < half["recipe_settings"]["step_seconds"] / float8["recipe_settings"]["step_seconds"] < 2.0
+    assert {row["stage"] for row in float8["stages"]} == {0, 1, 2} and float8["fastest"]["stage"] < 3
+
+
+@pytest.mark.parametrize("device", [parse_gpus("A100")[1], Device("CPU", 1e9, 1e12, 1e12, 1e9, 1e9, cpu=True)])
+def test_fp8_is_not_planned_where_there_is_none(device: Device) -> None:
+    recipe = load(CONFIGS / "gpt3-1.3b.yaml", ["train.precision=fp8"])
+    with pytest.raises(ValueError, match=rf"train\.precision fp8: {device.name} has no fp8 products; use bf16"):
+        make_plan(recipe, Place(device, 8), None)
