@@ -2,8 +2,9 @@
 
     benchmarks/gpu.sh --markdown gpu.md [--nanogpt DIR] [--litgpt PYTHON] [--trainer PYTHON]
 
-Ours comes first at every size, then the peers at the same shapes, as far as the budget of seconds goes; what was not
-run is said in the table, which is written again after every run. Tokens are random: speed does not depend on them.
+Ours comes first at every size, in bf16 and where the GPU can in fp8 (`--precisions bf16` leaves more time to the rest),
+then the peers at the same shapes, as far as the budget of seconds goes; what was not run is said in the table, which is
+written again after every run. Tokens are random: speed does not depend on them.
 The micro-batch is the largest that should fit, then smaller ones when the GPU's memory runs out. `--resume` keeps the
 rows of an earlier call. Needs neither ray nor datasets. `--device cpu --tiny` tries everything on a small scale.
 """
@@ -132,6 +133,7 @@ class Bench:
         lines = self._file.read_text().splitlines() if self._file.is_file() else []
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
         self._torch = torch.__version__
+        self.precisions, self._left_out = arguments.precisions, ""
         if arguments.device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
             self._memory, self._name, self.peak = 4e9, f"{os.cpu_count()} CPU cores", arguments.peak
@@ -141,6 +143,8 @@ class Bench:
             properties = torch.cuda.get_device_properties(0)
             self._memory, self._name = float(properties.total_memory), properties.name
             self.peak = arguments.peak or peak_flops(torch.device("cuda"), "bf16")
+        if self.precisions is None:
+            self.precisions, self._left_out = default_precisions(arguments.device)
         if self.peak is None:
             from train import peak_flops as measured
 
@@ -153,7 +157,7 @@ class Bench:
             Contestant(
                 OURS if precision == "bf16" else f"{OURS}, {precision}", [sys.executable, _runner("replica")], []
             )
-            for precision in given.precisions
+            for precision in self.precisions
         ]
         if given.nanogpt:
             found.append(Contestant("nanoGPT", [sys.executable, _runner("nanogpt")], [str(given.nanogpt.resolve())]))
@@ -213,9 +217,20 @@ class Bench:
     def table(self) -> str:
         """All rows so far as Markdown."""
         head = f"{time.strftime('%Y-%m-%d')}, {self._name}, torch {self._torch}, peak {self.peak / 1e12:,.1f} TFLOP/s"
-        return (
-            f"{head}; compiled, sequence length and shapes of benchmarks/gpu.py\n\n{rows_table(self.rows, self.peak)}"
-        )
+        head += "; compiled, sequence length and shapes of benchmarks/gpu.py" + self._left_out
+        return f"{head}\n\n{rows_table(self.rows, self.peak)}"
+
+
+def default_precisions(device: str) -> tuple[list[str], str]:
+    """Ours in bf16, and in fp8 where the device can; with what the table says when it cannot."""
+    import torch
+
+    from pretrain.float8 import float8_problem
+
+    if device == "cpu":
+        return ["bf16"], ""
+    problem = float8_problem(torch.device(device))
+    return (["bf16"], f"; fp8 not measured: {problem}") if problem else (["bf16", "fp8"], "")
 
 
 def _runner(name: str) -> str:
@@ -254,7 +269,9 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", help="these trainers alone, by their names in the table")
     parser.add_argument("--sizes", nargs="*", help=f"of {', '.join(SIZES)} (default: all)")
-    parser.add_argument("--precisions", nargs="*", default=["bf16"], help="of ours, as train.precision takes them")
+    parser.add_argument(
+        "--precisions", nargs="*", help="of ours, as train.precision takes them (default: bf16, and fp8 if it can)"
+    )
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: does everything work?")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
@@ -264,7 +281,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of steady state in a run at most")
     parser.add_argument("--limit", type=float, default=150.0, help="seconds after which a run is given up")
     parser.add_argument("--budget", type=float, default=450.0, help="seconds of the whole call")
-    parser.add_argument("--peak", type=float, help="FLOP/s that MFU divides by (default: the GPU's dense bf16)")
+    parser.add_argument("--peak", type=float, help="FLOP/s that MFU divides by (default: dense bf16, for fp8 too)")
     parser.add_argument("--directory", type=Path, default=ROOT / "runs" / "benchmark-gpu", help="data and rows")
     parser.add_argument("--markdown", type=Path, help="write the table there, too")
     parser.add_argument("--resume", action="store_true", help="keep the rows of an earlier call")

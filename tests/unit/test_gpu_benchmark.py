@@ -39,6 +39,16 @@ def test_the_table_has_a_row_for_what_did_not_run(gpu: Any) -> None:
     assert "| 124M | litgpt | did not run: out of time |" in text
 
 
+def test_fp8_is_measured_where_the_gpu_can(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pretrain import float8
+
+    assert gpu.default_precisions("cpu") == (["bf16"], "")
+    monkeypatch.setattr(float8, "float8_problem", lambda device: None)
+    assert gpu.default_precisions("cuda") == (["bf16", "fp8"], "")
+    monkeypatch.setattr(float8, "float8_problem", lambda device: "it needs torchao")
+    assert gpu.default_precisions("cuda") == (["bf16"], "; fp8 not measured: it needs torchao")
+
+
 def test_the_whole_of_it_on_a_cpu(tmp_path: Path) -> None:
     command = [
         str(ROOT / "benchmarks" / "gpu.sh"), "--device", "cpu", "--tiny", "--eager", "--sizes", "tiny", "--steps", "7",
