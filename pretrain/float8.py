@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 LEAST_CAPABILITY = (8, 9)  # Ada; Hopper is 9.0
-_INSTALL = "pip install 'gpt-replica[fp8]'"
+_INSTALL = "pip install 'torchao>=0.18'"
 
 
 def float8_problem(device: torch.device) -> str | None:

@@ -27,7 +27,7 @@ from pretrain.optim import parameter_groups
 from tests.training_run import ROOT, metric_lines, prepare_data, tiny_recipe, write_recipe
 
 needs_torchao = pytest.mark.skipif(
-    importlib.util.find_spec("torchao") is None, reason="torchao is not installed: pip install 'gpt-replica[fp8]'"
+    importlib.util.find_spec("torchao") is None, reason="torchao is not installed: pip install 'torchao>=0.18'"
 )
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -56,7 +56,7 @@ def test_a_gpu_without_fp8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_torchao_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpu(monkeypatch, (9, 0), installed=False)
-    with pytest.raises(ValueError, match=r"torchao, which is not installed; run `pip install 'gpt-replica\[fp8\]'`"):
+    with pytest.raises(ValueError, match=r"torchao, which is not installed; run `pip install 'torchao>=0\.18'`"):
         resolve_precision("fp8", GPU)
     pretend_gpu(monkeypatch, (8, 9), installed=True)
     assert float8_problem(GPU) is None and resolve_precision("fp8", GPU) == "fp8"
