@@ -20,6 +20,11 @@ class MuonPolicy(Section):
     momentum: float = Field(0.95, ge=0, lt=1, description="Decay of the average of gradients.")
     nesterov: bool = Field(True, description="Look one gradient ahead of that average.")
     steps: int = Field(5, ge=1, le=20, description="Newton-Schulz iterations.")
+    polynomial: Literal["jordan", "polar_express"] = Field(
+        "jordan",
+        description="Of those iterations. jordan: the same each time. polar_express: the best one after those before "
+        "it (arXiv:2505.16932), so that three or four may do.",
+    )
     weight_decay: float | None = Field(None, ge=0, description="Decoupled; null: the optimizer's.")
     scale: Literal["spectral", "adamw_rms"] = Field(
         "spectral",

@@ -130,7 +130,7 @@ class Heartbeat:
                 self._end(f"nothing for {time.monotonic() - began:.0f} s", before, after)
 
     def _write(self) -> None:
-        line = json.dumps(asdict(replace(self._beat, time=round(time.time(), 3))))
+        line = json.dumps(asdict(replace(self._beat, time=time.time())))
         with suppress(OSError):  # a full disk must not end training here; the save says what it needs to say
             os.pwrite(self._descriptor, line[: _BYTES - 1].ljust(_BYTES - 1).encode() + b"\n", 0)
 

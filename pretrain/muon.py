@@ -2,8 +2,8 @@
 
 An update is the momentum of the gradient, made orthogonal: of its singular value decomposition U S V' about U V'
 remains, by a few Newton-Schulz iterations, which are matrix products (Jordan et al. 2024,
-kellerjordan.github.io/posts/muon). Momentum and weights are fp32 and lie where DeepSpeed keeps them; DeepSpeed's own
-Muon is not used.
+kellerjordan.github.io/posts/muon; Polar Express, arXiv:2505.16932). Momentum and weights are fp32 and lie where
+DeepSpeed keeps them; DeepSpeed's own Muon is not used.
 """
 
 from __future__ import annotations
@@ -22,22 +22,46 @@ from pretrain.exchange import Matrix, Piece, Round, exchange, plan_rounds
 from pretrain.partition import places as find_places
 from pretrain.partition import units as find_units
 
-# x -> a x + b x^3 + c x^5 on the singular values, steep at zero and near one above it (Jordan et al. 2024).
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+# x -> a x + b x^3 + c x^5 on the singular values. Jordan et al. 2024: the same in each iteration, steep at zero and
+# near one above it. Polar Express (arXiv:2505.16932, for singular values from 0.001 on): the best of each iteration
+# after those before it; the last stands for all that follow.
+JORDAN = ((3.4445, -4.7750, 2.0315),)
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+# Polar Express needs singular values of at most 1, rounding included: all iterations but the last stay this far below.
+SAFETY = 1.01
 SMALLEST_NORM = 1e-7
 # Numbers that a rank works on at a time: bounds the memory for copies, and keeps a batch of products large enough.
 ROUND = 1 << 26
 
 
-def orthogonalize(x: Tensor, steps: int) -> Tensor:
+def coefficients(polynomial: str, steps: int) -> list[tuple[float, float, float]]:
+    """(a, b, c) of each iteration for `train.optimizer.muon.polynomial`; inputs have a Frobenius norm of at most 1."""
+    if polynomial == "jordan":
+        return [JORDAN[0]] * steps
+    found = [POLAR_EXPRESS[min(step, len(POLAR_EXPRESS) - 1)] for step in range(steps)]
+    return [(a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in found[:-1]] + found[-1:]
+
+
+def orthogonalize(x: Tensor, steps: int, polynomial: str = "jordan") -> Tensor:
     """Newton-Schulz of a batch (n, small, large), small <= large, whose Frobenius norms are at most 1.
 
-    Singular values come out between about 0.7 and 1.2, in the dtype of `x`.
+    Singular values come out near one in the dtype of `x`: between about 0.7 and 1.2 after five steps of `jordan`.
     """
-    a, b, c = COEFFICIENTS
-    for _ in range(steps):
+    for a, b, c in coefficients(polynomial, steps):
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        # a x + (b A + c A A) x as one product: its sums are over small matrices.
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        x = factor @ x
     return x
 
 
@@ -182,7 +206,8 @@ class Muon(torch.optim.AdamW):
                 whole = flat[index].view(matrices[index][2:])
                 slot.copy_(whole.mT if whole.shape[0] > whole.shape[1] else whole)
             batch /= batch.float().norm(dim=(1, 2), keepdim=True).clamp(min=SMALLEST_NORM)
-            for index, made in zip(members, orthogonalize(batch, self._settings.steps), strict=True):
+            batch = orthogonalize(batch, self._settings.steps, self._settings.polynomial)
+            for index, made in zip(members, batch, strict=True):
                 tall = matrices[index].rows > matrices[index].columns
                 results[index] = made.mT if tall else made
         return results

@@ -103,6 +103,24 @@ def test_orthogonal_matrices_have_singular_values_near_one(rows: int, columns: i
     torch.testing.assert_close(rotated, torch.diag(rotated.diagonal()), atol=1e-4, rtol=0)
 
 
+def test_polar_express_comes_closer_to_one_with_each_step() -> None:
+    """The published algorithm is exact in the limit, for singular values from 0.001 of the largest possible on."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(48, 48, generator=generator, dtype=torch.float64))[0] for _ in range(2))
+    values = torch.logspace(-3, 0, 48, dtype=torch.float64)
+    x = (left * values @ right / values.norm()).unsqueeze(0)
+    errors = [(torch.linalg.svdvals(orthogonalize(x, steps, "polar_express")) - 1).abs().max() for steps in (3, 5, 8)]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
+    torch.testing.assert_close(orthogonalize(x, 9, "polar_express")[0], left @ right, atol=1e-4, rtol=0)
+    spread = torch.randn(1, 32, 96, generator=generator)
+    spread /= spread.norm()
+    best = [
+        (torch.linalg.svdvals(orthogonalize(spread, steps, kind)) - 1).abs().max()
+        for kind, steps in (("jordan", 5), ("polar_express", 5))
+    ]
+    assert best[1] < best[0] / 2
+
+
 def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     model = small("llama", False)
     settings = Optimizer(name="muon", lr=0.01, embedding_lr=0.03, muon=MuonPolicy(lr=0.05, weight_decay=0.2))

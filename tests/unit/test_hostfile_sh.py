@@ -22,15 +22,18 @@ while [ "$1" != second ] && [ "$1" != third ]; do shift; done
 shift
 exec sh -c "$*"
 """
-# Notes how it was called, and stays until it is told to end, or fails where it is told to.
+# Notes how it was called, and stays until it is told to end, or, where it is told to, fails when all have begun.
 DEEPSPEED = """#!/usr/bin/env bash
 node=0
 for word in "$@"; do [ "$last" != --node_rank ] || node=$word; last=$word; done
+trap 'touch calls/$node.ended; exit 75' TERM
 printf '[%s]' "$MASTER_ADDR" "$NCCL_DEBUG" "${@:2}" >calls/$node.partial
 mv calls/$node.partial calls/$node
-[ "$REPLICA_FAILS" != "$node" ] || exit 2
-trap 'touch calls/$node.ended; exit 75' TERM
-for _ in $(seq 200); do [ -e calls/go ] && exit 0; sleep 0.05; done
+for _ in $(seq 200); do
+    [ ! -e calls/go ] || exit 0
+    if [ "$REPLICA_FAILS" = "$node" ] && [ -e calls/0 ] && [ -e calls/1 ] && [ -e calls/2 ]; then exit 2; fi
+    sleep 0.05
+done
 """
 # Whether the last checkpoint is there.
 DONE = "#!/bin/sh\n[ -e calls/go ] || exit 75\n"
