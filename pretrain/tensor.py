@@ -111,7 +111,6 @@ def check_tensor(recipe: Recipe) -> None:
         "train.zero.stage 3": train.zero.stage == 3,
         "train.optimizer.name muon": train.optimizer.name == "muon",
         "train.activation_checkpointing selective": train.activation_checkpointing == "selective",
-        "train.compile true": train.compile is True,
         "model.dropout": model.dropout > 0,
     }.items():
         if given:

@@ -35,6 +35,8 @@ CASES: Cases = {
     "modern, 2 share, stage 2": ("modern", 2, 2, 2, {"micro_batch_size": 1}),
 }
 MORE: Cases = {
+    "llama, 2 share, compiled": ("llama", 2, 2, 1, {"compile": True}),
+    "llama, 2 share, offload": ("llama", 2, 2, 1, {"offload": ("optimizer",)}),
     "llama, 4 share, stage 1": ("llama", 4, 4, 1, {}),
     "gpt2, 4 share, stage 0": ("gpt2", 4, 4, 0, {}),
     **{f"llama, 2 of 4 share, stage {stage}": ("llama", 4, 2, stage, {}) for stage in (0, 1, 2)},
@@ -56,7 +58,8 @@ MOVES: dict[str, tuple[int, int, int]] = {
 def add(runs: Runs, name: str, case: tuple[str, int, int, int, dict[str, Any]]) -> Path:
     model, ranks, sharing, stage, settings = case
     settings = {"global_batch_size": 4, "checkpoint": {"every": 6}, "parallel": {"tensor": sharing}, **settings}
-    run = runs.add(name, ranks, stage, steps=12, **settings)
+    offload = settings.pop("offload", ())
+    run = runs.add(name, ranks, stage, offload, steps=12, **settings)
     file = run.parent / "recipe.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"model": MODELS[model]}))
     return run
@@ -126,7 +129,7 @@ def test_resume_is_exact(runs: Runs) -> None:
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", MORE)
-def test_the_same_training_on_four_ranks(more_runs: Runs, name: str) -> None:
+def test_the_same_training_everywhere(more_runs: Runs, name: str) -> None:
     assert_the_same_training(more_runs, name, reference_of(name))
 
 
@@ -144,7 +147,7 @@ def test_checkpoints_of_four_ranks_load_anywhere(more_runs: Runs, name: str) -> 
         ({"zero": {"stage": 3}}, r"tensor 2 does not go together with train\.zero\.stage 3"),
         ({"optimizer": {"name": "muon"}}, r"tensor 2 does not go together with train\.optimizer\.name muon"),
         ({"parallel": {"tensor": 2, "sequence": 2}}, r"tensor 2 does not go together with train\.parallel\.sequence"),
-        ({"compile": True}, r"tensor 2 does not go together with train\.compile"),
+        ({"activation_checkpointing": "selective"}, r"tensor 2 .* with train\.activation_checkpointing selective"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
