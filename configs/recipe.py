@@ -351,10 +351,11 @@ def solve_batch(train: Train, ranks: int) -> BatchPlan:
     Raises:
         ValueError: when the global batch cannot be divided over these ranks and micro-batches.
     """
-    total, sharing = train.global_batch_size, train.parallel.sequence
+    total, sharing = train.global_batch_size, train.parallel.sharing
     if ranks % sharing:
+        name = "tensor" if train.parallel.tensor > 1 else "sequence"
         raise ValueError(
-            f"train.parallel.sequence {sharing} does not divide {ranks} ranks; change it or the number of ranks"
+            f"train.parallel.{name} {sharing} does not divide {ranks} ranks; change it or the number of ranks"
         )
     groups = ranks // sharing
     if total % groups:

@@ -98,6 +98,17 @@ class Parallel(Section):
         "for contexts whose activations do not fit one rank. Heads, key/value heads and context_length must be "
         "multiples.",
     )
+    tensor: int = Field(
+        1,
+        ge=1,
+        description="Ranks that share the matrices of each block (DeepSpeed AutoTP), at ZeRO stages 0 to 2 with AdamW. "
+        "Heads, key/value heads and the MLP's width must be multiples.",
+    )
+
+    @property
+    def sharing(self) -> int:
+        """Consecutive ranks that have the same rows of the batch, or slices of them."""
+        return self.sequence * self.tensor
 
 
 class CheckpointPolicy(Section):

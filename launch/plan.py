@@ -109,6 +109,8 @@ def _setup(recipe: Recipe, place: Place, warnings: list[str]) -> Setup:
     from pretrain.engine_config import cpu_computes_bf16
 
     train, half = recipe.train, not place.device.cpu or cpu_computes_bf16()
+    if train.parallel.tensor > 1:
+        raise ValueError("replica plan does not count with train.parallel.tensor; leave it out here")
     sharing = train.parallel.sequence
     if place.ranks % sharing:
         raise ValueError(f"train.parallel.sequence {sharing} does not divide {place.ranks} ranks; change one of them")

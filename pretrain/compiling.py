@@ -30,7 +30,7 @@ def should_compile(train: Train, device: torch.device, flops_per_rank: float) ->
             )
         return train.compile
     pays = flops_per_rank >= PAYS_FROM_FLOPS.get(device.type, float("inf"))
-    return pays and train.zero.stage < 3 and _can_compile(device)
+    return pays and train.zero.stage < 3 and train.parallel.tensor == 1 and _can_compile(device)
 
 
 def _can_compile(device: torch.device) -> bool:

@@ -1,8 +1,9 @@
 """The one file that knows DeepSpeed: processes, precision, ZeRO, one optimizer step.
 
 Loss arithmetic: each micro-batch gives a *sum* of nats; the step's loss is the sum over all micro-batches and ranks
-divided by the sum of weights over all of them. DeepSpeed averages gradients over ranks, so what goes backward is
-nats x ranks / weights; its own division by the accumulation steps is turned off.
+divided by the sum of weights over all of them. DeepSpeed averages gradients over ranks (with tensor parallelism:
+over those that have different rows), so what goes backward is nats x ranks / weights; its own division by the
+accumulation steps is turned off.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from pretrain.replicas import check_replicas, digests
 from pretrain.sequence import check_sequence, row_share, split_rows
 from pretrain.speeds import ForwardClock
 from pretrain.stopping import STOP_SIGNALS
+from pretrain.tensor import check_tensor, local, mark_shards, split_heads
 from pretrain.updates import drop_update, gradient_is_finite
 
 # Dropout masks: a seed per (seed, step, rank), so that no generator state has to be saved. Odd constants keep the
@@ -138,7 +140,9 @@ class Engine:
         self._grad_clip, self._seed, self._dropout = recipe.train.grad_clip, recipe.seed, recipe.model.dropout
         module.model.activation_checkpointing = recipe.train.activation_checkpointing
         check_sequence(recipe)
-        self.rows = row_share(ranks, recipe.train.parallel.sequence)
+        check_tensor(recipe)
+        self.rows = row_share(ranks, recipe.train.parallel)
+        self._tensor = recipe.train.parallel.tensor  # consecutive ranks with the same rows
         split_rows(module.model, self.rows)
         if self.precision == "fp8":
             use_float8(module.model, emulate=device.type == "cpu")  # on a CPU, which is refused, only tests get here
@@ -146,8 +150,12 @@ class Engine:
             self._partition(module, config)
         dtype = torch.bfloat16 if self.precision in BF16 else torch.float32
         optimizer = build_optimizer(module.model, recipe.train.optimizer, dtype)
+        if self._tensor > 1:
+            mark_shards(module.model, ranks.rank % self._tensor, self._tensor)
         with redirect_stdout(io.StringIO()):  # it prints memory figures there
             self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        if self._tensor > 1:
+            split_heads(module.model, self._tensor)
         set_timeouts(timedelta(seconds=recipe.train.watch.timeout_seconds))
         if isinstance(optimizer, Muon):
             optimizer.attach(self._deepspeed, self.stage, module.model.named_parameters(), gather, device)
@@ -204,7 +212,7 @@ class Engine:
         batch = batch.to(self.device)
         self.enter("all-reduce of the targets", step + 1)
         totals = self._sum(torch.stack([batch.weights.sum(dtype=torch.float64), self._scalar(batch_bytes)]))
-        nats = self._gradients(batch, (self.ranks.count / totals[0]).float())
+        nats = self._gradients(batch, (self.ranks.count // self._tensor / totals[0]).float())
         self.enter("all-reduce of the loss")
         orders = torch.tensor([float(stop == number) for number in STOP_SIGNALS], dtype=torch.float64).to(self.device)
         sums = self._sum(torch.cat([nats.view(1), orders])).tolist()
@@ -257,7 +265,7 @@ class Engine:
     def _update(self, step: int, batch: Batch) -> float:
         if self.stage == 0:
             limit = self._grad_clip or math.inf
-            norm = float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+            norm = self._clip(limit)
             if not math.isfinite(norm):
                 drop_update(self._deepspeed, self.stage)
                 raise self._non_finite("gradient norm", norm, step, self._sick_gradients(batch, step))
@@ -268,6 +276,13 @@ class Engine:
         if self.precision != "fp16" and not math.isfinite(norm):  # fp16 lowers the loss scale instead
             raise self._non_finite("gradient norm", norm, step, self._sick_gradients(batch, step))
         return norm
+
+    def _clip(self, limit: float) -> float:
+        if self._tensor == 1:
+            return float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+        from deepspeed.runtime.utils import clip_grad_norm_
+
+        return float(clip_grad_norm_(self.module.parameters(), limit, mpu=self._deepspeed.mpu))
 
     def _sick_gradients(self, batch: Batch, step: int) -> list[int]:
         """The ranks whose own gradients, computed once more and apart, are not finite."""
@@ -294,7 +309,7 @@ class Engine:
             return
         whole: dict[str, Tensor] = {n: p for n, p in self.parameters() if p.numel() == full_shape(p).numel()}
         if self.stage == 0:
-            for piece in self.fragments():
+            for piece in (piece for piece in self.fragments() if piece.name in whole):
                 whole.update({f"{key} of {piece.name}": value for key, value in piece.moments.items()})
         if whole:
             self.enter("all-gather of digests")
@@ -324,7 +339,7 @@ class Engine:
     def _sum(self, tensor: Tensor) -> Tensor:
         if self.ranks.count > 1:
             dist.all_reduce(tensor)
-        return tensor
+        return tensor / self._tensor  # each row once
 
     def _scalar(self, value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -339,13 +354,15 @@ class Engine:
 
         Moments and counters become those of an optimizer that has made no update.
         """
-        pieces = {piece.name: piece for piece in self.fragments()}
+        pieces: dict[str, list[Fragment]] = {}
+        for piece in self.fragments():
+            pieces.setdefault(piece.name, []).append(piece)
         for name, parameter in self.parameters():
             value = read(name)
             with self._gathered(parameter), torch.no_grad():
-                parameter.copy_(value)
-            if piece := pieces.get(name):
-                piece.weight.copy_(value.flatten()[piece.offset : piece.offset + piece.numel])
+                parameter.copy_(local(parameter, value))
+            for piece in pieces.get(name, []):
+                piece.weight.copy_(piece.of(value.flatten()[piece.offset :]))
                 piece.updates.zero_()
                 for moment in piece.moments.values():
                     moment.zero_()
@@ -363,7 +380,15 @@ class Engine:
 
     def own_fragments(self) -> list[Fragment]:
         """The pieces that this rank writes to a checkpoint: of all ranks together each number once."""
-        return self.fragments() if self.stage else shares(self.fragments(), self.ranks.rank, self.ranks.count)
+        pieces = self.fragments()
+        if self.ranks.rank % self._tensor:  # what is whole on all ranks of a group belongs to the first
+            pieces = [piece for piece in pieces if piece.name in self._divided]
+        rank, count = self.ranks.rank // self._tensor, self.ranks.count // self._tensor
+        return pieces if self.stage else shares(pieces, rank, count)
+
+    @property
+    def _divided(self) -> set[str]:
+        return {name for name, parameter in self.parameters() if hasattr(parameter, "shard")}
 
     def shapes(self) -> dict[str, list[int]]:
         """The full shape of every parameter."""
@@ -388,3 +413,8 @@ class Engine:
     def close(self) -> None:
         """Releases DeepSpeed's hooks and buffers."""
         self._deepspeed.destroy()
+        if self._tensor > 1:  # or the next engine of this process would take them up
+            from deepspeed.utils import groups
+
+            groups.mpu = groups._TENSOR_MODEL_PARALLEL_GROUP = None
+            groups._MODEL_PARALLEL_GROUP = groups._DATA_PARALLEL_GROUP = None

@@ -10,6 +10,7 @@ import torch
 from configs.recipe import BatchPlan, Recipe
 from configs.train_sections import Zero
 from pretrain.float8 import float8_problem
+from pretrain.tensor import deepspeed_section
 
 BF16 = frozenset({"bf16", "fp8"})  # precisions whose weights and gradients are bf16's
 
@@ -69,6 +70,10 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, precision: str) -> dict[st
     if precision == "fp16":
         derived["fp16"] = {"enabled": True}
     derived["zero_optimization"].update(_offload(train.zero, stage))
+    if train.parallel.tensor > 1:
+        derived["tensor_parallel"] = deepspeed_section(recipe.model, train.parallel.tensor)
+    elif "tensor_parallel" in recipe.deepspeed:
+        raise ValueError("deepspeed.tensor_parallel: use train.parallel.tensor, which knows of rows and checkpoints")
     return _merged(derived, recipe.deepspeed, "deepspeed")
 
 

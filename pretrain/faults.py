@@ -115,7 +115,7 @@ class FaultGuard:
         self.newest_checkpoint = checkpoint_step
         self._documents = documents
         self._losses: deque[float] = deque(state.get("losses", []), maxlen=self._settings.window)
-        self._rank, self._ranks, self._sharing = ranks.rank, ranks.count, recipe.train.parallel.sequence
+        self._rank, self._ranks, self._sharing = ranks.rank, ranks.count, recipe.train.parallel.sharing
 
     @property
     def state(self) -> dict[str, Any]:

@@ -27,14 +27,10 @@ class HostCopy:
         self._buffers: dict[str, dict[str, Tensor]] = {}
 
     def take(self, pieces: list[Fragment]) -> dict[str, dict[str, Tensor]]:
-        """Copies `pieces` as they are now: kind of file -> name in it -> (n,) fp32 on the CPU."""
+        """Copies `pieces` as they are now: kind of file -> name in it -> fp32 on the CPU."""
         tensors = {
-            "weights": {f"{piece.name}@{piece.offset}": piece.weight for piece in pieces},
-            "optimizer": {
-                f"{key}/{piece.name}@{piece.offset}": values
-                for piece in pieces
-                for key, values in piece.moments.items()
-            },
+            "weights": {piece.key: piece.weight for piece in pieces},
+            "optimizer": {f"{key}/{piece.key}": values for piece in pieces for key, values in piece.moments.items()},
         }
         if {kind: list(values) for kind, values in tensors.items()} != {k: list(v) for k, v in self._buffers.items()}:
             self._buffers = {
@@ -70,27 +66,45 @@ def write_pieces(tensors: dict[str, dict[str, Tensor]], directory: Path, ranks: 
     return written
 
 
+def _fill_rows(values: Tensor, piece: Any, offset: int, rows: int, width: int, stride: int) -> int:
+    """Writes what of a piece of several rows belongs into `values`, from a number that may be negative; counts it."""
+    first = max(0, (-offset - width) // stride + 1)
+    last = min(rows, (len(values) - 1 - offset) // stride + 1)
+    if first >= last:
+        return 0
+    at = offset + torch.arange(first, last).view(-1, 1) * stride + torch.arange(width)
+    inside = (at >= 0) & (at < len(values))
+    values[at[inside]] = piece[first:last][inside]
+    return int(inside.sum())
+
+
 class FragmentReader:
     """All files of one kind in a checkpoint, mapped and read by parameter and range."""
 
     def __init__(self, directory: Path, kind: str) -> None:
         self._directory = directory
-        self._pieces: dict[str, list[tuple[int, int, Any]]] = defaultdict(list)  # name -> (offset, numel, slice)
+        # name -> (offset, rows, width, numbers between the beginnings of rows, slice)
+        self._pieces: dict[str, list[tuple[int, int, int, int, Any]]] = defaultdict(list)
         self._files: list[Any] = [
             safe_open(file, framework="pt") for file in sorted(directory.glob(f"{kind}-*.safetensors"))
         ]
         for file in self._files:
             for key in file.keys():  # noqa: SIM118 (no mapping)
-                name, _, offset = key.rpartition("@")
+                name, _, place = key.rpartition("@")
+                offset, _, stride = place.partition("+")
                 piece = file.get_slice(key)
-                self._pieces[name].append((int(offset), piece.get_shape()[0], piece))
+                *rows, width = piece.get_shape()
+                self._pieces[name].append((int(offset), *(rows or [1]), width, int(stride or width), piece))
 
     def part(self, name: str, start: int, count: int) -> Tensor:
         """Numbers [start, start + count) of a flattened parameter, fp32; raises `ValueError` when some are missing."""
         values = torch.empty(count, dtype=torch.float32)
         filled = 0
-        for offset, numel, piece in self._pieces[name]:
-            first, last = max(start, offset), min(start + count, offset + numel)
+        for offset, rows, width, stride, piece in self._pieces[name]:
+            if rows > 1:
+                filled += _fill_rows(values, piece, offset - start, rows, width, stride)
+                continue
+            first, last = max(start, offset), min(start + count, offset + width)
             if first < last:
                 values[first - start : last - start] = piece[first - offset : last - offset]
                 filled += last - first

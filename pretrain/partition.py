@@ -8,7 +8,7 @@ it. A checkpoint made of them loads at any stage and any number of ranks.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +19,49 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def full_shape(parameter: nn.Parameter) -> torch.Size:
-    """The shape of a parameter, also where ZeRO-3 has left a rank only a piece of it."""
-    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    """The shape of a parameter, also where ZeRO-3 or tensor parallelism has left a rank only a piece of it."""
+    shard: Shard | None = getattr(parameter, "shard", None)
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape) if shard is None else shard.shape
     return shape
+
+
+class Block(NamedTuple):
+    """Part of a shard: `rows` runs of `width` numbers, one after the other in the shard from `start` on.
+
+    In the whole flattened parameter the first begins at `offset`, and each next one `stride` after the one before.
+    """
+
+    start: int
+    offset: int
+    rows: int
+    width: int
+    stride: int
+
+    def between(self, first: int, last: int) -> list[Block]:
+        """What of it lies in numbers [first, last) of the shard: part of a row, whole rows, part of a row."""
+        first, last = max(0, first - self.start), min(self.rows * self.width, last - self.start)
+        found = []
+        while first < last:
+            row, column = divmod(first, self.width)
+            rows = (last - first) // self.width if column == 0 else 0
+            width = self.width if rows else min(self.width - column, last - first)
+            offset = self.offset + row * self.stride + column
+            found.append(Block(self.start + first, offset, max(rows, 1), width, self.stride))
+            first += max(rows, 1) * width
+        return found
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What tensor parallelism leaves a rank of one parameter, in the order in which it lies there."""
+
+    shape: torch.Size  # of the whole parameter
+    blocks: tuple[Block, ...]
+
+    def of(self, value: Tensor) -> Tensor:
+        """(n,): the shard of a whole value."""
+        flat = value.flatten()
+        return torch.cat([flat[b.offset :].as_strided((b.rows, b.width), (b.stride, 1)).flatten() for b in self.blocks])
 
 
 class Place(NamedTuple):
@@ -32,22 +72,46 @@ class Place(NamedTuple):
     buffer: Tensor  # fp32: what the optimizer updates
     start: int
     numel: int
+    rows: int = 1  # equal parts of the piece
+    stride: int = 1  # numbers between their beginnings within the flattened parameter, where there are several
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """A contiguous piece of one flattened parameter: `weight` and each of `moments` is a live (n,) fp32 view."""
+    """A piece of one flattened parameter: `weight` and each of `moments` is a live fp32 view.
+
+    (n,) where the piece is contiguous; (rows, width) where rows of it begin `stride` numbers after each other.
+    """
 
     name: str
     offset: int  # of the first number within the flattened parameter
     weight: Tensor
     moments: dict[str, Tensor]
     updates: Tensor  # scalar: optimizer updates so far; shared by the fragments of one buffer
+    stride: int = 1
 
     @property
     def numel(self) -> int:
         """Numbers in the piece."""
         return self.weight.numel()
+
+    @property
+    def span(self) -> int:
+        """Numbers of the flattened parameter from the first of the piece to its last."""
+        return sum((size - 1) * step for size, step in zip(self.weight.shape, self._steps, strict=True)) + 1
+
+    @property
+    def _steps(self) -> tuple[int, ...]:
+        return (self.stride, 1) if self.weight.ndim == 2 else (1,)
+
+    @property
+    def key(self) -> str:
+        """Its name in files."""
+        return f"{self.name}@{self.offset}" + (f"+{self.stride}" if self.weight.ndim == 2 else "")
+
+    def of(self, values: Tensor) -> Tensor:
+        """The piece, in its own shape, of `span` contiguous numbers from its offset on."""
+        return values.as_strided(self.weight.shape, self._steps)
 
 
 def places(engine: Any, stage: int, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[Place]:
@@ -56,7 +120,30 @@ def places(engine: Any, stage: int, parameters: Iterable[tuple[str, nn.Parameter
     At stage 0 every rank has all of every parameter; otherwise no two ranks have the same number.
     """
     locate = {0: _whole, 1: _flat_groups, 2: _flat_groups, 3: _subgroups}[stage]
-    return [place for name, parameter in parameters if (place := locate(engine, name, parameter)) is not None]
+    found = []
+    for name, parameter in parameters:
+        if (place := locate(engine, name, parameter)) is not None:
+            shard: Shard | None = getattr(parameter, "shard", None)
+            found += [place] if shard is None else in_whole(place, shard)
+    return found
+
+
+def in_whole(place: Place, shard: Shard) -> list[Place]:
+    """A place in a shard as places in the whole parameter."""
+    first, last = place.offset, place.offset + place.numel
+    return [
+        Place(
+            place.name,
+            block.offset,
+            place.buffer,
+            place.start + block.start - first,
+            block.rows * block.width,
+            block.rows,
+            block.stride,
+        )
+        for whole in shard.blocks
+        for block in whole.between(first, last)
+    ]
 
 
 def units(engine: Any, stage: int) -> list[list[Tensor]]:
@@ -79,10 +166,12 @@ def shares(pieces: list[Fragment], rank: int, count: int) -> list[Fragment]:
     """Of pieces that all `count` ranks have whole: this rank's part of each, so that every rank writes as much."""
     cut = []
     for piece in pieces:
-        start, stop = piece.numel * rank // count, piece.numel * (rank + 1) // count
+        size = piece.weight.shape[0]
+        start, stop = size * rank // count, size * (rank + 1) // count
         if start < stop:
             moments = {key: values[start:stop] for key, values in piece.moments.items()}
-            cut.append(Fragment(piece.name, piece.offset + start, piece.weight[start:stop], moments, piece.updates))
+            offset = piece.offset + start * piece.stride
+            cut.append(replace(piece, offset=offset, weight=piece.weight[start:stop], moments=moments))
     return cut
 
 
@@ -118,9 +207,11 @@ def _fragment(optimizer: torch.optim.Optimizer, place: Place) -> Fragment:
         state.update({key: torch.zeros_like(place.buffer, requires_grad=False) for key in MOMENTS})
 
     def cut(values: Tensor) -> Tensor:
-        return values.detach().view(-1).narrow(0, place.start, place.numel)
+        piece = values.detach().view(-1).narrow(0, place.start, place.numel)
+        return piece.view(place.rows, -1) if place.rows > 1 else piece
 
     # Sorted, so that all ranks and all files have the same order; `step` is a scalar beside them.
     keys = sorted(key for key, values in state.items() if key != "step" and torch.is_tensor(values))
     moments = {key: cut(state[key]) for key in keys if state[key].numel() == place.buffer.numel()}
-    return Fragment(place.name, place.offset, cut(place.buffer), moments, state["step"])
+    stride = place.stride if place.rows > 1 else 1
+    return Fragment(place.name, place.offset, cut(place.buffer), moments, state["step"], stride)

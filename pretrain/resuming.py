@@ -117,6 +117,6 @@ def load_checkpoint(engine: Engine, info: CheckpointInfo) -> None:
     moments = FragmentReader(info.directory, "optimizer")
     for piece in engine.fragments():
         for key, values in piece.moments.items():
-            values.copy_(moments.part(f"{key}/{piece.name}", piece.offset, piece.numel))
+            values.copy_(piece.of(moments.part(f"{key}/{piece.name}", piece.offset, piece.span)))
         piece.updates.fill_(info.state["updates"])
     engine.set_loss_scale(info.state["loss_scale"])

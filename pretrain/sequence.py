@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed._functional_collectives import all_to_all_single_autograd
 
 from configs.recipe import Recipe
+from configs.train_sections import Parallel
 from pretrain.batches import Batch, Batches
 from pretrain.model import Transformer
 from pretrain.ranks import Ranks
@@ -40,9 +41,10 @@ class RowShare:
         return replace(batch, **sliced, target_bytes=0 if self.part else batch.target_bytes)
 
 
-def row_share(ranks: Ranks, parts: int) -> RowShare:
-    """Consecutive ranks, which are near each other in the network, share rows."""
-    return RowShare(ranks.rank // parts, ranks.count // parts, ranks.rank % parts, parts)
+def row_share(ranks: Ranks, parallel: Parallel) -> RowShare:
+    """Consecutive ranks, which are near each other in the network, share rows, or have the same."""
+    sharing, parts = parallel.sharing, parallel.sequence
+    return RowShare(ranks.rank // sharing, ranks.count // sharing, ranks.rank % parts, parts)
 
 
 class SlicedBatches:

@@ -12,7 +12,7 @@ from configs.recipe import load, solve_batch
 from pretrain.checkpoint import load_weights
 from pretrain.engine_config import deepspeed_config
 from pretrain.sequence import check_sequence
-from tests.distributed.test_ranks import Runs, differences
+from tests.distributed.test_ranks import MUON_SETTINGS, Runs, differences
 from tests.training_run import tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -21,12 +21,16 @@ MODEL: dict[str, Any] = {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "nu
 REFERENCES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
     "one rank": (1, 1, 1, {}),
     "one rank, documents": (1, 1, 1, {"document_masking": True}),
+    "one rank, muon": (1, 1, 1, {"optimizer": MUON_SETTINGS}),
+    "one rank, bf16": (1, 1, 1, {"precision": "bf16"}),
 }
 CASES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
     "2 share, stage 0": (2, 2, 0, {}),
     "2 share, stage 3, full": (2, 2, 3, {"activation_checkpointing": "full"}),
     "2 share, stage 1, selective": (2, 2, 1, {"activation_checkpointing": "selective"}),
     "2 share, documents": (2, 2, 2, {"document_masking": True, "micro_batch_size": 1}),
+    "2 share, stage 2, muon": (2, 2, 2, {"optimizer": MUON_SETTINGS}),
+    "2 share, stage 1, bf16": (2, 2, 1, {"precision": "bf16"}),
     "2 ranks, selective": (2, 1, 3, {"activation_checkpointing": "selective"}),
 }
 MORE: dict[str, tuple[int, int, int, dict[str, Any]]] = {
@@ -36,6 +40,10 @@ MORE: dict[str, tuple[int, int, int, dict[str, Any]]] = {
         for stage in (0, 1, 2, 3)
         for mode in ("selective", "full")
     },
+    **{f"2 share, stage {stage}, muon": (2, 2, stage, {"optimizer": MUON_SETTINGS}) for stage in (0, 1, 3)},
+    **{f"2 share, stage {stage}, bf16": (2, 2, stage, {"precision": "bf16"}) for stage in (2, 3)},
+    "2 share, stage 0, compiled": (2, 2, 0, {"compile": True}),
+    "2 share, stage 2, compiled": (2, 2, 2, {"compile": True}),
     "2 of 4 share": (4, 2, 1, {}),
     "2 of 4 share, stage 3, documents": (4, 2, 3, {"document_masking": True}),
     "4 share": (4, 4, 3, {}),
@@ -65,18 +73,20 @@ def more_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def assert_the_same_training(runs: Runs, name: str) -> None:
-    reference = "one rank, documents" if "documents" in name else "one rank"
+    kind = next((kind for kind in ("documents", "muon", "bf16") if kind in name), None)
+    reference = f"one rank, {kind}" if kind else "one rank"
+    bound = 3e-3 if kind == "bf16" else 1e-5  # bf16 rounds sums over tokens otherwise where ranks have half of them
     steps = range(1, 13)
     for key in ("train/loss", "train/grad_norm", "train/code_bits_per_byte"):
         worst = max(differences(runs.values(name, key), runs.values(reference, key), steps))
         print(f"{name}: {key} differs by {worst:.1e}")
-        assert worst < 1e-5, key
+        assert worst < bound, key
     for key in ("val/loss", "val/bits_per_byte"):
-        assert abs(runs.values(name, key)[12] - runs.values(reference, key)[12]) < 1e-5, key
+        assert abs(runs.values(name, key)[12] - runs.values(reference, key)[12]) < bound, key
     assert runs.values(name, "tokens") == runs.values(reference, "tokens")
     one, other = load_weights(runs.checkpoint(name, 12)), load_weights(runs.checkpoint(reference, 12))
     for (key, value), same in zip(one.named_parameters(), other.parameters(), strict=True):
-        assert (value - same).abs().mean() < 1e-5, key
+        assert (value - same).abs().mean() < bound, key
 
 
 @pytest.mark.parametrize("name", CASES)
