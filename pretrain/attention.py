@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -50,22 +50,69 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 
     `mask`: (B, 1, T, T), causal as well, 0 and -inf as from `pretrain.masking.document_mask`.
     """
-    length, groups = q.shape[2], q.shape[1] // k.shape[1]
+    groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    block = _attention_block(length)
-    position = torch.arange(length, device=q.device)
-    parts = []
-    for start in range(0, length, block):
-        end = start + block
-        scores = (q[:, :, start:end] @ k[:, :, :end].transpose(-1, -2)).float() / math.sqrt(q.shape[3])
-        if mask is None:
-            hidden = position[:end] > position[start:end, None]  # (block, end)
-            scores = scores.masked_fill(hidden, -math.inf)
-        else:
-            scores = scores + mask[:, :, start:end, :end]
-        parts.append(scores.softmax(dim=-1).to(q.dtype) @ v[:, :, :end])
-    return torch.cat(parts, dim=2)
+    out: Tensor = _Products.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Products(torch.autograd.Function):
+    """`causal_attention` with as many heads everywhere, and its gradient.
+
+    Written out, because what autograd makes of the forward pass writes the gradients of keys and values transposed and
+    padded with zeros, and keeps the weights in fp32 as well, which cost 6% of a step (docs/lab-notes.md). The sum that the
+    softmax's gradient needs is that of out x its gradient (FlashAttention, arXiv:2205.14135, appendix B).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        length, block = q.shape[2], _attention_block(q.shape[2])
+        position = torch.arange(length, device=q.device)
+        weights, parts = [], []
+        for start in range(0, length, block):
+            end = start + block
+            scores = (q[:, :, start:end] @ k[:, :, :end].transpose(-1, -2)).float() / math.sqrt(q.shape[3])
+            if mask is None:
+                hidden = position[:end] > position[start:end, None]  # (block, end)
+                scores = scores.masked_fill(hidden, -math.inf)
+            else:
+                scores = scores + mask[:, :, start:end, :end]
+            weights.append(scores.softmax(dim=-1).to(q.dtype))
+            parts.append(weights[-1] @ v[:, :, :end])
+        out = torch.cat(parts, dim=2)
+        ctx.save_for_backward(q, k, v, out, *weights)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, out, *weights = ctx.saved_tensors
+        block = _attention_block(q.shape[2])
+        sums = (gradient.float() * out.float()).sum(dim=-1, keepdim=True)  # (B, H, T, 1)
+        of_q: list[Tensor] = []
+        of_k: list[Tensor] = []
+        of_v: list[Tensor] = []
+        for number, weight in enumerate(weights):
+            rows, end = slice(number * block, (number + 1) * block), (number + 1) * block
+            of_weight = (gradient[:, :, rows] @ v[:, :, :end].transpose(-1, -2)).float()
+            of_scores = weight.float() * (of_weight - sums[:, :, rows]) / math.sqrt(q.shape[3])
+            of_scores = of_scores.to(q.dtype)
+            of_q.append(of_scores @ k[:, :, :end])
+            of_k.append(of_scores.transpose(-1, -2) @ q[:, :, rows])
+            of_v.append(weight.transpose(-1, -2) @ gradient[:, :, rows])
+        return torch.cat(of_q, dim=2), _add_up(of_k, block), _add_up(of_v, block), None
+
+
+def _add_up(parts: list[Tensor], block: int) -> Tensor:
+    """Sum of (B, H, block, E), (B, H, 2 block, E), …, each counted from the first position."""
+    added = []
+    for number in range(len(parts)):
+        rows = slice(number * block, (number + 1) * block)
+        total = parts[number][:, :, rows]
+        for later in parts[number + 1 :]:
+            total = total + later[:, :, rows]
+        added.append(total)
+    return torch.cat(added, dim=2)
 
 
 def _attention_block(length: int) -> int:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from configs.recipe import Recipe, solve_batch
 from pretrain.batches import Batch
@@ -279,7 +280,11 @@ class Engine:
 
     def _clip(self, limit: float) -> float:
         if self._tensor == 1:
-            return float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            norm = float(get_total_norm(gradients))
+            if norm > limit:  # `clip_grad_norm_` multiplies by one otherwise, which takes as long
+                clip_grads_with_norm_(self.module.parameters(), limit, torch.tensor(norm))
+            return norm
         from deepspeed.runtime.utils import clip_grad_norm_
 
         return float(clip_grad_norm_(self.module.parameters(), limit, mpu=self._deepspeed.mpu))
