@@ -243,9 +243,15 @@ def block_bytes(config: Model, setup: Setup) -> float:
         copies = (8.0 if element == 2 else 4.0) if _in_steps(setup) else 0.0
         norms += 4.0 * (heads + config.kv_heads) + copies * (inner + keys)
     if setup.compiled and setup.cpu and config.context_length <= LONGEST_PRODUCTS:
-        attention += (4.0 + element) * heads * config.context_length * 0.625  # weights of four blocks of queries
+        attention += element * heads * _seen_on_average(config.context_length)  # `pretrain.attention`: its weights
     drop = config.dropout > 0
     return attention + mlp + norms + (2.0 * config.hidden_size * (element if setup.cpu else 1) if drop else 0.0)
+
+
+def _seen_on_average(length: int) -> float:
+    """Keys a query is multiplied with, in blocks of 128 or more queries that see those up to their block's end."""
+    block = max(128, length // 4) if length >= 128 else length
+    return (length + block) / 2
 
 
 def _qkv(config: Model) -> int:
