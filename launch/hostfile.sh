@@ -9,7 +9,7 @@
 # prepared (`replica data RECIPE`). MASTER_ADDR (the first host's name) and MASTER_PORT (29500) say where the ranks
 # meet. Exit code 0 only when the checkpoint of the last step lies there, whatever DeepSpeed's launcher says: it reports
 # success for ranks that it lost. What it leaves running on this host is ended. 75: stopped by a signal after saving, or
-# not finished; the same command continues.
+# not finished; 76: a rank, of any host, is gone or stuck. After both the same command continues.
 #
 # Over ssh, hosts end together: when one fails, or when this command is ended, even by kill -9 or a lost connection.
 # REPLICA_SSH ("ssh") may carry options; it must ask for nothing. Variables that begin with NCCL_, GLOO_, UCX_, TORCH_,
@@ -67,6 +67,24 @@ end_all() {
         done
     done
 }
+# A rank that is stopped cannot end itself, and its launcher waits for it. When ranks of this start, on whichever host, have
+# given the run up (the words are those of pretrain/heartbeat.py), what is left here has some seconds to end.
+given_up() {
+    find "$run/ranks" -name 'rank_*.json' -newer "$started" -exec grep -l 'ended because of another rank' {} + 2>/dev/null |
+        grep -q .
+}
+watch_launcher() { # its process
+    while kill -0 "$1" 2>/dev/null; do
+        if given_up; then
+            sleep 5
+            kill -0 "$1" 2>/dev/null || return 0
+            echo "ranks have given the run up, and not all of this host have ended" >&2
+            end_all
+            return 0
+        fi
+        sleep 2
+    done
+}
 # Every host does what it would do with --node-rank. What holds them is the pipe 3, whose only writer is this process: when
 # that is gone, `cat` there ends and has its host stopped.
 # shellcheck disable=SC2016 # for the other side
@@ -105,10 +123,11 @@ train_over_ssh() {
 }
 how=(--hostfile "$hosts" --master_addr "${MASTER_ADDR:-$first}" --master_port "${MASTER_PORT:-29500}")
 [ -z "$node" ] || how+=(--no_ssh --node_rank "$node")
-code=0
+code=0 started=""
 # shellcheck disable=SC2317 # called by the trap
 leave() {
     exec 3>&-
+    [ -z "$started" ] || rm -f "$started"
     [ -n "$node" ] || wait
     end_all
 }
@@ -118,8 +137,15 @@ trap 'exit 130' INT
 if [ -z "$node" ] && [ ${#lines[@]} -gt 1 ]; then
     train_over_ssh || code=$?
 else
+    mkdir -p "$run/ranks"
+    started=$(mktemp "$run/ranks/.started.XXXXXX")
     env "$mark" deepspeed "${how[@]}" "$root/pretrain/train.py" --recipe "$recipe" --out "$run" "${settings[@]}" &
-    wait $! || code=$?
+    launcher=$!
+    watch_launcher "$launcher" &
+    watcher=$!
+    wait "$launcher" || code=$?
+    kill "$watcher" 2>/dev/null || true
+    [ "$code" -eq 0 ] || ! given_up || code=76
 fi
 end_all
 python -m launch.completion "$run" && exit 0

@@ -63,6 +63,13 @@ trap 'cancelled=1' TERM
 # srun waits for ever when a node's part of the step died without a word: when one task failed and srun is still there
 # GRACE seconds later, the rest is killed.
 grace=${REPLICA_GRACE:-90}
+# Steps by their numbers: SIGKILL for the whole job would cancel it, this script included.
+kill_steps() {
+    local id
+    for id in $(squeue --steps --noheader --jobs="$SLURM_JOB_ID" --format=%i); do
+        if [[ $id =~ \.[0-9]+$ ]]; then scancel --signal=KILL "$id"; fi
+    done
+}
 step() { # command with srun; gives its exit code back
     local code=0 failed notes pid since=""
     notes=$(mktemp)
@@ -75,7 +82,7 @@ step() { # command with srun; gives its exit code back
         [ "$failed" -eq 0 ] || since=${since:-$SECONDS}
         [ -z "$since" ] || [ $((SECONDS - since)) -lt "$grace" ] || {
             say "some tasks failed $grace s ago and the others do not end: killing them"
-            scancel --signal=KILL "$SLURM_JOB_ID"
+            kill_steps
             kill -KILL "$pid"
             since=""
         }

@@ -61,8 +61,8 @@ class _Products(torch.autograd.Function):
     """`causal_attention` with as many heads everywhere, and its gradient.
 
     Written out, because what autograd makes of the forward pass writes the gradients of keys and values transposed and
-    padded with zeros, and keeps the weights in fp32 as well, which cost 6% of a step (docs/lab-notes.md). The sum that the
-    softmax's gradient needs is that of out x its gradient (FlashAttention, arXiv:2205.14135, appendix B).
+    padded with zeros, and keeps the weights in fp32 as well, which cost 6% of a step (docs/lab-notes.md). The sum that
+    the softmax's gradient needs is that of out x its gradient (FlashAttention, arXiv:2205.14135, appendix B).
     """
 
     @staticmethod

@@ -9,9 +9,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from configs.train_sections import Watch
+from pretrain.heartbeat import ENDED, LOST_RANK, Heartbeat
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ("head", "second", "third")
@@ -126,6 +130,23 @@ def test_when_one_host_fails_the_others_end(place: Path) -> None:
     assert "a host ended with exit code 2: ending the others" in said
     assert process.returncode == 2
     assert (place / "calls" / "0.ended").exists() and (place / "calls" / "2.ended").exists()
+
+
+def test_a_launcher_whose_rank_does_not_answer_is_not_waited_for(place: Path) -> None:
+    """Ranks of another host gave the run up; a sign of life of an earlier start says nothing."""
+    (place / "run").mkdir()
+    stopped = Heartbeat(place / "run", Watch(), rank=1, ranks=3)
+    stopped._beat = replace(stopped._beat, phase=ENDED)
+    stopped._write()
+    with start(place) as process:
+        wait_for(place)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        stopped._write()
+        said = process.communicate(timeout=40)[1]
+    assert process.returncode == LOST_RANK and "ranks have given the run up" in said, said
+    assert not list((place / "run" / "ranks").glob(".started*"))
+    wait_for(place, ".ended")
 
 
 def test_when_the_command_is_killed_all_hosts_end(place: Path) -> None:
