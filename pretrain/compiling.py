@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._functorch.config as functorch
 
 from configs.train_sections import Train
 
@@ -48,3 +49,8 @@ def keep_compiled() -> None:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-replica" / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    # Attention's own gradient keeps nothing beside what the compiler sees; without this nothing of the model would be
+    # taken from the cache, and every start would trace it again (6 s for six layers).
+    name = "autograd_cache_allow_custom_autograd_functions"
+    if hasattr(functorch, name):
+        setattr(functorch, name, True)
