@@ -135,12 +135,26 @@ def _setup(recipe: Recipe, place: Place, warnings: list[str]) -> Setup:
         sequence=sharing,
         checkpointing=train.activation_checkpointing,
         optimizer=train.optimizer.name,
-        compiled=train.compile is True or (train.compile == "auto" and not place.device.cpu and train.zero.stage < 3),
+        compiled=_compiled(recipe, place),
         cpu=place.device.cpu,
         checkpoint_copy=train.checkpoint.asynchronous,
         bucket=int(bucket),
         loss_chunk=train.loss_chunk,
     )
+
+
+def _compiled(recipe: Recipe, place: Place) -> bool:
+    """As `pretrain.compiling.should_compile` decides; a GPU is taken to have long runs and a compiler."""
+    from pretrain.compiling import PAYS_FROM_FLOPS
+
+    train = recipe.train
+    if train.compile != "auto":
+        return train.compile
+    if train.zero.stage == 3 or not place.device.cpu or train.epochs is not None:
+        return train.zero.stage < 3 and not place.device.cpu
+    rows = embedding_rows(recipe) or _CHARACTER_ROWS
+    tokens = total_steps(recipe, 0) * train.global_batch_size * recipe.model.context_length
+    return tokens * flops_per_token(recipe.model, rows) / place.ranks >= PAYS_FROM_FLOPS["cpu"]
 
 
 def _row(recipe: Recipe, rows: int, setup: Setup, place: Place, limit: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers"
 BUCKET, LIVE, PREFETCH = 500_000_000, 1_000_000_000, 50_000_000
 # Measured with a model of next to nothing. On a CPU: Python and all libraries in use after a first step. On a GPU:
 # cuBLAS's workspace, which torch allocates; the driver's context lies outside what torch counts.
-CPU_OVERHEAD, CPU_OVERHEAD_ZERO, CPU_COMPILER, GPU_OVERHEAD, GPU_CONTEXT = 375e6, 425e6, 90e6, 70e6, 700e6
+CPU_OVERHEAD, CPU_OVERHEAD_ZERO, CPU_COMPILER, GPU_OVERHEAD, GPU_CONTEXT = 375e6, 425e6, 65e6, 70e6, 700e6
 # What glibc's allocator keeps beside tensors that come and go, as a share of them; with MALLOC_MMAP_THRESHOLD_=65536 it
 # is nearly nothing. Larger tensors are mapped by themselves, and go back to the system (DEFAULT_MMAP_THRESHOLD_MAX).
 CPU_WASTE, MAPPED_BYTES = 0.40, 32 * 2**20
