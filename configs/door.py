@@ -12,12 +12,16 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from configs.cores import choose_waiting
+from configs.terminal import guarded_output
 
 USER_ERROR = 2
 BUG = 70  # EX_SOFTWARE: not 1, which says that a gate failed
@@ -41,10 +45,19 @@ def run_door(command: Callable[[], int], debug: bool = False, interrupted: str =
     """Runs a command and returns its exit code; errors of the user become one line on standard error.
 
     SIGTERM and SIGUSR1 unwind it like an error, so that temporary files and child processes do not stay behind.
+    What is printed meanwhile cannot steer the terminal (`configs/terminal.py`). Signal handlers, environment variables,
+    working directory, warning filters and standard streams are left as they were found, whatever the command and its
+    libraries did to them: the caller may be a test or a notebook.
     """
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGUSR1, _terminate)
-    choose_waiting()
+    with as_found(), guarded_output():
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
+            signal.signal(signal.SIGUSR1, _terminate)
+        choose_waiting()
+        return _exit_code(command, debug, interrupted)
+
+
+def _exit_code(command: Callable[[], int], debug: bool, interrupted: str) -> int:
     try:
         code = command()
         sys.stdout.flush()
@@ -70,6 +83,37 @@ def run_door(command: Callable[[], int], debug: bool = False, interrupted: str =
             return BUG
         print(f"error: {message}", file=sys.stderr)
         return USER_ERROR
+    except BaseException:  # panics of Rust libraries are no `Exception`, and uncaught they would end with 1
+        traceback.print_exc()
+        return BUG
+
+
+@contextmanager
+def as_found() -> Iterator[None]:
+    """Puts back, at the end, what belongs to the whole process: see `run_door`."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    environment, directory = dict(os.environ), Path.cwd()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                # None: set by a library in C, which Python cannot put back
+                if handler is not None and signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        if not _is_at(directory):
+            os.chdir(directory)
+
+
+def _is_at(directory: Path) -> bool:
+    try:
+        return Path.cwd() == directory
+    except FileNotFoundError:  # the working directory was deleted
+        return False
 
 
 def explain(error: Exception) -> str | None:

@@ -191,11 +191,10 @@ def show_command(arguments: Namespace) -> int:
     if arguments.run_directory:
         print(recipe.run_directory)
         return 0
-    from rich.console import Console
-
+    from configs.console import Console
     from launch.show import print_facts, print_recipe
 
-    console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160")), highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160")))
     print_recipe(recipe, origins, console)
     print_facts(recipe, recipe.train.ranks or 1, console)
     return 0

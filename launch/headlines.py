@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from configs.console import Console
 
 _HEADLINES = ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu", "acc", "acc_norm")
 
@@ -26,7 +27,7 @@ def print_headlines(run: Path) -> None:
             )
             table.add_row(result.name, score(result.value), interval, f"{result.n:,}")
     if table.row_count:
-        Console(highlight=False, soft_wrap=True).print(table)
+        Console(soft_wrap=True).print(table)
 
 
 def print_verdict(run: Path) -> int:

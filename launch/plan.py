@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from configs.console import Console
 from configs.files import read_json
 from configs.recipe import Recipe, load, total_steps
 from configs.rendering import short, size
@@ -293,7 +293,7 @@ def plan_command(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps(plan, indent=2))
     else:
-        _print(plan, Console(width=80, highlight=False))
+        _print(plan, Console(width=80))
     return 0
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
-from rich.console import Console
 from rich.text import Text
 
+from configs.console import Console
 from configs.recipe import Origins, Recipe, solve_batch, total_steps
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
+from configs.console import Console
 from configs.files import content_identity, fingerprint, read_json, write_json
 from configs.recipe import Recipe, load_run, save
 from configs.rendering import duration
@@ -45,7 +44,7 @@ def run_all(recipe: Recipe) -> int:
         Stage("evaluation", lambda: _results_are_current(run), lambda: eval_stage(run)),
         Stage("report", lambda: _report_is_current(run), lambda: report_stage(run)),
     ]
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     began = time.monotonic()
     with working_in(recipe):
         for number, stage in enumerate(stages, start=1):
@@ -57,9 +56,9 @@ def run_all(recipe: Recipe) -> int:
 
 def _do(stage: Stage, heading: str, console: Console) -> None:
     if stage.is_current():
-        console.print(heading, "– up to date", style="dim", markup=False)
+        console.print(heading, "– up to date", style="dim")
         return
-    console.print(heading, style="bold", markup=False)
+    console.print(heading, style="bold")
     began = time.monotonic()
     stage.work()
     console.print(f"      {duration(time.monotonic() - began)}", style="dim")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from configs.console import Console
 from configs.recipe import Recipe
+from configs.terminal import printable
 
 if TYPE_CHECKING:
     from pretrain.provenance import TracedSpan
@@ -42,12 +43,8 @@ def print_trace(recipe: Recipe, step: int) -> None:
         table.add_column(title, justify="right" if title in {"row", "offset", "tokens"} else "left")
     for span in trace(recipe, step):
         cells = (f"{span.row}", span.id, span.source, f"{span.offset:,}", f"{span.tokens:,}", span.words)
-        table.add_row(*(_plain(cell) for cell in cells))
-    console = Console(highlight=False)
+        table.add_row(*(printable(cell) for cell in cells))
+    console = Console()
     if not console.is_terminal:
         console.width = 200
     console.print(table)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")  # text from documents is not rich markup
