@@ -19,6 +19,7 @@ from torch import Tensor
 from configs.files import atomic_directory, read_json, write_json
 from configs.model_section import Model
 from data_prep.vocab import TOKENIZER_NAME, Vocab
+from pretrain.exportable import architecture_of
 from pretrain.huggingface_config import CONFIG_NAME, gpt2_settings, llama_settings, read_gpt2, read_llama
 from pretrain.model import Transformer
 
@@ -81,55 +82,18 @@ def _llama_weights(config: Model) -> Iterator[Weight]:
 
 
 class Architecture(NamedTuple):
-    """One class of `transformers`: the settings it covers, and the way there and back."""
+    """One class of `transformers`: the way there and back."""
 
-    required: dict[str, Any]  # settings that a model must have to be exported as this one
     settings: Callable[[Model], dict[str, Any]]
     read: Callable[[Mapping[str, Any]], dict[str, Any]]
     weights: Callable[[Model], Iterator[Weight]]
 
 
-_PLAIN: dict[str, Any] = {"value_residual": False, "logit_softcap": None}
-_LLAMA_LIKE: dict[str, Any] = {**_PLAIN, "position": "rope", "norm": "rmsnorm", "activation": "swiglu"}
 ARCHITECTURES = {
-    "GPT2LMHeadModel": Architecture(
-        {**_PLAIN, "position": "learned", "norm": "layernorm", "activation": "gelu", "qk_norm": False},
-        gpt2_settings,
-        read_gpt2,
-        _gpt2_weights,
-    ),
-    "LlamaForCausalLM": Architecture({**_LLAMA_LIKE, "qk_norm": False}, llama_settings, read_llama, _llama_weights),
-    "Qwen3ForCausalLM": Architecture(
-        {**_LLAMA_LIKE, "qk_norm": True, "bias": False}, llama_settings, read_llama, _llama_weights
-    ),
+    "GPT2LMHeadModel": Architecture(gpt2_settings, read_gpt2, _gpt2_weights),
+    "LlamaForCausalLM": Architecture(llama_settings, read_llama, _llama_weights),
+    "Qwen3ForCausalLM": Architecture(llama_settings, read_llama, _llama_weights),
 }
-
-
-def _mismatch(config: Model, name: str) -> list[str]:
-    """The settings that keep a model from being exported as this architecture, as text."""
-    required = ARCHITECTURES[name].required
-    wrong = [f"{key}={getattr(config, key)}" for key, value in required.items() if getattr(config, key) != value]
-    if name == "GPT2LMHeadModel":
-        if config.kv_heads != config.num_heads:
-            wrong.append(f"num_kv_heads={config.kv_heads}")
-        if config.head_width * config.num_heads != config.hidden_size:
-            wrong.append(f"head_dim={config.head_width}")
-    return wrong
-
-
-def architecture_of(config: Model) -> str:
-    """The `transformers` class that computes the same function.
-
-    Raises:
-        ValueError: naming, for the classes that come nearest, the settings in the way.
-    """
-    wrong = {name: _mismatch(config, name) for name in ARCHITECTURES}
-    fewest = min(map(len, wrong.values()))
-    nearest = {name: settings for name, settings in wrong.items() if len(settings) == fewest}
-    if fewest:
-        reasons = " and ".join(f"{name} excludes {', '.join(settings)}" for name, settings in nearest.items())
-        raise ValueError(f"no Hugging Face architecture has these model settings together: {reasons}; change them")
-    return next(iter(nearest))
 
 
 # -------------------------------------------------------------------------------------------------------------- export

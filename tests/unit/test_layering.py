@@ -113,7 +113,7 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
 def test_the_doors_are_light(tmp_path: Path) -> None:
     """Help texts and skipped stages must not wait for torch, ray or datasets."""
     light = [name for name in MODULES if name.split(".")[0] in ("configs", "data_prep")]
-    loaded = probe([*light, "launch.cli", "eval.__main__"], tmp_path)["loaded"]
+    loaded = probe([*light, "launch.cli", "eval.__main__", "pretrain.exportable"], tmp_path)["loaded"]
     assert isinstance(loaded, dict)
     heavy = {"torch", "ray", "datasets", "transformers", "deepspeed", "lm_eval", "matplotlib"}
     for name, modules in loaded.items():
