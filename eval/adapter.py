@@ -17,6 +17,12 @@ from eval.generation import complete, sample
 from eval.scoring import score_windows, sliding_windows
 from pretrain.model import Transformer
 
+_KNOWN = {"until", "do_sample", "max_gen_toks", "temperature", "top_k", "top_p"}
+# What transformers' `generate` (GenerationConfig) takes where neither the task nor the model's directory says anything.
+_USUAL = {"temperature": 0.0, "top_k": 50, "top_p": 1.0}
+# Values of other settings that change nothing.
+_NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "typical_p": 1.0, "use_cache": True}
+
 
 class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     """The three methods that make a model for lm-eval.
@@ -83,8 +89,10 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return texts
 
     def _generate(self, prompts: list[str], settings: dict[str, Any]) -> list[str]:
-        wanted = normalize_gen_kwargs(settings)
-        new, stops = wanted["max_gen_toks"], list(wanted["until"])
+        wanted = _generation_settings(settings)
+        new = wanted["max_gen_toks"]
+        # As `hf` does: a text that spells the end-of-text token in ordinary tokens ends there too.
+        stops = [*filter(None, wanted["until"]), self._vocab.end_of_document]
         room = self.max_length - new
         if room < 1:
             raise ValueError(
@@ -97,7 +105,7 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
                 return complete(self._model, self._vocab, ids, new, stops, self._batch_size, bar.update)
             texts = []
             for number, prompt in enumerate(ids, start=1):
-                choice = {key: wanted[key] for key in ("temperature", "top_k", "top_p") if wanted.get(key) is not None}
+                choice = {key: wanted[key] for key in ("temperature", "top_k", "top_p")}
                 texts.append(sample(self._model, self._vocab, prompt, new, stops, seed=number, **choice))
                 bar.update(number)
             return texts
@@ -106,3 +114,26 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     def _bar(self, description: str, total: int) -> Iterator[ProgressBar]:
         with redirect_stderr(self._stderr), progress_bar(description, total, self._progress) as bar:
             yield bar
+
+
+def _generation_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """A task's `generation_kwargs` by lm-eval's rules, what is missing filled in as transformers' `generate` does.
+
+    Raises:
+        ValueError: a setting that would change the text and that is unknown here, or sampling without a temperature.
+    """
+    wanted: dict[str, Any] = {**_USUAL, **normalize_gen_kwargs(settings)}
+    for name, value in wanted.items():
+        if name not in _KNOWN and value != _NEUTRAL.get(name):
+            raise ValueError(
+                f"a benchmark task generates with `{name}: {value}`, which is not supported; leave the task out, or "
+                f"take it out of the task's generation_kwargs (supported: {', '.join(sorted(_KNOWN))})"
+            )
+    if wanted["do_sample"] and not wanted["temperature"]:
+        raise ValueError(
+            "a benchmark task has `do_sample: true` in its generation_kwargs without a temperature above 0; set one, "
+            "or `do_sample: false`"
+        )
+    if wanted["top_k"] == 0:
+        wanted["top_k"] = None
+    return wanted

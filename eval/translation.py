@@ -66,10 +66,18 @@ def corpus_scores(
     """
     from sacrebleu.metrics import BLEU, CHRF
 
+    class PlainCHRF(CHRF):  # type: ignore[misc]  # sacrebleu's own types are partial
+        """chrF in Python floats: sacrebleu 2.6 cannot average scores of which one is a plain 0.0."""
+
+        def _compute_score_from_stats(self, stats: Any) -> Any:
+            score = super()._compute_score_from_stats(stats)
+            score.score = float(score.score)
+            return score
+
     if tokenize not in BLEU.TOKENIZERS:
         raise ValueError(f"sacrebleu has no tokenizer `{tokenize}`; it has {', '.join(sorted(BLEU.TOKENIZERS))}")
     scores = {}
-    for name, metric in (("bleu", BLEU(tokenize=tokenize)), ("chrf", CHRF())):
+    for name, metric in (("bleu", BLEU(tokenize=tokenize)), ("chrf", PlainCHRF())):
         score = metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=bootstrap_samples)
         scores[name] = (score, str(metric.get_signature()))
     return scores

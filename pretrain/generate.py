@@ -6,7 +6,7 @@ cache. Of a prompt longer than the context, the last `context_length` tokens are
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ def distribution(logits: Tensor, temperature: float, top_k: int | None = None, t
         kept = torch.zeros_like(ordered).scatter(-1, order, ordered.masked_fill(already_reached, 0.0))
         probabilities = kept / kept.sum(dim=-1, keepdim=True)
     return probabilities
+
+
+# Told the new tokens of a text after each one; says whether the text is over.
+IsOver = Callable[[Sequence[int]], bool]
 
 
 class Decoder:
@@ -96,14 +100,16 @@ def _stream(
     stop: Collection[int],
     seed: int,
     vocab_size: int | None,
+    is_over: IsOver | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Yields (row, token) as they are chosen; a row leaves the batch at its stop token."""
+    """Yields (row, token) as they are chosen; a row leaves the batch at its stop token, or when it is over."""
     if temperature < 0:
         raise ValueError(f"temperature {temperature} is negative; use 0 for the most likely token")
     if max_new_tokens < 1:
         return
     rows = list(range(len(prompts)))
     generators = [torch.Generator().manual_seed(seed + row) for row in rows]
+    texts: list[list[int]] = [[] for _ in prompts]
     decoder = Decoder(model, prompts, max_new_tokens)
     for step in range(1, max_new_tokens + 1):
         logits = decoder.logits[:, :vocab_size]
@@ -115,7 +121,11 @@ def _stream(
             pairs = zip(chances, rows, strict=True)
             tokens = [int(torch.multinomial(chance, 1, generator=generators[row])) for chance, row in pairs]
         alive = [index for index, token in enumerate(tokens) if token not in stop]
-        yield from ((rows[index], tokens[index]) for index in alive)
+        for index in alive:
+            texts[rows[index]].append(tokens[index])
+            yield rows[index], tokens[index]
+        if is_over is not None:
+            alive = [index for index in alive if not is_over(texts[rows[index]])]
         if not alive or step == max_new_tokens:
             return
         if len(alive) < len(rows):
@@ -134,19 +144,22 @@ def generate(
     stop: Collection[int] = (),
     seed: int = 0,
     vocab_size: int | None = None,
+    is_over: IsOver | None = None,
 ) -> Iterator[int]:
     """Continues `tokens`, yielding each new token as it is chosen.
 
     Args:
         temperature, top_k, top_p: see `distribution`; temperature 0 takes the most likely token.
         stop: token ids that end the text; they are not yielded.
+        is_over: asked after each token with all new tokens so far; True ends the text, whose last token is kept.
         seed: of the draws; equal arguments give equal text.
         vocab_size: ids from here on (the padding of the vocabulary) are never chosen; None: the model's rows.
 
     Raises:
         ValueError: for an empty prompt, an unknown token id or a negative temperature (at the first token asked for).
     """
-    for _, token in _stream(model, [tokens], max_new_tokens, temperature, top_k, top_p, stop, seed, vocab_size):
+    sampling = (temperature, top_k, top_p, stop, seed, vocab_size, is_over)
+    for _, token in _stream(model, [tokens], max_new_tokens, *sampling):
         yield token
 
 
@@ -160,10 +173,12 @@ def generate_batch(
     stop: Collection[int] = (),
     seed: int = 0,
     vocab_size: int | None = None,
+    is_over: IsOver | None = None,
 ) -> list[list[int]]:
     """New tokens of each prompt, all computed together; row r equals `generate(…, prompts[r], seed=seed + r)`."""
     texts: list[list[int]] = [[] for _ in prompts]
     if prompts:
-        for row, token in _stream(model, prompts, max_new_tokens, temperature, top_k, top_p, stop, seed, vocab_size):
+        sampling = (temperature, top_k, top_p, stop, seed, vocab_size, is_over)
+        for row, token in _stream(model, prompts, max_new_tokens, *sampling):
             texts[row].append(token)
     return texts

@@ -111,6 +111,102 @@ def test_generation_equals_hf(models: tuple[Transformer, Vocab, Any]) -> None:
     assert any(ours)
 
 
+# ------------------------------------------------------------------------------------- stop strings inside of tokens
+SENTENCES = "He came.\n\nShe went.\nWho was it?\nIt is a truth!\n\n"
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def writers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, Vocab, Any]:
+    """As `models`, but one that likes tokens in which text stands before a line end, such as `.\\n`."""
+    from lm_eval.models.huggingface import HFLM
+
+    torch.manual_seed(5)
+    directory = tmp_path_factory.mktemp(f"writes-{request.param}")
+    vocab = train_vocab(Tokenizer(vocab_size=300, pattern="gpt4"), [SENTENCES * 20, TEXT])
+    vocab.save(directory / "tokenizer")
+    config = Model(
+        family=request.param, num_layers=2, hidden_size=48, num_heads=4, context_length=CONTEXT, init_std=0.15
+    )
+    model = Transformer(config, config.padded_vocab(vocab.size)).eval()
+    liked = [token for token in range(vocab.size) if "\n" in vocab.decode([token]).lstrip("\n")]
+    assert len(liked) > 3, "the vocabulary must have such tokens"
+    with torch.no_grad():
+        (model.embed if model.lm_head is None else model.lm_head).weight[liked] *= 2
+    exported = export_directory(model, directory / "tokenizer", directory / "hf")
+    return model, vocab, HFLM(pretrained=str(exported), device="cpu", dtype="float32", batch_size=1)
+
+
+STOPS = [["\n"], ["\n\n"], [".", "\n"], ["?\n", "."], ["\n", "truth"], ["e", "was it"], []]
+
+
+def ask(stops: list[str], **settings: Any) -> list[tuple[str, dict[str, Any]]]:
+    prompts = [text[:length] for text in (TEXT, SENTENCES) for length in (3, 9, 40)]
+    return [(prompt, {"until": list(stops), "max_gen_toks": 24, **settings}) for prompt in prompts]
+
+
+@pytest.mark.parametrize("stops", STOPS)
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_text_before_a_stop_within_a_token_is_kept(
+    writers: tuple[Transformer, Vocab, Any], stops: list[str], batch_size: int
+) -> None:
+    model, vocab, theirs = writers
+    questions = ask(stops)
+    ours = ReplicaLM(model, vocab, batch_size, progress=False).generate_until(instances("generate_until", questions))
+    assert ours == theirs.generate_until(instances("generate_until", ask(stops)), disable_tqdm=True)
+    if stops == ["\n"]:
+        ends = [vocab.encode(text + "\n") for text in ours]
+        assert any("\n" in vocab.decode(ids[-1:])[1:] for ids in ends), "no text ends within a token: proves nothing"
+
+
+def least_likely(chances: torch.Tensor, count: int, **_: Any) -> torch.Tensor:
+    """Plays `torch.multinomial`: the least likely of all tokens that can be drawn, so that a draw shows them."""
+    assert count == 1
+    return torch.where(chances > 0, chances, torch.inf).argmin(dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": True, "temperature": 0.7},
+        {"temperature": 1.3, "top_k": 4},
+        {"do_sample": True, "temperature": 1.0, "top_p": 0.6},
+        {"do_sample": True, "temperature": 0.9, "top_k": 0},
+        {"do_sample": False, "temperature": 0.7},
+    ],
+)
+def test_sampling_draws_from_the_tokens_that_hf_draws_from(
+    writers: tuple[Transformer, Vocab, Any], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, vocab, theirs = writers
+    monkeypatch.setattr(torch, "multinomial", lambda *args, num_samples=1, **_: least_likely(args[0], num_samples))
+    adapter = ReplicaLM(model, vocab, 2, progress=False)
+    ours = adapter.generate_until(instances("generate_until", ask(["\n"], **settings)))
+    assert ours == theirs.generate_until(instances("generate_until", ask(["\n"], **settings)), disable_tqdm=True), (
+        settings
+    )
+    assert any(ours)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_beams": 4}, "num_beams: 4"),
+        ({"repetition_penalty": 1.2}, "repetition_penalty"),
+        ({"max_length": 40}, "max_length: 40"),
+        ({"do_sample": True}, "without a temperature"),
+        ({"do_sample": True, "temperature": 0.0}, "without a temperature"),
+    ],
+)
+def test_generation_settings_that_would_be_ignored_are_refused(
+    writers: tuple[Transformer, Vocab, Any], settings: dict[str, Any], words: str
+) -> None:
+    model, vocab, _ = writers
+    with pytest.raises(ValueError, match=words):
+        ReplicaLM(model, vocab, 1, False).generate_until(instances("generate_until", ask(["\n"], **settings)))
+    harmless = ask(["\n"], num_beams=1, repetition_penalty=1.0)[:1]
+    assert ReplicaLM(model, vocab, 1, False).generate_until(instances("generate_until", harmless))
+
+
 def test_greedy_continuation_is_recognised(models: tuple[Transformer, Vocab, Any]) -> None:
     model, vocab, _ = models
     adapter = ReplicaLM(model, vocab, 1, progress=False)

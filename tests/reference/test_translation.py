@@ -14,7 +14,7 @@ from configs.data_sections import Tokenizer
 from configs.evaluation_sections import TranslationSet
 from configs.model_section import Model
 from data_prep.vocab import Vocab, train_vocab
-from eval.generation import complete, cut_at, stop_ids
+from eval.generation import Stops, complete
 from eval.translation import Pair, build_prompt, corpus_scores, fit_prompt, read_pairs, translation_results
 from pretrain.generate import generate
 from pretrain.model import Transformer
@@ -38,6 +38,12 @@ def test_published_wmt22_scores() -> None:
 def test_unknown_tokenizer_is_named() -> None:
     with pytest.raises(ValueError, match=r"no tokenizer `13b`.*13a"):
         corpus_scores(["a"], ["a"], "13b", 2)
+
+
+def test_resamples_without_a_match_are_averaged() -> None:
+    """sacrebleu mixes two kinds of numbers there and cannot average them; the interval must come all the same."""
+    scores = corpus_scores(["le chat", "xyz", "abc"], ["le chat", "ö", "ö"], "13a", 100)
+    assert scores["chrf"][0]._ci > 0 and scores["chrf"][0].score > 0
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +96,57 @@ def test_generation_stops_at_the_line_end(model: Transformer, vocab: Vocab) -> N
     texts = complete(model, vocab, prompts, 24, ["e", "zz"], 2)
     for prompt, text in zip(prompts, texts, strict=True):
         alone = vocab.decode(generate(model, prompt, 24, temperature=0.0, stop={vocab.eod_id}, vocab_size=vocab.size))
-        assert text == cut_at(alone, ["e", "zz"]) and "e" not in text
-    assert [cut_at("abcabc", stops) for stops in (["c", "b"], ["ca"], ["x"], [""], [])] == ["a", "ab", *["abcabc"] * 3]
-    assert stop_ids(vocab, ["\n"]) == {vocab.eod_id, vocab.encode("\n")[0]}
+        assert text == alone.partition("e")[0].partition("zz")[0] and "e" not in text
+    cuts = [Stops(vocab, stops).cut("abcabc") for stops in (["c", "b"], ["ca"], ["x"], [""], [])]
+    assert cuts == ["a", "ab", *["abcabc"] * 3]
+
+
+def test_a_stop_string_is_found_however_it_is_written(vocab: Vocab) -> None:
+    """In bytes of its own, within a token after other text, after a cut character; not before it is whole."""
+    merged = train_vocab(Tokenizer(vocab_size=267, pattern="gpt4"), ["le chat dort.\n" * 50])
+    assert merged.decode([merged.encode("dort.\n")[-1]]) == ".\n"
+    for tokenizer in (vocab, merged, train_vocab(Tokenizer(kind="char"), ["abc"])):
+        ends = Stops(tokenizer, ["", "\n", "三国"])
+        for text in ("dort.\n", "三\n", "我三国", "\n"):
+            ids = tokenizer.encode(text)
+            assert [ends.met(ids[:length]) for length in range(1, len(ids) + 1)] == [False] * (len(ids) - 1) + [True]
+        assert not ends.met([]) and not ends.met(tokenizer.encode("三 国"))
+        after_half = [*tokenizer.encode("三")[1:], *tokenizer.encode("三国")]
+        assert ends.met(after_half) == ("三国" in tokenizer.decode(after_half))
+
+
+def test_translations_keep_what_stands_before_the_line_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that writes every reference, in tokens such as `.\\n`, has BLEU 100."""
+    targets = ["le chat dort.", "il mange une pomme rouge!", "la maison est grande."]
+    vocab = train_vocab(Tokenizer(vocab_size=290, pattern="gpt4"), ["".join(f"{text}\n" for text in targets) * 50])
+    rows = [{"source": f"s{number}", "target": text} for number, text in enumerate(targets)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    section = TranslationSet(name="t", path=str(tmp_path / "pairs.jsonl"), shots=0, max_new_tokens=32)
+    written = {tuple(vocab.encode(build_prompt(section, [], row["source"]))): row["target"] for row in rows}
+
+    class Knows:
+        """Gives the next token of the right answer all the probability; stands in for `Decoder`."""
+
+        def __init__(self, _: Transformer, prompts: list[list[int]], __: int) -> None:
+            self.left = [vocab.encode(f"{written[tuple(prompt)]}\n\nSource: next") for prompt in prompts]
+            self.append([])
+
+        @property
+        def logits(self) -> torch.Tensor:
+            return torch.nn.functional.one_hot(torch.tensor([ids[0] for ids in self.left]), vocab.size).float()
+
+        def append(self, tokens: list[int]) -> None:
+            self.left = [ids[1:] if tokens else ids for ids in self.left]
+
+        def keep(self, rows: list[int]) -> None:
+            self.left = [self.left[row] for row in rows]
+
+    monkeypatch.setattr("pretrain.generate.Decoder", Knows)
+    config = Model(num_layers=1, hidden_size=8, num_heads=1, context_length=96)
+    model = Transformer(config, config.padded_vocab(vocab.size)).eval()
+    results, samples = translation_results(section, model, vocab, 2, 100)
+    assert [sample.text for sample in samples] == targets
+    assert results[0].name == "translation/t/bleu" and results[0].value == pytest.approx(100)
 
 
 def test_bad_sets(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
