@@ -197,7 +197,7 @@ def _resolve_paths(section: BaseModel, values: Any, base_for: Any, prefix: tuple
             continue
         here = (*prefix, name)
         current = getattr(section, name)
-        if _is_path(field):
+        if is_path(field):
             values[name] = _absolute(value, base_for, here)
         elif isinstance(current, BaseModel):
             _resolve_paths(current, value, base_for, here)
@@ -207,7 +207,7 @@ def _resolve_paths(section: BaseModel, values: Any, base_for: Any, prefix: tuple
                     _resolve_paths(item, value[index], base_for, (*here, index))
 
 
-def _is_path(field: Any) -> bool:
+def is_path(field: Any) -> bool:
     return any(isinstance(item, PathMarker) for item in field.metadata) or "PathMarker" in repr(field.annotation)
 
 

@@ -6,7 +6,8 @@ import sys
 
 from configs.door import STOPPED_EARLY, run_door
 from configs.recipe import load_run
-from pretrain.checkpoint import is_finished, latest
+from pretrain.checkpoint import latest
+from pretrain.continuing import is_finished
 
 
 def main() -> int:

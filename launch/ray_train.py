@@ -26,7 +26,8 @@ from launch.ray_node import STOPPED, Coordinator, Start, train_node
 from launch.stages import working_in
 from launch.supervise import until_finished
 from launch.training import TRAIN_SCRIPT
-from pretrain.checkpoint import is_finished, latest
+from pretrain.checkpoint import latest
+from pretrain.continuing import is_finished
 from pretrain.heartbeat import LOST_RANK
 
 _PLACING_SECONDS = 120

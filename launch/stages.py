@@ -109,31 +109,24 @@ def data_stage(recipe: Recipe) -> Path:
 
 # ------------------------------------------------------------------------------------------------------------ training
 def _training_is_done(recipe: Recipe) -> bool:
-    from pretrain.checkpoint import is_finished
+    from pretrain.continuing import is_finished
 
     return is_finished(recipe)
 
 
 def _check_training(recipe: Recipe) -> None:
-    """A finished run is not silently taken for one with other settings."""
+    """A run is not silently taken for one with other settings: asked before anything is written."""
     if not (recipe.run_directory / "checkpoints").is_dir():
         return
     from data_prep.shards import load_manifest
-    from pretrain.checkpoint import is_finished, latest, read_info
+    from pretrain.continuing import check_settings
     from pretrain.mixture import check_past
 
-    newest = latest(recipe.run_directory)
-    if newest is None or not is_finished(recipe):
-        return  # training goes on, or says itself why it cannot
-    info = read_info(newest)
-    check_past(info, recipe, load_manifest(recipe.data_directory))
-    before, now = info.recipe.train, recipe.train
-    for name in ("optimizer", "schedule", "grad_clip", "precision"):
-        if getattr(before, name) != getattr(now, name):
-            raise ValueError(
-                f"{recipe.run_directory} was trained with train.{name} = {getattr(before, name)}, but now it is "
-                f"{getattr(now, name)}; set it back, or start a new run with another --out"
-            )
+    info = check_settings(recipe)
+    if info is not None and (recipe.data_directory / "manifest.json").is_file():
+        data = load_manifest(recipe.data_directory)
+        if data.fingerprint == info.data_fingerprint:
+            check_past(info, recipe, data)
 
 
 def train_stage(recipe: Recipe) -> Path:
@@ -143,7 +136,8 @@ def train_stage(recipe: Recipe) -> Path:
         ValueError: when the processes end without it.
     """
     from launch.training import TrainingFailed, count_ranks, train_here, train_ranks
-    from pretrain.checkpoint import is_finished, latest
+    from pretrain.checkpoint import latest
+    from pretrain.continuing import is_finished
 
     ranks = count_ranks(recipe)
     if ranks == 1:

@@ -16,7 +16,8 @@ from pathlib import Path
 from configs.door import STOPPED_EARLY, USER_ERROR
 from configs.recipe import Recipe, solve_batch
 from launch.training import TrainingFailed, count_ranks, ranks_exit_code
-from pretrain.checkpoint import is_finished, latest
+from pretrain.checkpoint import latest
+from pretrain.continuing import is_finished
 from pretrain.heartbeat import LOST_RANK
 
 

@@ -18,18 +18,31 @@ if TYPE_CHECKING:
 def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     """The documents behind the update that `metrics.jsonl` calls `step`, in the order of the batch.
 
+    Settings are those that the newest checkpoint was made with; before there is one, those of the run's recipe.
+
     Raises:
-        ValueError: when the step is not in the run, or the data is gone.
+        ValueError: when the step is not in the run, or its data is gone or is another one.
     """
     from configs.recipe import total_steps
     from data_prep.shards import load_manifest
     from data_prep.vocab import Vocab
     from pretrain.batches import BatchSource
+    from pretrain.checkpoint import latest, read_info
+    from pretrain.continuing import recipe_of_step
     from pretrain.provenance import traced
 
-    manifest = load_manifest(recipe.data_directory)
-    source = BatchSource(recipe, manifest)
-    steps = total_steps(recipe, source.windows)
+    manifest, newest = load_manifest(recipe.data_directory), latest(recipe.run_directory)
+    made_with = recipe
+    if newest is not None:
+        info = read_info(newest)
+        if info.data_fingerprint != manifest.fingerprint:
+            raise ValueError(
+                f"{manifest.directory} holds other data (fingerprint {manifest.fingerprint}) than {newest.name} was "
+                f"trained on ({info.data_fingerprint}), so no step can be traced there"
+            )
+        made_with = recipe_of_step(info, step)
+    source = BatchSource(made_with, manifest)
+    steps = total_steps(made_with, source.windows)
     if not 1 <= step <= steps:
         raise ValueError(f"step {step} is not in this run; it has the steps 1 to {steps}")
     # Updates are counted from 1, batches from 0: update s consumes batch s - 1.

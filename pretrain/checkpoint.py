@@ -13,14 +13,14 @@ free of torch, so that a finished run is recognised at once.
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.files import content_identity, fingerprint, read_json, sha256_file
-from configs.recipe import RESOLVED_NAME, Recipe, load, total_steps
-from data_prep.shards import DataManifest
+from configs.recipe import RESOLVED_NAME, Recipe, load
 from data_prep.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -140,46 +140,43 @@ def latest(run: Path, hashes: bool = False) -> Path | None:
     return None
 
 
-def is_finished(recipe: Recipe) -> bool:
-    """Whether the run of this recipe has made all its steps on the data that lies there now; fast, without torch."""
-    newest = latest(recipe.run_directory)
-    if newest is None:
-        return False
-    info = read_info(newest)
-    manifest = recipe.data_directory / "manifest.json"
-    return (
-        info.step >= total_steps(recipe, info.train_windows)
-        and info.recipe.model == recipe.model
-        and manifest.is_file()
-        and (
-            read_json(manifest).get("fingerprint") == info.data_fingerprint
-            or "data" in recipe.train.checkpoint.accept_changed
-        )
-    )
+def checkpoint_of_step(run: Path, step: int) -> CheckpointInfo:
+    """The checkpoint of a step.
 
-
-def check_belongs(info: CheckpointInfo, recipe: Recipe, data: DataManifest) -> None:
-    """Raises `ValueError`, naming both values, when training cannot go on from this checkpoint.
-
-    `train.checkpoint.accept_changed` of the recipe lets some changes pass.
+    Raises:
+        ValueError: when there is none, or it is damaged; names those that there are.
     """
-    old = info.recipe
-    pairs = {f"model.{key}": (getattr(old.model, key), value) for key, value in recipe.model}
-    pairs["train.optimizer.name"] = (old.train.optimizer.name, recipe.train.optimizer.name)
-    pairs["seed"] = (old.seed, recipe.seed)
-    pairs["train.packing"] = (old.train.packing, recipe.train.packing)
-    pairs["train.global_batch_size"] = (old.train.global_batch_size, recipe.train.global_batch_size)
-    pairs["the tokenizer's fingerprint"] = (info.tokenizer_fingerprint, Vocab.load(data.tokenizer).fingerprint)
-    pairs["the data's fingerprint"] = (info.data_fingerprint, data.fingerprint)
-    accepted = {"global_batch_size": "train.global_batch_size", "data": "the data's fingerprint"}
-    for name, (was, now) in pairs.items():
-        key = next((key for key, value in accepted.items() if value == name), None)
-        if was != now and key not in recipe.train.checkpoint.accept_changed:
-            way = f", or accept it (train.checkpoint.accept_changed=[{key}])" if key else ""
-            raise ValueError(
-                f"{info.directory} was made with {name} = {was}, but now it is {now}; set it back, or start a new run "
-                f"with another --out{way}"
-            )
+    directory = run / DIRECTORY / f"step_{step:08d}"
+    if directory not in step_directories(run):
+        kept = ", ".join(str(int(path.name.removeprefix("step_"))) for path in reversed(step_directories(run)))
+        raise ValueError(f"{run} has no checkpoint of step {step}; it has those of steps {kept or '(none)'}")
+    info = read_info(directory)
+    if problem := damage(info):
+        raise ValueError(f"{directory} is damaged: {problem}; choose another step")
+    return info
+
+
+def best_checkpoint(run: Path) -> CheckpointInfo:
+    """The undamaged checkpoint with the lowest validation loss, the newest of equal ones.
+
+    Raises:
+        ValueError: when no checkpoint has a validation loss.
+    """
+    found: list[tuple[float, int, CheckpointInfo]] = []
+    for directory in step_directories(run):
+        try:
+            info = read_info(directory)
+        except Damaged:
+            continue
+        loss = info.state.get(VALIDATION_LOSS)
+        if loss is not None and math.isfinite(loss) and damage(info) is None:
+            found.append((loss, -info.step, info))
+    if not found:
+        raise ValueError(
+            f"{run} has no checkpoint with a validation loss; choose one with --step, or train with "
+            "train.checkpoint.every as a multiple of train.validation.every"
+        )
+    return min(found, key=lambda entry: entry[:2])[2]
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from configs.recipe import Recipe, save, total_steps
 from data_prep.shards import DataManifest, load_manifest
 from data_prep.vocab import Vocab
 from pretrain.batches import BatchSource
-from pretrain.checkpoint import VALIDATION_LOSS, CheckpointInfo, check_belongs
+from pretrain.checkpoint import VALIDATION_LOSS, CheckpointInfo
 from pretrain.collectives import background_group, gather
 from pretrain.compiling import keep_compiled, should_compile
+from pretrain.continuing import CHANGES, changes, check_belongs, rate_jump
 from pretrain.devices import peak_flops
 from pretrain.engine import Engine, connected
 from pretrain.faults import FaultGuard, Rewind
@@ -56,6 +58,8 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
             session = _Session(recipe, data, ranks, device, laps)
             checkpoint = session.newest()
             if ranks.rank == 0:
+                if checkpoint is not None and (jump := rate_jump(checkpoint, recipe)):
+                    print(jump, file=sys.stderr, flush=True)
                 save(recipe, recipe.run_directory)
             number = session.train(checkpoint)
     if number:
@@ -79,6 +83,7 @@ class _Session:
     def __init__(self, recipe: Recipe, data: DataManifest, ranks: Ranks, device: torch.device, laps: Laps) -> None:
         self._recipe, self._data, self._ranks, self._device, self._laps = recipe, data, ranks, device, laps
         self._run = recipe.run_directory
+        self._changes: list[dict[str, Any]] = []
 
     def _mirror(self) -> Mirror | None:
         return Mirror(self._recipe.train.checkpoint) if self._recipe.train.checkpoint.mirror else None
@@ -90,6 +95,7 @@ class _Session:
         if info is not None:
             check_belongs(info, self._recipe, self._data)
             check_past(info, self._recipe, self._data)
+            self._changes = changes(info, self._recipe, self._data)
         self._laps.lap("newest checkpoint")
         return info
 
@@ -155,6 +161,7 @@ class _Session:
         def save_step(step: int, last: bool) -> None:
             state = {"meter": meter.state, "updates": engine.updates(), "loss_scale": engine.loss_scale()}
             state["order"], state["faults"] = ORDER_VERSION, guard.state
+            state[CHANGES] = self._changes
             state[VALIDATION_LOSS] = validated.get(meter.state["targets"])
             saver.save(step, state, last)
             guard.newest_checkpoint = step

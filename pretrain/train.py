@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from configs.door import STOPPED_EARLY, add_debug, run_door
 from configs.recipe import Recipe, load
-from pretrain.checkpoint import is_finished
+from pretrain.continuing import check_finished
 from pretrain.startup import Laps
 from pretrain.stopping import StoppedEarly
 
@@ -34,7 +34,7 @@ def train(recipe: Recipe, laps: Laps | None = None) -> bool:
         StoppedEarly: when a signal stopped it, after saving.
         ValueError: without prepared data, with a checkpoint of something else, or with settings this machine cannot do.
     """
-    if is_finished(recipe):
+    if check_finished(recipe):
         return True
     from pretrain.session import run  # torch and DeepSpeed take seconds to import
 

@@ -16,13 +16,12 @@ from data_prep.shards import load_manifest
 from pretrain import saving
 from pretrain.checkpoint import (
     Damaged,
-    check_belongs,
-    is_finished,
     latest,
     load_weights,
     read_info,
     step_directories,
 )
+from pretrain.continuing import check_belongs, is_finished
 from pretrain.resuming import newest_checkpoint
 from pretrain.session import run
 from tests.training_run import as_ranks, metric_lines, prepare_data, tiny_recipe

@@ -1,0 +1,33 @@
+"""A checkpoint directory without weights, made up in a moment, for tests of what a checkpoint says about itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from configs.files import write_json
+from configs.recipe import Recipe, save
+from data_prep.shards import load_manifest
+from pretrain.checkpoint import DIRECTORY, MANIFEST, manifest_content
+
+
+def write_fake_checkpoint(recipe: Recipe, step: int, state: dict[str, Any] | None = None, windows: int = 625) -> Path:
+    """Writes `checkpoints/step_…` of the recipe's run, as trained on the data that lies there."""
+    directory = recipe.run_directory / DIRECTORY / f"step_{step:08d}"
+    directory.mkdir(parents=True)
+    save(recipe, directory)
+    data = load_manifest(recipe.data_directory)
+    shutil.copytree(data.tokenizer, directory / "tokenizer")
+    content = {
+        "step": step,
+        "train_windows": windows,
+        "fingerprint": f"checkpoint {step}",
+        "data_fingerprint": data.fingerprint,
+        "tokenizer_fingerprint": "any",
+        "state": {"order": 2, **(state or {})},
+        "shapes": {},
+        "files": {},
+    }
+    write_json(directory / MANIFEST, manifest_content(content))
+    return directory
