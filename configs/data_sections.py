@@ -45,7 +45,11 @@ class Source(Section):
     hub: HubDataset | None = Field(None, description="Instead of `path`: a dataset for `datasets.load_dataset`.")
     format: Format = Field("auto", description="How files are read; auto: by the ending.")
     members: str = Field("**", description="Glob: which members of a .tar or .zip are read.")
-    storage_options: dict[str, Any] = Field({}, description="Passed to fsspec with a URL, such as `{anon: true}`.")
+    storage_options: dict[str, Any] = Field(
+        {},
+        description="Passed to fsspec with a URL, such as `{endpoint_url: https://storage.example}` or, for buckets "
+        "open to all, `{anon: true}`.",
+    )
     text_field: list[str] | str = Field(
         "text",
         description="Field, or dotted path of fields, with the text (.jsonl, .json, .csv, .parquet, hub); several are "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.data_sections import Extract, Limits, Source
+from configs.stores import is_url, protocol_of
 from data_prep.readers import (
     JSON_TYPE,
     Place,
@@ -162,6 +163,9 @@ def _hub_dataset(source: Source) -> Any:
 
     assert source.hub is not None
     hub = source.hub
+    for place in [hub.path, *(hub.data_files or [])]:  # `datasets` hands URLs on to fsspec
+        if is_url(place) or "::" in place:
+            protocol_of(place)
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(

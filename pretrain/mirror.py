@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.files import fsync_path, temporary_beside
+from configs.stores import open_store
 from configs.train_sections import CheckpointPolicy
 from pretrain.checkpoint import MANIFEST, VALIDATION_LOSS
 from pretrain.retention import expired
@@ -24,19 +25,13 @@ class Mirror:
     """
 
     def __init__(self, policy: CheckpointPolicy) -> None:
-        """Raises `ValueError` when fsspec is missing, or does not know the URL."""
+        """Raises `ValueError` when fsspec is missing, or the URL's protocol is none of ours."""
         url = policy.mirror
         assert url is not None
         try:
-            import fsspec
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                "train.checkpoint.mirror needs fsspec; run `pip install fsspec`, or drop train.checkpoint.mirror"
-            ) from error
-        try:
-            self._store, root = fsspec.core.url_to_fs(url, **policy.mirror_options)
-        except (ValueError, ImportError) as error:
-            raise ValueError(f"train.checkpoint.mirror {url}: {error}; give a URL that fsspec knows") from error
+            self._store, root = open_store(url, policy.mirror_options)
+        except ValueError as error:
+            raise ValueError(f"train.checkpoint.mirror: {error}; or drop train.checkpoint.mirror") from error
         self._url, self._root, self._policy = url, root.rstrip("/"), policy
         self._changed = threading.Condition()
         self._waiting: Path | None = None

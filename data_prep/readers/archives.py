@@ -21,6 +21,13 @@ from data_prep.readers.streams import CHUNK_BYTES
 # A directory is held whole, some ten times as large as it is in the file.
 _MAX_DIRECTORY_BYTES = 32 * 2**20
 _FREE_BYTES = 2**20
+# Of one extended header of a .tar, and of all that hold for the whole archive; names have some 4 kB at most.
+_MAX_HEADER_BYTES = 2**20
+# Of one member: a long name, a long link, a global and an own header are four.
+_MAX_EXTENDED_HEADERS = 16
+_EXTENDED_TYPES = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE
+)  # fmt: skip
 
 # name of a member, its stream, its size in the archive -> its records
 ReadMember = Callable[[str, BinaryIO, int], Iterator[RawRecord]]
@@ -46,17 +53,60 @@ def is_wanted(name: str, glob: str) -> bool:
 
 # ------------------------------------------------------------------------------------------------------------------ tar
 class _TarInfo(tarfile.TarInfo):
-    """Remembers why the archive ended: `tarfile` takes a damaged header for the end."""
+    """A member's header; remembers why the archive ended, and takes no header that has no end.
 
-    ended_by: BaseException | None = None
+    `tarfile` takes a damaged header for the end of the archive. Extended headers (pax, GNU's long names, sparse maps)
+    are as long as they say, or go on for as long as they say: it reads them whole, before any of it is counted.
+    """
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _TarInfo:
+    def fromtarfile(cls, archive: Any) -> _TarInfo:
+        archive.headers = getattr(archive, "headers", 0) + 1
         try:
+            if archive.headers > _MAX_EXTENDED_HEADERS:
+                raise tarfile.HeaderError(f"more than {_MAX_EXTENDED_HEADERS} headers of one member")
             return super().fromtarfile(archive)
         except tarfile.HeaderError as error:
-            archive.ended_by = error  # type: ignore[attr-defined]
+            archive.ended_by = error
             raise
+        except (ValueError, OverflowError) as error:  # numbers that are none, or too long for `int`
+            if isinstance(error, UnreadableFile):
+                raise
+            archive.ended_by = tarfile.InvalidHeaderError(str(error))  # type: ignore[attr-defined]
+            raise archive.ended_by from error
+        finally:
+            archive.headers -= 1
+
+    def _proc_member(self, archive: Any) -> tarfile.TarInfo:
+        extended = self.type in _EXTENDED_TYPES
+        if self.type == tarfile.XGLTYPE:  # these stay until the end of the archive
+            archive.global_bytes = getattr(archive, "global_bytes", 0) + self.size
+        if self.size < 0 or (extended and max(self.size, getattr(archive, "global_bytes", 0)) > _MAX_HEADER_BYTES):
+            raise tarfile.InvalidHeaderError(f"a header of {self.size:,} bytes")  # type: ignore[attr-defined]
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        if member.size < 0:  # as pax headers may say
+            raise tarfile.InvalidHeaderError(f"a member of {member.size:,} bytes")  # type: ignore[attr-defined]
+        return member
+
+    def _proc_sparse(self, archive: Any) -> _TarInfo:
+        """Passes over the map of a sparse file, which is not read; it goes on for as long as its blocks say."""
+        _, more, size = self._sparse_structs  # type: ignore[attr-defined]
+        blocks = 0
+        while more:
+            block = archive.fileobj.read(tarfile.BLOCKSIZE)
+            blocks += 1
+            if len(block) < tarfile.BLOCKSIZE or blocks * tarfile.BLOCKSIZE > _MAX_HEADER_BYTES:
+                raise tarfile.InvalidHeaderError("a sparse file's map has no end")  # type: ignore[attr-defined]
+            more = bool(block[504])
+        self.sparse: Any = []
+        self.offset_data = archive.fileobj.tell()
+        archive.offset = self.offset_data + self._block(self.size)  # type: ignore[attr-defined]
+        self.size = size
+        return self
+
+    def _proc_gnusparse_10(self, member: Any, pax_headers: Any, archive: Any) -> None:
+        """The same of the pax form, whose map lies before the data."""
+        member.sparse = []
 
 
 def tar_records(stream: BinaryIO, reading: Reading, damage: Damage, read: ReadMember) -> Iterator[RawRecord]:

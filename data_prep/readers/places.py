@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from configs.files import content_identity, fingerprint
+from configs.stores import is_url, open_store, protocol_of
 from data_prep.readers.records import UnreadableFile
 
 # Seconds before the second try of a read; twice as long before every further one.
@@ -47,7 +48,7 @@ class Remote:
     @cached_property
     def store(self) -> tuple[Any, str]:
         """The file system and the path in it."""
-        return _store(self.url, json.loads(self.options))
+        return open_store(self.url, json.loads(self.options))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url, "options": self.options}
@@ -64,11 +65,6 @@ class Remote:
 
 
 Place = Path | Remote
-
-
-def is_url(path: str) -> bool:
-    """Whether a path is an fsspec URL."""
-    return "://" in path
 
 
 def expand(paths: str | Sequence[str], options: Mapping[str, Any] | None = None) -> list[Place]:
@@ -133,11 +129,12 @@ def _directories(directory: str, above: tuple[str, ...]) -> Iterator[str]:
 
 
 def _remote_files(pattern: str, options: dict[str, Any]) -> list[Place]:
+    protocol_of(pattern)
     text = json.dumps(options, sort_keys=True)
     wild = "*" if pattern.startswith("http") else "*?["  # a `?` begins the query of a web address
     if not any(sign in pattern for sign in wild):
         return [Remote(pattern, text)]
-    store, path = _store(pattern, options)
+    store, path = open_store(pattern, options)
     try:
         found = sorted(store.glob(path))
     except Exception as error:
@@ -145,18 +142,6 @@ def _remote_files(pattern: str, options: dict[str, Any]) -> list[Place]:
     if not found:
         raise ValueError(f"{pattern}: no such file; correct the `path` of the source (globs must match something)")
     return [Remote(store.unstrip_protocol(name), text) for name in found]
-
-
-def _store(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        store, path = fsspec.core.url_to_fs(url, **options)
-    except ImportError as error:
-        raise ValueError(f"{url}: {error} (s3:// needs the package s3fs, gs:// gcsfs, http:// aiohttp)") from error
-    except ValueError as error:
-        raise ValueError(f"{url}: {error}; give a path or a URL that fsspec knows") from error
-    return store, path
 
 
 def _tried(work: Callable[[], Any], url: str, attempts: int) -> Any:
