@@ -29,13 +29,17 @@ STAND_INS: dict[str, tuple[str, str]] = {
         f"replica run configs/demo.yaml --out runs/mine {TINY}",
         "a minute or two at its real size; the overrides make it seconds",
     ),
-    "replica run configs/mine.yaml": (
-        f"replica run configs/mine.yaml {TINY} data.directory=runs/mine/data",
+    "replica run configs/letters.yaml": (
+        f"replica run configs/letters.yaml {TINY} data.directory=runs/mine/data",
         "minutes at its real size; tiny, and on the shards that were made before",
     ),
-    "replica train configs/gpt2-124m.yaml --num_gpus 8": (
+    "replica run configs/gpt2-124m.yaml --num_gpus 8": (
         "replica show configs/gpt2-124m.yaml train.ranks=8",
         "needs 8 GPUs and a download; the arguments are parsed and the batch is divided over 8 ranks",
+    ),
+    "replica data configs/gpt2-124m.yaml": (
+        "replica show configs/gpt2-124m.yaml",
+        "a download of tens of gigabytes; the recipe is read",
     ),
     "replica train configs/gpt2-124m.yaml --supervise": (
         "replica show configs/gpt2-124m.yaml train.ranks=8",
@@ -60,7 +64,7 @@ STAND_INS: dict[str, tuple[str, str]] = {
 }
 # run as they stand
 PLAIN = re.compile(
-    r"^(source \.venv/bin/activate|cp configs/"
+    r"^(source \.venv/bin/activate|cp configs/|sed -i "
     r"|replica (show|plan|sample|trace|report|export|import|data \S+ --sample|tokenizer) )"
 )
 
@@ -123,6 +127,7 @@ def check(command: str, said: str) -> None:
         "replica trace runs/mine": "corpus-",
         "replica report": "report: ",
         "replica show configs/demo.yaml": "override train.optimizer.lr=3e-3",
+        "replica run configs/gpt2-124m.yaml": "x 8 ranks",
         "replica train": "x 8 ranks",
         "replica data": "funnel.html",
         "replica tokenizer": "bytes per token",

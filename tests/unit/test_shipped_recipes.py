@@ -17,6 +17,7 @@ RECIPES = sorted(CONFIGS.glob("*.yaml"))
 # by hand from the shapes, with no help from the model's code.
 EXPECTED: dict[str, tuple[int, int, int]] = {
     "demo": (2048, 2048 * 160 + 4 * (4 * 160**2 + 3 * 160 * 448 + 2 * 160 + 2 * 32) + 160, 1),
+    "own-text": (1024, 1024 * 128 + 4 * (4 * 128**2 + 3 * 128 * 384 + 2 * 128 + 2 * 32) + 128, 1),
     "shakespeare-char": (322, 322 * 128 + 4 * (4 * 128**2 + 3 * 128 * 320 + 2 * 128 + 2 * 32) + 128, 1),
     # vocabularies of the end of text, 256 bytes and 4 bases, or 23 letters of proteins
     "dna": (261, 261 * 128 + 4 * (4 * 128**2 + 3 * 128 * 384 + 2 * 128 + 2 * 32) + 128, 1),
