@@ -320,7 +320,12 @@ def load_run(run: str | Path) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return to_yaml(recipe.model_dump(mode="json"))
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """Settings as YAML, in their own order."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def save(recipe: Recipe, run: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Result:
         if not math.isfinite(self.value):
             raise ValueError(
                 f"{self.name} is {self.value}: the checkpoint gives no finite probabilities. Did training diverge? "
-                "See metrics.jsonl, and evaluate an earlier checkpoint."
+                "See metrics.jsonl, and score an earlier checkpoint: replica eval RUN --step N, or --best."
             )
 
 
@@ -71,12 +71,15 @@ class Results:
 
     Attributes:
         fingerprint: of all that went in (checkpoint, evaluation settings, contents of the sets): decides skipping.
-        checkpoint: name, step and fingerprint of the checkpoint.
+        checkpoint: name, step and fingerprint of the checkpoint, and `tokens` that it was trained on.
         model: family, parameters, vocabulary, context.
         data: counts of the data manifest: tokens, documents, bytes by split; `mixture`: the table of shares.
         funnel: rows of the data funnel.
         lineage: name -> file or fingerprint, from data to results.
         versions: package -> version.
+        recipe: what the scores were made with: the checkpoint's settings, and the evaluation's of that time; secrets
+            masked.
+        chosen: how the checkpoint was chosen (`step`, `best`; neither: the newest), and `overrides` of that time.
     """
 
     fingerprint: str
@@ -91,6 +94,8 @@ class Results:
     lineage: list[dict[str, Any]]
     versions: dict[str, str]
     seconds: float
+    recipe: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
 
     def save(self, run: Path) -> Path:
         """Writes `results.json` into the run directory, atomically."""
@@ -113,10 +118,11 @@ def load_results(run: Path) -> Results:
     if not path.is_file():
         raise ValueError(f"{run} has no {RESULTS_NAME}: evaluate the run first with `replica eval {run}`")
     raw = read_json(path)
-    names = {field.name for field in fields(Results)}
-    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or names - raw.keys():
+    names = {one.name for one in fields(Results)}
+    needed = {one.name for one in fields(Results) if one.default_factory is MISSING}
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or needed - raw.keys():
         raise ValueError(f"{path} was written by another version; make it again with `replica eval {run}`")
-    values = {name: raw[name] for name in names}
+    values = {name: raw[name] for name in names & raw.keys()}
     values["results"] = [Result(**item) for item in raw["results"]]
     values["samples"] = [Sample(**item) for item in raw["samples"]]
     return Results(**values)

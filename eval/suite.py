@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.files import fingerprint, read_json
+from configs.masking import mask as masked
+from configs.masking import mask_urls
 from configs.progress import progress_bar
 from configs.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
 from data_prep.readers import Place, expand, place_identity
 from eval.results import RESULTS_NAME, Result, Results, Sample
-from pretrain.checkpoint import CheckpointInfo, latest, read_info
+from pretrain.checkpoint import DIRECTORY, CheckpointInfo, Choice, latest
+from pretrain.continuing import CHANGES
 
 if TYPE_CHECKING:
     from configs.evaluation_sections import PerplexitySet
@@ -32,21 +35,15 @@ _REFERENCE_CHARACTERS = 400
 
 
 # ------------------------------------------------------------------------------------------------------------- skipping
-def _recipe_of(run: Path, overrides: Sequence[str]) -> Recipe:
+def _scored(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str] = ()) -> Recipe:
+    """What a checkpoint is scored by: the settings that it was trained with, and the run's evaluation and report."""
     if foreign := [text for text in overrides if not text.startswith("evaluation.")]:
         raise RecipeError(f"override `{foreign[0]}`: only `evaluation.…` can be changed for a trained run")
-    recipe = load_run(run)
-    return load(run / RESOLVED_NAME, overrides) if overrides else recipe
-
-
-def checkpoint_of(run: Path) -> CheckpointInfo:
-    """The newest checkpoint; raises `ValueError` when there is none."""
-    found = latest(run)
-    if found is None:
-        raise ValueError(
-            f"{run} has no checkpoint to evaluate: train it first with `replica train {run / RESOLVED_NAME}`"
-        )
-    return read_info(found)
+    own = load_run(run)
+    evaluation = load(run / RESOLVED_NAME, overrides).evaluation if overrides else own.evaluation
+    made = checkpoint.recipe
+    data = made.data.model_copy(update={"directory": own.data.directory})
+    return made.model_copy(update={"out": own.out, "data": data, "evaluation": evaluation, "report": own.report})
 
 
 def _set_identities(recipe: Recipe) -> dict[str, Any]:
@@ -64,8 +61,13 @@ def _set_identities(recipe: Recipe) -> dict[str, Any]:
     return {name: [place_identity(path) for path in paths] for name, paths in files.items()}
 
 
-def _fingerprint(recipe: Recipe, checkpoint: CheckpointInfo, sets: dict[str, Any]) -> str:
-    """Of everything that decides a score. Where the files lie and how large batches are does not."""
+def _fingerprint(
+    recipe: Recipe, checkpoint: CheckpointInfo, sets: dict[str, Any], contamination: str | None = None
+) -> str:
+    """Of everything that decides a score. Where the files lie and how large batches are does not.
+
+    `contamination`: what its fingerprint was, for when the data is no longer there.
+    """
     from eval.contamination import identity
 
     settings = recipe.evaluation.model_dump(
@@ -81,7 +83,7 @@ def _fingerprint(recipe: Recipe, checkpoint: CheckpointInfo, sets: dict[str, Any
         "seed": recipe.seed,
         "sets": sets,
     }
-    if compared := identity(recipe, checkpoint):
+    if compared := identity(recipe, checkpoint) or contamination:
         inputs["contamination"] = compared
     return fingerprint(inputs)
 
@@ -90,28 +92,66 @@ def is_current(run: Path) -> bool:
     """Whether `results.json` holds for the newest checkpoint, the recipe's evaluation and the contents of its sets."""
     if not (run / RESULTS_NAME).is_file():
         return False
-    recipe, checkpoint = load_run(run), checkpoint_of(run)
+    checkpoint = Choice().find(run)
+    recipe = _scored(run, checkpoint)
     wanted = _fingerprint(recipe, checkpoint, _set_identities(recipe))
     found: bool = read_json(run / RESULTS_NAME).get("fingerprint") == wanted
     return found
 
 
+def check_current(run: Path, results: Results) -> None:
+    """Raises `ValueError` when the scores are not those of the checkpoint that they are taken for.
+
+    That is the one chosen when they were made, by a step, as the best or as the newest. Where nothing can be compared,
+    because no checkpoint or no set is there any more, the scores stand.
+    """
+    step, best = results.chosen.get("step"), bool(results.chosen.get("best"))
+    choice, name = Choice(step, best), results.checkpoint["name"]
+    if latest(run) is None or (step is not None and not (run / DIRECTORY / name).is_dir()):
+        return
+    checkpoint = choice.find(run)
+    again = f"score it first with `replica eval {run}{f' --step {step}' if step else ' --best' if best else ''}`"
+    if checkpoint.fingerprint != results.checkpoint["fingerprint"]:
+        other = f", or keep to {name} with `replica eval {run} --step {results.checkpoint['step']}`"
+        raise ValueError(
+            f"{run / RESULTS_NAME} holds the scores of {name}, but {checkpoint.directory.name} is {choice} checkpoint "
+            f"now; {again}{other if (run / DIRECTORY / name).is_dir() else ''}"
+        )
+    if results.chosen.get("overrides"):
+        return  # settings of that one time, which the page shows
+    recipe = _scored(run, checkpoint)
+    try:
+        sets = _set_identities(recipe)
+    except ValueError:
+        return
+    known = results.chosen.get("contamination")
+    if results.fingerprint != _fingerprint(recipe, checkpoint, sets, known):
+        raise ValueError(
+            f"{run / RESULTS_NAME} was made with other settings than `evaluation` of {run / RESOLVED_NAME}, from sets "
+            f"that have changed since, or by another version of Replica; {again}"
+        )
+
+
 # ----------------------------------------------------------------------------------------------------------- evaluating
-def evaluate(run: Path, overrides: Sequence[str] = (), progress: bool = True) -> Path:
-    """Scores a run's newest checkpoint and writes `results.json`; returns its path.
+def evaluate(run: Path, overrides: Sequence[str] = (), progress: bool = True, choice: Choice | None = None) -> Path:
+    """Scores a checkpoint of a run and writes `results.json`; returns its path.
 
     Args:
         run: the run directory.
         overrides: `evaluation.…=value` settings for this time.
         progress: show bars.
+        choice: of the checkpoint; None: the newest.
 
     Raises:
-        ValueError: no checkpoint, a missing set, an unknown task, or a broken checkpoint.
+        ValueError: no such checkpoint, a missing set, an unknown task, or a broken checkpoint.
     """
-    recipe, checkpoint = _recipe_of(run, overrides), checkpoint_of(run)
+    load_run(run)  # what is no run directory is said to be none
+    choice = choice or Choice()
+    checkpoint = choice.find(run)
+    recipe = _scored(run, checkpoint, overrides)
     sets = _set_identities(recipe)  # a missing set is found before the model is loaded
     from data_prep.vocab import Vocab
-    from eval.contamination import facts
+    from eval.contamination import facts, identity
     from eval.contamination import load as load_touched
     from pretrain.checkpoint import load_weights
 
@@ -124,7 +164,7 @@ def evaluate(run: Path, overrides: Sequence[str] = (), progress: bool = True) ->
     outcome = _fingerprint(recipe, checkpoint, sets)
     return Results(
         fingerprint=outcome,
-        checkpoint={"name": checkpoint.directory.name, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint},
+        checkpoint=_checkpoint_facts(checkpoint),
         recipe_fingerprint=recipe.fingerprint(),
         data_fingerprint=checkpoint.data_fingerprint,
         model=_model_facts(model, vocab),
@@ -135,6 +175,13 @@ def evaluate(run: Path, overrides: Sequence[str] = (), progress: bool = True) ->
         lineage=_lineage(recipe, checkpoint, vocab, sets, outcome),
         versions=_versions(),
         seconds=round(time.monotonic() - began, 3),
+        recipe=masked(recipe.model_dump(mode="json")),
+        chosen={
+            "step": choice.step,
+            "best": choice.best,
+            "overrides": [mask_urls(text) for text in overrides],
+            "contamination": identity(recipe, checkpoint),
+        },
     ).save(run)
 
 
@@ -258,6 +305,15 @@ def _model_facts(model: Transformer, vocab: Vocab) -> dict[str, Any]:
     }
 
 
+def _checkpoint_facts(checkpoint: CheckpointInfo) -> dict[str, Any]:
+    return {
+        "name": checkpoint.directory.name,
+        "step": checkpoint.step,
+        "fingerprint": checkpoint.fingerprint,
+        "tokens": checkpoint.state.get("meter", {}).get("targets"),
+    }
+
+
 def _data_facts(recipe: Recipe, checkpoint: CheckpointInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Counts, mixture and funnel of the data trained on; empty when the data is gone or is no longer the same."""
     from data_prep.shards import MANIFEST_NAME, load_manifest
@@ -291,6 +347,9 @@ def _lineage(
         total = sum(item["bytes"] for item in identities)
         rows.append((name[0].upper() + name[1:], fingerprint(identities), f"{len(identities)} files, {total:,} bytes"))
     rows.append(("Results", outcome, "all of the above, and the settings of the evaluation"))
+    for change in checkpoint.state.get(CHANGES, []):
+        detail = f"after step {change['step']:,}: {change['before']}, then {change['after']}"
+        rows.append((f"Changed {change['setting']}", "", detail))
     if commit := os.environ.get("GITHUB_SHA") or _commit():
         rows.append(("Code", commit, "git commit"))
     return [dict(zip(("name", "fingerprint", "detail"), row, strict=True)) for row in rows]

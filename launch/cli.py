@@ -108,8 +108,17 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory, such as runs/demo")
 
 
-def _eval(parser: argparse.ArgumentParser) -> None:
+def _run_and_checkpoint(parser: argparse.ArgumentParser) -> None:
     _run(parser)
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--step", dest="checkpoint_step", type=_count, metavar="N", help="the checkpoint of this step, not the newest"
+    )
+    choice.add_argument("--best", action="store_true", help="the checkpoint with the lowest validation loss")
+
+
+def _eval(parser: argparse.ArgumentParser) -> None:
+    _run_and_checkpoint(parser)
     parser.add_argument(
         "overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace the run's, by their path"
     )
@@ -122,7 +131,7 @@ def _report(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(parser: argparse.ArgumentParser) -> None:
-    _run(parser)
+    _run_and_checkpoint(parser)
     parser.add_argument("directory", metavar="DIR", type=Path, help="where the Hugging Face directory is written")
 
 
@@ -133,7 +142,7 @@ def _import(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample(parser: argparse.ArgumentParser) -> None:
-    _run(parser)
+    _run_and_checkpoint(parser)
     parser.add_argument("--prompt", required=True, help="text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="default: 200")
     parser.add_argument(
@@ -218,7 +227,7 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
         "replica train configs/demo.yaml --ranks 2 --supervise train.optimizer.lr=3e-4",
         _train,
     ),
-    "eval": ("Score the newest checkpoint: results.json.", "replica eval runs/demo", _eval),
+    "eval": ("Score the newest checkpoint, or another: results.json.", "replica eval runs/demo --best", _eval),
     "report": ("Write report/index.html and report/report.md.", "replica report runs/demo --gate", _report),
     "export": ("Write a run's model as a Hugging Face directory.", "replica export runs/demo exported/demo", _export),
     "import": (

@@ -92,8 +92,10 @@ def train_command(arguments: Namespace) -> int:
 def eval_command(arguments: Namespace) -> int:
     """`replica eval`: results.json."""
     from eval.suite import evaluate
+    from pretrain.checkpoint import Choice
 
-    print(evaluate(load_run(arguments.run).run_directory, arguments.overrides))
+    choice = Choice(arguments.checkpoint_step, arguments.best)
+    print(evaluate(load_run(arguments.run).run_directory, arguments.overrides, choice=choice))
     return 0
 
 
@@ -112,7 +114,7 @@ def export_command(arguments: Namespace) -> int:
     """`replica export`: a Hugging Face directory."""
     from launch.models import export_run
 
-    export_run(arguments.run, arguments.directory)
+    export_run(arguments.run, arguments.directory, arguments.checkpoint_step, arguments.best)
     print(f"{arguments.directory}: config.json, model.safetensors, tokenizer.json")
     return 0
 

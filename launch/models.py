@@ -23,19 +23,16 @@ if TYPE_CHECKING:
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
-def newest_checkpoint(run: Path) -> Path:
-    """The newest checkpoint of a run; raises `ValueError` naming the fix when there is none."""
-    from pretrain.checkpoint import latest
+def choose_checkpoint(run: Path, step: int | None = None, best: bool = False) -> Path:
+    """A checkpoint of a run, without `step` and `best` the newest; raises `ValueError` when there is none."""
+    from pretrain.checkpoint import Choice
 
-    found = latest(load_run(run).run_directory)
-    if found is None:
-        raise ValueError(f"{run} has no checkpoint yet; train first: replica train {run}/recipe.yaml --out {run}")
-    return found
+    return Choice(step, best).find(load_run(run).run_directory).directory
 
 
-def export_run(run: Path, directory: Path) -> None:
-    """Writes the newest checkpoint as a Hugging Face directory."""
-    checkpoint = newest_checkpoint(run)
+def export_run(run: Path, directory: Path, step: int | None = None, best: bool = False) -> None:
+    """Writes a checkpoint, without `step` and `best` the newest, as a Hugging Face directory."""
+    checkpoint = choose_checkpoint(run, step, best)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} exists and is not empty; choose another directory")
     from pretrain.checkpoint import load_weights, read_info
@@ -47,7 +44,7 @@ def export_run(run: Path, directory: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- sampling
 def stream_sample(arguments: Namespace) -> None:
     """Prints the prompt and its continuation as it is made."""
-    checkpoint = newest_checkpoint(arguments.run)
+    checkpoint = choose_checkpoint(arguments.run, arguments.checkpoint_step, arguments.best)
     from data_prep.vocab import Vocab
     from pretrain.checkpoint import load_weights, read_info
     from pretrain.generate import generate

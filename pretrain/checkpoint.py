@@ -179,6 +179,32 @@ def best_checkpoint(run: Path) -> CheckpointInfo:
     return min(found, key=lambda entry: entry[:2])[2]
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which checkpoint of a run is meant: of a step, the one with the lowest validation loss, or else the newest."""
+
+    step: int | None = None
+    best: bool = False
+
+    def find(self, run: Path) -> CheckpointInfo:
+        """The checkpoint; raises `ValueError` when there is none, or more than one is asked for."""
+        if self.best and self.step is not None:
+            raise ValueError("give --step or --best, not both")
+        if self.best:
+            return best_checkpoint(run)
+        if self.step is not None:
+            return checkpoint_of_step(run, self.step)
+        found = latest(run)
+        if found is None:
+            raise ValueError(
+                f"{run} has no checkpoint yet; train first: replica train {run / RESOLVED_NAME} --out {run}"
+            )
+        return read_info(found)
+
+    def __str__(self) -> str:
+        return "the best" if self.best else "the newest" if self.step is None else f"step {self.step}"
+
+
 # -------------------------------------------------------------------------------------------------------------- reading
 def load_weights(directory: Path) -> Transformer:
     """The model of a checkpoint in evaluation mode, fp32, on the CPU; needs neither DeepSpeed nor the run it came from.

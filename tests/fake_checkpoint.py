@@ -13,17 +13,20 @@ from pretrain.checkpoint import DIRECTORY, MANIFEST, manifest_content
 
 
 def write_fake_checkpoint(recipe: Recipe, step: int, state: dict[str, Any] | None = None, windows: int = 625) -> Path:
-    """Writes `checkpoints/step_…` of the recipe's run, as trained on the data that lies there."""
+    """Writes `checkpoints/step_…` of the recipe's run, as trained on the data that lies there, if any."""
     directory = recipe.run_directory / DIRECTORY / f"step_{step:08d}"
     directory.mkdir(parents=True)
     save(recipe, directory)
-    data = load_manifest(recipe.data_directory)
-    shutil.copytree(data.tokenizer, directory / "tokenizer")
+    fingerprint = "none"
+    if recipe.data_directory.is_dir():
+        data = load_manifest(recipe.data_directory)
+        fingerprint = data.fingerprint
+        shutil.copytree(data.tokenizer, directory / "tokenizer")
     content = {
         "step": step,
         "train_windows": windows,
         "fingerprint": f"checkpoint {step}",
-        "data_fingerprint": data.fingerprint,
+        "data_fingerprint": fingerprint,
         "tokenizer_fingerprint": "any",
         "state": {"order": 2, **(state or {})},
         "shapes": {},

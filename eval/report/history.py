@@ -23,6 +23,15 @@ class History:
         points = self.get(name)
         return points[-1][1] if points else None
 
+    def until(self, step: float) -> History:
+        """What was logged up to this step."""
+        return History({name: [point for point in points if point[0] <= step] for name, points in self.series.items()})
+
+    @property
+    def steps(self) -> float:
+        """The newest step of all."""
+        return max((points[-1][0] for points in self.series.values() if points), default=0.0)
+
 
 def read_history(run: Path) -> History:
     """Reads the metrics of a run; a step logged twice (a killed and resumed run repeats some) counts as logged last.

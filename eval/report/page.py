@@ -12,13 +12,15 @@ from markupsafe import Markup, escape
 
 from configs import rendering
 from configs.files import write_text
-from configs.recipe import Recipe, dump, load_run
+from configs.masking import mask
+from configs.recipe import Recipe, dump, load_run, to_yaml
 from data_prep.funnel_table import funnel_rows
 from eval.report.gates import Delta, Gate, compare, evaluate_gates
 from eval.report.history import History, read_history
 from eval.report.mixture import mixture_rows
 from eval.report.training import training_charts
 from eval.results import Result, Results, load_results
+from eval.suite import check_current
 
 _HERE = Path(__file__).parent
 _COMPRESSORS = (("gzip", "gzip -9"), ("zstd", "zstd -19"), ("xz", "xz -9e"))
@@ -32,12 +34,18 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
         baseline: another one, to compare the scores with.
 
     Raises:
-        ValueError: no results, a gate that cannot be evaluated, or a baseline without a common score.
+        ValueError: no results, results that are not of the checkpoint they are taken for (of the run or its baseline),
+            a gate that cannot be evaluated, or a baseline without a common score.
     """
-    recipe, results, history = load_run(run), load_results(run), read_history(run)
+    recipe, results, whole = load_run(run), load_results(run), read_history(run)
+    check_current(run, results)
+    history = whole.until(results.checkpoint["step"])  # no figure of the page is of another step than the scores
+    if baseline is not None:
+        check_current(baseline, load_results(baseline))
     gates = evaluate_gates(recipe.report.gates, results)
     deltas = compare(results, load_results(baseline)) if baseline is not None else []
     facts = _facts(recipe, results, history, gates, deltas, baseline)
+    facts["lead"] += _chosen(results, whole)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         loader=jinja2.FileSystemLoader(_HERE),
@@ -80,11 +88,18 @@ def _facts(
         "checkpoint": f"{results.checkpoint['name']} ({results.checkpoint['fingerprint'][:12]})",
         "lineage": results.lineage,
         "versions": sorted(results.versions.items()),
-        "recipe": dump(recipe),
+        "recipe": _made_with(recipe, results),
         "replica_version": _own_version(),
         "style": rendering.style_sheet(),
         "script": (_HERE / "hover.js").read_text(encoding="utf-8"),
     }
+
+
+def _made_with(recipe: Recipe, results: Results) -> str:
+    """The recipe that the scores were made with; the report's own section is that of now."""
+    if not results.recipe:  # of an earlier version
+        return dump(recipe)
+    return to_yaml({**results.recipe, "report": mask(recipe.report.model_dump(mode="json"))})
 
 
 def _verdict(failed: int, count: int) -> str:
@@ -109,7 +124,7 @@ def _breakable(name: str) -> Markup:
 def _lead(results: Results, history: History, compression: list[dict[str, Any]]) -> str:
     model = results.model
     text = f"A {model['family']} model of {rendering.short(model['parameters'])} parameters"
-    tokens = history.last("tokens")
+    tokens = _tokens(results, history)
     if tokens:
         text += f", trained on {rendering.short(tokens)} tokens"
         seconds = _training_seconds(history)
@@ -119,6 +134,24 @@ def _lead(results: Results, history: History, compression: list[dict[str, Any]])
         text += f". It stores text it has never seen in {first['ours']:.2f} bits per byte"
         text += f", {first['versus_xz']}" if first["versus_xz"] else ""
     return text + "."
+
+
+def _tokens(results: Results, history: History) -> float | None:
+    """Tokens that the scored checkpoint was trained on."""
+    known = results.checkpoint.get("tokens")
+    return history.last("tokens") if known is None else float(known)
+
+
+def _chosen(results: Results, whole: History) -> str:
+    """A sentence where the scores are not of the newest checkpoint, or not by the run's own settings."""
+    said, chosen = "", results.chosen
+    if chosen.get("best") or chosen.get("step") is not None:
+        why = "the lowest validation loss" if chosen["best"] else "chosen by hand"
+        went_on = f"; training went on to step {whole.steps:,.0f}" if whole.steps > results.checkpoint["step"] else ""
+        said += f" All figures are of step {results.checkpoint['step']:,} ({why}){went_on}."
+    if chosen.get("overrides"):
+        said += f" It was scored with {', '.join(chosen['overrides'])}."
+    return said
 
 
 def _training_seconds(history: History) -> float | None:
@@ -156,10 +189,10 @@ def _cards(results: Results, history: History, compression: list[dict[str, Any]]
             f"{model['layers']} layers, width {model['width']}, context {model['context_length']}",
         )
     )
-    if tokens := history.last("tokens"):
+    if tokens := _tokens(results, history):
         cards.append(_card("Tokens trained on", rendering.short(tokens), f"{results.checkpoint['step']:,} steps"))
     if seconds := _training_seconds(history):
-        tokens = history.last("tokens") or 0
+        tokens = _tokens(results, history) or 0
         value, unit = (seconds / 60, "min") if seconds < 6000 else (seconds / 3600, "h")
         cards.append(_card("Training time", f"{value:.1f}", f"{rendering.short(tokens / seconds)} tokens/s", unit))
     return cards

@@ -129,4 +129,4 @@ def test_what_is_missing_is_said_in_one_line(run: Path, capsys: pytest.CaptureFi
     assert "pairs.jsonl: no such file" in message()
     for checkpoint in (run / "checkpoints").iterdir():
         checkpoint.rename(run / f"lost_{checkpoint.name}")
-    assert "no checkpoint to evaluate" in message()
+    assert "no checkpoint yet" in message()
