@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 
+UTF8_MARK = b"\xef\xbb\xbf"
 _BOMS = (
-    (b"\xef\xbb\xbf", "utf-8"),
+    (UTF8_MARK, "utf-8"),
     (b"\xff\xfe\x00\x00", "utf-32-le"),
     (b"\x00\x00\xfe\xff", "utf-32-be"),
     (b"\xff\xfe", "utf-16-le"),
@@ -46,7 +47,16 @@ _BAD = re.compile("[\x80-\x9f\ufffd]")
 _BEYOND = re.compile("[^\x00-\x7f]")
 _LETTER = re.compile(r"[^\W\d_]")
 _LETTER_BEYOND = re.compile(r"(?![a-zA-Z])[^\W\d_]")
+_MARKS = re.compile("^\ufeff+", re.MULTILINE)
 _ESCAPES = (b"\x1b$@", b"\x1b$B", b"\x1b$A")  # of ISO-2022-JP, whose bytes are all ASCII
+
+
+def without_marks(text: str) -> str:
+    """The text without byte order marks at its beginning and at that of its lines, where files were put together.
+
+    The one place where marks go: what becomes a document passes through here, before anything looks at its beginning.
+    """
+    return _MARKS.sub("", text) if "\ufeff" in text else text
 
 
 def decode(data: bytes, media_type: str | None = None) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from configs.data_sections import Extract, Limits, Source
 from configs.stores import is_url, protocol_of
+from data_prep.charset import UTF8_MARK, without_marks
 from data_prep.readers import (
     JSON_TYPE,
     Place,
@@ -227,6 +228,7 @@ class _Converter:
         return Rejected(reason, self.source.name, self.where, size, excerpt[:_EXCERPT_CHARACTERS])
 
     def json(self, line: bytes) -> Iterator[Document | Rejected]:
+        line = line.removeprefix(UTF8_MARK)
         row, exact = _parse(line)
         if isinstance(row, dict) and not exact and isinstance(row.get(self.source.id_field), float):
             row = _parse_exactly(line)  # a number too long for orjson may be somebody's id
@@ -243,6 +245,7 @@ class _Converter:
             names = ", ".join(map(str, row))
             yield self.rejected("missing_text", f"no text in `{', '.join(self.source.text_fields)}`; fields: {names}")
             return
+        text = without_marks(text)
         encoded = _encode(text)
         if encoded is None:
             yield self.rejected("invalid_utf8", ascii(text[:_EXCERPT_CHARACTERS]))
@@ -269,6 +272,7 @@ class _Converter:
         if text is None:
             yield self.rejected("invalid_utf8", _excerpt(data), len(data))
             return
+        text = without_marks(text)
         if media_type == "text/markdown":
             metadata, text = split_front_matter(text)
             document.metadata.update(metadata)
@@ -289,12 +293,13 @@ class _Converter:
             failed = self.rejected(error.reason, _excerpt(data) if isinstance(data, bytes) else data, size)
             yield replace(failed, stage="extract")
             return
-        encoded = _encode(found.text)
+        text = without_marks(found.text)
+        encoded = _encode(text)
         if encoded is None:
-            yield self.rejected("invalid_utf8", ascii(found.text[:_EXCERPT_CHARACTERS]), size)
+            yield self.rejected("invalid_utf8", ascii(text[:_EXCERPT_CHARACTERS]), size)
             return
         document.metadata.update({"title": found.title, **found.metadata} if found.title else found.metadata)
-        yield from _cut(_with(document, found.text), encoded, self.max_bytes, size)
+        yield from _cut(_with(document, text), encoded, self.max_bytes, size)
 
 
 def _parse(line: bytes) -> tuple[Any, bool]:

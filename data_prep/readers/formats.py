@@ -16,7 +16,7 @@ from data_prep.readers.records import JSON_TYPE, MARKUP_TYPES, Damage, RawRecord
 from data_prep.readers.sequences import fasta_records, fastq_records
 from data_prep.readers.streams import CHUNK_BYTES, COMPRESSIONS, Counted, unpack
 from data_prep.readers.tables import csv_rows, parquet_rows
-from data_prep.readers.text import lines, text_records, whole
+from data_prep.readers.text import as_utf8, lines, skip_mark, text_records, whole
 from data_prep.readers.web import web_records
 
 FORMATS = {
@@ -140,6 +140,14 @@ class _Opened:
 
 
 def _plain(kind: str, stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator[RawRecord]:
+    if kind in MARKUP_TYPES:  # which say by themselves what encoding they are in
+        return whole(stream, reading, MARKUP_TYPES[kind])
+    if kind == "parquet":
+        return parquet_rows(stream, reading, damage)
+    if kind == "warc":
+        skip_mark(stream)
+        return web_records(stream, reading, damage)
+    stream = as_utf8(stream, wide_only=kind not in ("text", "csv", "tsv"))
     if kind == "jsonl":
         return lines(stream, reading, damage, JSON_TYPE)
     if kind == "text":
@@ -148,10 +156,5 @@ def _plain(kind: str, stream: BinaryIO, reading: Reading, damage: Damage) -> Ite
         return json_items(stream, reading, damage)
     if kind in ("csv", "tsv"):
         return csv_rows(stream, reading, damage, tabs=kind == "tsv")
-    if kind == "parquet":
-        return parquet_rows(stream, reading, damage)
-    if kind == "warc":
-        return web_records(stream, reading, damage)
-    if kind in ("fasta", "fastq"):
-        return (fasta_records if kind == "fasta" else fastq_records)(stream, reading, damage)
-    return whole(stream, reading, MARKUP_TYPES[kind])
+    assert kind in ("fasta", "fastq"), kind
+    return (fasta_records if kind == "fasta" else fastq_records)(stream, reading, damage)

@@ -6,14 +6,13 @@ item means is found out where documents are made of it. (Streaming parsers such 
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from data_prep.charset import UTF8_MARK
 from data_prep.readers.records import JSON_TYPE, Damage, RawRecord, Reading, dropped
 from data_prep.readers.streams import CHUNK_BYTES
-from data_prep.readers.text import UTF8_MARK, as_utf8
 
 # A string that ends in the same chunk is one step; else its beginning is, and the rest is looked for later.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[\[\]{},]', re.DOTALL)
@@ -90,7 +89,7 @@ class _Scanner:
 
     def _end(self, piece: bytes) -> Iterator[RawRecord]:
         self._hold(piece)
-        size, held = self._size, b"".join(self._held).strip()
+        size, held = self._size, b"".join(self._held).strip().removeprefix(UTF8_MARK)
         self._held, self._size = [], 0
         if size > self._limit:
             yield dropped("record_too_long", size, self._position)
@@ -107,10 +106,6 @@ def _odd_backslashes(data: bytes) -> bool:
 
 def json_items(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator[RawRecord]:
     """One record an item."""
-    stream = as_utf8(stream, wide_only=True)
-    assert isinstance(stream, io.BufferedReader)
-    if stream.peek(3).startswith(UTF8_MARK):
-        stream.read(3)
     scanner = _Scanner(reading)
     while chunk := stream.read(CHUNK_BYTES):
         yield from scanner.feed(chunk)

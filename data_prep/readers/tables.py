@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
+from data_prep.charset import UTF8_MARK
 from data_prep.readers.records import Damage, RawRecord, Reading, dropped
 from data_prep.readers.streams import CHUNK_BYTES
-from data_prep.readers.text import UTF8_MARK, as_utf8
 
 _SAMPLE_BYTES = 65536
 _SAMPLE_ROWS = 50
@@ -34,7 +34,6 @@ class _Lines:
         self._stream, self._limit = stream, limit
         self.size = 0
         self.complete = True  # whether the last line had its end
-        self._first = True
 
     def __iter__(self) -> _Lines:
         return self
@@ -43,8 +42,6 @@ class _Lines:
         line = self._stream.readline(self._limit + 1)
         if not line:
             raise StopIteration
-        if self._first:
-            line, self._first = line.removeprefix(UTF8_MARK), False
         self.size += len(line)
         if len(line) > self._limit:
             while not line.endswith(b"\n") and (line := self._stream.readline(CHUNK_BYTES)):
@@ -52,7 +49,7 @@ class _Lines:
         if self.size > self._limit:
             raise _TooLong
         self.complete = line.endswith(b"\n")
-        return line.decode("utf-8", errors="surrogateescape")
+        return line.removeprefix(UTF8_MARK).decode("utf-8", errors="surrogateescape")
 
 
 def csv_rows(stream: BinaryIO, reading: Reading, damage: Damage, tabs: bool) -> Iterator[RawRecord]:
@@ -61,9 +58,8 @@ def csv_rows(stream: BinaryIO, reading: Reading, damage: Damage, tabs: bool) -> 
     A row with more or fewer values than the header is `broken_record`: which value belongs to which column is not
     known.
     """
-    stream = as_utf8(stream)
     assert isinstance(stream, io.BufferedReader)
-    sample = stream.peek(_SAMPLE_BYTES)[:_SAMPLE_BYTES].removeprefix(UTF8_MARK)
+    sample = stream.peek(_SAMPLE_BYTES)[:_SAMPLE_BYTES]
     dialect = _dialect(sample.decode("utf-8", errors="replace"), tabs)
     csv.field_size_limit(max(csv.field_size_limit(), reading.record_bytes))
     source = _Lines(stream, reading.record_bytes)

@@ -7,10 +7,10 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
+from data_prep.charset import UTF8_MARK
 from data_prep.readers.records import Damage, RawRecord, Reading, dropped
 from data_prep.readers.streams import CHUNK_BYTES
 
-UTF8_MARK = b"\xef\xbb\xbf"
 _HEAD_BYTES = 65536
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 # A text whose beginning has more characters that no decoder can read is left as it is, and rejected later.
@@ -44,12 +44,14 @@ class _Transcoded(io.RawIOBase):
 
 
 def as_utf8(stream: BinaryIO, wide_only: bool = False) -> BinaryIO:
-    """The stream as UTF-8: what encoding it is in shows in its beginning.
+    """The stream as UTF-8, without the mark at its beginning: what encoding it is in shows there.
 
     Args:
         stream: a buffered one.
-        wide_only: for JSON, which is UTF-8 by its standard: only UTF-16 and UTF-32 are looked for.
+        wide_only: for JSON and sequences, which are UTF-8 or ASCII: only UTF-16 and UTF-32 are looked for.
     """
+    if skip_mark(stream):
+        return stream
     assert isinstance(stream, io.BufferedReader)
     head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
     utf8 = wide_only or mostly_utf8(head)
@@ -62,6 +64,15 @@ def as_utf8(stream: BinaryIO, wide_only: bool = False) -> BinaryIO:
     if (utf8 and not wide) or encoding == "utf-8" or text.count("\ufffd") > 1 + len(text) * _MAX_REPLACED:
         return stream
     return io.BufferedReader(_Transcoded(cast(BinaryIO, stream), encoding), CHUNK_BYTES)
+
+
+def skip_mark(stream: BinaryIO) -> bool:
+    """Whether the stream began with UTF-8's mark, which is taken off."""
+    assert isinstance(stream, io.BufferedReader)
+    if not stream.peek(len(UTF8_MARK)).startswith(UTF8_MARK):
+        return False
+    stream.read(len(UTF8_MARK))
+    return True
 
 
 def mostly_utf8(data: bytes) -> bool:
@@ -88,21 +99,20 @@ def text_records(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator
     if reading.text_documents == "line":
         return lines(stream, reading, damage)
     if reading.text_documents == "paragraph":
-        return _paragraphs(as_utf8(stream), reading)
-    return cut_bytes(as_utf8(stream), reading.max_part_bytes)
+        return _paragraphs(stream, reading)
+    return cut_bytes(stream, reading.max_part_bytes)
 
 
 def lines(stream: BinaryIO, reading: Reading, damage: Damage, media_type: str | None = None) -> Iterator[RawRecord]:
     """One record a line that is not empty; a line that damage cut short is left to the damage.
 
     Args:
-        stream: the file's bytes.
+        stream: the file's text, as UTF-8.
         reading: for its `record_bytes`.
         damage: what the stream ended by, if it did.
         media_type: of the lines: JSON, or None for text.
     """
     position, limit = 0, reading.record_bytes
-    stream = as_utf8(stream, wide_only=media_type is not None)
     while line := stream.readline(limit + 1):
         size = len(line)
         if size > limit:
@@ -112,8 +122,7 @@ def lines(stream: BinaryIO, reading: Reading, damage: Damage, media_type: str | 
         elif damage.reason and not line.endswith(b"\n"):
             damage.lost = size
             return
-        elif not line.isspace():
-            value = line.removeprefix(UTF8_MARK) if position == 0 else line
+        elif not (value := line.removeprefix(UTF8_MARK)).isspace():
             yield RawRecord(position, value.strip(b"\r\n"), size, 0, None, media_type)
         position += 1
 
@@ -122,11 +131,8 @@ def _paragraphs(stream: BinaryIO, reading: Reading) -> Iterator[RawRecord]:
     """Stretches of lines between empty ones."""
     position, limit, size = 0, reading.record_bytes, 0
     held: list[bytes] = []
-    first = True
     while line := stream.readline(limit + 1):
-        if first:
-            line, first = line.removeprefix(UTF8_MARK), False
-        if not line.isspace():
+        if not line.removeprefix(UTF8_MARK).isspace():
             size += len(line)
             if size <= limit:
                 held.append(line)
@@ -149,8 +155,7 @@ def cut_bytes(stream: BinaryIO, max_bytes: int) -> Iterator[RawRecord]:
     while data := rest + stream.read(max_bytes - len(rest)):
         more = len(data) == max_bytes and bool(following := stream.read(1))
         end = cut_position(data) if more else len(data)
-        value = data[:end] if part else data[:end].removeprefix(UTF8_MARK)
-        yield RawRecord(0, value, end, offset, part if more or part else None)
+        yield RawRecord(0, data[:end], end, offset, part if more or part else None)
         offset, part, rest = offset + end, part + 1, data[end:] + (following if more else b"")
 
 
