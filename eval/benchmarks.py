@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from configs.evaluation_sections import Benchmarks
 from data_prep.benchmark_tasks import open_tasks, passages_of, quiet
 from data_prep.vocab import Vocab
+from eval.benchmark_groups import group_results, is_score, score_name
 from eval.contamination import labelled, split
 from eval.results import Result
 from eval.statistics import SEED, bootstrap, wilson
@@ -22,6 +23,9 @@ from pretrain.model import Transformer
 
 if TYPE_CHECKING:
     from data_prep.decontaminate import Touched
+
+# Right when the choice taken is right. Not `exact_match`: it asks whether greedy decoding writes the right choice.
+_GUESSED = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info"}
 
 
 def benchmark_results(
@@ -51,8 +55,8 @@ def benchmark_results(
     results = []
     for name, task in loaded["tasks"].items():
         results += _task_results(name, task, raw, section.limit, bootstrap_samples, touched)
-    for group in loaded["groups"]:
-        results += _group_results(group, raw, results)
+    for group in loaded["groups"].values():
+        results += group_results(group, raw, results)
     return results
 
 
@@ -85,7 +89,7 @@ def _task_results(
     results = []
     for key, value in raw["results"][name].items():
         metric, _, filter_name = key.partition(",")
-        if not filter_name or metric.endswith("_stderr"):
+        if not is_score(key, value):
             continue
         kept = [item for item in logged if item["filter"] == filter_name and metric in item]
         whole = _result(name, task, raw, key, kept, float(value), samples)
@@ -109,7 +113,7 @@ def _result(
     scores = [item[metric] for item in items]
     low, high, how = _interval(scores, value, task.aggregation().get(metric), samples)
     return Result(
-        name=f"benchmark/{name}/{metric}" + ("" if filter_name == "none" else f"/{filter_name}"),
+        name=score_name(name, metric, filter_name),
         value=value,
         low=low,
         high=high,
@@ -139,45 +143,23 @@ def _interval(scores: list[Any], value: float, aggregate: Any, samples: int) -> 
 
 
 def _chance(task: Any, metric: str, items: list[dict[str, Any]]) -> float | None:
-    """Accuracy of blind guessing: the mean of 1 / number of choices over the items themselves."""
-    if task.OUTPUT_TYPE != "multiple_choice" or metric not in {"acc", "acc_norm", "exact_match"} or not items:
+    """Accuracy of blind guessing: the mean share of right answers among the choices of each item.
+
+    None where there are no choices, or where the task has a scoring rule of its own.
+    """
+    if task.OUTPUT_TYPE != "multiple_choice" or metric not in _GUESSED or not items:
         return None
-    return sum(1 / len(item["arguments"]) for item in items) / len(items)
+    if not hasattr(task, "doc_to_choice") or callable(task.get_config("process_results")):
+        return None
+    return sum(_share_of_right(task, item["doc"]) for item in items) / len(items)
 
 
-def _group_results(group: str, raw: dict[str, Any], results: list[Result]) -> list[Result]:
-    """A group's aggregates; their intervals combine those of the members as independent errors."""
-    by_name = {result.name: result for result in results}
-    out = []
-    for key, value in raw["results"].get(group, {}).items():
-        metric, _, filter_name = key.partition(",")
-        if not filter_name or metric.endswith("_stderr") or not isinstance(value, int | float):
-            continue
-        names = [f"benchmark/{member}/{metric}" for member in _leaves(group, raw["group_subtasks"])]
-        members = [by_name[name] for name in names if name in by_name]
-        total = sum(member.n for member in members)
-        if not total:
-            continue
-        widths = [(member.high or 0) - (member.low or 0) for member in members]
-        half = math.sqrt(sum((m.n / total * width / 2) ** 2 for m, width in zip(members, widths, strict=True)))
-        chances = [member.chance for member in members if member.chance is not None]
-        out.append(
-            Result(
-                name=f"benchmark/{group}/{metric}",
-                value=float(value),
-                low=float(value) - half,
-                high=float(value) + half,
-                n=total,
-                unit=metric,
-                higher_is_better=members[0].higher_is_better,
-                interval=f"combined from {len(members)} tasks",
-                chance=sum(chances) / len(chances) if len(chances) == len(members) else None,
-                task_version=str(raw["versions"].get(group)),
-                signature=members[0].signature,
-            )
-        )
-    return out
-
-
-def _leaves(group: str, children: dict[str, list[str]]) -> list[str]:
-    return [leaf for child in children.get(group, []) for leaf in (_leaves(child, children) or [child])]
+def _share_of_right(task: Any, doc: Any) -> float:
+    """Right answers of an item divided by its choices, by the rules of lm-eval's `ConfigurableTask.process_results`."""
+    choices = task.doc_to_choice(doc)
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    right = {
+        choices.index(answer) if isinstance(answer, str) and answer in choices else answer
+        for answer in (gold if isinstance(gold, list) else [gold])
+    }
+    return sum(answer in range(len(choices)) for answer in right) / len(choices)

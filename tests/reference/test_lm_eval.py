@@ -296,6 +296,83 @@ def test_chance_groups_and_files_beside_the_yaml(models: tuple[Transformer, Voca
     assert whole.n == 40 and math.isclose(whole.value, (30 * two + 10 * four) / 40)
 
 
+def scores_of(directory: Path, models: tuple[Transformer, Vocab, Any], *tasks: str) -> dict[str, Any]:
+    section = Benchmarks(tasks=list(tasks), include_path=str(directory))
+    found = benchmark_results(section, models[0], models[1], 200, progress=False)
+    assert len({result.name for result in found}) == len(found)
+    return {result.name.removeprefix("benchmark/"): result for result in found}
+
+
+def test_chance_counts_choices_and_right_answers(models: tuple[Transformer, Vocab, Any], tmp_path: Path) -> None:
+    metrics = [{"metric": name} for name in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")]
+    write_task(tmp_path, "pmi", [["a", "b", "c", "d"]] * 6, metric_list=metrics)
+    write_task(tmp_path, "several", [["a", "b", "c", "d"]] * 3 + [["a", "b"]], doc_to_target=[0, 1])
+    write_task(tmp_path, "spelled", [["a truth", "a man", "b"]] * 4, doc_to_target="{{choices[1]}}")
+    (tmp_path / "rule.py").write_text("def score(doc, results):\n    return {'acc': 0.3}\n")
+    write_task(tmp_path, "ruled", [["a", "b"]] * 3, process_results="PLACE")
+    file = tmp_path / "ruled.yaml"
+    file.write_text(file.read_text().replace('"PLACE"', "!function rule.score"))
+    found = scores_of(tmp_path, models, "pmi", "several", "spelled", "ruled")
+    chances = {name: result.chance for name, result in found.items()}
+    assert chances.pop("several/acc") == pytest.approx((3 * 2 / 4 + 2 / 2) / 4)
+    assert chances == {
+        **dict.fromkeys(("pmi/acc", "pmi/acc_norm", "pmi/acc_bytes", "pmi/acc_mutual_info"), 0.25),
+        "spelled/acc": pytest.approx(1 / 3),
+        "pmi/exact_match": None,
+        "ruled/acc": None,
+    }
+
+
+def test_groups_use_the_weights_of_lm_eval(models: tuple[Transformer, Vocab, Any], tmp_path: Path) -> None:
+    """Weighted or not, nested, and behind filters: value as lm-eval's, interval and n as the weights say."""
+    from lm_eval.evaluator import evaluate
+
+    answers = {
+        "output_type": "generate_until",
+        "doc_to_target": "{{choices[0]}}",
+        "generation_kwargs": {"until": ["e"], "max_gen_toks": 4},
+        "filter_list": [{"name": "get-answer", "filter": [{"function": "take_first"}]}],
+        "metric_list": [{"metric": "exact_match", "higher_is_better": True}],
+    }
+    write_task(tmp_path, "big", [["a truth", "a man"]] * 20 + [["a man", "a truth"]] * 10)
+    write_task(tmp_path, "small", [["a", "b", "c", "d"]] * 4)
+    write_task(tmp_path, "written_a", [["x"]] * 5, **{**answers, "doc_to_choice": None})
+    write_task(tmp_path, "written_b", [["y"]] * 3, **{**answers, "doc_to_choice": None})
+    by_size = {"metric": "acc", "weight_by_size": True}
+    for name, tasks, rules in (
+        ("weighted", ["big", "small"], [by_size]),
+        ("equal", ["big", "small"], [by_size, {"metric": "acc", "weight_by_size": False}]),
+        ("nested", ["weighted", "small"], [{"metric": "acc", "weight_by_size": False}]),
+        ("written", ["written_a", "written_b"], [{"metric": "exact_match", "filter_list": "get-answer"}]),
+    ):
+        group = {"group": name, "task": tasks, "aggregate_metric_list": rules, "metadata": {"version": 3}}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(group))
+    tasks = ("equal", "nested", "written")
+    found = scores_of(tmp_path, models, *tasks)
+    with quiet():
+        loaded = load_tasks(Benchmarks(tasks=list(tasks), include_path=str(tmp_path)), tmp_path / "cache")
+        printed = evaluate(ReplicaLM(models[0], models[1], 4, False), loaded, bootstrap_iters=0)["results"]
+
+    def share(weights: dict[str, float]) -> tuple[float, float, float]:
+        members = [(weight, found[f"{task}/acc"]) for task, weight in weights.items()]
+        below = math.sqrt(sum((weight * (m.value - m.low)) ** 2 for weight, m in members))
+        above = math.sqrt(sum((weight * (m.high - m.value)) ** 2 for weight, m in members))
+        return below, above, sum(weight * m.chance for weight, m in members)
+
+    for name, weights in (
+        ("weighted", {"big": 30 / 34, "small": 4 / 34}),
+        ("equal", {"big": 1 / 2, "small": 1 / 2}),
+        ("nested", {"big": 1 / 3, "small": 2 / 3}),
+    ):
+        result = found[f"{name}/acc"]
+        assert result.value == pytest.approx(printed[name]["acc,none"])
+        assert (result.value - result.low, result.high - result.value, result.chance) == pytest.approx(share(weights))
+        assert result.n == 34 and result.task_version == "3", name
+    whole = found["written/exact_match/get-answer"]
+    assert whole.value == printed["written"]["exact_match,get-answer"] and whole.n == 8
+    assert whole.value == 0 and found["written_b/exact_match/get-answer"].high > whole.high > 0.1
+
+
 def test_unknown_task_names_a_near_one(tmp_path: Path) -> None:
     section = Benchmarks(tasks=["replica_coppa"], include_path=str(TASKS))
     with pytest.raises(ValueError, match="did you mean replica_copa"):
