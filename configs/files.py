@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from configs.parsing import parse_json
+
 TEMPORARY_SUFFIX = ".partial"
 # Hashing terabytes of input before every run would cost more than the run; beyond this size the fingerprint takes
 # evenly spaced samples of the content together with size and modification time.
@@ -90,8 +92,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Reads JSON; raises `ValueError` naming the file when it is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}). Delete it and run the stage again.") from error
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,10 +16,12 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from configs.data_sections import Data
+from configs.deepspeed_keys import check_deepspeed
 from configs.evaluation_sections import Evaluation, Report
 from configs.files import fingerprint, write_text
 from configs.float8 import check_float8
 from configs.model_section import Model
+from configs.parsing import parse_yaml
 from configs.presets import PRESETS
 from configs.scaling import derive, filled, has_dial
 from configs.section import PathMarker, Section
@@ -45,7 +46,9 @@ class Recipe(Section):
     model: Model
     train: Train
     deepspeed: dict[str, Any] = Field(
-        {}, description="Passed through to DeepSpeed; a clash with a derived value is an error."
+        {},
+        description="For DeepSpeed: settings that import no code and write no files (docs/security.md). A clash "
+        "with a derived value is an error.",
     )
     evaluation: Evaluation = Evaluation()
     report: Report = Report()
@@ -63,6 +66,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
         check_float8(self.model, self.train)
+        check_deepspeed(self.deepspeed)
         return self
 
     @property
@@ -81,35 +85,11 @@ class Recipe(Section):
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
-class _YamlLoader(yaml.SafeLoader):
-    """YAML 1.2 floats (`1e-3` is a number) and no duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []  # not a set: a key that cannot be hashed gets its message from YAML itself
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<`, whose keys may be written over
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise RecipeError(f"line {key_node.start_mark.line + 1}: the key `{key}` stands twice; keep one")
-            seen.append(key)
-        return super().construct_mapping(node, deep)
-
-
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
-
-
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_YamlLoader)
-    except yaml.YAMLError as error:
+        return parse_yaml(text)
+    except ValueError as error:
         raise RecipeError(f"{where} is not valid YAML: {error}") from error
-    except RecipeError as error:
-        raise RecipeError(f"{where}: {error}") from error
 
 
 def _copy(node: Any) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 
 from configs.data_sections import Normalize, Source
 from configs.files import atomic_path
+from configs.parsing import parse_json
 from data_prep.documents import read_documents
 from data_prep.normalize import normalize
 
@@ -87,7 +88,7 @@ class Classifier:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 weights, bias = file.get_tensor("weights"), file.get_tensor("bias")
-                metadata = json.loads((file.metadata() or {})[_METADATA])
+                metadata = parse_json((file.metadata() or {})[_METADATA])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{path} is no classifier ({error}); make one with `python -m data_prep classifier GOOD BAD --out FILE`"

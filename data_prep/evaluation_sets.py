@@ -6,7 +6,6 @@ An item's key is a hash of its text, so that both find the same item, whatever i
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from configs.data_sections import Normalize, Source
 from configs.evaluation_sections import PerplexitySet, TranslationSet
+from configs.parsing import parse_json
 from configs.recipe import Recipe
 from data_prep.benchmark_tasks import task_passages
 from data_prep.documents import read_documents
@@ -92,7 +92,7 @@ def _rows(section: TranslationSet) -> Iterator[dict[str, Any]]:
             if record.value is None:
                 raise ValueError(f"{where} cannot be read ({record.reason}: {record.detail})")
             try:
-                row = json.loads(record.value) if isinstance(record.value, bytes) else record.value
+                row = parse_json(record.value) if isinstance(record.value, bytes) else record.value
             except ValueError as error:
                 raise ValueError(f"{where} is not valid JSON ({error})") from error
             if not isinstance(row, dict):

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from configs.parsing import parse_json
+
 # ordinal in the unit, position in the file, documents, bytes, units so far; seconds allowed; length of the place
 _HEADER = struct.Struct("<qqqqqdI")
 _NOTE_BYTES = 16384
@@ -145,7 +147,7 @@ def read_note(path: Path) -> Note | None:
     try:
         data = path.read_bytes()
         ordinal, position, documents, size, units, seconds, length = _HEADER.unpack_from(data)
-        place = json.loads(data[_HEADER.size : _HEADER.size + length] or b"{}")
+        place = parse_json(data[_HEADER.size : _HEADER.size + length] or b"{}")
     except (FileNotFoundError, struct.error, ValueError):
         return None  # not there, or caught in the middle of being written
     unit, file, node = (str(place.get(key, "")) for key in ("unit", "file", "node"))

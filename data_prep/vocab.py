@@ -19,7 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from configs import data_sections
 from configs.data_sections import END_OF_TEXT
-from configs.files import fingerprint, write_json, write_text
+from configs.files import fingerprint, read_json, write_json, write_text
 
 TOKENIZER_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
@@ -165,7 +165,10 @@ def _configured_eos(directory: Path) -> str | None:
     file = directory / CONFIG_NAME
     if not file.is_file():
         return None
-    eos = json.loads(file.read_text(encoding="utf-8")).get("eos_token")
+    settings = read_json(file)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} is no mapping of settings; it should be as Hugging Face writes it")
+    eos = settings.get("eos_token")
     return eos.get("content") if isinstance(eos, dict) else eos
 
 

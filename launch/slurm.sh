@@ -98,6 +98,20 @@ on_ranks() {
         --cpus-per-task=$((cpus > ranks ? cpus / ranks : 1)) --kill-on-bad-exit=1 "$@"
 }
 
+# Times in a row without a newer checkpoint. Arithmetic runs what it finds in text, so a file of the run directory must be
+# digits; and it may be a link to anywhere, so it is replaced, not written into.
+stalls_so_far() {
+    local text=0
+    [ ! -f "$run/.stalls" ] || text=$(head -c 20 "$run/.stalls")
+    [[ $text =~ ^[0-9]{1,6}$ ]] || text=0
+    echo "$((10#$text))"
+}
+note_stalls() { # number
+    local file
+    file=$(mktemp "$run/.stalls.XXXXXX")
+    echo "$1" >"$file"
+    mv -fT "$file" "$run/.stalls"
+}
 newest() { cat "$run/checkpoints/latest" 2>/dev/null || true; }
 # Ends the job with an exit code, or gives it back to the queue. 1 and 2 are verdicts: they would come again.
 finish() { # exit code
@@ -105,9 +119,9 @@ finish() { # exit code
     [ "$code" -ne 0 ] || exit 0
     [ -z "$cancelled" ] && { [ -n "$ending" ] || [ "$code" -gt 2 ]; } || exit "$code"
     [ "$restarts" -lt "${REPLICA_RESTARTS:-100}" ] || { say "restarted $restarts times: no more"; exit "$code"; }
-    [ "$(newest)" != "$began_at" ] || stalls=$(($(cat "$run/.stalls" 2>/dev/null || echo 0) + 1))
+    [ "$(newest)" != "$began_at" ] || stalls=$(($(stalls_so_far) + 1))
     [ "$stalls" -le "${REPLICA_STALLS:-3}" ] || { say "$stalls times no newer checkpoint: no more"; exit "$code"; }
-    echo "$stalls" >"$run/.stalls"
+    note_stalls "$stalls"
     say "exit code $code: back to the queue (restart $((restarts + 1)))"
     scontrol requeue "$SLURM_JOB_ID" || exit "$code"
     sleep 60 # until Slurm ends this script

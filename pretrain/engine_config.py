@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from configs.deepspeed_keys import check_deepspeed
 from configs.recipe import BatchPlan, Recipe
 from configs.train_sections import Zero
 from pretrain.float8 import float8_problem
@@ -72,8 +73,7 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, precision: str) -> dict[st
     derived["zero_optimization"].update(_offload(train.zero, stage))
     if train.parallel.tensor > 1:
         derived["tensor_parallel"] = deepspeed_section(recipe.model, train.parallel.tensor)
-    elif "tensor_parallel" in recipe.deepspeed:
-        raise ValueError("deepspeed.tensor_parallel: use train.parallel.tensor, which knows of rows and checkpoints")
+    check_deepspeed(recipe.deepspeed)
     return _merged(derived, recipe.deepspeed, "deepspeed")
 
 

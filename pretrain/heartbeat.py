@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from configs.parsing import parse_json
 from configs.train_sections import Watch
 
 DIRECTORY = "ranks"
@@ -51,7 +52,7 @@ def read_beats(run: Path) -> dict[int, Beat]:
     beats = {}
     for file in sorted((run / DIRECTORY).glob("rank_*.json")):
         with suppress(OSError, ValueError, TypeError):
-            beat = Beat(**json.loads(file.read_text(encoding="utf-8")))
+            beat = Beat(**parse_json(file.read_text(encoding="utf-8")))
             beats[beat.rank] = beat
     return beats
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.files import fsync_path
+from configs.parsing import parse_json
 
 METRICS = "metrics.jsonl"
 _FULL_PARTS = "metrics-*.jsonl"
@@ -42,8 +43,8 @@ def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
                 if not line.endswith("\n"):
                     break
                 try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
+                    yield parse_json(line)
+                except ValueError as error:
                     raise ValueError(f"{file}, line {number}, is not valid JSON ({error})") from error
 
 
@@ -128,6 +129,6 @@ def _from_the_end(file: Path) -> Iterator[tuple[int, float]]:
 
 def _step(line: bytes) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.files import fsync_path, temporary_beside
+from configs.parsing import parse_json
 from configs.stores import open_store
 from configs.train_sections import CheckpointPolicy
 from pretrain.checkpoint import MANIFEST, VALIDATION_LOSS
@@ -129,7 +129,7 @@ class Mirror:
             self._remove(names[step])
 
     def _score(self, name: str) -> float | None:
-        state: dict[str, Any] = json.loads(self._store.cat_file(f"{self._root}/{name}/{MANIFEST}"))["state"]
+        state: dict[str, Any] = parse_json(self._store.cat_file(f"{self._root}/{name}/{MANIFEST}"))["state"]
         return state.get(VALIDATION_LOSS)
 
     def _remove(self, name: str) -> None:

@@ -86,11 +86,11 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
     match = _FRONT_MATTER.match(text[:_FRONT_MATTER_CHARACTERS])
     if match is None:
         return {}, text
-    import yaml
+    from configs.parsing import parse_yaml
 
     try:
-        values = yaml.safe_load(match.group(1))
-    except (yaml.YAMLError, RecursionError, ValueError):
+        values = parse_yaml(match.group(1), twice=True)
+    except ValueError:
         return {}, text
     if not isinstance(values, dict):
         return {}, text

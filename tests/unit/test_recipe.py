@@ -139,11 +139,11 @@ def test_a_missing_file_names_the_shipped_recipes(tmp_path: Path) -> None:
 
 def test_list_items_and_yaml_values_in_overrides(file: Path) -> None:
     weights = ["data.sources.0.weight=2", "data.sources.1.weight=1"]
-    recipe = load(file, [*weights, "evaluation.samples.prompts=[a, b]", "deepspeed.x.y=3"])
+    recipe = load(file, [*weights, "evaluation.samples.prompts=[a, b]", "deepspeed.comms_logger.verbose=true"])
     assert [source.weight for source in recipe.data.sources] == [2, 1]
     assert "give a weight to every source or to none of them (without one: web)" in problems(file, weights[0])
     assert recipe.evaluation.samples.prompts == ["a", "b"]
-    assert recipe.deepspeed == {"x": {"y": 3}}
+    assert recipe.deepspeed == {"comms_logger": {"verbose": True}}
 
 
 def test_aliases_merge_and_are_not_shared(file: Path) -> None:

@@ -1,0 +1,59 @@
+"""Settings of a stranger's recipe: none of them imports code, runs it, or writes where the recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.deepspeed_keys import PASSED, check_deepspeed
+from configs.recipe import RecipeError, load
+from tests.training_run import tiny_recipe, write_recipe
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"torch_autocast": {"lower_precision_safe_modules": ["evilmod.Linear"]}}, "torch_autocast.lower_precision"),
+        ({"flops_profiler": {"enabled": True, "output_file": "/any/file"}}, "flops_profiler.output_file"),
+        ({"csv_monitor": {"enabled": True, "output_path": "D", "job_name": "../x"}}, "csv_monitor"),
+        ({"tensorboard": {"enabled": True, "output_path": "D"}}, "tensorboard"),
+        ({"autotuning": {"enabled": True, "results_dir": "D"}}, "autotuning"),
+        ({"zero_optimization": {"offload_param": {"nvme_path": "/any"}}}, "zero_optimization.offload_param.nvme_path"),
+        ({"zero_optimization": {"leaf_module": {"classes": ["a.B"]}}}, "zero_optimization.leaf_module"),
+        ({"compile": {"backend": "evilmod.backend"}}, "compile"),
+        ({"nebula": {"enabled": True}}, "nebula"),
+        ({"zero_optimization": ["stage"]}, "zero_optimization"),
+        ({"comms_logger": {"prof_ops": [{"output_file": "x"}]}}, "comms_logger.prof_ops"),
+        ({"wall_clock_breakdown": {"output_file": "x"}}, "wall_clock_breakdown"),
+        ({"zero_optimization.offload_param": {"nvme_path": "x"}}, "zero_optimization.offload_param"),
+    ],
+)
+def test_deepspeed_settings_that_import_or_write(tmp_path: Path, settings: dict[str, Any], key: str) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path)
+    with pytest.raises(RecipeError, match=rf"deepspeed\.{key}.* is not passed on: only settings that import no code"):
+        load(recipe, [f"deepspeed={settings!r}"])
+
+
+def test_deepspeed_settings_that_may_pass_are_deepspeeds() -> None:
+    """A name that DeepSpeed does not have would be ignored by it, or refused long after the start."""
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    for section, model in (
+        ("zero_optimization", DeepSpeedZeroConfig),
+        ("bf16", DeepSpeedBF16Config),
+        ("fp16", DeepSpeedFP16Config),
+    ):
+        names = {name for field, info in model.model_fields.items() for name in (field, info.alias) if name}
+        ours = {key.split(".")[1] for key in PASSED if key.startswith(f"{section}.")}
+        assert ours <= names | {"offload_param", "offload_optimizer"}, section
+    check_deepspeed({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}, "dump_state": True})
+
+
+def test_deepspeed_settings_pass_as_they_are(tmp_path: Path) -> None:
+    settings = {"zero_optimization": {"reduce_bucket_size": 10}, "comms_logger": {"prof_ops": ["all_reduce"]}}
+    recipe = load(write_recipe(tmp_path / "recipe.yaml", tmp_path), [f"deepspeed={settings!r}"])
+    assert recipe.deepspeed == settings
+    assert tiny_recipe(tmp_path, tmp_path).deepspeed == {}
