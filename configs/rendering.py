@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
+
+from configs.terminal import printable
 
 
 def score(value: float | None) -> str:
@@ -39,6 +42,20 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def markdown_text(text: object) -> str:
+    """Text as GitHub's Markdown shows it, on one line: nothing in it is markup, HTML, a link or the end of a cell."""
+    line = printable(" ".join(str(text).split()))
+    line = re.sub(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
+    return re.sub(r"(?i):(?=//)|(?<=www)\.", r"\\\g<0>", line)
+
+
+def markdown_code(text: object) -> str:
+    """The same as a code span, in as many backticks as it needs."""
+    line = printable(" ".join(str(text).split())).replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"`{line or ' '}`"
 
 
 def style_sheet() -> str:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from configs import data_sections
 from configs.data_sections import Data, Source
+from configs.rendering import markdown_text
 from data_prep.documents import read_documents
 from data_prep.encode import Encode, agrees, exact_encoder, fast_encoder, segments, splitter
 from data_prep.language import identify
@@ -246,15 +247,18 @@ def _learnt(vocab: Vocab) -> np.ndarray:
 def markdown(measured: list[Measured], held_out: dict[str, int]) -> str:
     """A table of bytes per token and tokens per word by source and language, and one of the rest."""
     good = [item for item in measured if not item.note]
-    lines = ["| held-out text | kB | " + " | ".join(item.name for item in good) + " |"]
+    lines = ["| held-out text | kB | " + " | ".join(markdown_text(item.name) for item in good) + " |"]
     lines.append("|---|--:|" + "--:|" * len(good))
     for title, values in (("bytes per token", "bytes_per_token"), ("tokens per word", "tokens_per_word")):
         for key, size in held_out.items():
             cells = " | ".join(f"{getattr(item, values)[key]:.3f}" for item in good)
-            lines.append(f"| {title}, {key.replace('/', ' ')} | {size / 1000:,.0f} | {cells} |")
+            lines.append(f"| {title}, {markdown_text(key.replace('/', ' '))} | {size / 1000:,.0f} | {cells} |")
     lines += ["", "| vocabulary | ids | never used, bytes aside | encoding, MB/s |", "|---|--:|--:|--:|"]
-    lines += [f"| {item.name} | {item.size:,} | {item.unused:.1%} | {item.megabytes_per_second:.1f} |" for item in good]
-    lines += [f"\n{item.name}: {item.note}" for item in measured if item.note]
+    lines += [
+        f"| {markdown_text(item.name)} | {item.size:,} | {item.unused:.1%} | {item.megabytes_per_second:.1f} |"
+        for item in good
+    ]
+    lines += [f"\n{markdown_text(item.name)}: {markdown_text(item.note)}" for item in measured if item.note]
     return "\n".join(lines)
 
 

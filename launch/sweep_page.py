@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from configs.rendering import short, style_sheet
+from configs.rendering import markdown_text, short, style_sheet
 from eval.report.charts import Series, line_chart
 from eval.scaling_law import PowerLaw
 
@@ -64,8 +64,9 @@ def sentences(found: dict[str, Any]) -> list[str]:
 def markdown(found: dict[str, Any]) -> str:
     """A table and what follows from it."""
     table = [list(_COLUMNS.values()), ["---"] * len(_COLUMNS), *_rows(found)]
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([f"# Sweep of {found['name']}", "", *lines, "", *sentences(found), ""])
+    lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in table]
+    told = [markdown_text(line) for line in sentences(found)]
+    return "\n".join([f"# Sweep of {markdown_text(found['name'])}", "", *lines, "", *told, ""])
 
 
 def page(found: dict[str, Any]) -> str:

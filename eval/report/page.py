@@ -46,18 +46,26 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
     deltas = compare(results, load_results(baseline)) if baseline is not None else []
     facts = _facts(recipe, results, history, gates, deltas, baseline)
     facts["lead"] += _chosen(results, whole)
+    page = run / "report" / "index.html"
+    write_text(page, _environment(autoescape=True).get_template("page.html.j2").render(facts))
+    summary = _environment(finalize=_as_markdown).get_template("summary.md.j2").render(facts)
+    write_text(run / "report" / "report.md", summary)
+    return page
+
+
+def _environment(**escaping: Any) -> jinja2.Environment:
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        trim_blocks=True,
+        undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(_HERE), trim_blocks=True, **escaping
     )
     environment.filters["score"] = rendering.score
     environment.filters["breakable"] = _breakable
-    page = run / "report" / "index.html"
-    write_text(page, environment.get_template("page.html.j2").render(facts))
-    write_text(run / "report" / "report.md", environment.get_template("summary.md.j2").render(facts))
-    return page
+    environment.filters["code"] = lambda text: Markup(rendering.markdown_code(text))
+    return environment
+
+
+def _as_markdown(value: Any) -> str:
+    """Whatever a template of Markdown prints: text is escaped, but for code spans."""
+    return str(value) if isinstance(value, Markup) else rendering.markdown_text(value)
 
 
 def _facts(
