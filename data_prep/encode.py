@@ -121,7 +121,7 @@ class _Pieces(dict[str, bytes]):
 
     def __init__(self, vocab: Vocab, width: int) -> None:
         super().__init__()
-        self._tokenize = vocab.tokenizer.model.tokenize
+        self._tokenize = vocab.encoder.model.tokenize
         self._ids = [index.to_bytes(width, "little") for index in range(vocab.size)]
         self._byte_level = vocab.byte_level
 

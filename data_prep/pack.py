@@ -154,6 +154,7 @@ def encode_part(task: EncodeTask) -> None:
     end = np.array([vocab.eod_id], dtype=dtype).tobytes()
     stage, name = task.part.stage, task.part.name
     rows: dict[str, list[tuple[Any, ...]]] = {split: [] for split in SPLITS}
+    lost = [0, 0]  # documents, bytes
     with ExitStack() as stack:
         streams: dict[str, Any] = {}
         for split, row in by_split(task.part, ["text", "url", "offset", "bytes"]):
@@ -162,6 +163,8 @@ def encode_part(task: EncodeTask) -> None:
                 streams[split] = stack.enter_context(path.open("wb"))
             ids = encode(row["text"])
             streams[split].write(ids + end)
+            if not vocab.lossless and (gone := vocab.lost(row["text"], np.frombuffer(ids, dtype))):
+                lost = [lost[0] + 1, lost[1] + gone]
             rows[split].append(
                 (
                     row["id"],
@@ -172,7 +175,7 @@ def encode_part(task: EncodeTask) -> None:
                     len(ids) // dtype.itemsize + 1,
                 )
             )
-    content: dict[str, Any] = {}
+    content: dict[str, Any] = {"lost": lost} if lost[0] else {}
     for split, found in rows.items():
         if found:
             columns = [

@@ -98,6 +98,8 @@ def _read_all(plan: Plan) -> _Made | None:
 
 def _run(recipe: Recipe, runner: Runner) -> DataManifest:
     plan = Plan(recipe)
+    if (settings := plan.data.tokenizer).path is not None:
+        Vocab.load(settings.path, settings.special_tokens[0])  # what does not serve is said before the work
     documents = plan.documents.read() or make_documents(plan, runner)
     plan.identities.save()
     verdicts, parts = judge(plan, runner, documents)
@@ -216,6 +218,8 @@ def _marks(made: _Made) -> Manifest:
     for name, manifest in made.verdicts.items():
         for source, reasons in manifest["marks"].items():
             merge_counts(marks.setdefault(source, {}), {f"{name}/{key}": value for key, value in reasons.items()})
+    for source, lost in made.shards["lost"].items():
+        marks.setdefault(source, {})["shards/lost_characters"] = lost
     return marks
 
 

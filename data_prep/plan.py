@@ -153,7 +153,7 @@ class Plan:
         """Depends on the file it is read from, or on the documents of the training split."""
         settings = self.data.tokenizer
         inputs: dict[str, Any] = {"kind": settings.kind, "special_tokens": settings.special_tokens}
-        inputs["code"] = code_version("vocab")
+        inputs["code"] = code_version("vocab", "vocab_checks")
         if settings.kind == "file":
             assert settings.path is not None
             path = Path(settings.path)
@@ -179,7 +179,7 @@ class Plan:
             "split": self._split,
             "shard_tokens": self.data.shard_tokens,
             "keep_dropped": self.data.keep_dropped,
-            "code": code_version("pack", "encode", "characters", "shards"),
+            "code": code_version("pack", "encode", "characters", "shards", "vocab", "vocab_checks"),
         }
         return Stage(self.directory / "shards", inputs)
 

@@ -9,6 +9,7 @@ from typing import Any
 from configs.data_sections import Source
 from data_prep import pack
 from data_prep.encode import agrees, fast_encoder
+from data_prep.funnel import merge_counts
 from data_prep.plan import Plan
 from data_prep.runner import Runner
 from data_prep.shards import token_dtype
@@ -108,8 +109,25 @@ def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> 
         files.update(unit.pop("files"))
         prefix = shard.prefix.relative_to(stage.directory).as_posix()
         described.append({"split": shard.split, "source": shard.name.rpartition("-")[0], "prefix": prefix, **unit})
-    content = {"shards": described, "dtype": dtype.name, "vocab_size": vocab.size}
+    content = {"shards": described, "dtype": dtype.name, "vocab_size": vocab.size, "lost": _lost(parts, counts)}
     return stage.finish({**content, "dropped_tokens": _dropped_tokens(parts, counts)}, files)
+
+
+def _lost(parts: list[Part], counts: dict[str, Manifest]) -> dict[str, list[int]]:
+    """Documents and bytes of which the tokens do not give everything back, by source; says so where there are any."""
+    lost: dict[str, list[int]] = {}
+    for part in parts:
+        if found := counts[part.name].get("lost"):
+            merge_counts(lost, {part.source: found})
+    if lost:
+        gone = sum(size for _, size in lost.values())
+        every = sum(counts[part.name].get(split, {}).get("bytes", 0) for part in parts for split in pack.SPLITS)
+        print(
+            f"note: the vocabulary lacks characters of this text: {gone:,} of {every:,} bytes ({gone / every:.2%}) are "
+            "lost, so figures per byte are wrong by as much; a vocabulary with all bytes loses none",
+            file=sys.stderr,
+        )
+    return lost
 
 
 def _groups(

@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from configs import data_sections
 from configs.data_sections import END_OF_TEXT
 from configs.files import fingerprint, read_json, write_json, write_text
+from data_prep.vocab_checks import (
+    BYTE_TOKEN,
+    MAX_FILE_BYTES,
+    check_bounds,
+    check_ids,
+    for_text_alone,
+    keeps_text,
+    missing_bytes,
+)
 
 TOKENIZER_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
@@ -39,7 +50,11 @@ PATTERNS = {
 _MOST_KMERS = 2**20
 # A merge seen once in the whole sample is a memorised string, not a unit of the language.
 _MIN_FREQUENCY = 2
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+# Every byte that UTF-8 uses, and what has broken vocabularies: spaces of all kinds, marks, tokens written as text.
+_TRIAL = (
+    "".join(map(chr, [*range(0x800), *range(0x800, 0xD800, 0x40), *range(0xE000, 0x110000, 0x1000)]))
+    + " a  b\n\n c\t<0x41> <unk> <s> </s> ▁x [UNK] [SEP] ##y Hello World, 2024! naïve 中文 😀 "
+)
 
 
 def byte_alphabet() -> list[str]:
@@ -65,6 +80,8 @@ class Vocab:
         tokenizer.encode_special_tokens = True
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        self.vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+        check_ids(self.vocabulary.values())
         self.tokenizer = tokenizer
         self.end_of_document = end_of_document
         self.eod_id: int = eod
@@ -79,16 +96,44 @@ class Vocab:
                 else `<|endoftext|>`.
 
         Raises:
-            ValueError: when there is no such file, it is not a tokenizer, or it lacks the end-of-document token.
+            ValueError: when there is no such file, it is not a tokenizer, it lacks the end-of-document token, or it
+                does not pass `try_out`.
         """
         file = Path(path) / TOKENIZER_NAME if Path(path).is_dir() else Path(path)
         if not file.is_file():
             raise ValueError(f"{path}: no {TOKENIZER_NAME} here; give a tokenizer.json or a directory with one")
-        try:
-            tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises plain Exception
-            raise ValueError(f"{file} is not a tokenizer that Hugging Face `tokenizers` reads: {error}") from error
-        return cls(tokenizer, end_of_document or _configured_eos(file.parent) or END_OF_TEXT)
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{file} has {file.stat().st_size:,} bytes; a tokenizer has {MAX_FILE_BYTES:,} at most")
+        stat = file.stat()
+        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        return _loaded(file.absolute(), stamp, end_of_document or _configured_eos(file.parent) or END_OF_TEXT)
+
+    def try_out(self) -> None:
+        """Encodes what has broken vocabularies.
+
+        Raises:
+            ValueError: when a special id comes out of a text, when a byte-level vocabulary lacks bytes, when what is
+                unknown would end a document, or when a vocabulary without losses does not give a text back.
+        """
+        if self.byte_level and self.unknown_id is None and (lacking := self._missing_bytes):
+            text = ", ".join(f"0x{byte:02X}" + (f" ({chr(byte)!r})" if 32 < byte < 127 else "") for byte in lacking[:8])
+            raise ValueError(
+                f"the vocabulary is byte-level but has no token for {len(lacking)} of the bytes that text is made of "
+                f"({text}{', …' if len(lacking) > 8 else ''}), so they would be lost; train it with all 256 bytes as "
+                "its initial alphabet, or keep its special tokens apart from them"
+            )
+        if self.unknown_id == self.eod_id and not self.lossless:
+            raise ValueError(
+                f"the vocabulary gives {self.end_of_document!r}, which ends documents, for what it does not know; set "
+                "data.tokenizer.special_tokens to another of its tokens, or give it all bytes"
+            )
+        specials = sorted(token for token, index in self.vocabulary.items() if index in self.special_ids)
+        for text in (_TRIAL, " ".join(specials), "".join(specials)):
+            ids = self.encode(text)
+            if found := self.special_ids.intersection(ids) - {self.unknown_id}:
+                raise ValueError(f"text gives the special id {min(found)}; its model is none that is known here")
+            if self.lossless and (self.decode(ids) != text or self.token_bytes[ids].sum() != len(text.encode())):
+                raise ValueError("the vocabulary has all bytes and does not give a text back; its decoder is broken")
 
     def save(self, directory: Path) -> None:
         """Writes `tokenizer.json` and a `tokenizer_config.json` that transformers understands."""
@@ -107,28 +152,62 @@ class Vocab:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without an end-of-document id; special-token strings inside are ordinary text."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        with _panics_said(f"a text that begins {text[:40]!r}"):
+            ids: list[int] = self.encoder.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text."""
-        return [item.ids for item in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [item.ids for item in self.encoder.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids; special tokens are left out. Cut characters become U+FFFD."""
-        text: str = self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)
+        with _panics_said("ids"):
+            text: str = self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)
         return text
+
+    def lost(self, text: str, ids: Iterable[int]) -> int:
+        """UTF-8 bytes of the characters of a text that its ids do not give back; 0 for a vocabulary without losses."""
+        if self.lossless:
+            return 0
+        back = self.decode(index for index in ids if index != self.unknown_id)
+        return 0 if back == text else len("".join((Counter(text) - Counter(back)).elements()).encode())
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that no text may give: the end-of-document id and those of special added tokens."""
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        return frozenset({self.eod_id, *(index for index, token in added if token.special)})
+
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """The id that stands for what the model does not know, if it has one."""
+        model = self._description["model"]
+        named = model.get("unk_token")
+        return model.get("unk_id") if named is None else self.vocabulary.get(named)
+
+    @cached_property
+    def encoder(self) -> Tokenizer:
+        """The tokenizer for text: the same ids, but never a special one."""
+        made = Tokenizer.from_str(json.dumps(for_text_alone(self._description, self.special_ids)))
+        made.encode_special_tokens = True
+        return made
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        description: dict[str, Any] = json.loads(self.tokenizer.to_str())
+        return description
 
     @cached_property
     def size(self) -> int:
         """Number of ids: the largest id plus one."""
-        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self.vocabulary.values()) + 1
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
         """(size,) int32: UTF-8 bytes that each id stands for; 0 for special tokens and unused ids."""
         counts = np.zeros(self.size, dtype=np.int32)
-        for token, index in self.tokenizer.get_vocab(with_added_tokens=True).items():
+        for token, index in self.vocabulary.items():
             counts[index] = self._bytes_of(token)
         for index, added in self.tokenizer.get_added_tokens_decoder().items():
             counts[index] = 0 if added.special else len(added.content.encode())
@@ -137,15 +216,20 @@ class Vocab:
     @cached_property
     def byte_level(self) -> bool:
         """Whether the tokens are strings over GPT-2's byte alphabet."""
-        decoder = json.loads(self.tokenizer.to_str())["decoder"] or {}
+        decoder = self._description["decoder"] or {}
         return any(part.get("type") == "ByteLevel" for part in [decoder, *decoder.get("decoders", [])])
 
     @cached_property
     def lossless(self) -> bool:
-        """Whether the ids of any text stand for exactly its bytes."""
-        description = json.loads(self.tokenizer.to_str())
-        whole = description["pre_tokenizer"] is None and bool(description["model"].get("byte_fallback"))
-        return description["normalizer"] is None and (self.byte_level or whole)
+        """Whether the ids of any text stand for exactly its bytes, and give it back."""
+        return keeps_text(self._description, self.byte_level) and not self._missing_bytes
+
+    @cached_property
+    def _missing_bytes(self) -> list[int]:
+        """Bytes of UTF-8 that no token stands for; one that is a special token's does not count."""
+        names = byte_alphabet() if self.byte_level else [f"<0x{byte:02X}>" for byte in range(256)]
+        special = {token for token, index in self.vocabulary.items() if index in self.special_ids}
+        return missing_bytes(self._description, [name if name not in special else "" for name in names])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,10 +239,43 @@ class Vocab:
     def _bytes_of(self, token: str) -> int:
         if self.byte_level:
             return len(token)
-        if _BYTE_TOKEN.fullmatch(token):
+        if BYTE_TOKEN.fullmatch(token):
             return 1
         # SentencePiece writes a space as U+2581; where nothing is rewritten, that character is itself.
         return len((token if self.lossless else token.replace("▁", " ")).encode())
+
+
+@lru_cache(maxsize=4)
+def _loaded(file: Path, stamp: tuple[int, int, int], end_of_document: str) -> Vocab:
+    """Reads and tries a vocabulary once; `stamp` changes with the file. Every checkpoint asks for the same one."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        check_bounds(text)
+        with _panics_said("its own file"):
+            tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ValueError(f"{file} is not a tokenizer that Hugging Face `tokenizers` reads: {error}") from error
+    try:
+        vocab = Vocab(tokenizer, end_of_document)
+        vocab.try_out()
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return vocab
+
+
+@contextmanager
+def _panics_said(what: str) -> Iterator[None]:
+    """Makes an error of ours of a panic in the library's Rust code, which is no `Exception`.
+
+    Raises:
+        ValueError: as when a regular expression gives up.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the tokenizer gave up on {what} ({error}); use another tokenizer") from error
 
 
 def _configured_eos(directory: Path) -> str | None:
