@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from configs.presets import PRESETS, merged
 from configs.quality_rules import Rule
-from configs.section import PathText, Section
+from configs.section import PathText, PatternText, Section
 
 END_OF_TEXT = "<|endoftext|>"
 Format = Literal[
@@ -26,7 +26,7 @@ class HubDataset(Section):
     path: str = Field(description="Dataset name on the hub, or a builder such as `json` or `text`.")
     name: str | None = Field(None, description="Configuration of the dataset, such as `sample-10BT`.")
     split: str = Field("train", description="Split to read.")
-    data_files: list[PathText] | None = Field(None, description="Files for a local builder.")
+    data_files: list[PatternText] | None = Field(None, description="Files for a local builder.")
     revision: str | None = Field(None, description="Commit or tag; pin it to make the run repeatable.")
 
 
@@ -36,7 +36,7 @@ class Source(Section):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in the funnel and the mixture."
     )
-    path: list[PathText] | PathText | None = Field(
+    path: list[PatternText] | PatternText | None = Field(
         None,
         description="Files, globs or fsspec URLs (s3://, gs://, https://): .txt .md .jsonl .json .csv .tsv .parquet "
         ".warc .wet .arc .html .xml .cnxml .fasta .fastq, each also .gz .zst .lz4 .bz2 .xz, and .tar or .zip of "
@@ -240,7 +240,7 @@ class Decontaminate(Section):
     """N-gram overlap with evaluation sets (Brown et al., arXiv:2005.14165, appendix C)."""
 
     evaluation: bool = Field(True, description="Against all that the recipe's `evaluation` names.")
-    files: list[PathText] = Field([], description="Further sets: any file that data_prep reads.")
+    files: list[PatternText] = Field([], description="Further sets: any file that data_prep reads.")
     tasks: list[str] = Field([], description="Further lm-eval tasks.")
     ngram: int = Field(13, ge=5, description="Words in a row, lower case and without punctuation, that count as a hit.")
     ngram_characters: int = Field(

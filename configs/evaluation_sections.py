@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from configs.section import PathText, Section
+from configs.section import PathText, PatternText, Section
 
 
 class PerplexitySet(Section):
     """Documents scored whole: perplexity per token, bits per byte."""
 
     name: str
-    path: PathText = Field(description="Any file that data_prep reads.")
+    path: PatternText = Field(description="Any file that data_prep reads.")
     text_field: str = "text"
     text_documents: Literal["file", "line", "paragraph"] = "file"
     stride: int | None = Field(
@@ -26,7 +26,7 @@ class TranslationSet(Section):
     """Pairs for BLEU; `path` is .jsonl(.gz/.zst) with one object per pair."""
 
     name: str
-    path: PathText
+    path: PatternText
     source_field: str = "source"
     target_field: str = "target"
     source_label: str = Field("Source", description="Written before a source sentence in the prompt.")

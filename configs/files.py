@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ TEMPORARY_SUFFIX = ".partial"
 FULL_HASH_LIMIT_BYTES = 256 * 2**20
 _CHUNK_BYTES = 4 * 2**20
 _SAMPLES = 64
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def fsync_path(path: Path) -> None:
@@ -85,8 +87,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON with sorted keys, atomically: equal values give equal bytes."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    """Writes `value` as indented JSON with sorted keys, atomically: equal values give equal bytes.
+
+    Lone surrogates, which Python has for bytes of names that are not UTF-8, become escapes of JSON.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    if not text.isascii():
+        text = _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -131,4 +139,4 @@ def content_identity(path: Path) -> dict[str, Any]:
 def fingerprint(value: Any) -> str:
     """Hex digest (16 bytes) of a JSON-serialisable value; independent of the order of mapping keys."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -7,6 +7,7 @@ they were written: the recipe file's directory, or the working directory for ove
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -177,8 +178,8 @@ def _resolve_paths(section: BaseModel, values: Any, base_for: Any, prefix: tuple
             continue
         here = (*prefix, name)
         current = getattr(section, name)
-        if is_path(field):
-            values[name] = _absolute(value, base_for, here)
+        if marker := path_marker(field):
+            values[name] = _absolute(value, base_for, here, marker.pattern)
         elif isinstance(current, BaseModel):
             _resolve_paths(current, value, base_for, here)
         elif isinstance(current, list):
@@ -188,13 +189,34 @@ def _resolve_paths(section: BaseModel, values: Any, base_for: Any, prefix: tuple
 
 
 def is_path(field: Any) -> bool:
-    return any(isinstance(item, PathMarker) for item in field.metadata) or "PathMarker" in repr(field.annotation)
+    return path_marker(field) is not None
 
 
-def _absolute(value: Any, base_for: Any, path: tuple[str | int, ...]) -> Any:
+def path_marker(field: Any) -> PathMarker | None:
+    """What marks a field of a section as a path; None for other fields."""
+    return next(_markers((field.metadata, field.annotation)), None)
+
+
+def _markers(annotation: Any) -> Iterator[PathMarker]:
+    """The markers in a field's type, such as `list[PathText] | None`."""
+    if isinstance(annotation, PathMarker):
+        yield annotation
+    inner = annotation if isinstance(annotation, list | tuple) else get_args(annotation)
+    for part in (*inner, *getattr(annotation, "__metadata__", ())):
+        yield from _markers(part)
+
+
+def _absolute(value: Any, base_for: Any, path: tuple[str | int, ...], pattern: bool) -> Any:
     if isinstance(value, list):
-        return [_absolute(item, base_for, (*path, index)) for index, item in enumerate(value)]
-    return value if "://" in value else str((base_for(path) / Path(value).expanduser()).absolute())
+        return [_absolute(item, base_for, (*path, index), pattern) for index, item in enumerate(value)]
+    if "://" in value:
+        return value
+    base, rest = base_for(path).absolute(), Path(value)
+    if rest.parts[:1] and rest.parts[0].startswith("~"):
+        base, rest = Path(rest.parts[0]).expanduser(), Path(*rest.parts[1:])
+    if pattern:
+        base = Path(glob.escape(str(base)))  # only what was written is a pattern
+    return str(base / rest)
 
 
 # -------------------------------------------------------------------------------------------------------------- public

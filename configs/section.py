@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict
 
 
+@dataclass(frozen=True)
 class PathMarker:
-    """Marks a string setting as a path: relative ones are resolved against where they were written."""
+    """Marks a string setting as a path: relative ones are resolved against where they were written.
+
+    A `pattern` may hold globs; the directory that it is resolved against is none, whatever signs its name has.
+    """
+
+    pattern: bool = False
 
 
 PathText = Annotated[str, PathMarker()]
+PatternText = Annotated[str, PathMarker(pattern=True)]
 
 
 class Section(BaseModel):

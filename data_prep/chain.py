@@ -2,7 +2,7 @@
 
 Address -> normalise -> lines -> language -> quality rules -> classifier -> privacy (extraction has happened when a
 record became a document). Every byte that a step takes and every document that it drops is counted under
-`stage/reason`.
+`stage/reason`; one at which a step raises an error is dropped as `stage/failed`, and the others go on.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from data_prep.funnel import READ, Tally
 from data_prep.guard import TooSlow, limit, undisturbed
 from data_prep.normalize import normalize
 from data_prep.quality import reason_to_drop
+from data_prep.readers.isolation import concerns_one, describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +81,22 @@ class Chain:
         def wanted(step: str, asked: object) -> bool:
             return bool(asked) and step not in source.skip
 
-        steps: list[Callable[[_State], None] | None] = [
-            _addresses(quality.blocklist, quality.blocked_words)
-            if quality.blocklist or quality.blocked_words
-            else None,
-            lambda state: state.change("normalize/normalized", normalize(state.text, data.normalize)),
-            _basics(data),
-            _lines(data) if wanted("lines", data.lines.boilerplate or data.lines.patterns) else None,
-            _identify(language, source.language) if wanted("language", language.identify or language.keep) else None,
-            _rules(quality.rules) if wanted("quality", quality.rules) else None,
-            _classifier(quality.classifier.path, quality.classifier.min_score)
-            if quality.classifier and wanted("quality", quality.classifier)
-            else None,
-            _privacy(data) if wanted("privacy", any(data.privacy.model_dump().values())) else None,
+        names = quality.blocklist or quality.blocked_words
+        lines = wanted("lines", data.lines.boilerplate or data.lines.patterns)
+        identify = wanted("language", language.identify or language.keep)
+        scored = quality.classifier if wanted("quality", quality.classifier) else None
+        private = wanted("privacy", any(data.privacy.model_dump().values()))
+        steps: list[tuple[str, Callable[[_State], None] | None]] = [
+            ("quality", _addresses(quality.blocklist, quality.blocked_words) if names else None),
+            ("normalize", lambda state: state.change("normalize/normalized", normalize(state.text, data.normalize))),
+            ("quality", _basics(data)),
+            ("lines", _lines(data) if lines else None),
+            ("language", _identify(language, source.language) if identify else None),
+            ("quality", _rules(quality.rules) if wanted("quality", quality.rules) else None),
+            ("quality", _classifier(scored.path, scored.min_score) if scored else None),
+            ("privacy", _privacy(data) if private else None),
         ]
-        self._steps = [step for step in steps if step is not None]
+        self._steps = [(stage, step) for stage, step in steps if step is not None]
 
     def __call__(self, document: Document) -> tuple[Document, bytes] | Dropped:
         """The document with its text as UTF-8 if it stays, else why not; counts what happened to it."""
@@ -104,14 +106,20 @@ class Chain:
         self._tally.add(READ, 1, document.read_bytes)
         if document.read_bytes != len(state.encoded):
             self._tally.add("extract/markup", 0, document.read_bytes - len(state.encoded))
+        stage = "quality"
         try:
             with limit:
-                for step in self._steps:
+                for stage, step in self._steps:  # noqa: B007 (the handlers below ask which step it was)
                     step(state)
         except _Drop as drop:
             return self.drop(drop.key, replace(document, text=state.text), len(state.encoded), drop.detail)
         except TooSlow as slow:
             return self.drop("quality/too_slow", replace(document, text=state.text), len(state.encoded), str(slow))
+        except BaseException as error:
+            if not concerns_one(error):
+                raise
+            dropped = replace(document, text=state.text)
+            return self.drop(f"{stage}/failed", dropped, len(state.encoded), describe(error))
         metadata = {**document.metadata, **state.metadata} if state.metadata else document.metadata
         return replace(document, text=state.text, metadata=metadata), state.encoded
 

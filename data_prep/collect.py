@@ -25,6 +25,7 @@ from data_prep.documents import Document, Origin, Rejected, to_documents
 from data_prep.funnel import KEPT, READ, Tally
 from data_prep.guard import Guard, TooSlow
 from data_prep.readers import RawRecord
+from data_prep.readers.isolation import concerns_one
 from data_prep.stages import Stage, describe_file
 
 SCHEMA = pa.schema(
@@ -116,7 +117,7 @@ class _PartWriter:
         self.sizes: list[int] = []
 
     def keep(self, document: Document, encoded: bytes) -> None:
-        metadata = json.dumps(document.metadata, ensure_ascii=True, default=str) if document.metadata else None
+        metadata = metadata_json(document.metadata)
         row = (document.id, document.text, document.url, metadata, document.offset, document.part, len(encoded))
         self._kept.add(row, len(encoded))
         self.digests.append(hashlib.blake2b(encoded, digest_size=16).digest())
@@ -190,6 +191,21 @@ def _write_part(task: FileTask, name: str, records: Iterator[RawRecord]) -> None
         | guard.files,
     }
     task.stage.commit(name, content)
+
+
+def metadata_json(metadata: dict[str, Any]) -> str | None:
+    """The metadata in ASCII, without the values that cannot be written; None where there are none."""
+    if not metadata:
+        return None
+    try:
+        return json.dumps(metadata, ensure_ascii=True, default=str)
+    except Exception as error:  # a key that is no string, a circle, a number too long to be shown, …
+        if not concerns_one(error):
+            raise
+    if len(metadata) == 1:
+        return None
+    halves = [metadata_json({key: value}) for key, value in metadata.items()]
+    return "{" + ", ".join(half[1:-1] for half in halves if half) + "}" if any(halves) else None
 
 
 def _parquet(stack: ExitStack, file: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -29,6 +29,7 @@ from data_prep.readers import (
     size_of,
 )
 from data_prep.readers.fields import split_front_matter, take_text
+from data_prep.readers.isolation import concerns_one, describe
 from data_prep.readers.text import mostly_utf8
 
 MAX_DOCUMENT_BYTES = 16_000_000
@@ -183,8 +184,17 @@ def _hub_records(origin: Origin) -> Iterator[RawRecord]:
     dataset = _hub_dataset(origin.source)
     if origin.count > 1:
         dataset = dataset.shard(num_shards=origin.count, index=origin.index)
-    for position, row in enumerate(dataset):
-        yield RawRecord(position, row, row_size(row))
+    position = -1
+    try:
+        for position, row in enumerate(dataset):
+            yield RawRecord(position, row, row_size(row))
+    except Exception as error:  # the library's streams end at an error, and cannot go on behind it
+        if isinstance(error, OSError) and not concerns_one(error):
+            raise
+        raise UnreadableFile(
+            f"source {origin.source.name}: {origin.name} cannot be read behind row {position} ({describe(error)}); "
+            "take out what is damaged, or set the source's `max_documents`"
+        ) from error
 
 
 # ---------------------------------------------------------------------------------------------------------- conversion
@@ -203,16 +213,19 @@ def to_documents(
         name: of the file, for ids and messages.
         max_bytes: longer texts are cut.
         extract: how text is taken out of markup.
+
+    Whatever a library raises for the record, it is rejected as `reader_failed`; see `data_prep.readers.isolation`.
     """
     converter = _Converter(record, source, f"{name}:{record.member or record.position}", max_bytes, extract)
-    if record.value is None:
-        yield converter.rejected(record.reason or "record_too_long", record.detail)
-    elif isinstance(record.value, dict):
-        yield from converter.row(record.value)
-    elif record.media_type == JSON_TYPE:
-        yield from converter.json(record.value)
-    else:
-        yield from converter.page(record.value)
+    taken = 0
+    try:
+        for item in converter.items():
+            taken += item.read_bytes if isinstance(item, Document) else item.bytes
+            yield item
+    except BaseException as error:
+        if not concerns_one(error):
+            raise
+        yield converter.rejected("reader_failed", describe(error), max(0, record.size - taken))
 
 
 class _Converter:
@@ -222,6 +235,15 @@ class _Converter:
 
     def __init__(self, record: RawRecord, source: Source, where: str, max_bytes: int, extract: Extract | None) -> None:
         self.record, self.source, self.where, self.max_bytes, self.extract = record, source, where, max_bytes, extract
+
+    def items(self) -> Iterator[Document | Rejected]:
+        """All that comes of the record."""
+        value = self.record.value
+        if value is None:
+            return iter([self.rejected(self.record.reason or "record_too_long", self.record.detail)])
+        if isinstance(value, dict):
+            return self.row(value)
+        return self.json(value) if self.record.media_type == JSON_TYPE else self.page(value)
 
     def rejected(self, reason: str, excerpt: str, size: int | None = None) -> Rejected:
         size = self.record.size if size is None else size
@@ -261,7 +283,8 @@ class _Converter:
 
     def page(self, data: bytes) -> Iterator[Document | Rejected]:
         record, markup = self.record, self.source.markup
-        document = Document(record.name or self.where, "", self.source.name, record.url, dict(record.metadata))
+        name, url = (value if value and _encode(value) is not None else None for value in (record.name, record.url))
+        document = Document(name or self.where, "", self.source.name, url, dict(record.metadata))
         media_type = (record.media_type or "").partition(";")[0].strip().lower()
         if markup in ("html", "xml") or (markup == "auto" and media_type in _MARKUP):
             yield from self.extracted(data, document, len(data))

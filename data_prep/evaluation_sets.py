@@ -18,7 +18,7 @@ from configs.recipe import Recipe
 from data_prep.benchmark_tasks import task_passages
 from data_prep.documents import read_documents
 from data_prep.normalize import normalize
-from data_prep.readers import Place, expand, names_within, read_records
+from data_prep.readers import Place, as_pattern, expand, names_within, read_records
 
 SHIPPED_TASKS = Path(__file__).resolve().parents[1] / "configs" / "tasks"
 
@@ -149,7 +149,7 @@ def read_items(recipe: Recipe) -> Iterator[Item]:
         yield from _task_items(section.benchmarks.tasks, recipe, "evaluation.benchmarks.tasks")
     files = _files(settings.files)
     for name, path in zip(names_within(files), files, strict=True):
-        for document in read_documents(Source(name="set", path=str(path), text_field="*")):
+        for document in read_documents(Source(name="set", path=as_pattern(path), text_field="*")):
             yield _item(f"file/{name}", [document.text])
     further = [name for name in settings.tasks if not settings.evaluation or name not in section.benchmarks.tasks]
     yield from _task_items(further, recipe, "data.decontaminate.tasks")

@@ -21,6 +21,7 @@ from data_prep.funnel import KEPT, Funnel, merge_counts
 from data_prep.gather import make_documents
 from data_prep.page import PAGE_NAME, verdict_examples, write_page
 from data_prep.plan import Plan
+from data_prep.readers.places import shown
 from data_prep.runner import Runner
 from data_prep.shards import MANIFEST_NAME, DataManifest, load_manifest
 from data_prep.stages import Stage
@@ -225,7 +226,17 @@ def _marks(made: _Made) -> Manifest:
 
 @contextmanager
 def only_one(directory: Path) -> Iterator[None]:
-    """Holds the directory's lock, which the system lets go of when this process ends, however it ends."""
+    """Holds the directory's lock, which the system lets go of when this process ends, however it ends.
+
+    Raises:
+        ValueError: another process holds it, or Ray and Arrow could not write down the directory's name.
+    """
+    for place in (directory, Path.cwd()):
+        if shown(str(place)) != str(place):
+            raise ValueError(
+                f"{shown(str(place))}: the name of this directory is not UTF-8; work in another one, and choose "
+                "data.directory or --out accordingly (files to be read may have such names)"
+            )
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as lock:
         try:

@@ -14,7 +14,7 @@ from data_prep.gather import Look, evenly, make_documents
 from data_prep.page import PAGE_NAME, verdict_examples, write_page
 from data_prep.pipeline import funnel_of, judge, only_one
 from data_prep.plan import Plan
-from data_prep.readers import expand
+from data_prep.readers import as_pattern, expand
 from data_prep.runner import Runner
 
 _LOOK = Look(examples=12, characters=6000, files=8, may_be_empty=True)
@@ -72,7 +72,7 @@ def _fewer(source: Source, documents: int) -> Source:
     else:
         files = expand(source.path, source.storage_options)
         count = len(files)
-        update["path"] = [str(file) for file in evenly(files, _LOOK.files)]
+        update["path"] = [as_pattern(file) for file in evenly(files, _LOOK.files)]
     each = -(-documents // min(count, _LOOK.files or count))
     update["max_documents"] = min(each, source.max_documents or each)
     update["max_bytes"] = min(each * _DOCUMENT_BYTES, source.max_bytes or each * _DOCUMENT_BYTES)

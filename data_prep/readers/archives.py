@@ -8,14 +8,14 @@ import struct
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from fnmatch import translate
 from functools import cache
-from lzma import LZMAError
 from typing import Any, BinaryIO, cast
 
-from data_prep.readers.records import Damage, RawRecord, Reading, UnreadableFile, dropped
+from data_prep.readers.isolation import concerns_one, describe
+from data_prep.readers.places import shown
+from data_prep.readers.records import Damage, RawRecord, Reading, dropped
 from data_prep.readers.streams import CHUNK_BYTES
 
 # A directory is held whole, some ten times as large as it is in the file.
@@ -112,7 +112,9 @@ class _TarInfo(tarfile.TarInfo):
 def tar_records(stream: BinaryIO, reading: Reading, damage: Damage, read: ReadMember) -> Iterator[RawRecord]:
     """Records of the members in their order."""
     try:
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo, bufsize=CHUNK_BYTES) as archive:
+        with tarfile.open(
+            fileobj=stream, mode="r|", tarinfo=_TarInfo, bufsize=CHUNK_BYTES, encoding="utf-8"
+        ) as archive:
             while (info := archive.next()) is not None:
                 yield from _tar_member(archive, info, reading, read)
                 archive.members = []  # type: ignore[attr-defined]  # it would remember them all
@@ -120,18 +122,21 @@ def tar_records(stream: BinaryIO, reading: Reading, damage: Damage, read: ReadMe
             if not isinstance(end, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
                 lost = isinstance(end, tarfile.InvalidHeaderError)  # type: ignore[attr-defined]
                 damage.set("damaged_file" if lost else "truncated_file", end)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        damage.set("truncated_file" if "unexpected end" in str(error) else "damaged_file", error)
+    except Exception as error:
+        if not concerns_one(error):
+            raise
+        damage.set("truncated_file" if "unexpected end" in str(error) else "damaged_file", describe(error))
 
 
 def _tar_member(
     archive: tarfile.TarFile, info: tarfile.TarInfo, reading: Reading, read: ReadMember
 ) -> Iterator[RawRecord]:
-    name = info.name
+    name = shown(info.name)
     if info.isdir() or not is_wanted(name, reading.members):
         return
-    if is_unsafe(name) or not info.isreg() or info.issparse():
-        what = "a path out of the archive" if is_unsafe(name) else "a link, a device or a sparse file"
+    unsafe = is_unsafe(info.name)
+    if unsafe or not info.isreg() or info.issparse():
+        what = "a path out of the archive" if unsafe else "a link, a device or a sparse file"
         yield dropped("unsafe_member", info.size, detail=what, member=name)
         return
     stream = archive.extractfile(info)
@@ -153,9 +158,9 @@ def zip_records(stream: BinaryIO, reading: Reading, damage: Damage, read: ReadMe
             return
         try:
             archive = zipfile.ZipFile(stream)
-        except UnreadableFile:  # a URL that failed, which is another matter
-            raise
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+        except Exception as error:
+            if not concerns_one(error):
+                raise
             damage.set("damaged_file", error)
             return
         with archive:
@@ -183,8 +188,10 @@ def _zip_member(
                 yield dropped(*limited.problem, member=name)
     except NotImplementedError as error:
         yield dropped("unknown_format", size, detail=error, member=name)
-    except (zipfile.BadZipFile, OSError, EOFError, struct.error) as error:
-        yield dropped("damaged_file", size, detail=error, member=name)
+    except Exception as error:  # of a hostile header: BadZipFile, EOFError, struct.error, ValueError, …
+        if not concerns_one(error):
+            raise
+        yield dropped("damaged_file", size, detail=describe(error), member=name)
 
 
 class _Member(io.RawIOBase):
@@ -202,7 +209,9 @@ class _Member(io.RawIOBase):
             return 0
         try:
             data = self._stream.read(len(buffer))
-        except (zipfile.BadZipFile, zlib.error, LZMAError, OSError, EOFError) as error:
+        except Exception as error:  # BadZipFile, EOFError, and what the codecs raise
+            if not concerns_one(error):
+                raise
             reason = "truncated_file" if isinstance(error, EOFError) else "damaged_file"
             self.problem = (reason, 0, 0, error)
             return 0

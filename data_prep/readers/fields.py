@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from data_prep.readers.isolation import concerns_one
+
 EVERYTHING = "*"
-_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?\r?\n)(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"---[ \t]*(?:\r\n?|\n)(.*?(?:\r\n?|\n))(?:---|\.\.\.)[ \t]*(?:\r\n?|\n|\Z)", re.DOTALL)
 _FRONT_MATTER_CHARACTERS = 65536
 _SCALARS = (str, int, float, bool)
 
@@ -90,11 +92,13 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
 
     try:
         values = parse_yaml(match.group(1), twice=True)
-    except ValueError:
+        if not isinstance(values, dict):
+            return {}, text
+        metadata = {str(key): plain for key, value in values.items() if (plain := _plain(value)) is not None}
+    except Exception as error:  # also what a value makes Python raise as it is shown
+        if not concerns_one(error):
+            raise
         return {}, text
-    if not isinstance(values, dict):
-        return {}, text
-    metadata = {str(key): plain for key, value in values.items() if (plain := _plain(value)) is not None}
     return metadata, text[match.end() :]
 
 

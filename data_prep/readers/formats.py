@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from data_prep.readers.archives import tar_records, zip_records
+from data_prep.readers.isolation import concerns_one, describe
 from data_prep.readers.json_items import json_items
 from data_prep.readers.places import Place, Remote, open_place
 from data_prep.readers.records import JSON_TYPE, MARKUP_TYPES, Damage, RawRecord, Reading, dropped
@@ -95,13 +97,24 @@ def _file_records(place: Place, reading: Reading) -> Iterator[RawRecord]:
         with open_place(place, reading.attempts) as raw:
             counted = Counted(raw)
             buffered = cast(BinaryIO, io.BufferedReader(counted, CHUNK_BYTES))
-            yield from _Opened(reading, counted).records(place.name, buffered, damage, 0)
+            opened = _Opened(reading, counted)
+            yield from _isolated(lambda: opened.records(place.name, buffered, damage, 0), damage)
     except OSError as error:
         if isinstance(place, Remote) or error.errno not in _UNREADABLE:
             raise
         damage.set("unreadable_file", error.strerror or error)
     if damage.reason:
         yield dropped(damage.reason, damage.lost, detail=damage.detail)
+
+
+def _isolated(records: Callable[[], Iterator[RawRecord]], damage: Damage) -> Iterator[RawRecord]:
+    """The records; whatever a library raises at the file or member is damage to it, and the others are read."""
+    try:
+        yield from records()
+    except BaseException as error:
+        if isinstance(error, tarfile.TarError) or not concerns_one(error):
+            raise  # a .tar that ends within a member is damaged itself
+        damage.set("damaged_file", describe(error))
 
 
 class _Opened:
@@ -133,7 +146,7 @@ class _Opened:
             stream = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), CHUNK_BYTES))
         one = kind in MARKUP_TYPES or (kind == "text" and self._reading.text_documents == "file")
         damage = Damage()
-        for record in self.records(name, stream, damage, _SLACK_BYTES):
+        for record in _isolated(lambda: self.records(name, stream, damage, _SLACK_BYTES), damage):
             yield replace(record, member=name if one else f"{name}:{record.position}")
         if damage.reason:
             yield dropped(damage.reason, damage.lost, detail=damage.detail, member=name)

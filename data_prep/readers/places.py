@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from data_prep.readers.records import UnreadableFile
 FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 _INFO_ATTEMPTS = 3
+_ESCAPED = re.compile(r"\[([*?[])\]")  # what `glob.escape` makes
 # What stores say about a file that changes with its content.
 _REMOTE_IDENTITY = (
     "ETag", "etag", "Content-MD5", "Digest", "md5Hash", "crc32c", "checksum", "generation", "VersionId",
@@ -84,18 +86,29 @@ def expand(paths: str | Sequence[str], options: Mapping[str, Any] | None = None)
     return list(files)
 
 
+def as_pattern(place: Place) -> str:
+    """A pattern that matches this file alone, whatever signs its name has."""
+    return glob.escape(str(place)) if isinstance(place, Path) else place.url
+
+
 def _local_files(pattern: str) -> list[Place]:
-    literal = Path(pattern)
+    literal = Path(_literal(pattern))
     if literal.is_dir():
-        raise ValueError(f"{pattern}: is a directory; say which files in it, as in {literal / '**' / '*.jsonl.gz'}")
+        raise ValueError(f"{literal}: is a directory; say which files in it, as in {literal / '**' / '*.jsonl.gz'}")
     if literal.is_file():
         return [literal]
     found: list[Place] = [Path(name) for name in sorted(set(_glob(pattern))) if os.path.lexists(name)]
     # A link to nowhere stays: opening it fails, and that is counted with its name.
     files = [path for path in found if isinstance(path, Path) and not path.is_dir()]
     if not files:
-        raise ValueError(f"{pattern}: no such file; correct the `path` of the source (globs must match something)")
+        raise ValueError(f"{literal}: no such file; correct the `path` of the source (globs must match something)")
     return [*files]
+
+
+def _literal(pattern: str) -> str:
+    """The path that the pattern is, read as a name: without the brackets of `glob.escape`, where all are such."""
+    plain = _ESCAPED.sub(r"\1", pattern)
+    return pattern if Path(pattern).exists() else plain
 
 
 def _glob(pattern: str) -> Iterator[str]:
@@ -175,8 +188,13 @@ def names_within(files: Sequence[Place]) -> list[str]:
     theirs = [name + (f"?{part.query}" if part.query else "") for name, part in zip(theirs, remote, strict=True)]
     if set(ours) & set(theirs):
         theirs = [f"{part.netloc}/{name}" for name, part in zip(theirs, remote, strict=True)]
-    names = {Path: iter(ours), Remote: iter(theirs)}
+    names = {Path: map(shown, ours), Remote: map(shown, theirs)}
     return [next(names[Remote if isinstance(file, Remote) else Path]) for file in files]
+
+
+def shown(name: str) -> str:
+    r"""A name as the system gives it, so that it can be an id and be written: bytes that are not UTF-8 as `\xe9`."""
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _relative(paths: list[Path]) -> list[str]:

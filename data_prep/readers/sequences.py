@@ -17,8 +17,9 @@ _QUALITY = re.compile(rb"[!-~]*+")
 class _Entry:
     """A record as it is being read."""
 
-    def __init__(self, title: bytes, size: int) -> None:
+    def __init__(self, title: bytes, size: int, blanks: bool = False) -> None:
         self.title = title
+        self.blanks = blanks  # whether white space may stand between letters, as in blocks of ten
         self.lines: list[bytes] = []
         self.letters = 0
         self.qualities = 0
@@ -28,6 +29,8 @@ class _Entry:
     def add(self, line: bytes, reading: Reading) -> None:
         """A line of the sequence."""
         line = line.strip()
+        if self.blanks and not line.isalpha():
+            line = b"".join(line.split())
         if not self.problem and _SEQUENCE.fullmatch(line) is None:
             self.problem = "signs that are no letters of a sequence"
         self.letters += len(line)
@@ -38,7 +41,7 @@ class _Entry:
 
     def record(self, position: int, reading: Reading) -> RawRecord:
         """The finished record."""
-        name, _, description = self.title.decode("utf-8", errors="replace").strip().partition(" ")
+        name, description = (*self.title.decode("utf-8", errors="replace").split(None, 1), "", "")[:2]
         if self.size > reading.record_bytes:
             return dropped("record_too_long", self.size, position, name)
         if self.problem or not self.letters:
@@ -56,7 +59,10 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, bool]]:
 
 
 def fasta_records(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator[RawRecord]:
-    """One record a `>` title with the lines that follow; lines before the first title are `broken_record`."""
+    """One record a `>` title with the lines that follow; lines before the first title are `broken_record`.
+
+    White space between the letters is taken out, as Biopython does it (in FASTQ it refuses such a sequence, as here).
+    """
     position = 0
     entry: _Entry | None = None
     for line, begins in _lines(stream):
@@ -64,12 +70,12 @@ def fasta_records(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterato
             if entry:
                 yield entry.record(position, reading)
                 position += 1
-            entry = _Entry(line[1:], len(line))
+            entry = _Entry(line[1:], len(line), blanks=True)
         elif line.isspace() or (begins and line.startswith(b";")):
             continue
         else:
             if entry is None:
-                entry = _Entry(b"", 0)
+                entry = _Entry(b"", 0, blanks=True)
                 entry.problem = "no title before the sequence"
             entry.size += len(line)
             entry.add(line, reading)

@@ -229,6 +229,20 @@ def test_fasta_and_long_sequences(tmp_path: Path) -> None:
     assert documents[-1].text == "MK*-."
 
 
+def test_white_space_in_sequences(tmp_path: Path) -> None:
+    file = tmp_path / "f.fasta"
+    file.write_bytes(b">one\ta title\nACGTACGTAC GGGTTTACGT\n  ACGT\t\r\n\n>two  blocks \n GG \x0bGG\tAA\n>three\n\t\n")
+    documents, rejected = read(file)
+    assert [(d.id, d.text) for d in documents] == [("one", "ACGTACGTACGGGTTTACGTACGT"), ("two", "GGGGAA")]
+    assert [d.metadata for d in documents] == [{"description": "a title"}, {"description": "blocks"}]
+    assert [r.reason for r in rejected] == ["broken_record"]
+    quality = tmp_path / "f.fastq"  # where Biopython refuses it: blanks are no letters, and qualities count them
+    quality.write_bytes(b"@one\nACGT ACGT\n+\n!!!!!!!!!\n@two\nAC\n+\n!!\n")
+    documents, rejected = read(quality)
+    assert [(d.id, d.text) for d in documents] == [("two", "AC")]
+    assert [r.reason for r in rejected] == ["broken_record"]
+
+
 def test_parts_of_a_page_add_up(tmp_path: Path) -> None:
     page = "<html><body>" + "".join(f"<p>Paragraph {n} of a long page.</p>" for n in range(400)) + "</body></html>"
     (tmp_path / "f.html").write_text(page)
