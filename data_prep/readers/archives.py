@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from data_prep.readers.isolation import concerns_one, describe
 from data_prep.readers.places import shown
-from data_prep.readers.records import Damage, RawRecord, Reading, dropped
+from data_prep.readers.records import Damage, RawRecord, Reading, UnreadableFile, dropped
 from data_prep.readers.streams import CHUNK_BYTES
 
 # A directory is held whole, some ten times as large as it is in the file.
