@@ -368,7 +368,7 @@ class Data(Section):
     shard_tokens: int = Field(200_000_000, ge=1024, description="A shard is closed after this many tokens.")
     workers: int | None = Field(None, ge=1, description="Ray tasks at a time; null: the CPUs that Ray has.")
     ray_address: str = Field(
-        "local", description="`local` starts a private Ray; otherwise the address of a running cluster."
+        "local", min_length=1, description="`local` starts a private Ray; otherwise the address of a running cluster."
     )
 
     @model_validator(mode="before")

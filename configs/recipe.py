@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import glob
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,7 +42,9 @@ class Recipe(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the run; also its default directory."
     )
     seed: int = Field(1234, ge=0, description="Seed of everything random.")
-    out: str | None = Field(None, description="Run directory, relative to the working directory; null: `runs/<name>`.")
+    out: str | None = Field(
+        None, min_length=1, description="Run directory, relative to the working directory; null: `runs/<name>`."
+    )
     data: Data
     model: Model
     train: Train
@@ -101,10 +103,15 @@ def _copy(node: Any) -> Any:
 
 
 def _apply_override(values: dict[str, Any], override: str) -> list[str | int]:
-    """Sets one `a.b=value` in place; list items by index (`data.sources.0.weight=2`). Returns the path as keys."""
+    """Sets one `a.b=value` in place, and returns the path as keys; `value` is YAML."""
     dotted, separator, text = override.partition("=")
     if not separator or not dotted:
         raise RecipeError(f"override `{override}`: write it as a.b=value")
+    return _set(values, dotted, _parse_yaml(text, f"override `{override}`"), override)
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any, override: str) -> list[str | int]:
+    """Sets the value at a dotted path; list items by index (`data.sources.0.weight`)."""
     keys: list[str | int] = [int(part) if part.isdigit() else part for part in dotted.split(".")]
     node: Any = values
     for position, key in enumerate(keys):
@@ -123,7 +130,7 @@ def _apply_override(values: dict[str, Any], override: str) -> list[str | int]:
             key = str(key)
             keys[position] = key
         if last:
-            node[key] = _parse_yaml(text, f"override `{override}`")
+            node[key] = value
         else:
             if isinstance(node, dict) and node.get(key) is None:
                 node[key] = {}
@@ -264,7 +271,9 @@ def _reaches(node: Any, path: Sequence[str | int]) -> bool:
     return True
 
 
-def load_with_origins(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Origins]:
+def load_with_origins(
+    path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, str | int] | None = None
+) -> tuple[Recipe, Origins]:
     """Like `load`, and also tells where each value came from."""
     file = Path(path)
     if not file.is_file():
@@ -284,6 +293,11 @@ def load_with_origins(path: str | Path, overrides: Sequence[str] = ()) -> tuple[
             origins[tuple(_apply_override(values, override))] = override
         except RecipeError as error:
             problems.append(str(error))
+    for dotted, value in (literal or {}).items():
+        try:
+            origins[tuple(_set(values, dotted, value, dotted))] = f"{dotted}={value}"
+        except RecipeError as error:
+            problems.append(str(error))
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -296,17 +310,18 @@ def load_with_origins(path: str | Path, overrides: Sequence[str] = ()) -> tuple[
     return Recipe.model_validate(values), known
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, str | int] | None = None) -> Recipe:
     """Reads and validates a recipe.
 
     Args:
         path: the YAML file.
         overrides: `a.b=value` strings; values are YAML.
+        literal: dotted path -> value that is taken as it is, such as a path from the command line; these come last.
 
     Raises:
         RecipeError: every problem found, each with the full path of the key; for an unknown key, the nearest one.
     """
-    return load_with_origins(path, overrides)[0]
+    return load_with_origins(path, overrides, literal)[0]
 
 
 def load_run(run: str | Path) -> Recipe:

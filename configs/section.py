@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class PathMarker:
     pattern: bool = False
 
 
-PathText = Annotated[str, PathMarker()]
-PatternText = Annotated[str, PathMarker(pattern=True)]
+PathText = Annotated[str, PathMarker(), Field(min_length=1)]
+PatternText = Annotated[str, PathMarker(pattern=True), Field(min_length=1)]
 
 
 class Section(BaseModel):

@@ -14,10 +14,8 @@ from data_prep.verify import verify
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    overrides = list(arguments.overrides)
-    if arguments.out:
-        overrides.append(f"out={arguments.out}")
-    manifest = prepare(load(arguments.recipe, overrides))
+    out = {} if arguments.out is None else {"out": arguments.out}
+    manifest = prepare(load(arguments.recipe, arguments.overrides, out))
     for split, sources in (("train", manifest.train), ("validation", manifest.validation)):
         tokens, documents = (sum(getattr(source, key) for source in sources) for key in ("tokens", "documents"))
         print(f"{split}: {documents:,} documents, {tokens:,} tokens of {manifest.vocab_size:,} kinds")

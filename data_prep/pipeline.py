@@ -6,7 +6,6 @@ units of work that are missing. The shards' bytes depend on the recipe and the f
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.files import fingerprint, read_json, remove_leftovers, write_json
+from configs.locks import locked
 from configs.recipe import Recipe
 from data_prep import pack
 from data_prep.cluster import Cluster
@@ -238,11 +238,6 @@ def only_one(directory: Path) -> Iterator[None]:
                 "data.directory or --out accordingly (files to be read may have such names)"
             )
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process prepares data in {directory}; wait for it, or choose another data.directory"
-            ) from None
+    busy = f"another process prepares data in {directory}; wait for it, or choose another data.directory"
+    with locked(directory / ".lock", busy):
         yield

@@ -9,16 +9,17 @@ from pathlib import Path
 
 from configs.recipe import Recipe, load, load_run, load_with_origins
 
+_LITERAL = {"out": "out", "ranks": "train.ranks", "ray_address": "data.ray_address"}
+
+
+def _literal(arguments: Namespace) -> dict[str, str | int]:
+    """What options say of settings: taken as it is, never read as YAML."""
+    given = {path: getattr(arguments, name, None) for name, path in _LITERAL.items()}
+    return {path: value for path, value in given.items() if value is not None}
+
 
 def _load(arguments: Namespace) -> Recipe:
-    overrides = list(arguments.overrides)
-    if arguments.out is not None:
-        overrides.append(f"out={arguments.out}")
-    if getattr(arguments, "ranks", None) is not None:
-        overrides.append(f"train.ranks={arguments.ranks}")
-    if getattr(arguments, "ray_address", None) is not None:
-        overrides.append(f"data.ray_address={arguments.ray_address}")
-    return load(arguments.recipe, overrides)
+    return load(arguments.recipe, arguments.overrides, _literal(arguments))
 
 
 def run_command(arguments: Namespace) -> int:
@@ -154,7 +155,7 @@ def doctor_command(arguments: Namespace) -> int:
         words = [str(arguments.recipe), *arguments.overrides] if recipe is not None else []
         for name in ("out", "nodes", "json"):
             value = getattr(arguments, name)
-            words += [] if value is None else [f"--{name}", str(value)]
+            words += [] if value is None else [f"--{name}={value}"]
         return on_this_machine(count, [*words, *(["--quick"] if arguments.quick else [])])
     return diagnose(recipe, arguments.nodes, arguments.quick, arguments.json)
 
@@ -188,8 +189,7 @@ def plan_command(arguments: Namespace) -> int:
 
 def show_command(arguments: Namespace) -> int:
     """`replica show`: the resolved recipe, origins, and what follows."""
-    overrides = [*arguments.overrides, *([f"out={arguments.out}"] if arguments.out is not None else [])]
-    recipe, origins = load_with_origins(arguments.recipe, overrides)
+    recipe, origins = load_with_origins(arguments.recipe, arguments.overrides, _literal(arguments))
     if arguments.run_directory:
         print(recipe.run_directory)
         return 0

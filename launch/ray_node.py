@@ -7,7 +7,6 @@ which meet by torch's rendezvous as under any launcher; the kernel ends them wit
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.door import INTERRUPTED, STOPPED_EARLY, TERMINATED
+from configs.locks import locked
 from launch.training import die_with_parent, free_port
 from pretrain.heartbeat import DIRECTORY, LOST_RANK
 
@@ -218,26 +218,9 @@ def only_start_here(run: str, here: str, grace: float) -> Iterator[int]:
     """
     file = Path(run) / DIRECTORY / f".node_{here}.lock"
     file.parent.mkdir(exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        deadline = time.monotonic() + grace
-        while not _locked(descriptor):
-            if time.monotonic() > deadline:
-                raise ValueError(
-                    f"ranks of an earlier start of {run} still run on node {here}; they end by themselves after "
-                    f"train.watch.timeout_seconds, or `fuser -k {file}` there ends them"
-                )
-            time.sleep(_POLL_SECONDS)
+    busy = (
+        f"ranks of an earlier start of {run} still run on node {here}; they end by themselves after "
+        f"train.watch.timeout_seconds, or `fuser -k {file}` there ends them"
+    )
+    with locked(file, busy, grace) as descriptor:
         yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks: nobody can tell
-    return True

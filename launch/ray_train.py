@@ -358,10 +358,9 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     if options.nodes is not None and options.nodes < 1:
         parser.error(f"--nodes {options.nodes}: at least 1")
-    overrides = options.overrides + ([f"out={options.out}"] if options.out else [])
 
     def command() -> int:
-        recipe = load(options.recipe, overrides)
+        recipe = load(options.recipe, options.overrides, {} if options.out is None else {"out": options.out})
         with working_in(recipe):
             if not is_finished(recipe):
                 train_on(recipe, options.ray_address, options.nodes, options.restarts, options.pause)

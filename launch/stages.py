@@ -5,7 +5,6 @@ The skip path imports neither torch nor ray: asking whether a finished run is cu
 
 from __future__ import annotations
 
-import fcntl
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +14,10 @@ from pathlib import Path
 
 from configs.console import Console
 from configs.files import content_identity, fingerprint, read_json, write_json
+from configs.locks import held_run
 from configs.recipe import Recipe, load_run, save
 from configs.rendering import duration
 from launch.headlines import print_headlines, print_verdict
-
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,7 @@ def working_in(recipe: Recipe) -> Iterator[None]:
     """
     run = recipe.run_directory
     run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another replica command works in {run}; wait for it, or choose another --out") from error
-        except OSError:
-            pass  # a file system without locks: then the user keeps order
+    with held_run(run):
         _check_training(recipe)
         save(recipe, run)
         yield

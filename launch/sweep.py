@@ -88,13 +88,15 @@ class Sweep:
     def __init__(self, recipe: str, overrides: Sequence[str], out: str | None) -> None:
         base = load(recipe, overrides)
         self.name, self._recipe = base.name, recipe
+        if out == "":
+            raise ValueError("--out is empty; give a directory, or leave it out")
         self.directory = Path(out or f"runs/{base.name}-sweep").resolve()
         self._data = base.data.directory or str(self.directory / "data")
 
     def recipe(self, point: Point) -> Recipe:
         """The recipe of a point, in its own directory."""
-        places = [f"out={self.directory / point.label}", f"data.directory={self._data}"]
-        return load(self._recipe, [*point.overrides, *places])
+        places: dict[str, str | int] = {"out": str(self.directory / point.label), "data.directory": self._data}
+        return load(self._recipe, point.overrides, places)
 
     def run(self, points: Sequence[Point]) -> list[dict[str, Any]]:
         """Trains every point that is not finished; returns a row of figures for each.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from configs.locks import held_for_training
 from configs.recipe import Recipe, save, total_steps
 from data_prep.shards import DataManifest, load_manifest
 from data_prep.vocab import Vocab
@@ -47,7 +50,7 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
     """
     laps = laps or Laps()
     data = load_manifest(recipe.data_directory)
-    with placed_ranks() as ranks:
+    with placed_ranks() as ranks, _held(recipe, ranks):
         check_ranks(ranks, recipe.train)
         share_cores(ranks)
         with connected(ranks) as device:
@@ -65,6 +68,17 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
     if number:
         raise StoppedEarly(number)
     return True
+
+
+@contextmanager
+def _held(recipe: Recipe, ranks: Ranks) -> Iterator[None]:
+    """The run directory's lock, on rank 0: nobody else trains there, whichever door they come by."""
+    if ranks.rank:
+        yield
+        return
+    recipe.run_directory.mkdir(parents=True, exist_ok=True)
+    with held_for_training(recipe.run_directory, float(os.environ.get("REPLICA_GRACE", 60))):
+        yield
 
 
 def _pack(data: DataManifest, context: int, ranks: Ranks) -> None:

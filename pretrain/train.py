@@ -52,14 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that replace the recipe's")
     add_debug(parser)
     options = parser.parse_intermixed_args(arguments)
-    overrides = options.overrides + ([f"out={options.out}"] if options.out else [])
-    return run_door(lambda: _command(options.recipe, overrides), getattr(options, "debug", False))
+    out = {} if options.out is None else {"out": options.out}
+    return run_door(lambda: _command(options.recipe, options.overrides, out), getattr(options, "debug", False))
 
 
-def _command(recipe: str, overrides: list[str]) -> int:
+def _command(recipe: str, overrides: list[str], literal: dict[str, str | int]) -> int:
     laps = Laps(since_process_start=True)
     try:
-        train(load(recipe, overrides), laps)
+        train(load(recipe, overrides, literal), laps)
         return 0
     except StoppedEarly:
         return STOPPED_EARLY

@@ -11,6 +11,9 @@ from pydantic import ValidationError
 
 from configs.recipe import Recipe, RecipeError, dump, load, load_run, load_with_origins, save, solve_batch, total_steps
 from configs.train_sections import Train
+from launch.cli import main as replica
+from launch.sweep import Point, Sweep
+from pretrain.train import main as train_door
 
 TEXT = """
 name: small
@@ -268,3 +271,60 @@ def test_a_preset_sets_defaults_that_can_be_set_alone(tmp_path: Path) -> None:
     assert origins.of(("data", "language", "min_confidence")) == "preset fineweb"
     assert origins.of(("data", "language", "keep")) == "r.yaml"
     assert origins.of(("data", "unit_bytes")) == "default"
+
+
+# ------------------------------------------------------------------------------------------------------ literal values
+PLACES = [
+    "runs/exp #3",
+    "null",
+    "~",
+    "&a",
+    "2024",
+    "2024-01-02",
+    "runs/a: b",
+    "'q'",
+    "12:30",
+    "[x]",
+    "{a}",
+    "-x",
+    "a=b",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_options_say_is_taken_as_it_is(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(file, (), {"out": place}).run_directory == (tmp_path / place).resolve()
+    recipe, origins = load_with_origins(file, ["seed=3"], {"out": place, "data.ray_address": place})
+    assert (recipe.seed, recipe.data.ray_address) == (3, place)
+    assert origins.of(("out",)) == f"override out={place}"
+    for command in (["show", str(file), "--run-directory", f"--out={place}"],):
+        assert replica(command) == 0
+        assert capsys.readouterr().out.strip() == str((tmp_path / place).resolve())
+    saved = load(save(recipe, tmp_path / "run"))
+    assert saved.out == place
+
+
+def test_an_empty_place_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["show", str(file), "--out", ""],
+        ["doctor", str(file), "--out", ""],
+        ["data", str(file), "--ray-address="],
+    ):
+        assert replica(words) == 2
+        assert "at least 1 character" in capsys.readouterr().err
+    assert train_door(["--recipe", str(file), "--out", ""]) == 2
+    assert "out: String should have at least 1 character" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--out is empty"):
+        Sweep(str(file), [], "")
+    with pytest.raises(RecipeError, match=r"data.directory: .* at least 1 character"):
+        load(file, ["data.directory=''"])
+
+
+def test_a_sweep_writes_where_it_was_told(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = Sweep(str(file), [], "exp #3")
+    recipe = sweep.recipe(Point("lr=1: x", []))
+    assert recipe.run_directory == tmp_path / "exp #3" / "lr=1: x"
