@@ -9,13 +9,15 @@ from pathlib import Path
 
 from configs.door import add_debug, run_door
 from configs.recipe import load
+from configs.trust import trusting
 from data_prep.pipeline import prepare
 from data_prep.verify import verify
 
 
 def _run(arguments: argparse.Namespace) -> int:
     out = {} if arguments.out is None else {"out": arguments.out}
-    manifest = prepare(load(arguments.recipe, arguments.overrides, out))
+    with trusting(arguments.trust):
+        manifest = prepare(load(arguments.recipe, arguments.overrides, out))
     for split, sources in (("train", manifest.train), ("validation", manifest.validation)):
         tokens, documents = (sum(getattr(source, key) for source in sources) for key in ("tokens", "documents"))
         print(f"{split}: {documents:,} documents, {tokens:,} tokens of {manifest.vocab_size:,} kinds")
@@ -46,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument("recipe", help="recipe file")
     run.add_argument("overrides", nargs="*", help="settings, as data.workers=4")
     run.add_argument("--out", help="run directory; the data goes to its data/")
+    run.add_argument(
+        "--trust", action="append", default=[], metavar="DIR", help="let this directory's lm-eval tasks run"
+    )
     run.set_defaults(function=_run)
     check = commands.add_parser("verify", help="recompute hashes and counts of prepared data")
     check.add_argument("directory", help="data directory, such as runs/demo/data")

@@ -14,6 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.trust import check_trusted
+
+SHIPPED_TASKS = Path(__file__).resolve().parents[1] / "configs" / "tasks"
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -34,6 +38,19 @@ def quiet() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
+def check_places(places: Sequence[str]) -> None:
+    """Refuses directories whose tasks would run, but for the shipped ones and those named with `--trust`.
+
+    lm-eval's YAML names Python functions (`!function`), metrics to be downloaded and templates that reach Python.
+
+    Raises:
+        ValueError: naming the first of them, and how to trust it.
+    """
+    for place in places:
+        if Path(place).resolve() != SHIPPED_TASKS:
+            check_trusted(place, "evaluation.benchmarks.include_path")
+
+
 def open_tasks(names: Sequence[str], places: Sequence[str], cache: Path, setting: str) -> dict[str, Any]:
     """Builds the tasks as lm-eval's `evaluate` takes them: `tasks`, `groups` and `group_map`.
 
@@ -47,8 +64,10 @@ def open_tasks(names: Sequence[str], places: Sequence[str], cache: Path, setting
         setting: of the recipe, named in messages.
 
     Raises:
-        ValueError: without lm-eval, for an unknown task, or for data that cannot be loaded.
+        ValueError: for a place that is neither shipped nor trusted, without lm-eval, for an unknown task, or for data
+            that cannot be loaded.
     """
+    check_places(places)
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:

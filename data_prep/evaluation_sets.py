@@ -15,12 +15,10 @@ from configs.data_sections import Normalize, Source
 from configs.evaluation_sections import PerplexitySet, TranslationSet
 from configs.parsing import parse_json
 from configs.recipe import Recipe
-from data_prep.benchmark_tasks import task_passages
+from data_prep.benchmark_tasks import SHIPPED_TASKS, check_places, task_passages
 from data_prep.documents import read_documents
 from data_prep.normalize import normalize
 from data_prep.readers import Place, as_pattern, expand, names_within, read_records
-
-SHIPPED_TASKS = Path(__file__).resolve().parents[1] / "configs" / "tasks"
 
 
 @dataclass(frozen=True)
@@ -176,6 +174,17 @@ def _places(recipe: Recipe) -> list[str]:
     if own is not None and not Path(own).is_dir():
         raise ValueError(f"evaluation.benchmarks.include_path: there is no directory {own}")
     return [str(SHIPPED_TASKS), *([own] if own is not None and Path(own).resolve() != SHIPPED_TASKS else [])]
+
+
+def check_tasks(recipe: Recipe) -> None:
+    """Refuses, before anything is done, a recipe whose tasks would be refused when they are opened.
+
+    Raises:
+        ValueError: as `benchmark_tasks.check_places`.
+    """
+    settings = recipe.data.decontaminate
+    if recipe.evaluation.benchmarks.tasks or (settings is not None and settings.tasks):
+        check_places(_places(recipe))
 
 
 def _lm_eval() -> str | None:

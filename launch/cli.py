@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from configs.door import CONTINUES, add_debug, run_door
+from configs.trust import trusting
 
 _OVERRIDE = re.compile(r"^[A-Za-z_][\w.]*=")
 Add = Callable[[argparse.ArgumentParser], None]
@@ -37,6 +38,17 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
 def _recipe_and_out(parser: argparse.ArgumentParser) -> None:
     _recipe(parser)
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<name of the recipe>)")
+    _trust(parser)
+
+
+def _trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="let the lm-eval tasks of this directory run their code (docs/security.md)",
+    )
 
 
 def _data(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +134,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace the run's, by their path"
     )
+    _trust(parser)
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
@@ -301,7 +314,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from launch import commands  # here, so that --help and mistakes in the command line cost nothing
 
         implementation: Callable[[argparse.Namespace], int] = getattr(commands, f"{arguments.command}_command")
-        return implementation(arguments)
+        with trusting(getattr(arguments, "trust", [])):
+            return implementation(arguments)
 
     return run_door(command, getattr(arguments, "debug", False), CONTINUES if resumes else "stopped")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submit and forget: raw text to a scored report on any number of nodes, without ssh between them.
 #
-#   sbatch --nodes=4 --gpus-per-node=8 --time=24:00:00 launch/slurm.sh configs/llama-8b.yaml [--out DIR] [a.b=value …]
+#   sbatch --nodes=4 --gpus-per-node=8 --time=24:00:00 launch/slurm.sh configs/llama-8b.yaml [--out DIR] [--trust DIR] [a.b=value …]
 #
 # Submit from the project's directory, on a file system that all nodes share, after `make setup`. Every rank is one
 # task: one per GPU, or as many per node as --ntasks-per-node says, or one. The data is prepared and the result scored
@@ -132,6 +132,14 @@ started=$(on_each printenv SLURMD_NODENAME | sort -u | wc -l)
 [ "$started" -eq "$nodes" ] || fail "$nodes nodes were asked for, but processes start on $started only"
 
 run=$(replica show --run-directory "$@")
+trust=() before=""
+for word in "$@"; do
+    case $before,$word in
+    --trust,*) trust+=(--trust "$word") ;;
+    *,--trust=*) trust+=("$word") ;;
+    esac
+    before=$word
+done
 began_at=$(newest)
 say "data on $first"
 on_first replica data "$@" || finish $?
@@ -148,5 +156,5 @@ python -m launch.completion "$run" || finish 70
 rm -f "$run/.stalls"
 
 say "evaluation on $first"
-on_first replica eval "$run" || finish $?
+on_first replica eval "$run" "${trust[@]}" || finish $?
 on_first replica report "$run" --gate || finish $?

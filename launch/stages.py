@@ -35,6 +35,9 @@ def run_all(recipe: Recipe) -> int:
     Returns:
         0, or 1 when a gate of the recipe failed.
     """
+    from data_prep.evaluation_sets import check_tasks
+
+    check_tasks(recipe)  # not after days of training
     run = recipe.run_directory
     stages = [
         Stage("data: documents, tokenizer, shards", lambda: _data_is_current(recipe), lambda: data_stage(recipe)),

@@ -14,6 +14,7 @@ import torch
 from configs.data_sections import Tokenizer
 from configs.evaluation_sections import Benchmarks
 from configs.model_section import Model
+from configs.trust import trusting
 from data_prep.benchmark_tasks import quiet
 from data_prep.vocab import Vocab, train_vocab
 from eval.adapter import ReplicaLM
@@ -43,6 +44,13 @@ QUESTIONS = [
     (TEXT * 9 + "One", {"until": ["\n"], "max_gen_toks": 20}),
     ("A much longer question than the others", {"until": ["\n", "."], "max_gen_toks": 12}),
 ]
+
+
+@pytest.fixture(autouse=True)
+def trusted(tmp_path: Path) -> Iterator[None]:
+    """The tasks of these tests are their own."""
+    with trusting([tmp_path]):
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,6 +14,7 @@ from configs.evaluation_sections import Benchmarks, TranslationSet
 from configs.files import write_json
 from configs.model_section import Model
 from configs.recipe import Recipe, load
+from configs.trust import trusting
 from data_prep.decontaminate import Touched
 from data_prep.evaluation_sets import item_key
 from data_prep.vocab import Vocab, train_vocab
@@ -27,6 +28,13 @@ from pretrain.checkpoint import CheckpointInfo
 from pretrain.model import Transformer
 from tests.fake_run import fake_results, write_fake_run
 from tests.training_run import write_recipe
+
+
+@pytest.fixture(autouse=True)
+def trusted(tmp_path: Path) -> Iterator[None]:
+    """The tasks of these tests are their own."""
+    with trusting([tmp_path]):
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

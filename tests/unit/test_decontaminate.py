@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.recipe import Recipe, load
+from configs.trust import trusting
 from data_prep.decontaminate import TOUCHED_NAME, Decontamination, load_touched
 from data_prep.evaluation_sets import Item, item_key
 from data_prep.ngrams import Rolled, WordHashes, words_of
@@ -21,6 +23,13 @@ from tests.training_run import write_recipe
 
 VOCABULARY = [f"w{number}" for number in range(4000)]
 CHINESE = [chr(code) for code in range(0x4E00, 0x4E00 + 3000)]
+
+
+@pytest.fixture(autouse=True)
+def trusted(tmp_path: Path) -> Iterator[None]:
+    """The tasks of these tests are their own."""
+    with trusting([tmp_path]):
+        yield
 
 
 def prose(seed: int, words: int) -> list[str]:

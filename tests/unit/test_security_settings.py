@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from configs.deepspeed_keys import PASSED, check_deepspeed
+from configs.door import USER_ERROR
+from configs.evaluation_sections import Benchmarks
 from configs.recipe import RecipeError, load
+from configs.trust import trusting
+from data_prep.benchmark_tasks import SHIPPED_TASKS, open_tasks, task_passages
+from eval.benchmarks import load_tasks
+from launch.cli import main, parse
 from tests.training_run import tiny_recipe, write_recipe
 
 
@@ -57,3 +63,51 @@ def test_deepspeed_settings_pass_as_they_are(tmp_path: Path) -> None:
     recipe = load(write_recipe(tmp_path / "recipe.yaml", tmp_path), [f"deepspeed={settings!r}"])
     assert recipe.deepspeed == settings
     assert tiny_recipe(tmp_path, tmp_path).deepspeed == {}
+
+
+# ------------------------------------------------------------------------------------------------- tasks that are code
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """A directory with a task whose data is a function of its own."""
+    directory = tmp_path / "run" / "tasks"
+    directory.mkdir(parents=True)
+    (directory / "evil.yaml").write_text("task: evil\ncustom_dataset: !function evil.go\noutput_type: generate_until\n")
+    (directory / "evil.py").write_text(f"def go(**_):\n    open({str(tmp_path / 'code-ran')!r}, 'w').close()\n")
+    return directory
+
+
+def test_tasks_of_a_run_directory_do_not_run(tasks: Path, tmp_path: Path) -> None:
+    message = rf"evaluation\.benchmarks\.include_path: .* name it on the command line: --trust {tasks}"
+    with pytest.raises(ValueError, match=message):
+        load_tasks(Benchmarks(tasks=["evil"], include_path=str(tasks)), tmp_path / "cache")
+    with pytest.raises(ValueError, match=message):
+        list(task_passages(["evil"], [str(SHIPPED_TASKS), str(tasks)], "data.decontaminate.tasks"))
+    with trusting([tmp_path / "others", tmp_path / "run" / "task"]), pytest.raises(ValueError, match=message):
+        open_tasks(["evil"], [str(tasks)], tmp_path, "x")
+    assert not (tmp_path / "code-ran").exists()
+
+
+@pytest.mark.parametrize("trusted", ["tasks", "."])
+def test_tasks_that_are_named_do_run(tasks: Path, tmp_path: Path, trusted: str) -> None:
+    with trusting([tasks.parent / trusted]), pytest.raises(ValueError, match="benchmark task `evil`"):
+        open_tasks(["evil"], [str(tasks)], tmp_path, "x")
+    assert (tmp_path / "code-ran").exists(), "or the tests above prove nothing"
+    with pytest.raises(ValueError, match="--trust"):
+        open_tasks(["evil"], [str(tasks)], tmp_path, "x")
+
+
+@pytest.mark.parametrize("section", ["evaluation", "data"])
+def test_a_recipe_is_refused_before_anything_is_done(
+    tasks: Path, tmp_path: Path, section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path)
+    own = {"evaluation": "evaluation.benchmarks.tasks=[evil]", "data": "data.decontaminate.tasks=[evil]"}[section]
+    words = ["run", str(recipe), f"evaluation.benchmarks.include_path={tasks}", own]
+    assert main(words) == USER_ERROR
+    assert f"--trust {tasks}" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_the_command_line_names_them(tmp_path: Path) -> None:
+    for words in (["run", "x.yaml"], ["data", "x.yaml"], ["eval", "RUN"], ["show", "x.yaml"]):
+        assert parse([*words, "--trust", "a", "--trust=b"]).trust == ["a", "b"]

@@ -84,3 +84,13 @@ def test_arithmetic_takes_no_text_of_files(script: Path) -> None:
     assert not re.search(r"(?m)(^|[;&|]|\bthen|\bdo)\s*eval\b", text)
     assert not re.search(r"\[\[[^]]*\s-(eq|ne|lt|le|gt|ge)\s", text)
     assert not re.search(r"\b(let|declare -i|typeset -i|local -i)\b", text)
+
+
+def test_trust_is_handed_to_the_evaluation_of_a_job() -> None:
+    script = (ROOT / "launch" / "slurm.sh").read_text(encoding="utf-8")
+    found = re.search(r"^trust=\(\).*?^done$", script, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    program = found[0] + '\nprintf "[%s]" "${trust[@]}"'
+    words = ["recipe.yaml", "--trust", "a b", "train.steps=3", "--trust=c", "--out", "--trust"]
+    done = subprocess.run(["bash", "-euc", program, "x", *words], capture_output=True, text=True, check=True)
+    assert done.stdout == "[--trust][a b][--trust=c]"
