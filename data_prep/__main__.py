@@ -9,7 +9,7 @@ from pathlib import Path
 
 from configs.door import add_debug, run_door
 from configs.recipe import load
-from configs.trust import trusting
+from configs.trust import add_trust, trusting
 from data_prep.pipeline import prepare
 from data_prep.verify import verify
 
@@ -48,9 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument("recipe", help="recipe file")
     run.add_argument("overrides", nargs="*", help="settings, as data.workers=4")
     run.add_argument("--out", help="run directory; the data goes to its data/")
-    run.add_argument(
-        "--trust", action="append", default=[], metavar="DIR", help="let this directory's lm-eval tasks run"
-    )
+    add_trust(run)
     run.set_defaults(function=_run)
     check = commands.add_parser("verify", help="recompute hashes and counts of prepared data")
     check.add_argument("directory", help="data directory, such as runs/demo/data")

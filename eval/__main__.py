@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.door import add_debug, run_door
-from configs.trust import trusting
+from configs.trust import add_trust, trusting
 
 GATE_FAILED = 1
 
@@ -21,9 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="score the newest checkpoint: results.json")
     run.add_argument("run", type=Path, metavar="RUN", help="run directory")
     run.add_argument("overrides", nargs="*", metavar="evaluation.a.b=value", help="settings of the evaluation section")
-    run.add_argument(
-        "--trust", action="append", default=[], metavar="DIR", help="let this directory's lm-eval tasks run"
-    )
+    add_trust(run)
     report = commands.add_parser("report", help="write report/index.html and report/report.md")
     report.add_argument("run", type=Path, metavar="RUN", help="run directory")
     report.add_argument("--baseline", type=Path, metavar="RUN", help="another run to compare the scores with")

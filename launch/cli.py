@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from configs.door import CONTINUES, add_debug, run_door
-from configs.trust import trusting
+from configs.trust import add_trust, trusting
 
 _OVERRIDE = re.compile(r"^[A-Za-z_][\w.]*=")
 Add = Callable[[argparse.ArgumentParser], None]
@@ -38,17 +38,7 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
 def _recipe_and_out(parser: argparse.ArgumentParser) -> None:
     _recipe(parser)
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<name of the recipe>)")
-    _trust(parser)
-
-
-def _trust(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="let the lm-eval tasks of this directory run their code (docs/security.md)",
-    )
+    add_trust(parser)
 
 
 def _data(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +124,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace the run's, by their path"
     )
-    _trust(parser)
+    add_trust(parser)
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
