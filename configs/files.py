@@ -80,9 +80,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8) to `path` atomically."""
+def write_text(path: Path, text: str, private: bool = False) -> None:
+    """Writes `text` (UTF-8) to `path` atomically; a `private` file is for its owner alone (mode 0600)."""
     with atomic_path(path) as temporary:
+        if private:
+            temporary.touch(mode=0o600)
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -44,6 +44,13 @@ def mask(node: Any, hidden: bool = False) -> Any:
     return mask_urls(node) if isinstance(node, str) else node
 
 
+def mask_override(override: str) -> str:
+    """An override `a.b=value` to be shown: masked like the setting it sets."""
+    path, separator, value = override.partition("=")
+    hidden = any(is_secret(key) for key in path.split("."))
+    return f"{path}{separator}{MASK if hidden else mask_urls(value)}"
+
+
 def is_secret(key: object) -> bool:
     """Whether values below this key of a recipe may be secrets: options of file systems."""
     return isinstance(key, str) and key.endswith("_options")

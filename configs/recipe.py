@@ -21,7 +21,10 @@ from configs.deepspeed_keys import check_deepspeed
 from configs.evaluation_sections import Evaluation, Report
 from configs.files import fingerprint, write_text
 from configs.float8 import check_float8
+from configs.masking import is_secret, mask, mask_override
 from configs.model_section import Model
+from configs.overrides import RecipeError as RecipeError
+from configs.overrides import apply_override, set_value
 from configs.parsing import parse_yaml
 from configs.presets import PRESETS
 from configs.scaling import derive, filled, has_dial
@@ -29,10 +32,6 @@ from configs.section import PathMarker, Section
 from configs.train_sections import Train
 
 RESOLVED_NAME = "recipe.yaml"
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message lists every problem found, with its path and the fix."""
 
 
 class Recipe(Section):
@@ -102,42 +101,6 @@ def _copy(node: Any) -> Any:
     return [_copy(item) for item in node] if isinstance(node, list) else node
 
 
-def _apply_override(values: dict[str, Any], override: str) -> list[str | int]:
-    """Sets one `a.b=value` in place, and returns the path as keys; `value` is YAML."""
-    dotted, separator, text = override.partition("=")
-    if not separator or not dotted:
-        raise RecipeError(f"override `{override}`: write it as a.b=value")
-    return _set(values, dotted, _parse_yaml(text, f"override `{override}`"), override)
-
-
-def _set(values: dict[str, Any], dotted: str, value: Any, override: str) -> list[str | int]:
-    """Sets the value at a dotted path; list items by index (`data.sources.0.weight`)."""
-    keys: list[str | int] = [int(part) if part.isdigit() else part for part in dotted.split(".")]
-    node: Any = values
-    for position, key in enumerate(keys):
-        last = position == len(keys) - 1
-        if isinstance(node, list):
-            if not isinstance(key, int) or key >= len(node):
-                raise RecipeError(
-                    f"override `{override}`: {'.'.join(map(str, keys[:position]))} is a list; "
-                    f"give an index below {len(node)}"
-                )
-        elif not isinstance(node, dict):
-            raise RecipeError(
-                f"override `{override}`: {'.'.join(map(str, keys[:position]))} is a single value, it has no `{key}`"
-            )
-        else:
-            key = str(key)
-            keys[position] = key
-        if last:
-            node[key] = value
-        else:
-            if isinstance(node, dict) and node.get(key) is None:
-                node[key] = {}
-            node = node[key]
-    return keys
-
-
 # ------------------------------------------------------------------------------------------------------ problems, paths
 def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -173,7 +136,7 @@ def _describe(error: Any) -> str:
     if error["type"] == "missing":
         return f"{dotted}: missing; the recipe must set it"
     message = error["msg"].removeprefix("Value error, ")
-    given = error.get("input")
+    given = mask(error.get("input"), hidden=any(is_secret(key) for key in path))
     return f"{dotted}: {message}" + (f" (given: {given!r})" if not isinstance(given, dict | list | BaseModel) else "")
 
 
@@ -253,7 +216,7 @@ class Origins:
         if path in self._dialled:
             return f"from {self._dial}"
         if text := self.override(path):
-            return f"override {text}"
+            return f"override {mask_override(text)}"
         if _reaches(self._written, path):
             return self.file.name
         if path[:1] == ("data",) and _reaches(PRESETS.get(self._preset, {}), path[1:]):
@@ -290,12 +253,12 @@ def load_with_origins(
     origins: dict[tuple[str | int, ...], str] = {}
     for override in overrides:
         try:
-            origins[tuple(_apply_override(values, override))] = override
+            origins[tuple(apply_override(values, override))] = override
         except RecipeError as error:
             problems.append(str(error))
     for dotted, value in (literal or {}).items():
         try:
-            origins[tuple(_set(values, dotted, value, dotted))] = f"{dotted}={value}"
+            origins[tuple(set_value(values, dotted, value, dotted))] = f"{dotted}={value}"
         except RecipeError as error:
             problems.append(str(error))
     try:
@@ -345,10 +308,25 @@ def to_yaml(values: dict[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
+def published(recipe: Recipe) -> str:
+    """The recipe as `dump` gives it, to be shown around: secrets of URLs and of file systems' options are `***`."""
+    return to_yaml(mask(recipe.model_dump(mode="json")))
+
+
 def save(recipe: Recipe, run: Path) -> Path:
-    """Writes the resolved recipe into the run directory; returns the file."""
-    target = run / RESOLVED_NAME
-    write_text(target, dump(recipe))
+    """Writes the resolved recipe into the run directory; returns the file.
+
+    The run goes on from it, so it holds the recipe's secrets; with any in it, it is for its owner alone (mode 0600).
+    """
+    target, text = run / RESOLVED_NAME, dump(recipe)
+    write_text(target, text, private=text != published(recipe))
+    return target
+
+
+def save_published(recipe: Recipe, directory: Path) -> Path:
+    """Writes the recipe without its secrets, for a directory that is copied and uploaded; returns the file."""
+    target = directory / RESOLVED_NAME
+    write_text(target, published(recipe))
     return target
 
 

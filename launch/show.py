@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from rich.text import Text
 
 from configs.console import Console
+from configs.masking import is_secret, mask
 from configs.recipe import Origins, Recipe, solve_batch, total_steps
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def print_recipe(recipe: Recipe, origins: Origins, console: Console) -> None:
         label = f"- {path[-1]}" if isinstance(path[-1], int) else f"{path[-1]}"
         line = Text("  " * (len(path) - 1)).append(f"{label}:", style="bold" if is_section else "cyan")
         if not is_section:
-            line.append(" ").append(_plain(value))
+            line.append(" ").append(_plain(mask(value, hidden=any(map(is_secret, path)))))
             origin = origins.of(path)
             style = {"default": "dim"}.get(origin, "yellow" if origin.startswith("override") else "green")
             line.append(" " * max(2, _ORIGIN_COLUMN - len(line))).append(f"# {origin}", style=style)

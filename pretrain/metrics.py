@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from configs.masking import mask
 from configs.recipe import Recipe
 from pretrain.engine import StepResult
 from pretrain.json_lines import JsonLines
@@ -63,7 +64,7 @@ class WeightsAndBiases:
             id=f"{recipe.name}-{recipe.fingerprint()[:12]}",
             resume="allow",
             dir=str(recipe.run_directory),
-            config=recipe.model_dump(mode="json"),
+            config=mask(recipe.model_dump(mode="json")),
         )
 
     def log(self, step: int, values: dict[str, float]) -> None:

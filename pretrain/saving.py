@@ -30,7 +30,7 @@ from configs.files import (
     write_json,
     write_text,
 )
-from configs.recipe import Recipe, save
+from configs.recipe import Recipe, save_published
 from data_prep.shards import DataManifest
 from data_prep.vocab import Vocab
 from pretrain.checkpoint import (
@@ -184,7 +184,7 @@ def _commit(unit: _Unit, recipe: Recipe, data: DataManifest, ranks: Ranks, gathe
         partial.mkdir()
 
     def finish() -> None:
-        save(recipe, partial)
+        save_published(recipe, partial)
         shutil.copytree(data.tokenizer, partial / TOKENIZER)
         for file in partial.rglob("*"):
             fsync_path(file)

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from configs.files import content_identity, fingerprint
+from configs.masking import mask_urls
 from configs.stores import is_url, open_store, protocol_of
 from data_prep.readers.records import UnreadableFile
 
@@ -45,7 +46,7 @@ class Remote:
         return unquote(urlsplit(self.url).path).rpartition("/")[2] or self.url
 
     def __str__(self) -> str:
-        return self.url
+        return mask_urls(self.url)  # for messages
 
     @cached_property
     def store(self) -> tuple[Any, str]:
@@ -173,19 +174,25 @@ def _tried(work: Callable[[], Any], url: str, attempts: int) -> Any:
 
 def _unreachable(url: str, error: Exception) -> UnreadableFile:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    what = mask_urls(f"{url} cannot be read ({what})")
     return UnreadableFile(
-        f"{url} cannot be read ({what}); check the address, the network and the source's `storage_options`, "
+        f"{what}; check the address, the network and the source's `storage_options`, "
         "and run again: finished work is kept"
     )
 
 
 def names_within(files: Sequence[Place]) -> list[str]:
-    """Names of the files relative to their common directory: the same wherever the directory lies."""
+    """Names of the files relative to their common directory: the same wherever the directory lies.
+
+    A URL's query may be a secret, so 8 hexadecimal digits stand for it; its user information is left out.
+    """
     local = [file.absolute() for file in files if isinstance(file, Path)]
-    remote = [urlsplit(file.url) for file in files if isinstance(file, Remote)]
+    split = [urlsplit(file.url) for file in files if isinstance(file, Remote)]
+    remote = [part._replace(netloc=part.netloc.rpartition("@")[2]) for part in split]
     addresses = [Path(f"/{part.scheme}/{part.netloc}/{unquote(part.path).lstrip('/')}") for part in remote]
     ours, theirs = _relative(local), _relative(addresses)
-    theirs = [name + (f"?{part.query}" if part.query else "") for name, part in zip(theirs, remote, strict=True)]
+    queries = [f"?{fingerprint(part.query)[:8]}" if part.query else "" for part in remote]
+    theirs = [name + query for name, query in zip(theirs, queries, strict=True)]
     if set(ours) & set(theirs):
         theirs = [f"{part.netloc}/{name}" for name, part in zip(theirs, remote, strict=True)]
     names = {Path: map(shown, ours), Remote: map(shown, theirs)}

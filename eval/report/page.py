@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from configs import rendering
 from configs.files import write_text
 from configs.masking import mask
-from configs.recipe import Recipe, dump, load_run, to_yaml
+from configs.recipe import Recipe, load_run, published, to_yaml
 from data_prep.funnel_table import funnel_rows
 from eval.report.gates import Delta, Gate, compare, evaluate_gates
 from eval.report.history import History, read_history
@@ -106,8 +106,8 @@ def _facts(
 def _made_with(recipe: Recipe, results: Results) -> str:
     """The recipe that the scores were made with; the report's own section is that of now."""
     if not results.recipe:  # of an earlier version
-        return dump(recipe)
-    return to_yaml({**results.recipe, "report": mask(recipe.report.model_dump(mode="json"))})
+        return published(recipe)
+    return to_yaml(mask({**results.recipe, "report": recipe.report.model_dump(mode="json")}))
 
 
 def _verdict(failed: int, count: int) -> str:
