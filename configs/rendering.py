@@ -13,6 +13,8 @@ def score(value: float | None) -> str:
     """Four significant digits, and no exponent for anything of ordinary size."""
     if value is None:
         return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     if value and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.3g}"
     digits = 3 - math.floor(math.log10(abs(value))) if value else 3

@@ -6,7 +6,7 @@ An item's key is a hash of its text, so that both find the same item, whatever i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,14 @@ def item_key(passages: Sequence[str]) -> str:
     """16 hexadecimal digits; passages keep their borders."""
     text = "\x00".join(passages).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def set_key(items: Iterable[Sequence[str]]) -> str:
+    """32 hexadecimal digits of a set's content: the passages of its items, in order, with all borders."""
+    digest = hashlib.blake2b(digest_size=16)
+    for passages in items:
+        digest.update(item_key(passages).encode())
+    return digest.hexdigest()
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+from data_prep.evaluation_sets import set_key
 from eval.results import Result
 
 
@@ -92,4 +93,10 @@ def _combined(
         chance=sum(chances) if len(chances) == len(members) else None,
         task_version=str(raw["versions"].get(group)),
         signature=first.signature,
+        set=set_key([member.name, member.set] for _, member in members),
+        settings={
+            **{key: value for key, value in first.settings.items() if key != "prompts"},
+            "weights": ", ".join(f"{weight:.6g}" for weight, _ in members),
+            "prompts": set_key([str(member.settings), str(member.task_version)] for _, member in members)[:8],
+        },
     )

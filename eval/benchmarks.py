@@ -5,6 +5,7 @@ Tasks are looked up in `include_path` first; those need no network. Any other na
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from dataclasses import replace
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from configs.evaluation_sections import Benchmarks
 from data_prep.benchmark_tasks import open_tasks, passages_of, quiet
+from data_prep.evaluation_sets import set_key
 from data_prep.vocab import Vocab
 from eval.benchmark_groups import group_results, is_score, score_name
 from eval.contamination import labelled, split
 from eval.results import Result
-from eval.statistics import SEED, bootstrap, wilson
+from eval.statistics import SEED, bootstrap, no_interval, wilson
 from pretrain.model import Transformer
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def load_tasks(section: Benchmarks, cache: Path) -> dict[str, Any]:
     loaded = open_tasks(section.tasks, places, cache, "evaluation.benchmarks.tasks")
     for task in loaded["tasks"].values():
         _set_shots(task, section.num_fewshot)
+        _allow_infinity(task)
     return loaded
 
 
@@ -78,6 +81,20 @@ def _set_shots(task: Any, num_fewshot: int | None) -> None:
     if own is None or (num_fewshot is not None and own != 0):
         task.set_config(key="num_fewshot", value=num_fewshot or 0)
     task.set_fewshot_seed(seed=SEED)
+
+
+def _allow_infinity(task: Any) -> None:
+    """A perplexity beyond what a float holds is infinite, and no reason to lose the task's other scores."""
+    rules = getattr(task, "_aggregation_list", {})
+    for metric, aggregate in list(rules.items()):
+
+        def bounded(items: list[Any], aggregate: Any = aggregate) -> Any:
+            try:
+                return aggregate(items)
+            except OverflowError:
+                return math.inf
+
+        rules[metric] = bounded
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -118,12 +135,17 @@ def _result(
         low=low,
         high=high,
         n=len(scores),
-        unit=metric,
+        unit="accuracy" if metric in _GUESSED else metric,
         higher_is_better=bool(task.higher_is_better().get(metric, True)),
         interval=how,
         chance=_chance(task, metric, items),
         task_version=str(raw["versions"][name]),
-        signature=f"lm-eval {version('lm_eval')}, {raw['n-shot'][name]}-shot",
+        set=set_key([item["doc_hash"], item["target_hash"]] for item in items),
+        settings={
+            "lm-eval": version("lm_eval"),
+            "shots": raw["n-shot"][name],
+            "prompts": set_key([json.dumps(item["arguments"], default=str)] for item in items)[:8],
+        },
     )
 
 
@@ -137,7 +159,7 @@ def _interval(scores: list[Any], value: float, aggregate: Any, samples: int) -> 
         return *wilson(sum(scores), len(scores)), f"Wilson over {len(scores)} items"
     outcome = bootstrap(scores, aggregate or _mean, samples)
     if outcome is None:
-        return None, None, "none: a single item"
+        return None, None, no_interval(len(scores), "item")
     (low, high), drawn = outcome
     return low, high, f"bootstrap over {len(scores)} items ({drawn} resamples)"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 
+from data_prep.evaluation_sets import set_key
 from eval.results import Result
 
 
@@ -33,6 +34,7 @@ def compression_results(name: str, texts: list[str]) -> list[Result]:
             higher_is_better=False,
             interval="exact: a size, not an estimate",
             note=f"{len(data):,} bytes to {size:,}",
+            set=set_key([[text] for text in texts]),
         )
         for program, size in compressed_sizes(data).items()
     ]

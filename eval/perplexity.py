@@ -17,7 +17,7 @@ import numpy.typing as npt
 from data_prep.vocab import Vocab
 from eval.results import Result
 from eval.scoring import Report, Window, score_windows, sliding_windows
-from eval.statistics import Interval, bootstrap_ratio
+from eval.statistics import Interval, bootstrap_ratio, no_interval
 from pretrain.model import Transformer
 
 # Below this many documents the interval is drawn over windows instead.
@@ -93,7 +93,7 @@ def perplexity_results(name: str, scores: SetScores, stride: int, bootstrap_samp
     # metric, unit, ratio of nats, its interval, and what makes the value of that
     kinds: list[tuple[str, str, float, Interval | None, Callable[[float], float]]] = [
         ("bits_per_byte", "bits per byte of normalised text", nats.sum() / size.sum(), by_byte, _bits),
-        ("perplexity", "perplexity per token", nats.sum() / tokens.sum(), by_token, math.exp),
+        ("perplexity", "perplexity per token", nats.sum() / tokens.sum(), by_token, _exp),
         ("nats_per_token", "nats per token", nats.sum() / tokens.sum(), by_token, float),
     ]
     return [
@@ -105,8 +105,9 @@ def perplexity_results(name: str, scores: SetScores, stride: int, bootstrap_samp
             n=int(scores.document.max()) + 1,
             unit=unit,
             higher_is_better=False,
-            interval=f"bootstrap over {units}" if interval else "none: a single unit",
-            note=f"{int(size.sum()):,} bytes, {int(tokens.sum()):,} tokens, {stride} new tokens per window",
+            interval=f"bootstrap over {units}" if interval else no_interval(len(nats), "unit"),
+            note=f"{int(size.sum()):,} bytes, {int(tokens.sum()):,} tokens, {stride} new tokens per window"
+            + ("" if math.isfinite(convert(ratio)) else f"; e to the power of {ratio:,.0f} is beyond any number here"),
         )
         for metric, unit, ratio, interval, convert in kinds
     ]
@@ -114,3 +115,11 @@ def perplexity_results(name: str, scores: SetScores, stride: int, bootstrap_samp
 
 def _bits(nats: float) -> float:
     return nats / math.log(2)
+
+
+def _exp(nats: float) -> float:
+    """e to the power of `nats`; infinite where that is beyond what a float holds (above 709)."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf

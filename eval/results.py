@@ -9,7 +9,7 @@ from typing import Any
 
 from configs.files import read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 RESULTS_NAME = "results.json"
 
 
@@ -24,7 +24,12 @@ class Result:
         unit: of the value.
         interval: how the interval was made.
         chance: score of blind guessing, where it is known.
-        signature: settings that must be equal for scores to be comparable (sacrebleu's, for instance).
+        signature: of the program that scored (sacrebleu's, for instance): must be equal for scores to be comparable.
+        set: fingerprint of the content that was scored.
+        settings: of the evaluation, such as the number of shots; see `eval/comparable.py`.
+        tokenizer: fingerprint of the tokenizer, where the unit is per token.
+
+    In `results.json` a value or an end of an interval that is infinite is null.
     """
 
     name: str
@@ -39,13 +44,66 @@ class Result:
     task_version: str | None = None
     signature: str | None = None
     note: str | None = None
+    set: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.value):
+        if math.isnan(self.value):
             raise ValueError(
                 f"{self.name} is {self.value}: the checkpoint gives no finite probabilities. Did training diverge? "
                 "See metrics.jsonl, and score an earlier checkpoint: replica eval RUN --step N, or --best."
             )
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """A score as `results.json` holds it; JSON has no infinity."""
+    values = asdict(result)
+    for name in ("value", "low", "high"):
+        if values[name] is not None and not math.isfinite(values[name]):
+            values[name] = None
+    return values
+
+
+def from_json(values: dict[str, Any]) -> Result:
+    """The inverse of `as_json`."""
+    value, low, high = (values[name] for name in ("value", "low", "high"))
+    if value is None:
+        value = math.inf
+    if high is None and (low is not None or value == math.inf) and not values["interval"].startswith("none"):
+        low, high = (math.inf if low is None else low), math.inf
+    return Result(**{**values, "value": value, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Scores that could not be made.
+
+    Attributes:
+        name: of the scores, without the metric: `translation/wmt`, `benchmark/piqa`, `samples/prompts`.
+        reason: one message.
+        bug: whether it is a fault of the program, not of the user's.
+    """
+
+    name: str
+    reason: str
+    bug: bool = False
+
+
+class ScoresFailed(ValueError):
+    """Some scores could not be made. `saved`: `results.json` holds the others; else none could be made."""
+
+    def __init__(self, message: str, saved: bool) -> None:
+        super().__init__(message)
+        self.saved = saved
+
+
+class ScoresBroken(RuntimeError):
+    """As `ScoresFailed`, by a fault of the program."""
+
+    def __init__(self, message: str, saved: bool) -> None:
+        super().__init__(message)
+        self.saved = saved
 
 
 @dataclass(frozen=True)
@@ -80,6 +138,7 @@ class Results:
         recipe: what the scores were made with: the checkpoint's settings, and the evaluation's of that time; secrets
             masked.
         chosen: how the checkpoint was chosen (`step`, `best`; neither: the newest), and `overrides` of that time.
+        failures: scores that could not be made, each with the reason; the same evaluation tries these again.
     """
 
     fingerprint: str
@@ -96,11 +155,13 @@ class Results:
     seconds: float
     recipe: dict[str, Any] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
 
     def save(self, run: Path) -> Path:
         """Writes `results.json` into the run directory, atomically."""
         target = run / RESULTS_NAME
-        write_json(target, {"schema": SCHEMA, **asdict(self)})
+        values = {**asdict(self), "results": [as_json(result) for result in self.results]}
+        write_json(target, {"schema": SCHEMA, **values})
         return target
 
     def by_name(self) -> dict[str, Result]:
@@ -123,6 +184,7 @@ def load_results(run: Path) -> Results:
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or needed - raw.keys():
         raise ValueError(f"{path} was written by another version; make it again with `replica eval {run}`")
     values = {name: raw[name] for name in names & raw.keys()}
-    values["results"] = [Result(**item) for item in raw["results"]]
+    values["results"] = [from_json(item) for item in raw["results"]]
     values["samples"] = [Sample(**item) for item in raw["samples"]]
+    values["failures"] = [Failure(**item) for item in raw.get("failures", [])]
     return Results(**values)

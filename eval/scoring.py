@@ -5,6 +5,7 @@ Shapes: B windows of a batch, T positions, D width, V vocabulary, N scored posit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pretrain.generate import NO_PROBABILITIES
 from pretrain.model import Transformer
 
 # The (N, V) logits of one step of the output projection stay below this.
@@ -76,12 +78,17 @@ def score_windows(
         vocab_size: ids of the tokenizer. The rows that only pad the embedding can never occur and get no probability,
             as in the exported model, which has none.
         report: called with the number of windows done, and of all.
+
+    Raises:
+        ValueError: the model's logits are no numbers.
     """
     order = sorted(range(len(windows)), key=lambda index: len(windows[index].tokens), reverse=True)
     scores: list[Score | None] = [None] * len(windows)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         for index, score in zip(indices, _score_batch(model, [windows[i] for i in indices], vocab_size), strict=True):
+            if not math.isfinite(score.nats):
+                raise ValueError(NO_PROBABILITIES)
             scores[index] = score
         if report is not None:
             report(start + len(indices), total=len(windows))

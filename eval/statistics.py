@@ -36,9 +36,12 @@ def _draws(n: int, samples: int) -> Any:
         yield generator.integers(0, n, size=(min(step, samples - start), n))
 
 
-def _percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval:
-    low, high = np.percentile(np.asarray(values, dtype=np.float64), [2.5, 97.5])
-    return float(low), float(high)
+def _percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval | None:
+    """None where resampling changes nothing: an interval without width would claim certainty."""
+    array = np.asarray(values, dtype=np.float64)
+    # Between two infinities there is nothing to interpolate.
+    low, high = np.percentile(array, [2.5, 97.5], method="linear" if np.isfinite(array).all() else "nearest")
+    return (float(low), float(high)) if low < high else None
 
 
 def bootstrap_ratio(
@@ -46,7 +49,7 @@ def bootstrap_ratio(
 ) -> Interval | None:
     """Percentile bootstrap (Efron 1979) of sum(numerators) / sum(denominators) over paired units, shape (n,) each.
 
-    Returns None for fewer than two units: one unit says nothing about how units differ.
+    Returns None for fewer than two units, or for units that are all alike: they say nothing about how units differ.
     """
     n = len(numerators)
     if n < 2:
@@ -59,11 +62,20 @@ def bootstrap_ratio(
 
 
 def bootstrap(items: Sequence[Any], aggregate: Callable[[Any], float], samples: int) -> tuple[Interval, int] | None:
-    """Percentile bootstrap of `aggregate` over `items`; also returns how many resamples were drawn."""
+    """Percentile bootstrap of `aggregate` over `items`; also returns how many resamples were drawn.
+
+    None where `bootstrap_ratio` returns None.
+    """
     n = len(items)
     if n < 2:
         return None
     numbers = all(isinstance(item, int | float) for item in items)
     drawn = samples if numbers else min(samples, _SLOW_SAMPLES)
     values = [float(aggregate([items[i] for i in row])) for index in _draws(n, drawn) for row in index]
-    return _percentiles(values), drawn
+    interval = _percentiles(values)
+    return None if interval is None else (interval, drawn)
+
+
+def no_interval(n: int, units: str) -> str:
+    """Why there is no interval over `n` units."""
+    return f"none: a single {units}" if n < 2 else f"none: every resample of the {n} {units}s scores the same"

@@ -12,26 +12,23 @@ from typing import TYPE_CHECKING, Any
 from configs.files import fingerprint, read_json
 from configs.masking import mask as masked
 from configs.masking import mask_urls
-from configs.progress import progress_bar
 from configs.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
 from data_prep.readers import Place, expand, place_identity
-from eval.results import RESULTS_NAME, Result, Results, Sample
+from eval.parts import DIRECTORY as DIRECTORY_OF_SCORES
+from eval.parts import score_parts
+from eval.results import RESULTS_NAME, Failure, Result, Results, ScoresBroken, ScoresFailed
 from pretrain.checkpoint import DIRECTORY, CheckpointInfo, Choice, latest
 from pretrain.continuing import CHANGES
 
 if TYPE_CHECKING:
-    from configs.evaluation_sections import PerplexitySet
-    from data_prep.decontaminate import Touched
     from data_prep.vocab import Vocab
     from pretrain.model import Transformer
 
 # Raise it when scores change for the same inputs: earlier results are then made again.
-CODE_VERSION = 3
+CODE_VERSION = 4
 _PACKAGES = (
     "torch", "numpy", "tokenizers", "deepspeed", "ray", "datasets", "transformers", "lm_eval", "sacrebleu", "zstandard",
 )  # fmt: skip
-_PROMPT_TOKENS = 48
-_REFERENCE_CHARACTERS = 400
 
 
 # ------------------------------------------------------------------------------------------------------------- skipping
@@ -46,14 +43,22 @@ def _scored(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str] = ()
     return made.model_copy(update={"out": own.out, "data": data, "evaluation": evaluation, "report": own.report})
 
 
-def _set_identities(recipe: Recipe) -> dict[str, Any]:
-    """Name -> identity of the content of every file that is scored."""
+def _set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:
+    """Name -> identity of the content of every file that is scored.
+
+    Raises:
+        ValueError: a file that is missing; not with `missing`, where its set has no files then.
+    """
     section = recipe.evaluation
-    files: dict[str, Sequence[Place]] = {
-        f"{kind} set {item.name}": expand(item.path)
-        for kind, items in (("perplexity", section.perplexity), ("translation", section.translation))
-        for item in items
-    }
+    files: dict[str, Sequence[Place]] = {}
+    for kind, items in (("perplexity", section.perplexity), ("translation", section.translation)):
+        for item in items:
+            try:
+                files[f"{kind} set {item.name}"] = expand(item.path)
+            except ValueError:
+                if not missing:
+                    raise
+                files[f"{kind} set {item.name}"] = []
     if section.benchmarks.tasks and section.benchmarks.include_path is not None:
         files["benchmark tasks"] = sorted(
             path for path in Path(section.benchmarks.include_path).rglob("*") if path.is_file()
@@ -89,14 +94,17 @@ def _fingerprint(
 
 
 def is_current(run: Path) -> bool:
-    """Whether `results.json` holds for the newest checkpoint, the recipe's evaluation and the contents of its sets."""
+    """Whether `results.json` holds for the newest checkpoint, the recipe's evaluation and the contents of its sets.
+
+    Scores that could not be made are tried again: then it does not.
+    """
     if not (run / RESULTS_NAME).is_file():
         return False
     checkpoint = Choice().find(run)
     recipe = _scored(run, checkpoint)
-    wanted = _fingerprint(recipe, checkpoint, _set_identities(recipe))
-    found: bool = read_json(run / RESULTS_NAME).get("fingerprint") == wanted
-    return found
+    wanted = _fingerprint(recipe, checkpoint, _set_identities(recipe, missing=True))
+    found = read_json(run / RESULTS_NAME)
+    return bool(found.get("fingerprint") == wanted and not found.get("failures"))
 
 
 def check_current(run: Path, results: Results) -> None:
@@ -133,44 +141,62 @@ def check_current(run: Path, results: Results) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- evaluating
-def evaluate(run: Path, overrides: Sequence[str] = (), progress: bool = True, choice: Choice | None = None) -> Path:
+def evaluate(
+    run: Path,
+    overrides: Sequence[str] = (),
+    progress: bool = True,
+    choice: Choice | None = None,
+    again: bool = False,
+) -> Path:
     """Scores a checkpoint of a run and writes `results.json`; returns its path.
+
+    Scores that are kept from before (see `eval/parts.py`) are not made again.
 
     Args:
         run: the run directory.
         overrides: `evaluation.…=value` settings for this time.
         progress: show bars.
         choice: of the checkpoint; None: the newest.
+        again: make the kept scores again too.
 
     Raises:
-        ValueError: no such checkpoint, a missing set, an unknown task, or a broken checkpoint.
+        ValueError: no such checkpoint, or a broken one.
+        ScoresFailed: some scores could not be made, such as those of a missing set; `results.json` names them beside
+            the others. When none could be made, it stays as it was.
+        ScoresBroken: as `ScoresFailed`, by a fault of the program.
     """
     load_run(run)  # what is no run directory is said to be none
     choice = choice or Choice()
     checkpoint = choice.find(run)
     recipe = _scored(run, checkpoint, overrides)
-    sets = _set_identities(recipe)  # a missing set is found before the model is loaded
+    sets = _set_identities(recipe, missing=True)
     from data_prep.vocab import Vocab
     from eval.contamination import facts, identity
     from eval.contamination import load as load_touched
+    from eval.scorer import Scorer
     from pretrain.checkpoint import load_weights
 
     began = time.monotonic()
     vocab, model = Vocab.load(checkpoint.tokenizer), _to_device(load_weights(checkpoint.directory))
     touched = load_touched(recipe, checkpoint)
-    results, samples = _score_all(recipe, model, vocab, progress, touched)
+    common = {"code": CODE_VERSION, "checkpoint": checkpoint.fingerprint, "touched": identity(recipe, checkpoint)}
+    parts = Scorer(recipe, model, vocab, touched, common, sets, progress).parts()
+    scored = score_parts(parts, run / DIRECTORY_OF_SCORES, again)
+    if parts and len(scored.failures) == len(parts):
+        raise _complaint(scored.failures, None)
     data, funnel = _data_facts(recipe, checkpoint)
     data |= facts(touched)
     outcome = _fingerprint(recipe, checkpoint, sets)
-    return Results(
+    path = Results(
         fingerprint=outcome,
         checkpoint=_checkpoint_facts(checkpoint),
         recipe_fingerprint=recipe.fingerprint(),
         data_fingerprint=checkpoint.data_fingerprint,
         model=_model_facts(model, vocab),
         data=data,
-        results=results,
-        samples=samples,
+        results=_in_order(scored.results),
+        samples=scored.samples,
+        failures=scored.failures,
         funnel=funnel,
         lineage=_lineage(recipe, checkpoint, vocab, sets, outcome),
         versions=_versions(),
@@ -183,113 +209,27 @@ def evaluate(run: Path, overrides: Sequence[str] = (), progress: bool = True, ch
             "contamination": identity(recipe, checkpoint),
         },
     ).save(run)
+    if scored.failures:
+        raise _complaint(scored.failures, path)
+    return path
+
+
+def _in_order(results: list[Result]) -> list[Result]:
+    """As the report tells them: benchmarks, which are scored first, come last."""
+    return sorted(results, key=lambda result: result.name.startswith("benchmark/"))
+
+
+def _complaint(failures: Sequence[Failure], saved: Path | None) -> ScoresFailed | ScoresBroken:
+    listed = "\n".join(f"  - {failure.name}: {failure.reason}" for failure in failures)
+    left = f"{saved} holds the others, the same command tries these again" if saved else "none is left"
+    kind = ScoresBroken if any(failure.bug for failure in failures) else ScoresFailed
+    return kind(f"these scores could not be made; {left}:\n{listed}", saved is not None)
 
 
 def _to_device(model: Transformer) -> Transformer:
     import torch
 
     return model.to("cuda") if torch.cuda.is_available() else model
-
-
-def _score_all(
-    recipe: Recipe, model: Transformer, vocab: Vocab, progress: bool, touched: Touched | None
-) -> tuple[list[Result], list[Sample]]:
-    from eval.translation import read_pairs, translation_results
-
-    section = recipe.evaluation
-    sizes = [len(read_pairs(item)[1]) for item in section.translation]
-    benchmarks: list[Result] = []
-    if section.benchmarks.tasks:  # first, because an unknown task or a missing network should not be found out late
-        from eval.benchmarks import benchmark_results
-
-        benchmarks = benchmark_results(section.benchmarks, model, vocab, section.bootstrap_samples, progress, touched)
-    samples = _prompt_samples(recipe, model, vocab, progress)
-    results: list[Result] = []
-    for item in section.perplexity:
-        scored, texts = _score_set(recipe, item, model, vocab, progress, touched)
-        results += scored
-        if item is section.perplexity[0]:
-            samples.append(_document_sample(recipe, model, vocab, item.name, texts[0]))
-    for pairs, size in zip(section.translation, sizes, strict=True):
-        with progress_bar(f"translation of {pairs.name}: pairs", size, progress) as bar:
-            scored, shown = translation_results(
-                pairs, model, vocab, section.batch_size, section.bootstrap_samples, bar.update, touched
-            )
-        results, samples = results + scored, samples + shown
-    return results + benchmarks, samples
-
-
-def _score_set(
-    recipe: Recipe, item: PerplexitySet, model: Transformer, vocab: Vocab, progress: bool, touched: Touched | None
-) -> tuple[list[Result], list[str]]:
-    """Scores of a perplexity set, the model's and the compressors', and its texts."""
-    from data_prep.evaluation_sets import read_texts
-    from eval.compression import compression_results
-    from eval.contamination import labelled, split
-    from eval.perplexity import perplexity_results, score_texts
-
-    section, context = recipe.evaluation, model.config.context_length
-    stride = item.stride or max(1, context // 2)
-    if stride > context:
-        raise ValueError(
-            f"perplexity set `{item.name}`: stride {stride} is more than model.context_length {context}, so tokens "
-            "would be left out; lower it"
-        )
-    texts = read_texts(item, recipe.data.normalize)
-    with progress_bar(f"perplexity of {item.name}: windows", None, progress) as bar:
-        scores = score_texts(model, vocab, texts, stride, section.batch_size, bar.update)
-    results = perplexity_results(item.name, scores, stride, section.bootstrap_samples)
-    for part, mask in split(touched, f"perplexity/{item.name}", [[text] for text in texts]).items():
-        results += labelled(perplexity_results(item.name, scores.of(mask), stride, section.bootstrap_samples), part)
-    with progress_bar(f"compressors on {item.name}", 3, progress) as bar:
-        results += compression_results(item.name, texts)
-        bar.update(3)
-    return results, texts
-
-
-# -------------------------------------------------------------------------------------------------------------- samples
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    section = recipe.evaluation.samples
-    return {"temperature": section.temperature, "top_k": section.top_k, "top_p": section.top_p}
-
-
-def _describe(recipe: Recipe) -> str:
-    named = {key: value for key, value in _settings(recipe).items() if value is not None}
-    return ", ".join(f"{key.replace('_', '-')} {value:g}" for key, value in named.items())
-
-
-def _prompt_samples(recipe: Recipe, model: Transformer, vocab: Vocab, progress: bool) -> list[Sample]:
-    from eval.generation import sample
-
-    section = recipe.evaluation.samples
-    out = []
-    with progress_bar("samples", len(section.prompts), progress) as bar:
-        for number, prompt in enumerate(section.prompts, start=1):
-            ids = vocab.encode(prompt) or [vocab.eod_id]
-            text = sample(model, vocab, ids, section.max_new_tokens, [], seed=recipe.seed + number, **_settings(recipe))
-            out.append(Sample("prompt", f"Prompt {number}", prompt, text, _describe(recipe)))
-            bar.update(number)
-    return out
-
-
-def _document_sample(recipe: Recipe, model: Transformer, vocab: Vocab, name: str, text: str) -> Sample:
-    """A paragraph from the middle of the set's first document, continued by the model, with what really follows."""
-    from eval.generation import sample
-
-    text = text[text.find("\n\n", len(text) // 2) + 2 :] if "\n\n" in text[len(text) // 2 :] else text
-    ids = vocab.encode(text[: 16 * _PROMPT_TOKENS])[: min(_PROMPT_TOKENS, model.config.context_length // 2)]
-    prompt = vocab.decode(ids).rstrip("\ufffd")  # a character may be cut
-    continued = sample(
-        model,
-        vocab,
-        vocab.encode(prompt),
-        recipe.evaluation.samples.max_new_tokens,
-        [],
-        seed=recipe.seed,
-        **_settings(recipe),
-    )
-    reference = text[len(prompt) :][:_REFERENCE_CHARACTERS]
-    return Sample("document", f"A passage of {name}, continued", prompt, continued, _describe(recipe), reference)
 
 
 # ---------------------------------------------------------------------------------------------------------------- facts

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from configs.evaluation_sections import TranslationSet
 from data_prep.evaluation_sets import Pair as Pair
-from data_prep.evaluation_sets import read_all_pairs
+from data_prep.evaluation_sets import read_all_pairs, set_key
 from data_prep.vocab import Vocab
 from eval.contamination import labelled, split
 from eval.generation import complete
 from eval.results import Result, Sample
 from eval.scoring import Report
+from eval.statistics import no_interval
 from pretrain.model import Transformer
 
 if TYPE_CHECKING:
@@ -109,13 +111,22 @@ def translation_results(
     references, sources = [pair.target for pair in pairs], [pair.source for pair in pairs]
     shown = sum(count for _, count in fitted) / len(fitted)
     note = f"{shown:.1f} of {section.shots} shots fit on average; greedy, at most {section.max_new_tokens} new tokens"
-    results = _scored(section, "", hypotheses, references, bootstrap_samples, note)
-    results += _scored(section, "copy_", sources, references, bootstrap_samples, "the source itself as its translation")
+    settings = {
+        "shots": section.shots,
+        "new tokens": section.max_new_tokens,
+        "labels": f"{section.source_label}, {section.target_label}",
+        "examples": set_key((pair.source, pair.target) for pair in shots)[:8],
+    }
     passages = [(pair.source, pair.target) for pair in pairs]
+    scored = partial(_scored, section, bootstrap_samples=bootstrap_samples)
+    results = scored("", hypotheses, references, note=note, settings=settings, key=set_key(passages))
+    remark = "the source itself as its translation"
+    results += scored("copy_", sources, references, note=remark, settings={}, key=set_key(passages))
     for part, mask in split(touched, f"translation/{section.name}", passages).items():
         chosen = [number for number, inside in enumerate(mask) if inside]
         ours, theirs = ([texts[number] for number in chosen] for texts in (hypotheses, references))
-        results += labelled(_scored(section, "", ours, theirs, bootstrap_samples, note), part)
+        key = set_key(passages[number] for number in chosen)
+        results += labelled(scored("", ours, theirs, note=note, settings=settings, key=key), part)
     samples = [
         Sample("translation", f"{section.name}, pair {index + 1}", pair.source, text, "greedy", pair.target)
         for index, (pair, text) in enumerate(zip(pairs[:SHOWN_SAMPLES], hypotheses, strict=False))
@@ -128,23 +139,32 @@ def _scored(
     prefix: str,
     outputs: Sequence[str],
     references: Sequence[str],
+    *,
     bootstrap_samples: int,
     note: str,
+    settings: dict[str, Any],
+    key: str,
 ) -> list[Result]:
     """BLEU, and chrF but for copies, of some pairs."""
     scores = corpus_scores(outputs, references, section.tokenize, bootstrap_samples)
+    # One pair, or pairs that all score alike, say nothing about others.
+    spread = {name: len(outputs) > 1 and score._ci > 0 for name, (score, _) in scores.items()}
     return [
         Result(
             name=f"translation/{section.name}/{prefix}{name}",
-            value=score.score,
-            low=max(0.0, float(score._mean - score._ci)),
-            high=min(100.0, float(score._mean + score._ci)),
+            value=min(100.0, score.score),  # rounding can bring 100.00000000000004
+            low=max(0.0, float(score._mean - score._ci)) if spread[name] else None,
+            high=min(100.0, float(score._mean + score._ci)) if spread[name] else None,
             n=len(outputs),
             unit={"bleu": "BLEU", "chrf": "chrF2"}[name],
             higher_is_better=True,
-            interval=f"sacrebleu's bootstrap over {len(outputs)} pairs",
+            interval=f"sacrebleu's bootstrap over {len(outputs)} pairs"
+            if spread[name]
+            else no_interval(len(outputs), "pair"),
             signature=signature,
             note=note,
+            set=key,
+            settings=settings,
         )
         for name, (score, signature) in scores.items()
         if not prefix or name == "bleu"

@@ -125,6 +125,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         "overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace the run's, by their path"
     )
     add_trust(parser)
+    parser.add_argument("--again", action="store_true", help="make all scores again, also those that still hold")
 
 
 def _report(parser: argparse.ArgumentParser) -> None:

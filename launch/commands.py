@@ -96,7 +96,7 @@ def eval_command(arguments: Namespace) -> int:
     from pretrain.checkpoint import Choice
 
     choice = Choice(arguments.checkpoint_step, arguments.best)
-    print(evaluate(load_run(arguments.run).run_directory, arguments.overrides, choice=choice))
+    print(evaluate(load_run(arguments.run).run_directory, arguments.overrides, choice=choice, again=arguments.again))
     return 0
 
 

@@ -36,7 +36,7 @@ def print_verdict(run: Path) -> int:
 
     gates = check_gates(run)
     for gate in gates:
-        print(f"gate {'passed' if gate.passed else 'FAILED'}: {gate.text}   ({gate.left:.4g} against {gate.right:.4g})")
+        print(f"gate {'passed' if gate.passed else 'FAILED'}: {gate}")
     page = run / "report" / "index.html"
     print(f"report: {os.path.relpath(page) if page.is_relative_to(Path.cwd()) else page}")
     return int(not all(gate.passed for gate in gates))

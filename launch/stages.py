@@ -17,6 +17,7 @@ from configs.files import content_identity, fingerprint, read_json, write_json
 from configs.locks import held_run
 from configs.recipe import Recipe, load_run, save
 from configs.rendering import duration
+from eval.results import ScoresBroken, ScoresFailed
 from launch.headlines import print_headlines, print_verdict
 
 
@@ -34,6 +35,9 @@ def run_all(recipe: Recipe) -> int:
 
     Returns:
         0, or 1 when a gate of the recipe failed.
+
+    Raises:
+        ScoresFailed: some scores could not be made; all the rest is done.
     """
     from data_prep.evaluation_sets import check_tasks
 
@@ -47,12 +51,21 @@ def run_all(recipe: Recipe) -> int:
     ]
     console = Console(stderr=True)
     began = time.monotonic()
+    failed: Exception | None = None
     with working_in(recipe):
         for number, stage in enumerate(stages, start=1):
-            _do(stage, f"[{number}/{len(stages)}] {stage.title}", console)
+            try:
+                _do(stage, f"[{number}/{len(stages)}] {stage.title}", console)
+            except (ScoresFailed, ScoresBroken) as error:
+                if not error.saved:
+                    raise
+                failed = error  # the report shows the other scores, and names those that failed
     console.print(f"finished in {duration(time.monotonic() - began)}")
     print_headlines(run)
-    return print_verdict(run)
+    verdict = print_verdict(run)
+    if failed is not None:
+        raise failed
+    return verdict
 
 
 def _do(stage: Stage, heading: str, console: Console) -> None:

@@ -6,6 +6,7 @@ cache. Of a prompt longer than the context, the last `context_length` tokens are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
@@ -13,15 +14,32 @@ from torch import Tensor
 
 from pretrain.model import Transformer
 
+NO_PROBABILITIES = (
+    "the checkpoint gives no finite probabilities. Did training diverge? See metrics.jsonl, and take an earlier "
+    "checkpoint: --step N, or --best"
+)
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raises `ValueError` for settings that no distribution can be made of, naming what may stand there."""
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature {temperature}: give a number of 0 or more; 0 takes the most likely token")
+    if top_k is not None and top_k < 0:
+        raise ValueError(f"top-k {top_k} is negative: give the number of tokens to choose among; 0 is off")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top-p {top_p}: give a probability above 0 and up to 1; 1 is off")
+
 
 def distribution(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
     """Probabilities (…, V), fp32, that the next token is drawn from.
 
-    In this order: logits ÷ `temperature` (> 0); only the `top_k` most likely tokens; of these, only the most likely
-    ones up to the first at which their probabilities sum to `top_p` (nucleus sampling, arXiv:1904.09751).
+    In this order: logits ÷ `temperature` (> 0); only the `top_k` most likely tokens (0: all); of these, only the most
+    likely ones up to the first at which their probabilities sum to `top_p` (nucleus sampling, arXiv:1904.09751).
     """
-    logits = logits.float() / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
+    # Relative to the largest, and in double precision: no temperature, however small, makes an infinite logit.
+    logits = logits.double()
+    logits = ((logits - logits.amax(dim=-1, keepdim=True)) / temperature).float()
+    if top_k and top_k < logits.shape[-1]:
         smallest = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
     probabilities = logits.softmax(dim=-1)
@@ -103,8 +121,7 @@ def _stream(
     is_over: IsOver | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yields (row, token) as they are chosen; a row leaves the batch at its stop token, or when it is over."""
-    if temperature < 0:
-        raise ValueError(f"temperature {temperature} is negative; use 0 for the most likely token")
+    check_sampling(temperature, top_k, top_p)
     if max_new_tokens < 1:
         return
     rows = list(range(len(prompts)))
@@ -113,6 +130,8 @@ def _stream(
     decoder = Decoder(model, prompts, max_new_tokens)
     for step in range(1, max_new_tokens + 1):
         logits = decoder.logits[:, :vocab_size]
+        if not torch.isfinite(logits).all():
+            raise ValueError(NO_PROBABILITIES)
         if temperature == 0:
             tokens = logits.argmax(dim=-1).tolist()
         else:
@@ -156,7 +175,8 @@ def generate(
         vocab_size: ids from here on (the padding of the vocabulary) are never chosen; None: the model's rows.
 
     Raises:
-        ValueError: for an empty prompt, an unknown token id or a negative temperature (at the first token asked for).
+        ValueError: for an empty prompt, an unknown token id, sampling that cannot be (see `check_sampling`), or a
+            model whose logits are no numbers (at the first token asked for).
     """
     sampling = (temperature, top_k, top_p, stop, seed, vocab_size, is_over)
     for _, token in _stream(model, [tokens], max_new_tokens, *sampling):

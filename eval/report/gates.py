@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.recipe import load_run
-from eval.results import Result, Results, load_results
+from eval.comparable import difference, difference_within
+from eval.results import Failure, Result, Results, load_results
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 _PATTERN = re.compile(r"^\s*(\S+?)\s*(<=|>=|==|<|>)\s*(\S+)\s*$")
@@ -18,12 +19,22 @@ _PATTERN = re.compile(r"^\s*(\S+?)\s*(<=|>=|==|<|>)\s*(\S+)\s*$")
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate and how it came out; `left` and `right` are the values compared."""
+    """A gate and how it came out.
+
+    `left` and `right` are the values compared. A gate whose score could not be made, or whose two scores cannot be
+    compared, does not pass; `reason` says why.
+    """
 
     text: str
     passed: bool
-    left: float
-    right: float
+    left: float | None
+    right: float | None
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        if self.reason is not None:
+            return f"{self.text}   ({self.reason})"
+        return f"{self.text}   ({self.left:.4g} against {self.right:.4g})"
 
 
 def check_gates(run: Path) -> list[Gate]:
@@ -37,27 +48,44 @@ def check_gates(run: Path) -> list[Gate]:
 
 def evaluate_gates(gates: Sequence[str], results: Results) -> list[Gate]:
     """Evaluates `metric op value` strings; the value is a number or another metric's name."""
-    values = {name: result.value for name, result in results.by_name().items()}
-    return [_evaluate(text, values) for text in gates]
+    return [_evaluate(text, results) for text in gates]
 
 
-def _evaluate(text: str, values: dict[str, float]) -> Gate:
+def _evaluate(text: str, results: Results) -> Gate:
     match = _PATTERN.match(text)
     if match is None:
         raise ValueError(f"gate `{text}`: write it as `metric op value`, with one of {' '.join(_OPERATORS)}")
     left_name, sign, right_name = match.groups()
-    left = _value(left_name, text, values)
+    left, right = _score(left_name, text, results), _number(right_name)
+    other = _score(right_name, text, results) if right is None else None
+    failed = [side.reason for side in (left, other) if isinstance(side, Failure)]
+    if failed:
+        return Gate(text, False, None, None, f"no score: {failed[0]}")
+    assert isinstance(left, Result)
+    reason = None
+    if isinstance(other, Result):
+        right, why = other.value, difference_within(left, other)
+        reason = f"incomparable: {why}" if why else None
+    assert right is not None
+    return Gate(text, reason is None and bool(_OPERATORS[sign](left.value, right)), left.value, right, reason)
+
+
+def _number(text: str) -> float | None:
     try:
-        right = float(right_name)
+        return float(text)
     except ValueError:
-        right = _value(right_name, text, values)
-    return Gate(text, bool(_OPERATORS[sign](left, right)), left, right)
+        return None
 
 
-def _value(name: str, gate: str, values: dict[str, float]) -> float:
-    if name in values:
-        return values[name]
-    near = difflib.get_close_matches(name, values, n=3, cutoff=0.4) or sorted(values)[:10]
+def _score(name: str, gate: str, results: Results) -> Result | Failure:
+    """The score of this name, or why it could not be made."""
+    scores = results.by_name()
+    if name in scores:
+        return scores[name]
+    for failure in results.failures:
+        if name.startswith(f"{failure.name}/"):
+            return failure
+    near = difflib.get_close_matches(name, scores, n=3, cutoff=0.4) or sorted(scores)[:10]
     raise ValueError(f"gate `{gate}`: there is no metric `{name}`; near: {', '.join(near) or 'the run has no scores'}")
 
 
@@ -65,17 +93,19 @@ def _value(name: str, gate: str, values: dict[str, float]) -> float:
 class Delta:
     """A score beside the baseline's.
 
-    `verdict` is better, worse, same (the intervals overlap) or incomparable (other items, task version or signature).
+    `verdict` is better, worse, same (the intervals overlap), unknown (an interval is missing) or incomparable; `reason`
+    says why of the last two.
     """
 
     result: Result
     before: Result
     change: float
     verdict: str
+    reason: str | None = None
 
 
 def compare(results: Results, baseline: Results) -> list[Delta]:
-    """Scores that both runs have. A difference counts when the two 95% intervals do not overlap.
+    """Scores that both runs have. A difference counts when they are comparable and their intervals do not overlap.
 
     Raises:
         ValueError: the two runs share no score.
@@ -88,11 +118,16 @@ def compare(results: Results, baseline: Results) -> list[Delta]:
 
 
 def _delta(result: Result, before: Result) -> Delta:
-    change = result.value - before.value
-    if (result.n, result.task_version, result.signature) != (before.n, before.task_version, before.signature):
-        return Delta(result, before, change, "incomparable")
-    bounds = (result.low, result.high, before.low, before.high)
-    low, high, low_before, high_before = (bound if bound is not None else float("nan") for bound in bounds)
-    apart = low > high_before or high < low_before  # False where an interval is missing: nothing can be claimed
+    change = result.value - before.value if result.value != before.value else 0.0  # infinite ones too
+    if why := difference(result, before):
+        return Delta(result, before, change, "incomparable", why)
+    if result.value == before.value:
+        return Delta(result, before, change, "same")
+    for score, whose in ((result, "this run's"), (before, "the baseline's")):
+        # An interval without width claims a certainty that no estimate has.
+        if score.low is None or score.high is None or score.low == score.high:
+            return Delta(result, before, change, "unknown", f"{whose} score has no interval ({score.interval})")
+    assert result.low is not None and result.high is not None and before.low is not None and before.high is not None
+    apart = result.low > before.high or result.high < before.low
     verdict = "same" if not apart else ("better" if (change > 0) == result.higher_is_better else "worse")
     return Delta(result, before, change, verdict)

@@ -23,6 +23,13 @@ from eval.results import Result, Results, load_results
 from eval.suite import check_current
 
 _HERE = Path(__file__).parent
+_VERDICTS = {
+    "better": "▲ better",
+    "worse": "▼ worse",
+    "same": "within the intervals",
+    "unknown": "no verdict",
+    "incomparable": "incomparable",
+}
 _COMPRESSORS = (("gzip", "gzip -9"), ("zstd", "zstd -19"), ("xz", "xz -9e"))
 
 
@@ -59,6 +66,7 @@ def _environment(**escaping: Any) -> jinja2.Environment:
     )
     environment.filters["score"] = rendering.score
     environment.filters["breakable"] = _breakable
+    environment.filters["settings"] = _settings
     environment.filters["code"] = lambda text: Markup(rendering.markdown_code(text))
     return environment
 
@@ -91,6 +99,8 @@ def _facts(
         "mixture": mixture_rows(results.data.get("mixture", [])),
         "contamination": results.data.get("contamination"),
         "deltas": deltas,
+        "verdicts": _VERDICTS,
+        "failures": results.failures,
         "baseline": baseline.resolve().name if baseline is not None else None,
         "results": results.results,
         "checkpoint": f"{results.checkpoint['name']} ({results.checkpoint['fingerprint'][:12]})",
@@ -121,6 +131,10 @@ def _own_version() -> str:
         return version("gpt-replica")
     except PackageNotFoundError:
         return "(not installed)"
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _breakable(name: str) -> Markup:

@@ -15,8 +15,9 @@ from configs.model_section import Model
 from configs.recipe import Recipe, load, save
 from data_prep.vocab import train_vocab
 from eval.__main__ import main
+from eval.report.gates import check_gates
 from eval.report.page import write_report
-from eval.results import load_results
+from eval.results import ScoresFailed, load_results
 from eval.suite import evaluate, is_current
 from launch.models import import_run
 from pretrain.huggingface import export_directory
@@ -104,7 +105,7 @@ def test_batch_size_changes_no_score(run: Path) -> None:
     values = []
     for size in (1, 7):
         overrides = [f"evaluation.batch_size={size}", f"evaluation.benchmarks.batch_size={size}"]
-        results = load_results(evaluate(run, overrides, progress=False).parent)
+        results = load_results(evaluate(run, overrides, progress=False, again=True).parent)
         values.append({result.name: result.value for result in results.results})
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
@@ -124,9 +125,59 @@ def test_what_is_missing_is_said_in_one_line(run: Path, capsys: pytest.CaptureFi
         return error
 
     assert "only `evaluation.…`" in message("model.num_layers=3")
-    assert "include_path: there is no directory" in message("evaluation.benchmarks.include_path=nowhere")
-    (run.parent / "pairs.jsonl").unlink()
-    assert "pairs.jsonl: no such file" in message()
     for checkpoint in (run / "checkpoints").iterdir():
         checkpoint.rename(run / f"lost_{checkpoint.name}")
     assert "no checkpoint yet" in message()
+
+
+def test_one_failing_score_loses_no_other(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The good ones are kept and shown, the failed one is named, and only it is made again."""
+    pairs, kept = run.parent / "pairs.jsonl", run / "scores"
+    pairs.rename(run.parent / "away")
+    assert main(["run", str(run), "evaluation.benchmarks.include_path=nowhere"]) == 2
+    error = capsys.readouterr().err
+    assert "pairs.jsonl: no such file" in error and "include_path: there is no directory" in error
+    results = load_results(run)
+    assert [failure.name for failure in results.failures] == ["benchmark/replica_copa", "translation/pairs"]
+    assert {"perplexity/heldout/perplexity", "compression/heldout/xz_bits_per_byte"} <= results.by_name().keys()
+    assert not any(name.startswith(("translation", "benchmark")) for name in results.by_name())
+    change(run, "report.gates=['translation/pairs/bleu > 3', 'perplexity/heldout/perplexity < 1000']")
+    assert not is_current(run)
+    with pytest.raises(ScoresFailed, match="translation/pairs"):
+        evaluate(run, progress=False)
+    page = write_report(run).read_text()
+    assert "Scores that could not be made" in page and "pairs.jsonl: no such file" in page
+    assert [gate.passed for gate in check_gates(run)] == [False, True]
+    (run.parent / "away").rename(pairs)
+    before = {file.name: file.stat().st_mtime_ns for file in kept.iterdir()}
+    assert not is_current(run)
+    results = load_results(evaluate(run, progress=False).parent)
+    assert is_current(run) and not results.failures and len(results.results) == 10
+    after = {file.name: file.stat().st_mtime_ns for file in kept.iterdir()}
+    assert {name for name in after if after[name] != before.get(name)} == {
+        name for name in after if name.startswith("translation-pairs")
+    }
+    assert not main(["run", str(run), "evaluation.samples.max_new_tokens=9"])
+
+
+def test_weights_that_are_no_numbers_get_one_message(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever comes first: samples, perplexity, translation and benchmarks; sizes of the compressors are kept."""
+    from pretrain import checkpoint
+
+    load_weights = checkpoint.load_weights
+
+    def spoiled(directory: Path) -> Transformer:
+        model = load_weights(directory)
+        with torch.no_grad():
+            model.embed.weight.fill_(float("nan"))
+        return model
+
+    monkeypatch.setattr("pretrain.checkpoint.load_weights", spoiled)
+    with pytest.raises(ScoresFailed, match="Did training diverge"):
+        evaluate(run, progress=False)
+    results = load_results(run)
+    assert all("Did training diverge" in failure.reason for failure in results.failures)
+    assert [failure.name.partition("/")[0] for failure in results.failures] == [
+        "benchmark", "samples", "perplexity", "samples", "translation",
+    ]  # fmt: skip
+    assert all(name.startswith("compression/") for name in results.by_name())

@@ -91,6 +91,20 @@ def test_scores_do_not_depend_on_batch_size(model: Transformer, vocab: Vocab, tm
     assert samples[0].prompt == "s2 a b" and samples[0].reference == "target 2"
 
 
+def test_one_pair_has_no_interval(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
+    section = write_pairs(tmp_path / "pairs.jsonl", count=3)
+    for shots, low in ((2, None), (0, 0.0)):
+        results, _ = translation_results(section.model_copy(update={"shots": shots}), model, vocab, 4, 100)
+        chrf = next(result for result in results if result.name.endswith("/chrf"))
+        assert chrf.n == 3 - shots and (chrf.low is None) == (low is None) == (chrf.high is None)
+        assert ("none: a single pair" in chrf.interval) == (low is None)
+        assert chrf.settings["shots"] == shots and len(chrf.set) == 32
+    bleu, copy = (
+        next(result for result in results if result.name.endswith(f"/{name}")) for name in ("bleu", "copy_bleu")
+    )
+    assert bleu.set == copy.set and copy.settings == {}
+
+
 def test_generation_stops_at_the_line_end(model: Transformer, vocab: Vocab) -> None:
     prompts = [vocab.encode(text) for text in ("one", "a second one", "3")]
     texts = complete(model, vocab, prompts, 24, ["e", "zz"], 2)

@@ -195,7 +195,9 @@ def test_verdicts() -> None:
         replace(by_name["translation/classical-zh/bleu"], value=9.0, low=None, high=None),
     ]
     deltas = compare(replace(base, results=now), base)
-    assert [delta.verdict for delta in deltas] == ["better", "worse", "same", "incomparable", "same"]
+    assert [delta.verdict for delta in deltas] == ["better", "worse", "same", "incomparable", "unknown"]
+    assert [delta.reason for delta in deltas] == [None, None, None, "task version 2.0 against 1.0", deltas[-1].reason]
+    assert "no interval" in (deltas[-1].reason or "")
     with pytest.raises(ValueError, match="share no score"):
         compare(replace(base, results=[]), base)
 

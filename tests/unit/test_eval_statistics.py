@@ -14,10 +14,11 @@ import pytest
 import zstandard
 
 from configs.files import write_json
+from configs.rendering import score
 from eval.compression import compression_results
 from eval.perplexity import SetScores, perplexity_results
 from eval.results import Result, load_results
-from eval.statistics import bootstrap, bootstrap_ratio, wilson
+from eval.statistics import bootstrap, bootstrap_ratio, no_interval, wilson
 from tests.fake_run import fake_results
 
 
@@ -68,6 +69,30 @@ def test_interval_is_drawn_over_windows_when_documents_are_few() -> None:
     assert single[0].value == pytest.approx(6 / math.log(2) / 9)
 
 
+def test_perplexity_beyond_any_number_is_infinite() -> None:
+    """The other scores of the set are finite, and kept."""
+    scores = SetScores(np.arange(3), np.array([900.0, 1026.0, 1100.0]), np.ones(3), np.full(3, 9.0))
+    bits, perplexity, nats = perplexity_results("s", scores, 4, 100)
+    assert bits.value == pytest.approx(3026 / 27 / math.log(2)) and nats.value == pytest.approx(3026 / 3)
+    assert perplexity.value == math.inf and perplexity.high == math.inf
+    assert "e to the power of 1,009" in (perplexity.note or "") and "power" not in (nats.note or "")
+    near = SetScores(np.arange(3), np.array([600.0, 700.0, 800.0]), np.ones(3), np.full(3, 9.0))
+    perplexity = perplexity_results("s", near, 4, 100)[1]
+    assert perplexity.value == pytest.approx(math.exp(700)) and perplexity.high == math.inf
+    assert perplexity.low is not None and math.isfinite(perplexity.low)
+    assert score(math.inf) == "∞"
+
+
+def test_units_that_are_all_alike_have_no_interval() -> None:
+    """An interval without width would claim certainty."""
+    assert bootstrap_ratio(np.ones(40), np.ones(40), 100) is None
+    assert bootstrap([0.5] * 40, np.mean, 100) is None
+    same = SetScores(np.arange(30), np.full(30, 2.0), np.ones(30), np.ones(30))
+    assert perplexity_results("s", same, 4, 100)[0].interval == "none: every resample of the 30 units scores the same"
+    assert no_interval(1, "pair") == "none: a single pair"
+    assert bootstrap([(0.0,), (math.inf,)], lambda items: sum(a for (a,) in items), 100) == ((0.0, math.inf), 100)
+
+
 def test_compressors_are_those_of_the_command_line() -> None:
     words = random.Random(0)
     texts = ["The quick brown fox. " * 40, "三国志" * 30, " ".join(f"{words.randrange(3000):b}" for _ in range(3000))]
@@ -89,7 +114,7 @@ def test_results_round_trip(tmp_path: Path) -> None:
     assert load_results(tmp_path) == results
     raw = json.loads((tmp_path / "results.json").read_text())
     assert (
-        raw["schema"] == 1
+        raw["schema"] == 2
         and {"checkpoint", "recipe_fingerprint", "data_fingerprint", "samples", "funnel"} <= raw.keys()
     )
     assert {"name", "value", "low", "high", "n", "unit", "higher_is_better"} <= raw["results"][0].keys()

@@ -1,0 +1,104 @@
+"""An evaluation in parts: each is scored by itself, kept by itself, and fails by itself.
+
+What a part's scores depend on has a fingerprint, under which they are kept in `scores/` of the run: a part whose scores
+are there is not made again, whatever became of the others.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs.door import explain
+from configs.files import fingerprint, read_json, write_json
+from eval.results import Failure, Result, Sample, as_json, from_json
+
+DIRECTORY = "scores"
+
+Scored = tuple[list[Result], list[Sample]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of an evaluation.
+
+    Attributes:
+        name: beginning of its scores' names, such as `translation/wmt`.
+        inputs: everything that decides its scores, as JSON.
+        work: makes them.
+    """
+
+    name: str
+    inputs: Any
+    work: Callable[[], Scored]
+
+    def file(self, directory: Path) -> Path:
+        """Where its scores are kept; names may hold anything."""
+        readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.name)[:80]
+        return directory / f"{readable}-{fingerprint(self.name)[:8]}.json"
+
+
+@dataclass
+class Outcome:
+    """What became of the parts, in their order."""
+
+    results: list[Result] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, scored: Scored) -> None:
+        """Takes scores in; of a score that two parts made (a task, by itself and in a group), the first."""
+        known = {result.name for result in self.results}
+        self.results += [result for result in scored[0] if result.name not in known]
+        self.samples += scored[1]
+
+
+def score_parts(parts: Iterable[Part], directory: Path, again: bool = False) -> Outcome:
+    """Scores the parts that are not kept yet; a failure is told at once, and the next part follows.
+
+    Args:
+        directory: where scores are kept; made when needed.
+        again: make the kept ones again.
+    """
+    outcome = Outcome()
+    for part in parts:
+        kept = None if again else _kept(part, directory)
+        try:
+            scored = kept if kept is not None else part.work()
+        except Exception as error:  # whatever it is, the other parts have nothing to do with it
+            outcome.failures.append(_failure(part.name, error))
+            continue
+        if kept is None:
+            _keep(part, directory, scored)
+        outcome.add(scored)
+    return outcome
+
+
+def _failure(name: str, error: Exception) -> Failure:
+    reason = explain(error)
+    if reason is None:
+        traceback.print_exception(error)
+    failure = Failure(name, reason or f"{type(error).__name__}: {error}", bug=reason is None)
+    print(f"{name} failed: {failure.reason}", file=sys.stderr)
+    return failure
+
+
+def _kept(part: Part, directory: Path) -> Scored | None:
+    try:
+        found = read_json(part.file(directory))
+        if found["fingerprint"] != fingerprint(part.inputs):
+            return None
+        return [from_json(item) for item in found["results"]], [Sample(**item) for item in found["samples"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent, damaged, or of another version: it is made again
+
+
+def _keep(part: Part, directory: Path, scored: Scored) -> None:
+    results, samples = scored
+    kept = {"results": [as_json(result) for result in results], "samples": [asdict(sample) for sample in samples]}
+    write_json(part.file(directory), {"name": part.name, "fingerprint": fingerprint(part.inputs), **kept})

@@ -1,0 +1,207 @@
+"""The parts of a recipe's evaluation, for one model: perplexity and compressors, translation, benchmarks, samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from configs.evaluation_sections import PerplexitySet, TranslationSet
+from configs.progress import progress_bar
+from configs.recipe import Recipe
+from eval.parts import Part, Scored
+from eval.results import Result, Sample
+
+if TYPE_CHECKING:
+    from data_prep.decontaminate import Touched
+    from data_prep.vocab import Vocab
+    from pretrain.model import Transformer
+
+_PROMPT_TOKENS = 48
+_REFERENCE_CHARACTERS = 400
+
+
+@dataclass
+class Scorer:
+    """Makes the parts of an evaluation.
+
+    Attributes:
+        common: what decides every score: the checkpoint, the version of the code, the comparison with training data.
+        sets: `perplexity set NAME`, … -> identity of its files.
+    """
+
+    recipe: Recipe
+    model: Transformer
+    vocab: Vocab
+    touched: Touched | None
+    common: dict[str, Any]
+    sets: dict[str, Any]
+    progress: bool = True
+    _texts: dict[str, list[str]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------------------------------------------------ parts
+    def parts(self) -> list[Part]:
+        """All parts, in the order in which they are scored."""
+        section = self.recipe.evaluation
+        # Benchmarks first: their data may need a network, and that should not be found out late.
+        parts = [
+            self._part(f"benchmark/{task}", self._benchmark(task), self._score_task, task) for task in self._tasks()
+        ]
+        parts.append(
+            self._part("samples/prompts", self._shown() | {"prompts": section.samples.prompts}, self._sample_prompts)
+        )
+        for item in section.perplexity:
+            own = self._perplexity(item)
+            parts.append(self._part(f"perplexity/{item.name}", own, self._score_texts, item))
+            parts.append(self._part(f"compression/{item.name}", own | {"stride": None}, self._compress, item))
+        for item in section.perplexity[:1]:
+            own = self._perplexity(item) | self._shown()
+            parts.append(self._part("samples/document", own, self._sample_document, item))
+        for pairs in section.translation:
+            parts.append(self._part(f"translation/{pairs.name}", self._translation(pairs), self._translate, pairs))
+        return parts
+
+    def _part(self, name: str, inputs: dict[str, Any], work: Any, *arguments: Any) -> Part:
+        bootstrap = self.recipe.evaluation.bootstrap_samples
+        return Part(name, {**self.common, "bootstrap": bootstrap, "own": inputs}, partial(work, *arguments))
+
+    def _tasks(self) -> list[str]:
+        return list(dict.fromkeys(self.recipe.evaluation.benchmarks.tasks))
+
+    def _benchmark(self, task: str) -> dict[str, Any]:
+        section = self.recipe.evaluation.benchmarks
+        own = {"task": task, "shots": section.num_fewshot, "limit": section.limit}
+        return {**own, "files": self.sets.get("benchmark tasks"), "lm_eval": _version("lm_eval")}
+
+    def _perplexity(self, item: PerplexitySet) -> dict[str, Any]:
+        settings = item.model_dump(mode="json", exclude={"path"})
+        rules = self.recipe.data.normalize.model_dump(mode="json")
+        return {**settings, "files": self.sets.get(f"perplexity set {item.name}"), "normalize": rules}
+
+    def _translation(self, pairs: TranslationSet) -> dict[str, Any]:
+        settings = pairs.model_dump(mode="json", exclude={"path"})
+        files = self.sets.get(f"translation set {pairs.name}")
+        return {**settings, "files": files, "sacrebleu": _version("sacrebleu")}
+
+    def _shown(self) -> dict[str, Any]:
+        settings = self.recipe.evaluation.samples.model_dump(mode="json", exclude={"prompts"})
+        return {"samples": settings, "seed": self.recipe.seed}
+
+    # ----------------------------------------------------------------------------------------------------------- scores
+    def _score_task(self, task: str) -> Scored:
+        from eval.benchmarks import benchmark_results
+
+        section = self.recipe.evaluation
+        own = section.benchmarks.model_copy(update={"tasks": [task]})
+        samples = section.bootstrap_samples
+        return benchmark_results(own, self.model, self.vocab, samples, self.progress, self.touched), []
+
+    def _texts_of(self, item: PerplexitySet) -> list[str]:
+        if item.name not in self._texts:
+            from data_prep.evaluation_sets import read_texts
+
+            self._texts[item.name] = read_texts(item, self.recipe.data.normalize)
+        return self._texts[item.name]
+
+    def _score_texts(self, item: PerplexitySet) -> Scored:
+        from data_prep.evaluation_sets import set_key
+        from eval.contamination import labelled, split
+        from eval.perplexity import perplexity_results, score_texts
+
+        section, context = self.recipe.evaluation, self.model.config.context_length
+        stride = item.stride or max(1, context // 2)
+        if stride > context:
+            raise ValueError(
+                f"perplexity set `{item.name}`: stride {stride} is more than model.context_length {context}, so tokens "
+                "would be left out; lower it"
+            )
+        texts = self._texts_of(item)
+        with progress_bar(f"perplexity of {item.name}: windows", None, self.progress) as bar:
+            scores = score_texts(self.model, self.vocab, texts, stride, section.batch_size, bar.update)
+        half = stride == max(1, context // 2)
+        stamp = partial(self._stamped, settings={"new tokens per window": "half the context" if half else stride})
+        made = partial(perplexity_results, item.name, stride=stride, bootstrap_samples=section.bootstrap_samples)
+        results = stamp(made(scores=scores), key=set_key([text] for text in texts))
+        for part, mask in split(self.touched, f"perplexity/{item.name}", [[text] for text in texts]).items():
+            key = set_key([text] for text, inside in zip(texts, mask, strict=True) if inside)
+            results += labelled(stamp(made(scores=scores.of(mask)), key=key), part)
+        return results, []
+
+    def _stamped(self, results: list[Result], settings: dict[str, Any], key: str) -> list[Result]:
+        """What the scores are of; those per token are of the tokenizer too."""
+        own = self.vocab.fingerprint
+        return [
+            replace(result, set=key, settings=settings, tokenizer=own if result.unit.endswith("per token") else None)
+            for result in results
+        ]
+
+    def _compress(self, item: PerplexitySet) -> Scored:
+        from eval.compression import compression_results
+
+        texts = self._texts_of(item)
+        with progress_bar(f"compressors on {item.name}", 3, self.progress) as bar:
+            results = compression_results(item.name, texts)
+            bar.update(3)
+        return results, []
+
+    def _translate(self, pairs: TranslationSet) -> Scored:
+        from eval.translation import read_pairs, translation_results
+
+        section = self.recipe.evaluation
+        count = len(read_pairs(pairs)[1])
+        with progress_bar(f"translation of {pairs.name}: pairs", count, self.progress) as bar:
+            return translation_results(
+                pairs, self.model, self.vocab, section.batch_size, section.bootstrap_samples, bar.update, self.touched
+            )
+
+    # ---------------------------------------------------------------------------------------------------------- samples
+    def _sampling(self) -> dict[str, Any]:
+        section = self.recipe.evaluation.samples
+        return {"temperature": section.temperature, "top_k": section.top_k, "top_p": section.top_p}
+
+    def _described(self) -> str:
+        named = {key: value for key, value in self._sampling().items() if value is not None}
+        return ", ".join(f"{key.replace('_', '-')} {value:g}" for key, value in named.items())
+
+    def _continued(self, text: str, seed: int) -> str:
+        """The model's continuation; where there is no text to continue, from the beginning of a document."""
+        from eval.generation import sample
+
+        new = self.recipe.evaluation.samples.max_new_tokens
+        ids = self.vocab.encode(text) or [self.vocab.eod_id]
+        return sample(self.model, self.vocab, ids, new, [], seed=seed, **self._sampling())
+
+    def _sample_prompts(self) -> Scored:
+        section = self.recipe.evaluation.samples
+        out = []
+        with progress_bar("samples", len(section.prompts), self.progress) as bar:
+            for number, prompt in enumerate(section.prompts, start=1):
+                text = self._continued(prompt, self.recipe.seed + number)
+                out.append(Sample("prompt", f"Prompt {number}", prompt, text, self._described()))
+                bar.update(number)
+        return [], out
+
+    def _sample_document(self, item: PerplexitySet) -> Scored:
+        """A paragraph from the middle of the set's first document, continued by the model, and what really follows."""
+        text = passage(self._texts_of(item)[0])
+        most = max(1, min(_PROMPT_TOKENS, self.model.config.context_length // 2))
+        ids = self.vocab.encode(text[: 16 * _PROMPT_TOKENS])[:most]
+        prompt = self.vocab.decode(ids).rstrip("\ufffd")  # a character may be cut
+        reference = text[len(prompt) :][:_REFERENCE_CHARACTERS]
+        continued = self._continued(prompt, self.recipe.seed)
+        title = f"A passage of {item.name}, continued"
+        return [], [Sample("document", title, prompt, continued, self._described(), reference)]
+
+
+def passage(text: str) -> str:
+    """The text from the first paragraph that begins in its second half; the whole where there is none."""
+    place = text.find("\n\n", len(text) // 2)
+    return (text[place + 2 :] if place >= 0 else "") or text
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
