@@ -89,6 +89,30 @@ _FILE_ENDINGS = frozenset(
         "jar",
     ]
 )
+# What the text around says to be a login on a machine, not somebody's mailbox. Behind it a path, as in
+# `git@host:owner/project.git` and `user@host:~/file`; a word alone may be a password, as in lists of leaked logins.
+_PATH_BEHIND = re.compile(r":(?:~?/|\.{1,2}/|~|[\w.+%-]+/[\w./+%~-]|[\w.+-]+\.git\b)")
+# Before it the address of a server: `ssh://git@host`, `https://user:token@host`.
+_SERVER_BEFORE = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/@<>\"']{0,80}\Z")
+# Or a command that logs in, with options and their values alone between, and one that copies, with files too.
+_LOGIN_BEFORE = re.compile(
+    r"(?:^|[\s`$;&|(])(?:ssh(?:-copy-id|fs)?|sftp|mosh|git (?:clone|remote add|ls-remote|push|pull|fetch))"
+    r"(?: +--?[\w-]+(?:[= ][\w./:~-]+)?| +(?:origin|upstream))* +\Z"
+)
+_COPY_BEFORE = re.compile(r"(?:^|[\s`$;&|(])(?:scp|rsync|sftp)(?: +[\w.,/*:~@=+'\"-]+)* +\Z")
+_BEFORE_CHARACTERS = 160
+
+
+def _is_login(text: str, start: int, end: int) -> bool:
+    """Whether `text[start:end]`, which has the form of a mail address, is an account on a machine."""
+    if _PATH_BEHIND.match(text, end):
+        return True
+    line = text[max(text.rfind("\n", 0, start) + 1, start - _BEFORE_CHARACTERS) : start]
+    if line[-1:] in (":", "/", "@") or "://" in line:
+        return _SERVER_BEFORE.search(line) is not None
+    if not line.endswith(" "):
+        return False
+    return bool(_LOGIN_BEFORE.search(line) or (text.startswith(":", end) and _COPY_BEFORE.search(line)))
 
 
 def _find_emails(text: str) -> Iterator[Found]:
@@ -97,7 +121,9 @@ def _find_emails(text: str) -> Iterator[Found]:
     for found in _DOMAIN.finditer(text):
         at = found.start()
         local = _LOCAL.search(text, max(0, at - _LONGEST_LOCAL), at)
-        if local and found[2].lower() not in _FILE_ENDINGS and not _RESERVED.search(found[1]):
+        if not local or found[2].lower() in _FILE_ENDINGS or _RESERVED.search(found[1]):
+            continue
+        if not _is_login(text, local.start(), found.end()):
             yield local.start(), found.end(), "emails", EMAIL
 
 

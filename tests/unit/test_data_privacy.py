@@ -36,6 +36,14 @@ FOUND: list[tuple[str, str, str]] = [
     ("Write to jane.doe+x@uni-bonn.de.", "emails", "Write to email@example.com."),
     ("<a href=mailto:o'neil@mail.co.uk>", "emails", "<a href=mailto:email@example.com>"),
     ("联系人：wang_li@qq.com。", "emails", "联系人：email@example.com。"),
+    # A password, words and lists after an address make no login of it.
+    ("jane.doe@uni-bonn.de:hunter2", "emails", "email@example.com:hunter2"),
+    ("Contact jane.doe@uni-bonn.de: she knows", "emails", "Contact email@example.com: she knows"),
+    ("To use ssh, write to jane.doe@uni-bonn.de", "emails", "To use ssh, write to email@example.com"),
+    ("scp is explained by jane.doe@uni-bonn.de.", "emails", "scp is explained by email@example.com."),
+    ("mailto:jane.doe@uni-bonn.de?subject=a/b", "emails", "mailto:email@example.com?subject=a/b"),
+    ("see http://uni-bonn.de/ or jane.doe@uni-bonn.de", "emails", "see http://uni-bonn.de/ or email@example.com"),
+    ("git clone it, then ask jane.doe@uni-bonn.de", "emails", "git clone it, then ask email@example.com"),
     ("from 93.184.216.34 port 22", "ip_addresses", "from 192.0.2.1 port 22"),
     ("http://93.184.216.34:8080/x", "ip_addresses", "http://192.0.2.1:8080/x"),
     ("host 93.184.216.34.", "ip_addresses", "host 192.0.2.1."),
@@ -67,6 +75,20 @@ FOUND: list[tuple[str, str, str]] = [
 ]
 
 KEPT = [
+    # Logins on machines, told by what stands around them.
+    "git clone git@github.com:owner/project.git",
+    "origin  git@gitlab.uni-bonn.de:group/sub/project (fetch)",
+    'url = "git@bitbucket.org:owner/project.git"',
+    "ssh://git@github.com/owner/project.git and git+ssh://hg@bitbucket.org:22/x",
+    "pip install git+https://x-token:abc@github.com/owner/project",
+    "ssh -p 2222 admin@server.uni-bonn.de",
+    "$ ssh -i ~/.ssh/id_rsa deploy@app.heroku.com uptime",
+    "Run `ssh root@box.uni-bonn.de` and wait",
+    "rsync -avz --delete build/ www@host.uni-bonn.de:",
+    "scp notes.txt student@login.uni-bonn.de:notes.txt",
+    "scp student@login.uni-bonn.de:~/notes.txt .",
+    "sftp backup@store.uni-bonn.de",
+    "docker pull registry://bot@registry.gitlab.com/a/b",
     "@app.route('/') def f(self): pass",
     "icon@2x.png left-pad@1.3.0 a @ b.com",
     "user@example.com, x@host.example and me@localhost stay",
