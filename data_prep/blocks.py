@@ -54,9 +54,12 @@ _NAMES = {
     Role.SKIP: "script style graphic image iframe colspec content-id uuid",
 }
 ROLES = {name: role for role, names in _NAMES.items() for name in names.split()}
+_XML_SPACE = "{http://www.w3.org/XML/1998/namespace}space"
 _SPACE = re.compile(r"\s+")
 _BLANKS = re.compile(r"[^\S\n]+")
 _AROUND_BREAKS = re.compile(r" *\n *")
+# Begins code that stands in a block of its own, which TEI does not tell from code inside a sentence.
+BLOCK_CODE = "\ue002"
 # Stands for a link without text (CNXML refers to figures so) until its empty parentheses are gone with it.
 _EMPTY_LINK = "\ue000"
 _IN_PARENTHESES = re.compile(rf"\s*[(\[](?:see |{_EMPTY_LINK}|[\s,;]|and )*{_EMPTY_LINK}\s*[)\]]", re.IGNORECASE)
@@ -93,6 +96,10 @@ class _Writer:
         self.marker = ""  # of the item whose first line is still to come
         self.cell: list[str] | None = None  # blocks of the table cell that is being read
         self.row: list[list[str]] | None = None
+        self.columns = False  # a row of the table that is being read has several filled cells
+        self.lone_rows: list[tuple[int, list[list[str]]]] = []  # its rows with one: where in `lines`, and their cells
+        self.preserve = False  # white space of the element that is being read (xml:space)
+        self.kept = False  # the run has some whose white space stays
         self.visits = {
             Role.LIST: self._list,
             Role.ITEM: self._item,
@@ -122,6 +129,15 @@ class _Writer:
         """Writes an element without its tail."""
         if role is Role.SKIP:
             return
+        space = element.get(_XML_SPACE)
+        if space in ("preserve", "default") and (space == "preserve") != self.preserve:
+            self.preserve = not self.preserve
+            self._visit(element, role)
+            self.preserve = not self.preserve
+            return
+        self._visit(element, role)
+
+    def _visit(self, element: Any, role: Role) -> None:
         if role is Role.BREAK:
             self.run.append("\n")
         elif role in self.visits:
@@ -155,8 +171,12 @@ class _Writer:
         self.run = []
         if _EMPTY_LINK in text:
             text = _IN_PARENTHESES.sub("", text).replace(_EMPTY_LINK, "")
-        text = _AROUND_BREAKS.sub("\n", _BLANKS.sub(" ", text)).strip()
-        if not text:
+        kept, self.kept = self.kept, False
+        if kept:
+            text = "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
+        else:
+            text = _AROUND_BREAKS.sub("\n", _BLANKS.sub(" ", text)).strip()
+        if not text.strip():
             return
         if self.cell is not None:
             self.cell.append(text.replace("\n", " "))
@@ -168,7 +188,13 @@ class _Writer:
             self._write(text)
 
     def _add(self, text: str | None) -> None:
-        if text:
+        if not text:
+            return
+        # A single line is a run of words, as in `<w:t xml:space="preserve"> and</w:t>`.
+        if self.preserve and "\n" in text.strip("\n"):
+            self.kept = True
+            self.run.append(text)
+        else:
             self.run.append(_SPACE.sub(" ", text))
 
     def _write(self, text: str, group: int = 0) -> None:
@@ -199,8 +225,15 @@ class _Writer:
         self.flush()
         if not self.counters:
             self.group += 1
+        outer, self.lone_rows = self.lone_rows, []
+        self.columns, columns = False, self.columns
         self.children(element)
         self.flush()
+        if self.columns:  # not for layout alone, so the place of a single cell says what it is
+            for at, cells in reversed(self.lone_rows):
+                count = sum(map(len, cells))
+                self.lines[at : at + count] = [(self.lines[at][0], _joined(cells))]
+        self.lone_rows, self.columns = outer, columns
 
     def _row(self, element: Any) -> None:
         if self.cell is not None:  # a table inside a table: its cells are text of the outer one
@@ -213,10 +246,13 @@ class _Writer:
         cells, self.row = self.row, None
         filled = [cell for cell in cells if cell]
         if len(filled) == 1:  # nothing to line up: layout, with paragraphs in it
+            if len(cells) > 1:
+                self.lone_rows.append((len(self.lines), cells))
             for text in filled[0]:
                 self._write(text, self.group)
         elif filled:
-            self._write(" | ".join(" ".join(cell) for cell in cells).rstrip(" |"), self.group)
+            self.columns = True
+            self._write(_joined(cells), self.group)
 
     def _cell(self, element: Any) -> None:
         if self.cell is not None or self.row is None:
@@ -231,8 +267,10 @@ class _Writer:
 
     def _code(self, element: Any) -> None:
         text = "".join(_verbatim(element))
-        if self.cell is not None or "\n" not in text.strip("\n"):
-            self._add(text)
+        apart = BLOCK_CODE in text
+        text = text.replace(BLOCK_CODE, "")
+        if self.cell is not None or ("\n" not in text.strip("\n") and not apart):
+            self._add(f" {text} " if apart else text)
             return
         self.flush()
         self.marker = ""
@@ -260,7 +298,11 @@ class _Writer:
         self.children(element)
 
     def _math(self, element: Any) -> None:
-        self._add(_formula(element))
+        self._add(formula(element))
+
+
+def _joined(cells: list[list[str]]) -> str:
+    return " | ".join(" ".join(cell) for cell in cells).rstrip(" |").lstrip(" ")
 
 
 def _has_text(text: str | None) -> bool:
@@ -278,10 +320,10 @@ def _verbatim(element: Any) -> Iterable[str]:
         yield child.tail or ""
 
 
-def _formula(element: Any) -> str:
+def formula(element: Any) -> str:
     """MathML as text: `a/b`, `x^2`, `sqrt(x)`; parts with several symbols in parentheses."""
     name = name_of(element)
-    parts = [_formula(child) for child in element if isinstance(child.tag, str)]
+    parts = [formula(child) for child in element if isinstance(child.tag, str)]
     if name in _OPERATOR and len(parts) == 2:
         return _OPERATOR[name].join(part if len(part) < 2 or part.isalnum() else f"({part})" for part in parts)
     if name == "msqrt":

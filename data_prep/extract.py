@@ -16,6 +16,7 @@ from typing import Any
 from configs.data_sections import Extract
 from data_prep.charset import decode
 from data_prep.nesting import Shape
+from data_prep.neutral import EMPTY_CELL, KEPT, blocks_apart, marked, words_kept
 
 __all__ = ["Extracted", "NotExtracted", "decode", "extract"]
 
@@ -35,6 +36,9 @@ _SAMPLE_CHARACTERS = 8_192
 _BULLET = re.compile(r"^( *)[•◦▪‣] ", re.MULTILINE)
 # Where a line may be broken and the like: layout, not text (joiners, which change letters in some scripts, stay).
 _INVISIBLE = re.compile("[\xad\u200b\u2060-\u2064\ufeff]")
+_EMPTY_ROW = re.compile(rf"^ *{EMPTY_CELL}(?: \| {EMPTY_CELL})* *\n?", re.MULTILINE)
+_ROW_BEGIN = re.compile(rf"^( *){EMPTY_CELL} \| ", re.MULTILINE)
+_ROW_END = re.compile(rf"(?: \| {EMPTY_CELL})+ *$", re.MULTILINE)
 _CELLS = re.compile(r"(?<=\S)\t\t(?=\S)")
 # Media types that hold text as it is, beyond text/*.
 _TEXT_TYPES = frozenset({"application/x-tex"})
@@ -158,6 +162,7 @@ def _html(
         return _by_resiliparse(text, settings, main=False), None
     found = _TITLE.search(text[:_TITLE_CHARACTERS])
     title = " ".join(html.unescape(found.group(1)).split()) or None if found else None
+    text = words_kept(text)
     if settings.html != "trafilatura":
         return _by_resiliparse(text, settings, main=settings.html == "resiliparse"), title
     if len(text) > _LIBXML2_CHARACTERS or shape.depth_beyond(_LIBXML2_DEPTH):
@@ -169,9 +174,10 @@ def _html(
 def _by_trafilatura(text: str, settings: Extract, url: str | None) -> str:
     from trafilatura import bare_extraction
 
-    from data_prep.blocks import render
+    from data_prep.blocks import BLOCK_CODE, render
 
-    text = _PRE.sub(lambda tag: "</code></pre>" if tag[1] else f"<pre{tag[2]}><code>", text)
+    text = blocks_apart(text)
+    text = _PRE.sub(lambda tag: "</code></pre>" if tag[1] else f"<pre{tag[2]}><code>{BLOCK_CODE}", text)
     try:
         document = bare_extraction(text, url=url, options=_options(settings.tables, settings.comments, settings.links))
         if document is None:
@@ -181,7 +187,7 @@ def _by_trafilatura(text: str, settings: Extract, url: str | None) -> str:
             parts.append(render(document.commentsbody, settings.links))
     except Exception as error:  # whatever a page makes a library do, only that page is lost, under its own reason
         raise NotExtracted("extractor_failed") from error
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(part for part in parts if part).replace(BLOCK_CODE, "")
 
 
 @lru_cache(maxsize=8)
@@ -200,6 +206,7 @@ def _by_resiliparse(text: str, settings: Extract, main: bool) -> str:
     from resiliparse.extract.html2text import extract_plain_text
 
     keep_all = not main
+    text = marked(text, settings.tables)
     try:
         result = extract_plain_text(
             text,
@@ -214,4 +221,8 @@ def _by_resiliparse(text: str, settings: Extract, main: bool) -> str:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise NotExtracted("extractor_failed") from error
         raise
-    return _BULLET.sub(r"\1- ", _CELLS.sub(" | ", result))
+    result = _CELLS.sub(" | ", result)
+    if KEPT in result:
+        result = _ROW_END.sub("", _ROW_BEGIN.sub(r"\1| ", _EMPTY_ROW.sub("", result))).replace(EMPTY_CELL, "")
+        result = result.replace(KEPT, "")
+    return _BULLET.sub(r"\1- ", result)

@@ -13,13 +13,22 @@ _SHALLOW_NAMES = (
     "p li dt dd option optgroup tr td th thead tbody tfoot colgroup rt rp html head body"
 )
 _SHALLOW = frozenset(_SHALLOW_NAMES.split())
-_RAW = re.compile(r"<!--.*?-->|<(script|style|textarea)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+_RAW = re.compile(
+    r"<!--.*?-->|<(script|style|textarea|title|xmp|iframe|noembed|noframes)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL
+)
 _TAGS = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)([^<>]*)>")
+# XML by its own rules: what is no markup although it has a `<`, then tags with their attributes.
+_XML = re.compile(
+    r"<!--.*?(?:-->|\Z)|<!\[CDATA\[.*?(?:\]\]>|\Z)|<\?.*?(?:\?>|\Z)"
+    r"|<(/?)([^\s<>/!?\"'=]+)((?:[^<>\"']|\"[^<\"]*\"|'[^<']*')*)>",
+    re.DOTALL,
+)
 _HARMLESS_CHARACTERS = 750  # 250 levels of `<b>`, which every parser takes
-_LONG_TAG_BYTES = 10_000
-_LONG_TAG = re.compile(rf"<[a-zA-Z][^<>]{{{_LONG_TAG_BYTES - 2},}}")
-_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 _MAX_ATTRIBUTES = 2_000  # parsers compare each with all before it
+# An attribute and a tag as HTML's tokenizer has them (13.2.5.32 to 42): names may hold quotes, values `<` and `>`.
+_ATTRIBUTE_TEXT = r"""=?[^\s/>=]++(?:\s*+=\s*+(?:"[^"]*+"?|'[^']*+'?|[^\s>"'][^\s>]*+)?+)?+[\s/]*+"""
+_ATTRIBUTE = re.compile(_ATTRIBUTE_TEXT)
+_WITH_ATTRIBUTES = re.compile(rf"<[a-zA-Z][^\s/>]*+[\s/]++(?:{_ATTRIBUTE_TEXT})*+")
 
 
 class Shape:
@@ -27,17 +36,22 @@ class Shape:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._most = self._longest = 0
+        self._most = 0
         if len(text) < _HARMLESS_CHARACTERS:
             return
         data = np.frombuffer(text.encode(), dtype=np.uint8)
         at = np.flatnonzero(data[:-1] == ord("<"))
         after = data[at + 1]
         letters = after | 0x20
-        steps = ((letters >= ord("a")) & (letters <= ord("z"))).astype(np.int32) - (after == ord("/"))
+        begins = (
+            ((letters >= ord("a")) & (letters <= ord("z")))
+            | (after >= 0x80)
+            | (after == ord("_"))
+            | (after == ord(":"))
+        )
+        steps = begins.astype(np.int32) - (after == ord("/"))
         level = np.cumsum(steps)
         self._most = int((level - np.minimum(np.minimum.accumulate(level), 0)).max(initial=0))
-        self._longest = int(np.diff(at, append=len(data)).max(initial=0))
 
     def depth_beyond(self, limit: int) -> bool:
         """Whether elements may be nested deeper than `limit`; those left open count until the end of the text."""
@@ -59,9 +73,28 @@ class Shape:
                 depth -= 1
         return False
 
+    def xml_depth_beyond(self, limit: int) -> bool:
+        """The same of XML: no element ends by itself, and CDATA, comments and instructions are no elements."""
+        if self._most <= limit:
+            return False
+        open_now: Counter[str] = Counter()
+        depth = 0
+        for end, name, rest in _XML.findall(self._text):
+            if not name or rest.endswith("/"):
+                continue
+            if not end:
+                open_now[name] += 1
+                depth += 1
+                if depth > limit:
+                    return True
+            elif open_now[name]:
+                open_now[name] -= 1
+                depth -= 1
+        return False
+
     def too_many_attributes(self) -> bool:
         """Whether one tag has more attributes than any page needs."""
-        return self._longest > _LONG_TAG_BYTES and any(
-            len(_QUOTED.sub("", tag.group()).replace("=", " ").split()) > _MAX_ATTRIBUTES
-            for tag in _LONG_TAG.finditer(self._text)
+        return len(self._text) > 2 * _MAX_ATTRIBUTES and any(
+            len(tag[0]) > 2 * _MAX_ATTRIBUTES and len(_ATTRIBUTE.findall(tag[0])) > _MAX_ATTRIBUTES
+            for tag in _WITH_ATTRIBUTES.finditer(self._text)
         )

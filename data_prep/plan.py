@@ -27,7 +27,8 @@ _CHAIN = ("extract", "normalize", "lines", "language", "quality", "privacy", "li
 _NOT_READ = {"path", "hub", "split", "weight", "max_epochs", "licence", "storage_options"}
 _DOCUMENT_MODULES = (
     "blocklist", "blocks", "chain", "characters", "charset", "classifier", "collect", "documents", "extract", "funnel",
-    "guard", "keys", "language", "lines", "nesting", "normalize", "privacy", "quality", "readers", "xml_text",
+    "guard", "keys", "language", "lines", "nesting", "neutral", "normalize", "privacy", "quality", "readers",
+    "xml_text",
 )  # fmt: skip
 
 

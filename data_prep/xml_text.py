@@ -10,7 +10,7 @@ import re
 from html.entities import html5
 from typing import Any
 
-from data_prep.blocks import name_of, render
+from data_prep.blocks import ROLES, Role, name_of, render
 from data_prep.nesting import Shape
 
 _MAX_DEPTH = 250  # libxml2 leaves out what is deeper than 256
@@ -18,6 +18,24 @@ _PROLOGUE = re.compile(r"^\s*<\?xml[^>]*\?>")
 _DOCTYPE = re.compile(r"<!DOCTYPE[^\[>]*(?:\[.*?\]\s*)?>", re.DOTALL)
 _ENTITY = re.compile(r"&([A-Za-z][\w.-]*);")
 _OF_XML = frozenset({"amp", "lt", "gt", "quot", "apos"})
+# Feeds (RSS, RSS 1.0, Atom) hold HTML as text, escaped or as CDATA, in these elements.
+_FEEDS = frozenset({"rss", "rdf", "feed"})
+_OF_FEEDS = frozenset(
+    {"description", "encoded", "content", "summary", "title", "subtitle", "rights", "tagline", "info"}
+)
+_HTML_TAG = re.compile(
+    r"</?(?:a|abbr|b|big|blockquote|br|caption|center|cite|code|dd|del|div|dl|dt|em|figcaption|figure|font|h[1-6]|hr|i|img|"
+    r"iframe|ins|li|ol|p|pre|q|s|section|small|span|strike|strong|sub|sup|table|tbody|td|th|thead|tr|tt|u|ul|video)"
+    r"(?:[\s/][^<>]*)?>",
+    re.IGNORECASE,
+)
+_HTML_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+# Elsewhere escaped tags may be what a sentence is about, so all of the text must be one piece of HTML.
+_ALL_HTML = re.compile(
+    r"\s*<(p|div|h[1-6]|ul|ol|dl|table|blockquote|section|article|pre|span|strong|em|b|i)(?:\s[^<>]*)?>.*</[a-z1-6]+>\s*\Z",
+    re.IGNORECASE | re.DOTALL,
+)
+_MAX_DEPTH_UNFOLDED = 100  # Python recurses into both
 _CONTROLS = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
@@ -27,11 +45,12 @@ def xml_text(text: str, links: bool = False) -> tuple[str | None, str | None]:
     Returns:
         Text and title (None: it has none); or None and a reason, `not_markup` or `too_deep`.
     """
-    if Shape(text).depth_beyond(_MAX_DEPTH):
+    if Shape(text).xml_depth_beyond(_MAX_DEPTH):
         return None, "too_deep"
     root = _parsed(text)
     if root is None:
         return None, "not_markup"
+    _unfold_markup(root)
     title = next((child for child in root if name_of(child) == "title"), None)
     heading = " ".join("".join(title.itertext()).split()) if title is not None else None
     _drop_repeated_title(root)
@@ -64,3 +83,33 @@ def _drop_repeated_title(root: Any) -> None:
     for metadata in [child for child in root if name_of(child) == "metadata"]:
         for child in [child for child in metadata if name_of(child) == "title"]:
             metadata.remove(child)
+
+
+def _unfold_markup(root: Any) -> None:
+    """Puts HTML that an element holds as text in its place, as elements; in feeds, and where all of a text is HTML."""
+    feed = name_of(root) in _FEEDS
+    usual = "text" if name_of(root) == "feed" else "html"  # Atom says which
+    for element in list(root.iter()):
+        text = element.text
+        if not text or len(element) or ("<" not in text and "&" not in text) or _in_code(element):
+            continue
+        if feed and name_of(element) in _OF_FEEDS and element.get("type", usual) in ("html", "text/html"):
+            held = _HTML_TAG.search(text) or _HTML_ENTITY.search(text)
+        else:
+            held = element.get("type") == "html" or _ALL_HTML.match(text)
+        if held and not (shape := Shape(text)).depth_beyond(_MAX_DEPTH_UNFOLDED) and not shape.too_many_attributes():
+            _replace_text(element, text)
+
+
+def _in_code(element: Any) -> bool:
+    """Whether the element, or one around it, shows its text as it stands."""
+    return any(ROLES.get(name_of(item)) is Role.CODE for item in (element, *element.iterancestors()))
+
+
+def _replace_text(element: Any, text: str) -> None:
+    from lxml import html
+
+    body = html.document_fromstring(f"<html><body>{text}</body></html>").find("body")
+    if body is not None:
+        element.text = body.text
+        element.extend(list(body))
