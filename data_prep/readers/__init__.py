@@ -7,8 +7,7 @@ bad record is passed over, and a damaged file gives what was readable, then one 
 
 from data_prep.readers.formats import check_format, file_format, read_records
 from data_prep.readers.places import Place, Remote, as_pattern, expand, names_within, place_identity, size_of
-from data_prep.readers.records import JSON_TYPE, RawRecord, Reading, UnreadableFile
-from data_prep.readers.tables import row_size
+from data_prep.readers.records import JSON_TYPE, RawRecord, Reading, UnreadableFile, row_size
 from data_prep.readers.text import cut_position
 
 __all__ = [

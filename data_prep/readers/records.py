@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,6 +10,8 @@ from configs.data_sections import Limits, Source
 
 JSON_TYPE = "application/json"
 MARKUP_TYPES = {"html": "text/html", "xml": "application/xml", "markdown": "text/markdown"}
+
+_NUMBER_BYTES = 8
 
 Raw = bytes | dict[str, Any]
 
@@ -80,3 +83,35 @@ class Damage:
 def dropped(reason: str, size: int, position: int = 0, detail: object = "", **more: Any) -> RawRecord:
     """A record of which only the reason is left."""
     return RawRecord(position, None, size, reason=reason, detail=str(detail), **more)
+
+
+def row_size(row: dict[str, Any]) -> int:
+    """Bytes of all values of a row (of strings the characters), however deep: how much work it stands for."""
+    return 1 + _size(row.values())
+
+
+def _size(values: Iterable[Any]) -> int:
+    size = 0
+    for value in values:
+        if isinstance(value, (str, bytes)):
+            size += len(value)
+        elif isinstance(value, dict):
+            size += _size(value.values())
+        elif isinstance(value, (list, tuple)):
+            size += _size(value)
+        elif value is not None:
+            size += getattr(value, "nbytes", _NUMBER_BYTES)
+    return size
+
+
+def unique(names: list[str]) -> list[str]:
+    """Names of columns, the second `x` as `x.1`, the third as `x.2`; an empty one as its number."""
+    found: dict[str, None] = {}
+    for index, name in enumerate(names):
+        base = name or str(index)
+        count, new = 0, base
+        while new in found or (count and new in names):
+            count += 1
+            new = f"{base}.{count}"
+        found[new] = None
+    return list(found)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from data_prep.charset import UTF8_MARK
 from data_prep.readers.records import Damage, RawRecord, Reading, dropped
@@ -149,58 +147,3 @@ def _number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-# -------------------------------------------------------------------------------------------------------------- parquet
-def parquet_rows(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator[RawRecord]:
-    """One record a row; a damaged row group is one `broken_record`, and the others are read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    position = 0
-    with _seekable(stream) as file:
-        try:
-            table = pq.ParquetFile(file)
-        except (pa.ArrowException, OSError) as error:
-            damage.set("damaged_file", str(error).splitlines()[0])
-            return
-        for index in range(table.num_row_groups):
-            group = table.metadata.row_group(index)
-            row_bytes = group.total_byte_size // max(1, group.num_rows)
-            batch_size = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, row_bytes)))
-            try:
-                for batch in table.iter_batches(batch_size=batch_size, row_groups=[index]):
-                    for row in batch.to_pylist():
-                        size = row_size(row)
-                        if size > reading.record_bytes:
-                            yield dropped("record_too_long", size, position)
-                        else:
-                            yield RawRecord(position, row, size)
-                        position += 1
-            except (pa.ArrowException, OSError) as error:
-                yield dropped("broken_record", 0, position, f"row group {index}: {str(error).splitlines()[0]}")
-                position += 1
-
-
-def row_size(row: dict[str, Any]) -> int:
-    """Characters of a row's strings: how much work it stands for."""
-    size = 1
-    for value in row.values():
-        if isinstance(value, (str, bytes)):
-            size += len(value)
-        elif isinstance(value, list):
-            size += sum(len(item) for item in value if isinstance(item, (str, bytes)))
-    return size
-
-
-@contextmanager
-def _seekable(stream: BinaryIO) -> Iterator[BinaryIO]:
-    """Parquet is read from its end: what cannot be wound back is copied to a temporary file first."""
-    if stream.seekable():
-        yield stream
-        return
-    with tempfile.TemporaryFile() as unpacked:
-        while chunk := stream.read(CHUNK_BYTES):
-            unpacked.write(chunk)
-        unpacked.seek(0)
-        yield cast(BinaryIO, unpacked)
