@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from configs.cores import choose_waiting
-from configs.terminal import guarded_output
+from configs.terminal import encodable_output, guarded_output
 
 USER_ERROR = 2
 BUG = 70  # EX_SOFTWARE: not 1, which says that a gate failed
@@ -49,7 +49,7 @@ def run_door(command: Callable[[], int], debug: bool = False, interrupted: str =
     working directory, warning filters and standard streams are left as they were found, whatever the command and its
     libraries did to them: the caller may be a test or a notebook.
     """
-    with as_found(), guarded_output():
+    with as_found(), encodable_output(), guarded_output():
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)
             signal.signal(signal.SIGUSR1, _terminate)

@@ -7,6 +7,7 @@ prints; rich's own styling passes through `configs/console.py`.
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,33 @@ def unguarded(stream: Any) -> Any:
     while isinstance(stream, _Guarded):
         stream = stream.stream
     return stream
+
+
+@contextmanager
+def encodable_output() -> Iterator[None]:
+    """Characters that the encoding of standard output or standard error lacks become `?`; nothing ends for them.
+
+    Streams in UTF-8 have them all, and stay as they are.
+    """
+    changed = []
+    for stream in (unguarded(sys.stdout), unguarded(sys.stderr)):
+        strict = getattr(stream, "errors", None) in ("strict", "surrogateescape")
+        if strict and hasattr(stream, "reconfigure") and _codec(stream.encoding) != "utf-8":
+            changed.append((stream, stream.errors))
+            stream.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        for stream, errors in changed:
+            if not stream.closed:
+                stream.reconfigure(errors=errors)
+
+
+def _codec(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return name
 
 
 @contextmanager

@@ -16,9 +16,12 @@ from configs.evaluation_sections import PerplexitySet, TranslationSet
 from configs.parsing import parse_json
 from configs.recipe import Recipe
 from data_prep.benchmark_tasks import SHIPPED_TASKS, check_places, task_passages
-from data_prep.documents import read_documents
+from data_prep.documents import Document, Rejected, read_documents
 from data_prep.normalize import normalize
 from data_prep.readers import Place, as_pattern, expand, names_within, read_records
+
+# Web archives hold pages that are no text and responses without one; to leave those out is what is meant.
+_OF_OTHER_KINDS = {"http_status", "not_text_media"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ def item_key(passages: Sequence[str]) -> str:
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8: JSON's escapes can spell half a surrogate pair, which cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def set_key(items: Iterable[Sequence[str]]) -> str:
     """32 hexadecimal digits of a set's content: the passages of its items, in order, with all borders."""
     digest = hashlib.blake2b(digest_size=16)
@@ -57,7 +65,7 @@ def read_texts(section: PerplexitySet, rules: Normalize) -> list[str]:
     """The set's documents, normalised like the training text; empty ones are left out.
 
     Raises:
-        ValueError: a missing file, a broken one, or a set without text.
+        ValueError: a missing file, a broken one, a broken record in one, or a set without text.
     """
     source = Source(
         name=section.name,
@@ -66,11 +74,36 @@ def read_texts(section: PerplexitySet, rules: Normalize) -> list[str]:
         text_documents=section.text_documents,
         max_documents=section.max_documents,
     )
-    texts = [normalize(document.text, rules) for document in read_documents(source)]
+    texts = [normalize(document.text, rules) for document in _all_documents(source, f"perplexity set `{section.name}`")]
     texts = [text for text in texts if text]
     if not texts:
         raise ValueError(f"perplexity set `{section.name}`: no text in {section.path}")
     return texts
+
+
+def _all_documents(source: Source, what: str) -> Iterator[Document]:
+    """As `read_documents`, but a record that is no document is an error: a score must not be of an unknown part.
+
+    Raises:
+        ValueError: naming the file, the record and what is wrong with it.
+    """
+    broken: list[Rejected] = []
+    for document in read_documents(source, on_reject=broken.append):
+        _refuse(broken, what)
+        yield document
+    _refuse(broken, what)
+
+
+def _refuse(broken: list[Rejected], what: str) -> None:
+    for item in broken:
+        if item.reason not in _OF_OTHER_KINDS:
+            file, _, place = item.where.rpartition(":")
+            where = f"{file}, record {int(place) + 1}," if place.isdecimal() else item.where
+            raise ValueError(
+                f"{what}: {where} is no document ({item.reason}: {item.excerpt}); mend it or take it out, and see that "
+                "text_field names the field with the text"
+            )
+    broken.clear()
 
 
 def read_all_pairs(section: TranslationSet) -> list[Pair]:
@@ -86,6 +119,11 @@ def read_all_pairs(section: TranslationSet) -> list[Pair]:
                 raise ValueError(
                     f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has no text in the "
                     f"field `{field}` (its fields: {', '.join(row)}); set source_field and target_field"
+                )
+            if not is_unicode(row[field]):
+                raise ValueError(
+                    f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has half of a "
+                    f"surrogate pair in the field `{field}`, which is no character; mend it"
                 )
         pairs.append(Pair(" ".join(row[section.source_field].split()), " ".join(row[section.target_field].split())))
     return pairs
@@ -155,7 +193,8 @@ def read_items(recipe: Recipe) -> Iterator[Item]:
         yield from _task_items(section.benchmarks.tasks, recipe, "evaluation.benchmarks.tasks")
     files = _files(settings.files)
     for name, path in zip(names_within(files), files, strict=True):
-        for document in read_documents(Source(name="set", path=as_pattern(path), text_field="*")):
+        listed = Source(name="set", path=as_pattern(path), text_field="*")
+        for document in _all_documents(listed, "data.decontaminate.files"):
             yield _item(f"file/{name}", [document.text])
     further = [name for name in settings.tasks if not settings.evaluation or name not in section.benchmarks.tasks]
     yield from _task_items(further, recipe, "data.decontaminate.tasks")

@@ -58,15 +58,36 @@ def fit_prompt(
     return ids[-room:], 0
 
 
+def bleu_with(tokenize: str) -> Any:
+    """sacrebleu's BLEU with one of its tokenizers, which may need a package or a file of its own.
+
+    Raises:
+        ValueError: sacrebleu has no such tokenizer, or what it needs is missing.
+    """
+    from sacrebleu.metrics import BLEU
+
+    if tokenize not in BLEU.TOKENIZERS:
+        raise ValueError(f"sacrebleu has no tokenizer `{tokenize}`; it has {', '.join(sorted(BLEU.TOKENIZERS))}")
+    try:
+        return BLEU(tokenize=tokenize)
+    except Exception as error:  # RuntimeError, ImportError, or whatever its download raises
+        said = " ".join(str(error).split()) or type(error).__name__
+        extra = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}.get(tokenize, "sentencepiece")
+        raise ValueError(
+            f"sacrebleu's tokenizer `{tokenize}` cannot be made ({said}); it needs `pip install '{extra}'`"
+            + ("" if "mecab" in tokenize else ", and a network once, to fetch its model")
+        ) from error
+
+
 def corpus_scores(
     hypotheses: Sequence[str], references: Sequence[str], tokenize: str, bootstrap_samples: int
 ) -> dict[str, tuple[Any, str]]:
     """sacrebleu's BLEU and chrF with bootstrap, each with its signature.
 
     Raises:
-        ValueError: a tokenizer that sacrebleu does not have.
+        ValueError: see `bleu_with`.
     """
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics import CHRF
 
     class PlainCHRF(CHRF):  # type: ignore[misc]  # sacrebleu's own types are partial
         """chrF in Python floats: sacrebleu 2.6 cannot average scores of which one is a plain 0.0."""
@@ -76,10 +97,8 @@ def corpus_scores(
             score.score = float(score.score)
             return score
 
-    if tokenize not in BLEU.TOKENIZERS:
-        raise ValueError(f"sacrebleu has no tokenizer `{tokenize}`; it has {', '.join(sorted(BLEU.TOKENIZERS))}")
     scores = {}
-    for name, metric in (("bleu", BLEU(tokenize=tokenize)), ("chrf", PlainCHRF())):
+    for name, metric in (("bleu", bleu_with(tokenize)), ("chrf", PlainCHRF())):
         score = metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=bootstrap_samples)
         scores[name] = (score, str(metric.get_signature()))
     return scores
@@ -98,6 +117,7 @@ def translation_results(
 
     Pairs that the training documents touch, and the others, are scored by themselves too, where `touched` knows them.
     """
+    bleu_with(section.tokenize)  # before any translating: what it needs may be missing
     shots, pairs = read_pairs(section)
     room = model.config.context_length - section.max_new_tokens
     if room < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -96,8 +97,37 @@ def restart_options(parser: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of times")
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
     return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return number
+
+
+def _share(text: str) -> float:
+    share = _number(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no probability above 0 and up to 1")
+    return share
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,19}", text) or not -(2**63) <= int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from -2**63 to 2**63 - 1")
+    return int(text)
+
+
+def _utf8(text: str) -> str:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # how Python passes bytes that are not UTF-8
+        raise argparse.ArgumentTypeError("it is not valid UTF-8")
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -147,14 +177,14 @@ def _import(parser: argparse.ArgumentParser) -> None:
 
 def _sample(parser: argparse.ArgumentParser) -> None:
     _run_and_checkpoint(parser)
-    parser.add_argument("--prompt", required=True, help="text to continue")
-    parser.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="default: 200")
+    parser.add_argument("--prompt", type=_utf8, required=True, help="text to continue")
+    parser.add_argument("--max-new-tokens", type=_count, default=200, metavar="N", help="default: 200")
     parser.add_argument(
-        "--temperature", type=float, default=0.8, metavar="T", help="0: always the likeliest (default: 0.8)"
+        "--temperature", type=_number, default=0.8, metavar="T", help="0: always the likeliest (default: 0.8)"
     )
-    parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest tokens only")
-    parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest tokens that add up to P")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same text (default: 0)")
+    parser.add_argument("--top-k", type=_count, metavar="K", help="choose among the K likeliest tokens only (0: all)")
+    parser.add_argument("--top-p", type=_share, metavar="P", help="choose among the likeliest tokens that add up to P")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="same seed, same text (default: 0)")
 
 
 def _trace(parser: argparse.ArgumentParser) -> None:

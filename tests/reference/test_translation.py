@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,22 @@ def test_resamples_without_a_match_are_averaged() -> None:
     """sacrebleu mixes two kinds of numbers there and cannot average them; the interval must come all the same."""
     scores = corpus_scores(["le chat", "xyz", "abc"], ["le chat", "ö", "ö"], "13a", 100)
     assert scores["chrf"][0]._ci > 0 and scores["chrf"][0].score > 0
+
+
+@pytest.mark.parametrize("tokenize", ["ja-mecab", "ko-mecab", "flores200"])
+def test_a_tokenizer_that_needs_more_is_refused_before_translating(
+    tokenize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sacrebleu.metrics import bleu
+
+    def missing(name: str) -> Any:
+        raise RuntimeError(f"\nextra dependencies for {name}\n")
+
+    monkeypatch.setattr(bleu, "_get_tokenizer", missing)
+    section = write_pairs(tmp_path / "pairs.jsonl").model_copy(update={"tokenize": tokenize})
+    nothing: Any = None  # no model: nothing is translated
+    with pytest.raises(ValueError, match=rf"`{tokenize}` cannot be made \(extra dependencies.*pip install"):
+        translation_results(section, nothing, nothing, 1, 100)
 
 
 @pytest.fixture(scope="module")

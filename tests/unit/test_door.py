@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 
 import pytest
 
+from configs.console import Console
 from configs.door import BROKEN_PIPE, BUG, INTERRUPTED, STOPPED_EARLY, TERMINATED, USER_ERROR, run_door
 
 
@@ -112,3 +114,22 @@ def test_a_closed_pipe_is_one_line() -> None:
         said = process.stderr.read()
         assert process.wait(timeout=10) == BROKEN_PIPE
     assert said.splitlines() == ["cleaned up", "error: whoever read this output has gone (broken pipe)"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_characters_that_the_output_lacks(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They become `?`; the command's own exit code stands, and the streams are left as they were."""
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+
+    def command() -> int:
+        print("3.758 – 3.826 é 三")
+        Console().print("–")
+        return 1
+
+    assert run_door(command) == 1
+    assert stream.errors == "strict"
+    expected = {"latin-1": "3.758 ? 3.826 é ?\n?\n", "ascii": "3.758 ? 3.826 ? ?\n?\n"}
+    stream.flush()
+    assert written.getvalue().decode(encoding) == expected.get(encoding, "3.758 – 3.826 é 三\n–\n")

@@ -81,6 +81,32 @@ def test_bad_prompts_are_refused(model: Transformer, prompt: list[int], words: s
         next(generate(model, [1], 1, temperature=-0.1))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": float("nan")}, {"temperature": float("inf")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}],
+)
+def test_samplings_that_cannot_be(model: Transformer, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"temperature|top-k|top-p"):
+        next(generate(model, [1], 1, **settings))
+
+
+def test_no_top_k_and_no_temperature_is_too_small(model: Transformer) -> None:
+    greedy = list(generate(model, [1], 8, temperature=0))
+    assert (
+        list(generate(model, [1], 8, temperature=1e-45)) == list(generate(model, [1], 8, temperature=1e-300)) == greedy
+    )
+    assert list(generate(model, [1], 8, top_k=0)) == list(generate(model, [1], 8))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_logits_that_are_no_numbers(model: Transformer, value: float, temperature: float) -> None:
+    with torch.no_grad():
+        model.embed.weight.fill_(value)
+    with pytest.raises(ValueError, match="Did training diverge"):
+        next(generate(model, [1], 3, temperature=temperature))
+
+
 def test_nothing_asked_nothing_given(model: Transformer) -> None:
     assert list(generate(model, [1], 0)) == [] == generate_batch(model, [], 5)
     assert generate_batch(model, [[1], [2]], 0) == [[], []]

@@ -152,7 +152,7 @@ def test_list_items_and_yaml_values_in_overrides(file: Path) -> None:
 def test_aliases_merge_and_are_not_shared(file: Path) -> None:
     sets = "[&p {name: a, path: x, stride: 4}, {<<: *p, name: b}]\n  translation: [&t {name: c, path: y}, *t]"
     file.write_text(TEXT.replace('[{name: held, path: "~/held.txt"}]', sets), encoding="utf-8")
-    recipe = load(file, ["evaluation.translation.1.shots=1"])
+    recipe = load(file, ["evaluation.translation.1.shots=1", "evaluation.translation.1.name=d"])
     assert [(item.name, item.stride) for item in recipe.evaluation.perplexity] == [("a", 4), ("b", 4)]
     assert [item.shots for item in recipe.evaluation.translation] == [4, 1]
 
