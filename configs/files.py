@@ -113,7 +113,7 @@ def remove_leftovers(directory: Path) -> None:
         return
     for path in directory.iterdir():
         if path.name.startswith(".") and path.name.endswith(TEMPORARY_SUFFIX):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from configs.own_files import refuse_links
+
 _POLL_SECONDS = 0.2
 
 
@@ -88,7 +90,9 @@ def held_run(run: Path) -> Iterator[None]:
 
     Raises:
         Busy: when another process works there.
+        ValueError: when something in it leads out of it.
     """
+    refuse_links(run)
     with locked(run / RUN_LOCK, _busy(run)):
         before = os.environ.get(_HELD)
         os.environ[_HELD] = str(run)
@@ -109,7 +113,9 @@ def held_for_training(run: Path, grace: float) -> Iterator[None]:
 
     Raises:
         Busy: when another process works there.
+        ValueError: when something in it leads out of it.
     """
+    refuse_links(run)
     orphan = f"rank 0 of an earlier start still trains in {run}; it saves and ends by itself: run this again then"
     with ExitStack() as stack:
         try:

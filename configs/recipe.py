@@ -25,6 +25,7 @@ from configs.masking import is_secret, mask, mask_override
 from configs.model_section import Model
 from configs.overrides import RecipeError as RecipeError
 from configs.overrides import apply_override, set_value
+from configs.own_files import refuse_links
 from configs.parsing import parse_yaml
 from configs.presets import PRESETS
 from configs.scaling import derive, filled, has_dial
@@ -288,7 +289,13 @@ def load(path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, 
 
 
 def load_run(run: str | Path) -> Recipe:
-    """The resolved recipe of a run directory, pointing at that directory even if it was moved."""
+    """The resolved recipe of a run directory, pointing at that directory even if it was moved.
+
+    Raises:
+        RecipeError: when it is no run directory, or its recipe cannot be used.
+        ValueError: when something in it leads out of it.
+    """
+    refuse_links(Path(run).resolve())
     file = Path(run) / RESOLVED_NAME
     if not file.is_file():
         raise RecipeError(

@@ -14,6 +14,7 @@ from typing import Any
 
 from configs.files import fingerprint, read_json, remove_leftovers, write_json
 from configs.locks import locked
+from configs.own_files import refuse_links
 from configs.recipe import Recipe
 from data_prep import pack
 from data_prep.cluster import Cluster
@@ -229,7 +230,8 @@ def only_one(directory: Path) -> Iterator[None]:
     """Holds the directory's lock, which the system lets go of when this process ends, however it ends.
 
     Raises:
-        ValueError: another process holds it, or Ray and Arrow could not write down the directory's name.
+        ValueError: another process holds it, something in it leads out of it, or Ray and Arrow could not write down the
+            directory's name.
     """
     for place in (directory, Path.cwd()):
         if shown(str(place)) != str(place):
@@ -237,6 +239,7 @@ def only_one(directory: Path) -> Iterator[None]:
                 f"{shown(str(place))}: the name of this directory is not UTF-8; work in another one, and choose "
                 "data.directory or --out accordingly (files to be read may have such names)"
             )
+    refuse_links(directory)
     directory.mkdir(parents=True, exist_ok=True)
     busy = f"another process prepares data in {directory}; wait for it, or choose another data.directory"
     with locked(directory / ".lock", busy):

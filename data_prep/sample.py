@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.data_sections import Source
+from configs.own_files import refuse_links
 from configs.recipe import Recipe
 from data_prep.cluster import Cluster
 from data_prep.documents import origins
@@ -30,8 +31,9 @@ def sample(recipe: Recipe, documents: int) -> Iterator[tuple[Path, list[dict[str
     written anew. It lies in `sample/` of the data directory.
 
     Raises:
-        ValueError: for an input that cannot be read at all.
+        ValueError: for an input that cannot be read at all, or a data directory that leads elsewhere.
     """
+    refuse_links(recipe.data_directory)
     if documents > 2 * _FIRST_LOOK:
         yield _sample(recipe, _FIRST_LOOK)
     yield _sample(recipe, documents)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from configs.data_sections import Data, Source, Tokenizer
 from configs.files import sha256_file
 from configs.model_section import Model
+from configs.own_files import refuse_links
 from configs.recipe import Recipe, load, load_run, save
 from configs.train_sections import Train
 
@@ -123,6 +124,7 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
     """
     if (out / "recipe.yaml").exists():
         raise ValueError(f"{out} already holds a run; choose another --out")
+    refuse_links(out.resolve())
     from data_prep.shards import DataManifest
     from data_prep.vocab import Vocab
     from pretrain.huggingface import import_directory

@@ -1,0 +1,44 @@
+"""A run directory holds its own files alone: nothing in it leads elsewhere, and nothing in it makes a reader wait."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Weights & Biases keeps links of its own in there.
+_FOREIGN = {"wandb"}
+
+
+def refuse_links(directory: Path) -> None:
+    """Looks through a run or data directory of anybody, which an archive may have brought with links in it.
+
+    What is written through a link, or read and shown, is a file of whoever runs the command.
+
+    Args:
+        directory: with its links resolved where the user named it; need not exist.
+
+    Raises:
+        ValueError: naming the first symbolic link, named pipe, socket or device in it.
+    """
+    if directory.is_symlink():
+        raise ValueError(_told(directory))
+    pending = [directory]
+    while pending:
+        try:
+            entries = list(os.scandir(pending.pop()))
+        except (FileNotFoundError, NotADirectoryError):  # not there yet, or no more
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                pending += [] if entry.name in _FOREIGN else [Path(entry.path)]
+            elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
+                raise ValueError(_told(Path(entry.path)))
+
+
+def _told(path: Path) -> str:
+    if path.is_symlink():
+        return (
+            f"{path} is a link to {path.readlink()}: nothing in a run directory may lead out of it; remove the link, "
+            "and choose places elsewhere with --out and data.directory"
+        )
+    return f"{path} is neither a file nor a directory; remove it: a run directory holds nothing else"
