@@ -93,7 +93,7 @@ class ShardIndex:
 
     @classmethod
     def open(cls, prefix: Path) -> ShardIndex:
-        """Reads the header; raises `ValueError` for what is not a Megatron index."""
+        """Reads the header; raises `ValueError` for what is not a Megatron index, or shorter than it says."""
         file = beside(prefix, ".idx")
         if not file.is_file() or not beside(prefix, ".bin").is_file():
             raise ValueError(
@@ -105,9 +105,15 @@ class ShardIndex:
             raise ValueError(
                 f"{file} is not a Megatron index (wrong first bytes); run `replica data RECIPE` to make it again"
             )
-        _, version, code, sequences, _ = _HEADER.unpack(header)
+        _, version, code, sequences, documents = _HEADER.unpack(header)
         if version != _VERSION or code not in _TYPE_CODES:
             raise ValueError(f"{file}: version {version} and type code {code} of a Megatron index are not known here")
+        needed, found = _HEADER.size + 12 * sequences + 8 * documents, file.stat().st_size
+        if found < needed:
+            raise ValueError(
+                f"{file} has {found:,} bytes, but {sequences:,} documents need {needed:,}: it was cut short or is "
+                "damaged; run `replica data RECIPE` to make it again"
+            )
         return cls(prefix, np.dtype(_TYPE_CODES[code]), sequences)
 
     def _array(self, dtype: str, start: int) -> np.ndarray:
@@ -124,6 +130,31 @@ class ShardIndex:
     def pointers(self) -> np.ndarray:
         """(documents,) int64: first byte of each in the `.bin`."""
         return self._array("<i8", _HEADER.size + 4 * self.documents)
+
+    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """First token in the shard and number of tokens of the documents `start` … `stop - 1`.
+
+        Returns:
+            Two arrays of shape (documents,), int64; fewer where the shard ends.
+
+        Raises:
+            ValueError: when the documents do not lie one after the other in the `.bin`, as the format has them.
+        """
+        stop, width = min(stop, self.documents), self.dtype.itemsize
+        sizes = self.lengths[start:stop].astype(np.int64)
+        begins = self.pointers[start : stop + 1].astype(np.int64)
+        if stop == self.documents:
+            begins = np.append(begins, beside(self.prefix, ".bin").stat().st_size)
+        if (sizes < 0).any() or begins[0] < 0 or (np.diff(begins) != sizes * width).any() or (not start and begins[0]):
+            raise self.damaged(start, stop)
+        return begins[:-1] // width, sizes
+
+    def damaged(self, start: int, stop: int) -> ValueError:
+        """What is said when these documents cannot be found in the `.bin`."""
+        return ValueError(
+            f"{beside(self.prefix, '.idx')}: documents {start:,} to {stop:,} do not lie one after the other in the .bin; "
+            "the shard is damaged: run `replica data RECIPE` to make it again"
+        )
 
 
 @dataclass(frozen=True)
@@ -245,12 +276,13 @@ class TokenStream:
         width = index.dtype.itemsize
         row = int(np.searchsorted(begins, first * width, side="right")) - 1
         last = int(np.searchsorted(begins, (first + count) * width, side="left"))
-        names = _sidecar_rows(beside(self.prefixes[shard], ".parquet"), row, last)
+        placed, sizes = index.rows(max(row, 0), last)
+        if not len(placed) or placed[0] > first or placed[-1] + sizes[-1] < first + count:
+            raise index.damaged(row, last)  # pointers that do not rise were searched
+        names = _sidecar_rows(beside(self.prefixes[shard], ".parquet"), max(row, 0), last)
         spans = []
-        for number, (identifier, url) in zip(range(row, last), names, strict=True):
-            begin = int(begins[number]) // width
-            end = begin + int(index.lengths[number])
-            start = max(begin, first)
+        for begin, size, (identifier, url) in zip(placed.tolist(), sizes.tolist(), names, strict=True):
+            end, start = begin + size, max(begin, first)
             spans.append(DocumentSpan(identifier, self.source, url, start - begin, min(end, first + count) - start))
         return spans
 

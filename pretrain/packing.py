@@ -190,10 +190,9 @@ def _documents(source: SourceShards) -> Iterator[tuple[Int64, Int64]]:
         while row < index.documents:
             limit = int(index.pointers[row]) + _READ_TOKENS * width
             far = int(np.searchsorted(index.pointers[row : row + _READ_DOCUMENTS], limit))
-            rows = slice(row, row + max(1, far))
-            sizes = index.lengths[rows].astype(np.int64)
-            yield (shard_start + index.pointers[rows].astype(np.int64) // width)[sizes > 0], sizes[sizes > 0]
-            row = rows.stop
+            starts, sizes = index.rows(row, row + max(1, far))
+            yield (shard_start + starts)[sizes > 0], sizes[sizes > 0]
+            row += max(1, far)
 
 
 def _packed(pieces: list[tuple[Int64, Int64]], context: int) -> tuple[Int64, Int64, Int64]:

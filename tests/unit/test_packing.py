@@ -15,7 +15,8 @@ from configs.recipe import Recipe
 from data_prep.shards import DataManifest, ShardIndex, TokenStream, load_manifest
 from data_prep.vocab import Vocab
 from pretrain.batches import BatchSource
-from pretrain.checkpoint import CheckpointInfo, check_belongs
+from pretrain.checkpoint import CheckpointInfo
+from pretrain.continuing import check_belongs
 from pretrain.packing import best_fit, load_packing, packing_lines
 from pretrain.provenance import traced
 from tests.training_run import prepare_data, tiny_recipe
