@@ -152,8 +152,8 @@ class ShardIndex:
     def damaged(self, start: int, stop: int) -> ValueError:
         """What is said when these documents cannot be found in the `.bin`."""
         return ValueError(
-            f"{beside(self.prefix, '.idx')}: documents {start:,} to {stop:,} do not lie one after the other in the .bin; "
-            "the shard is damaged: run `replica data RECIPE` to make it again"
+            f"{beside(self.prefix, '.idx')}: documents {start:,} to {stop:,} do not lie one after the other in the "
+            ".bin; the shard is damaged: run `replica data RECIPE` to make it again"
         )
 
 
