@@ -6,16 +6,32 @@ import re
 import shutil
 import sys
 import threading
+import uuid
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from configs.files import fsync_path, temporary_beside
+from configs.files import fsync_path, read_json, temporary_beside, write_json
 from configs.parsing import parse_json
 from configs.stores import open_store
 from configs.train_sections import CheckpointPolicy
 from pretrain.checkpoint import MANIFEST, VALIDATION_LOSS
 from pretrain.retention import expired
+
+_OWNER = "mirror.json"  # in the run directory and at the URL: a name for the run whose checkpoints these are
+
+
+def _own_file(parent: Path) -> Path:
+    return parent.parent / _OWNER  # not among checkpoints, where leftovers of writers are removed
+
+
+def _own_name(parent: Path) -> str | None:
+    file = _own_file(parent)
+    return str(read_json(file)["run"]) if file.is_file() else None
+
+
+class OtherRun(ValueError):
+    """The mirror is another run's."""
 
 
 class Mirror:
@@ -39,6 +55,52 @@ class Mirror:
         self._thread: threading.Thread | None = None
         self.sending: str | None = None  # name of the checkpoint that is being read
 
+    # --------------------------------------------------------------------------------------------------------- owning
+    def check(self, parent: Path) -> None:
+        """Refuses a mirror of another run: what it keeps would be removed as this one's old checkpoints.
+
+        Args:
+            parent: the directory of this run's checkpoints.
+
+        Raises:
+            OtherRun: naming the URL; nothing was copied or removed.
+        """
+        theirs = self._owner()
+        # Earlier versions gave runs no names; then a checkpoint that is here and there tells.
+        ours = theirs == _own_name(parent) if theirs is not None else not self.names() or self._shares_one_with(parent)
+        if not ours:
+            raise OtherRun(
+                f"train.checkpoint.mirror {self._url} holds checkpoints of another run, and nothing is copied there or "
+                "removed; choose a URL of this run's own"
+            )
+
+    def _owner(self) -> str | None:
+        """Name of the run whose checkpoints lie there; None: nobody's yet."""
+        file = f"{self._root}/{_OWNER}"
+        if not self._store.exists(file):
+            return None
+        content = parse_json(self._store.cat_file(file))
+        return str(content.get("run")) if isinstance(content, dict) else ""
+
+    def _shares_one_with(self, parent: Path) -> bool:
+        for name in self.names():
+            file = parent / name / MANIFEST
+            if file.is_file() and self._store.cat_file(f"{self._root}/{name}/{MANIFEST}") == file.read_bytes():
+                return True
+        return False
+
+    def _claim(self, parent: Path) -> None:
+        """Makes the mirror this run's, if it is nobody's."""
+        self._store.invalidate_cache()
+        self.check(parent)
+        if _own_name(parent) is None:
+            write_json(_own_file(parent), {"run": uuid.uuid4().hex})
+        if self._owner() is None:
+            self._store.makedirs(self._root, exist_ok=True)
+            self._store.pipe_file(f"{self._root}/{_OWNER}", _own_file(parent).read_bytes())
+            self._store.invalidate_cache()
+            self.check(parent)  # another run may have done so at the same moment
+
     # ------------------------------------------------------------------------------------------------------- fetching
     def names(self) -> list[str]:
         """The complete checkpoints there, newest first."""
@@ -60,6 +122,8 @@ class Mirror:
             return None
         print(f"fetching {name} from {self._url} …", file=sys.stderr)
         parent.mkdir(parents=True, exist_ok=True)
+        if (owner := self._owner()) is not None:
+            write_json(_own_file(parent), {"run": owner})  # this run goes on as that one
         partial = temporary_beside(parent / name)
         partial.mkdir()
         try:
@@ -115,6 +179,7 @@ class Mirror:
                 )
 
     def _upload(self, directory: Path) -> None:
+        self._claim(directory.parent)
         target = f"{self._root}/{directory.name}"
         if self._store.exists(target):
             self._remove(directory.name)

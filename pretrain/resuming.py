@@ -12,7 +12,7 @@ from configs.files import fsync_path, write_text
 from configs.recipe import Recipe
 from pretrain.checkpoint import DIRECTORY, LATEST, CheckpointInfo, Damaged, damage, read_info, step_directories
 from pretrain.fragment_files import FragmentReader
-from pretrain.mirror import Mirror
+from pretrain.mirror import Mirror, OtherRun
 from pretrain.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _candidate(recipe: Recipe, mirror: Mirror | None, fetched: set[str]) -> Path
     """The newest checkpoint that has not been set aside, fetched if need be; an error is for all ranks to raise."""
     found = step_directories(recipe.run_directory)
     if found or mirror is None:
-        return found[0] if found else None
+        return _of_this_run(mirror, recipe.run_directory / DIRECTORY) or found[0] if found else None
     try:
         directory = mirror.fetch(recipe.run_directory / DIRECTORY, fetched)
     except (OSError, ValueError) as error:
@@ -82,6 +82,18 @@ def _candidate(recipe: Recipe, mirror: Mirror | None, fetched: set[str]) -> Path
         )
     fetched.update([directory.name] if directory else [])
     return directory
+
+
+def _of_this_run(mirror: Mirror | None, parent: Path) -> OtherRun | None:
+    """What is wrong when the mirror is another run's; whether it can be reached is seen when it is written to."""
+    if mirror is not None:
+        try:
+            mirror.check(parent)
+        except OtherRun as error:
+            return error
+        except Exception as error:  # whatever a store raises: training does not depend on it
+            print(f"warning: train.checkpoint.mirror cannot be looked at now: {error}", file=sys.stderr)
+    return None
 
 
 def _look(directory: Path, ranks: Ranks) -> tuple[CheckpointInfo | None, str | None]:

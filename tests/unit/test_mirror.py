@@ -13,7 +13,8 @@ import pytest
 from configs.recipe import Recipe
 from configs.train_sections import CheckpointPolicy
 from pretrain.checkpoint import latest, step_directories
-from pretrain.mirror import Mirror
+from pretrain.mirror import Mirror, OtherRun
+from pretrain.resuming import _candidate
 from pretrain.session import run
 from tests.training_run import metric_lines, prepare_data, tiny_recipe
 
@@ -46,7 +47,7 @@ def test_the_mirror_holds_what_the_run_keeps(original: Recipe) -> None:
     local = original.run_directory / "checkpoints"
     mirror = original.run_directory.parent / "mirror"
     assert (mirror / "step_00000020" / "manifest.json").is_file()
-    assert len(list(mirror.iterdir())) <= 2
+    assert len(list(mirror.glob("step_*"))) <= 2
     for file in (path for path in (local / "step_00000020").rglob("*") if path.is_file()):
         assert (mirror / file.relative_to(local)).read_bytes() == file.read_bytes()
 
@@ -123,3 +124,58 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"needs the package fsspec: pip install fsspec; or drop train\.checkpoint"):
         Mirror(CheckpointPolicy(mirror="s3://bucket/run"))
+
+
+def upload(mirror: Mirror, directory: Path) -> None:
+    mirror.send(directory)
+    mirror.close()
+
+
+def copied(original: Recipe, place: Path, keep: int = 9) -> Path:
+    """A run directory's checkpoints without what says whose they are: those of another run."""
+    shutil.copytree(original.run_directory / "checkpoints", place / "checkpoints")
+    for file in (place / "checkpoints").glob("*/manifest.json"):
+        file.write_text(file.read_text() + "\n")
+    return place / "checkpoints"
+
+
+def test_two_runs_with_one_url_remove_nothing_of_each_other(
+    original: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `keep: 1` the second run would remove the first one's checkpoints, which look like old ones of its own."""
+    first, second = copied(original, tmp_path / "first"), copied(original, tmp_path / "second")
+    older, newer = sorted(first.glob("step_*"))
+    policy = CheckpointPolicy(keep=1, mirror=f"file://{tmp_path / 'mirror'}")
+    upload(Mirror(policy), newer)
+    before = {path: path.read_bytes() for path in (tmp_path / "mirror").rglob("*") if path.is_file()}
+    shutil.rmtree(second / older.name)
+    (second / newer.name).rename(second / "step_00000030")
+    upload(Mirror(policy), second / "step_00000030")
+    assert "holds checkpoints of another run, and nothing is copied there or removed" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in (tmp_path / "mirror").rglob("*") if path.is_file()}
+    upload(Mirror(policy), older)
+    assert Mirror(policy).names() == [newer.name], "its own run goes on"
+
+
+def test_a_mirror_of_another_run_is_refused_at_the_start(original: Recipe, tmp_path: Path) -> None:
+    first, second = copied(original, tmp_path / "first"), copied(original, tmp_path / "second")
+    policy = CheckpointPolicy(keep=1, mirror=f"file://{tmp_path / 'mirror'}")
+    upload(Mirror(policy), max(first.glob("step_*")))
+    train = original.train.model_copy(update={"checkpoint": policy})
+    other = original.model_copy(update={"train": train, "out": str(second.parent)})
+    found = _candidate(other, Mirror(policy), set())
+    assert isinstance(found, ValueError) and "holds checkpoints of another run" in str(found)
+    own = original.model_copy(update={"train": train, "out": str(first.parent)})
+    assert _candidate(own, Mirror(policy), set()) == max(first.glob("step_*"))
+
+
+def test_a_mirror_of_an_earlier_version_is_known_by_what_it_holds(original: Recipe, tmp_path: Path) -> None:
+    first, second = copied(original, tmp_path / "first"), copied(original, tmp_path / "second")
+    policy = CheckpointPolicy(keep=1, mirror=f"file://{tmp_path / 'mirror'}")
+    upload(Mirror(policy), max(first.glob("step_*")))
+    (tmp_path / "mirror" / "mirror.json").unlink()
+    Mirror(policy).check(first)
+    next(second.glob("step_*/manifest.json")).parent.rename(second / "step_00000001")
+    shutil.rmtree(max(second.glob("step_*")))
+    with pytest.raises(OtherRun):
+        Mirror(policy).check(second)
