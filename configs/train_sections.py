@@ -45,7 +45,7 @@ class Optimizer(Section):
     embedding_lr: float | None = Field(
         None, gt=0, description="Peak for token and position embeddings, a tied head with them; null: `lr`."
     )
-    betas: Annotated[list[float], Field(min_length=2, max_length=2)] = Field(
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = Field(
         [0.9, 0.95], description="Decay of the two moments."
     )
     eps: float = Field(1e-8, gt=0, description="Added to the denominator.")

@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from configs.recipe import Recipe, load, load_run, load_with_origins
+from launch.checks import check
 
 _LITERAL = {"out": "out", "ranks": "train.ranks", "ray_address": "data.ray_address"}
 
@@ -22,11 +23,20 @@ def _load(arguments: Namespace) -> Recipe:
     return load(arguments.recipe, arguments.overrides, _literal(arguments))
 
 
+def _is_finished(recipe: Recipe) -> bool:
+    from pretrain.continuing import is_finished
+
+    return is_finished(recipe)
+
+
 def run_command(arguments: Namespace) -> int:
     """`replica run`: all stages; ends with the report's path and the headline numbers."""
     from launch.stages import run_all
 
-    return run_all(_load(arguments))
+    recipe = _load(arguments)
+    if not _is_finished(recipe):  # what has been trained needs no device, and the answer no torch
+        check(recipe, trains_here=True)
+    return run_all(recipe)
 
 
 def data_command(arguments: Namespace) -> int:
@@ -36,6 +46,7 @@ def data_command(arguments: Namespace) -> int:
     recipe = _load(arguments)
     if arguments.sample is not None:
         return _sample_data(recipe, arguments.sample)
+    check(recipe, trains_here=False)
     with working_in(recipe):
         print(data_stage(recipe))
     return 0
@@ -80,6 +91,8 @@ def train_command(arguments: Namespace) -> int:
     from launch.stages import train_stage, working_in
 
     recipe = _load(arguments)
+    if not _is_finished(recipe):
+        check(recipe, trains_here=True, reads_sources=False)
     with working_in(recipe):
         if not arguments.supervise:
             print(train_stage(recipe))
@@ -196,6 +209,7 @@ def show_command(arguments: Namespace) -> int:
     from configs.console import Console
     from launch.show import print_facts, print_recipe
 
+    check(recipe, trains_here=False, reads_sources=False)
     console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160")))
     print_recipe(recipe, origins, console)
     print_facts(recipe, recipe.train.ranks or 1, console)

@@ -12,6 +12,7 @@ from configs.files import write_json
 from configs.recipe import Recipe, RecipeError, load, total_steps
 from configs.rendering import short
 from configs.scaling import GOVERNED, read_size
+from launch.checks import check
 from launch.stages import data_stage, train_stage, working_in
 
 # Settings that a recipe without the dial says itself, and that the dial decides in a sweep over sizes.
@@ -105,6 +106,8 @@ class Sweep:
             ValueError: for a recipe that cannot be, a run trained otherwise, or a corpus without a validation split.
         """
         recipes = [self.recipe(point) for point in points]  # all mistakes before the first run
+        for recipe in recipes:
+            check(recipe, trains_here=True)
         rows = []
         for number, (point, recipe) in enumerate(zip(points, recipes, strict=True), start=1):
             print(f"[{number}/{len(points)}] {point.label}", file=sys.stderr)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.recipe import load_run
+from configs.recipe import Recipe, load_run
 from eval.comparable import difference, difference_within
 from eval.results import Failure, Result, Results, load_results
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
+# The last part of a score's name, by kind; tests compare them with what is scored.
+PERPLEXITY = ("bits_per_byte", "perplexity", "nats_per_token")
+COMPRESSORS = ("gzip", "xz", "zstd")
+TRANSLATION = ("bleu", "chrf", "copy_bleu")
 _PATTERN = re.compile(r"^\s*(\S+?)\s*(<=|>=|==|<|>)\s*(\S+)\s*$")
 
 
@@ -51,11 +55,49 @@ def evaluate_gates(gates: Sequence[str], results: Results) -> list[Gate]:
     return [_evaluate(text, results) for text in gates]
 
 
-def _evaluate(text: str, results: Results) -> Gate:
+def gate_problems(recipe: Recipe) -> list[str]:
+    """What is wrong with the gates of a recipe, as far as it is known before anything is scored.
+
+    Metrics of lm-eval's tasks are not: a task's own file says which it has, and whether it is a group.
+    """
+    known = sorted(_metrics(recipe))
+    found = []
+    for text in recipe.report.gates:
+        try:
+            left, _, right = _read(text)
+            for name in [left, right] if _number(right) is None else [left]:
+                opaque = bool(recipe.evaluation.benchmarks.tasks) and name.startswith("benchmark/")
+                if name not in known and not opaque:
+                    raise _unknown(name, text, known)
+        except ValueError as error:
+            found.append(f"report.gates: {error}")
+    return found
+
+
+def _metrics(recipe: Recipe) -> Iterator[str]:
+    """Names of all scores that the evaluation section leads to, those of benchmarks apart."""
+    for item in recipe.evaluation.perplexity:
+        yield from (f"perplexity/{item.name}/{metric}{part}" for metric in PERPLEXITY for part in _parts(recipe))
+        yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
+    for pairs in recipe.evaluation.translation:
+        yield from (f"translation/{pairs.name}/{metric}{part}" for metric in TRANSLATION for part in _parts(recipe))
+
+
+def _parts(recipe: Recipe) -> tuple[str, ...]:
+    """Scores apart, where the training data was compared with the sets."""
+    return ("", "/clean", "/touched") if recipe.data.decontaminate else ("",)
+
+
+def _read(text: str) -> tuple[str, str, str]:
     match = _PATTERN.match(text)
     if match is None:
         raise ValueError(f"gate `{text}`: write it as `metric op value`, with one of {' '.join(_OPERATORS)}")
-    left_name, sign, right_name = match.groups()
+    left, sign, right = match.groups()
+    return left, sign, right
+
+
+def _evaluate(text: str, results: Results) -> Gate:
+    left_name, sign, right_name = _read(text)
     left, right = _score(left_name, text, results), _number(right_name)
     other = _score(right_name, text, results) if right is None else None
     failed = [side.reason for side in (left, other) if isinstance(side, Failure)]
@@ -85,8 +127,12 @@ def _score(name: str, gate: str, results: Results) -> Result | Failure:
     for failure in results.failures:
         if name.startswith(f"{failure.name}/"):
             return failure
-    near = difflib.get_close_matches(name, scores, n=3, cutoff=0.4) or sorted(scores)[:10]
-    raise ValueError(f"gate `{gate}`: there is no metric `{name}`; near: {', '.join(near) or 'the run has no scores'}")
+    raise _unknown(name, gate, sorted(scores))
+
+
+def _unknown(name: str, gate: str, known: Sequence[str]) -> ValueError:
+    near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:10])
+    return ValueError(f"gate `{gate}`: there is no metric `{name}`; near: {near or 'the run has no scores'}")
 
 
 @dataclass(frozen=True)
