@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from configs.masking import mask
 from configs.recipe import Recipe, is_path
 
 # Places, ranks and memory, logs, what is kept and what is scored. Of the dial what follows from it counts; of the
@@ -63,7 +64,7 @@ def _collect(section: BaseModel, prefix: str, found: dict[str, Any]) -> None:
             for number, item in enumerate(value):
                 _collect(item, f"{path}.{number}.", found)
         else:
-            found[path] = value
+            found[path] = mask(value)  # a checkpoint holds no secrets, and they decide nothing
 
 
 def changed_settings(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -66,7 +67,35 @@ def recipe_problems(recipe: Recipe) -> list[str]:
             )
     for pairs in recipe.evaluation.translation:
         found += _bleu_problem(pairs.name, pairs.tokenize)
-    return found
+    if recipe.train.ranks is not None and (
+        undivided := _said(lambda: solve_batch(recipe.train, recipe.train.ranks or 1))
+    ):
+        return found + undivided
+    return found + _parallel_problems(recipe)
+
+
+def _parallel_problems(recipe: Recipe) -> list[str]:
+    """What the engine would refuse, on any device."""
+    try:
+        from pretrain.sequence import check_sequence
+        from pretrain.tensor import check_tensor
+    except ModuleNotFoundError:  # without torch, where data is prepared alone
+        return []
+    found = [*_said(lambda: check_sequence(recipe)), *_said(lambda: check_tensor(recipe))]
+    given = recipe.train.precision
+    return found or _deepspeed_problems(recipe, ["bf16", "fp32"] if given == "auto" else [given])
+
+
+def _deepspeed_problems(recipe: Recipe, precisions: list[str]) -> list[str]:
+    """Why DeepSpeed's configuration cannot be made with any of these precisions."""
+    from pretrain.engine_config import deepspeed_config
+
+    ranks = recipe.train.ranks or recipe.train.parallel.sharing
+    if _said(lambda: solve_batch(recipe.train, ranks)):
+        return []  # said where ranks are counted
+    plan = solve_batch(recipe.train, ranks)
+    found = [_said(partial(deepspeed_config, recipe, plan, precision)) for precision in precisions]
+    return found[0] if all(found) else []
 
 
 def _bleu_problem(name: str, tokenize: str) -> list[str]:
@@ -135,23 +164,13 @@ def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
     except ModuleNotFoundError:
         return found if not trains_here else [*found, "torch is not installed; `make setup` installs it"]
     from launch.training import count_ranks
-    from pretrain.engine_config import deepspeed_config, resolve_precision
-    from pretrain.sequence import check_sequence
-    from pretrain.tensor import check_tensor
+    from pretrain.engine_config import resolve_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision, ranks = "fp32", train.ranks or 1
-    try:
-        precision = resolve_precision(train.precision, device)
-    except ValueError as error:
-        found.append(str(error))
-    try:
-        ranks = count_ranks(recipe)
-    except ValueError as error:
-        found.append(str(error))
-    found += [*_said(lambda: check_sequence(recipe)), *_said(lambda: check_tensor(recipe))]
-    divided = _said(lambda: solve_batch(train, ranks))
-    return [*found, *(divided or _said(lambda: deepspeed_config(recipe, solve_batch(train, ranks), precision)))]
+    found += _said(lambda: resolve_precision(train.precision, device))
+    if train.ranks is None:
+        found += _said(lambda: solve_batch(train, count_ranks(recipe)))
+    return found or _deepspeed_problems(recipe, [resolve_precision(train.precision, device)])
 
 
 # --------------------------------------------------------------------------------------------------------------- notes

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from configs.decisive import AHEAD, FREE, LENGTH, acts_ahead, changed_settings, decisive
 from configs.files import sha256_file
-from configs.recipe import Recipe, is_path, load, save
+from configs.recipe import Recipe, is_path, load, published, save
 from launch.stages import working_in
 from launch.trace import trace
 from pretrain.checkpoint import best_checkpoint, checkpoint_of_step, read_info
@@ -176,6 +176,15 @@ def test_a_run_that_was_to_be_longer_is_not_one_of_the_steps_it_has(make: Callab
     with pytest.raises(ValueError, match=r"\(train.steps\) = 40, but now it is 20"):
         check_settings(make())
     assert check_settings(make("train.steps=30")) is not None
+
+
+def test_secrets_that_a_checkpoint_does_not_hold_are_no_difference(make: Callable[..., Recipe]) -> None:
+    hub = "data.sources=[{name: tiny, hub: {path: json, data_files: ['https://me:secret@host/f?token=%s']}}]"
+    recipe = make(hub % "a")
+    begin(recipe)
+    file = recipe.run_directory / "checkpoints" / "step_00000020" / "recipe.yaml"
+    file.write_text(published(recipe))
+    assert check_finished(make(hub % "b"))
 
 
 def test_accepted_changes_pass(make: Callable[..., Recipe]) -> None:
