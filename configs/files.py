@@ -58,16 +58,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yields a temporary directory to fill; renames it to `path` on success, replacing what stood there."""
+    """Yields a temporary directory to fill; renames it to `path` on success, replacing what stood there.
+
+    A mount point cannot be renamed: what was written moves into it, entry by entry.
+
+    Raises:
+        ValueError: when `path` is a link, which would be lost; resolve it first where it may point elsewhere.
+    """
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link; give the directory that it points to")
+    mounted = path.is_mount()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
+    temporary = temporary_beside(path / path.name if mounted else path)
     temporary.mkdir()
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             fsync_path(file)
         fsync_path(temporary)
-        if path.exists():
+        if mounted:
+            for entry in sorted(temporary.iterdir()):
+                entry.replace(path / entry.name)
+            fsync_path(path)
+        elif path.exists():
             old = temporary_beside(path)
             path.rename(old)
             temporary.rename(path)
@@ -105,6 +118,19 @@ def read_json(path: Path) -> Any:
         return parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}). Delete it and run the stage again.") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object that others wrote; raises `ValueError` naming the file when it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); get the file again") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply; get the file again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__} where a JSON object is needed; get the file again")
+    return content
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from configs import data_sections
 from configs.data_sections import END_OF_TEXT
-from configs.files import fingerprint, read_json, write_json, write_text
+from configs.files import fingerprint, write_json, write_text
+from data_prep.special_tokens import SpecialTokens, read_special_tokens
 from data_prep.vocab_checks import (
     BYTE_TOKEN,
     MAX_FILE_BYTES,
@@ -65,17 +66,26 @@ def byte_alphabet() -> list[str]:
 
 
 class Vocab:
-    """A tokenizer with its end-of-document id and the number of bytes behind each id."""
+    """A tokenizer with the ids that texts begin and end with, and the number of bytes behind each id.
 
-    def __init__(self, tokenizer: Tokenizer, end_of_document: str = END_OF_TEXT) -> None:
-        eod = tokenizer.token_to_id(end_of_document)
+    `eod_id` ends documents. `begin_id` is what the first token of a text is conditioned on: the same id in vocabularies
+    trained here, another one in many imported models. `end_ids` end generation.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, end_of_document: str | int = END_OF_TEXT, special: SpecialTokens | None = None
+    ) -> None:
+        """`special`: what the files beside the tokenizer say; None: texts begin and end with `end_of_document`."""
+        eod = _id_of(tokenizer, end_of_document)
         if eod is None:
-            special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
-            known = ", ".join(map(repr, special[:8])) or "none: add one"
+            added = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+            known = ", ".join(map(repr, added[:8])) or "none: add one"
             raise ValueError(
                 f"the vocabulary has no token {end_of_document!r} to end documents with; set "
-                f"data.tokenizer.special_tokens to one that it has (its special tokens: {known})"
+                f"data.tokenizer.special_tokens to one that it has (its special tokens: {known}), or name it as "
+                f"eos_token in the {CONFIG_NAME} of an imported model"
             )
+        special = special or SpecialTokens(add_begin=False, add_end=False)
         # Text is only text: `<|endoftext|>` written inside a document must not end it.
         tokenizer.encode_special_tokens = True
         tokenizer.no_padding()
@@ -83,8 +93,32 @@ class Vocab:
         self.vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
         check_ids(self.vocabulary.values())
         self.tokenizer = tokenizer
-        self.end_of_document = end_of_document
+        self.end_of_document: str = tokenizer.id_to_token(eod)
         self.eod_id: int = eod
+        begin = _id_of(tokenizer, special.begin)
+        self.begin_id: int = eod if begin is None else begin
+        self.end_ids = frozenset(special.ends or [eod])
+        _set_template(tokenizer, special, self.end_of_document)
+        self.size = self._bounded(special.rows)
+
+    def _bounded(self, rows: int | None) -> int:
+        """Number of ids: the largest plus one, or the rows of the model's embedding where some tokens have none.
+
+        Raises:
+            ValueError: when a text could give one of those.
+        """
+        size = max(self.vocabulary.values()) + 1
+        if rows is None or rows >= size:
+            return size
+        special = {index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        needed = {self.begin_id, *self.end_ids, self.eod_id, *self.template[0], *self.template[1]}
+        for token, index in self.vocabulary.items():
+            if index >= rows and (index not in special or index in needed):
+                raise ValueError(
+                    f"the tokenizer has {size:,} tokens and the model's embedding {rows:,} rows: {token!r} (id {index})"
+                    " has none; use the tokenizer that the model was trained with"
+                )
+        return rows
 
     @classmethod
     def load(cls, path: str | Path, end_of_document: str | None = None) -> Vocab:
@@ -92,8 +126,8 @@ class Vocab:
 
         Args:
             path: the file or directory.
-            end_of_document: the token that ends documents; None: `eos_token` of a `tokenizer_config.json` beside it,
-                else `<|endoftext|>`.
+            end_of_document: the token that ends documents, and that they then begin with; None: what the files beside
+                it say (`data_prep/special_tokens.py`), else `<|endoftext|>`.
 
         Raises:
             ValueError: when there is no such file, it is not a tokenizer, it lacks the end-of-document token, or it
@@ -106,7 +140,8 @@ class Vocab:
             raise ValueError(f"{file} has {file.stat().st_size:,} bytes; a tokenizer has {MAX_FILE_BYTES:,} at most")
         stat = file.stat()
         stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        return _loaded(file.absolute(), stamp, end_of_document or _configured_eos(file.parent) or END_OF_TEXT)
+        special = None if end_of_document else read_special_tokens(file.parent)
+        return _loaded(file.absolute(), stamp, end_of_document, special)
 
     def try_out(self) -> None:
         """Encodes what has broken vocabularies.
@@ -136,7 +171,10 @@ class Vocab:
                 raise ValueError("the vocabulary has all bytes and does not give a text back; its decoder is broken")
 
     def save(self, directory: Path) -> None:
-        """Writes `tokenizer.json` and a `tokenizer_config.json` that transformers understands."""
+        """Writes `tokenizer.json` and a `tokenizer_config.json` that transformers understands.
+
+        For vocabularies made here; the files of an imported one are copied (`special_tokens.copy_companions`).
+        """
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / TOKENIZER_NAME, self.tokenizer.to_str(pretty=True) + "\n")
         eos = self.end_of_document
@@ -146,6 +184,8 @@ class Vocab:
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "bos_token": eos,
                 "eos_token": eos,
+                "add_bos_token": False,
+                "add_eos_token": False,
                 "clean_up_tokenization_spaces": False,
             },
         )
@@ -155,6 +195,26 @@ class Vocab:
         with _panics_said(f"a text that begins {text[:40]!r}"):
             ids: list[int] = self.encoder.encode(text, add_special_tokens=False).ids
         return ids
+
+    @cached_property
+    def template(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer puts before and after a prompt: none, in vocabularies made here."""
+        if not self.tokenizer.encode("", add_special_tokens=True).ids:
+            return [], []
+        probes = (self.tokenizer.encode(text, add_special_tokens=True) for text in ("a", *self.vocabulary))
+        found = next(probe for probe in probes if 0 in probe.special_tokens_mask)
+        first = found.special_tokens_mask.index(0)
+        last = len(found.ids) - found.special_tokens_mask[::-1].index(0)
+        return found.ids[:first], found.ids[last:]
+
+    def framed(self, text: str) -> list[int]:
+        """Token ids of `text` with what the tokenizer's template puts around it."""
+        before, after = self.template
+        return [*before, *self.encode(text), *after]
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a text to be continued; never empty."""
+        return self.framed(text) or [self.begin_id]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text."""
@@ -177,7 +237,7 @@ class Vocab:
     def special_ids(self) -> frozenset[int]:
         """Ids that no text may give: the end-of-document id and those of special added tokens."""
         added = self.tokenizer.get_added_tokens_decoder().items()
-        return frozenset({self.eod_id, *(index for index, token in added if token.special)})
+        return frozenset({self.eod_id, self.begin_id, *(index for index, token in added if token.special)})
 
     @cached_property
     def unknown_id(self) -> int | None:
@@ -199,19 +259,25 @@ class Vocab:
         return description
 
     @cached_property
-    def size(self) -> int:
-        """Number of ids: the largest id plus one."""
-        return max(self.vocabulary.values()) + 1
-
-    @cached_property
     def token_bytes(self) -> np.ndarray:
         """(size,) int32: UTF-8 bytes that each id stands for; 0 for special tokens and unused ids."""
         counts = np.zeros(self.size, dtype=np.int32)
         for token, index in self.vocabulary.items():
-            counts[index] = self._bytes_of(token)
+            if index < self.size:
+                counts[index] = self._bytes_of(token)
         for index, added in self.tokenizer.get_added_tokens_decoder().items():
-            counts[index] = 0 if added.special else len(added.content.encode())
+            if index < self.size:
+                counts[index] = 0 if added.special else len(added.content.encode())
         return counts
+
+    def prefix_bytes(self, text: str) -> int:
+        """Bytes that the tokens of a text stand for before its own: the space that some tokenizers put before it.
+
+        Such are SentencePiece's dummy prefix (`Prepend`, `Metaspace`) and `ByteLevel` with `add_prefix_space`. Some put
+        it only where the text does not begin with a space.
+        """
+        begin = " a" if text.startswith(" ") else "a"
+        return max(0, int(self.token_bytes[self.encode(begin)].sum()) - len(begin)) if text else 0
 
     @cached_property
     def byte_level(self) -> bool:
@@ -233,8 +299,9 @@ class Vocab:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the tokenizer file and the end-of-document token."""
-        return fingerprint({"tokenizer": self.tokenizer.to_str(), "end_of_document": self.end_of_document})
+        """Digest of the tokenizer file and the tokens at the end and the beginning of a document."""
+        begin = {} if self.begin_id == self.eod_id else {"begin": self.begin_id}
+        return fingerprint({"tokenizer": self.tokenizer.to_str(), "end_of_document": self.end_of_document, **begin})
 
     def _bytes_of(self, token: str) -> int:
         if self.byte_level:
@@ -246,7 +313,9 @@ class Vocab:
 
 
 @lru_cache(maxsize=4)
-def _loaded(file: Path, stamp: tuple[int, int, int], end_of_document: str) -> Vocab:
+def _loaded(
+    file: Path, stamp: tuple[int, int, int], end_of_document: str | None, special: SpecialTokens | None
+) -> Vocab:
     """Reads and tries a vocabulary once; `stamp` changes with the file. Every checkpoint asks for the same one."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -256,7 +325,8 @@ def _loaded(file: Path, stamp: tuple[int, int, int], end_of_document: str) -> Vo
     except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"{file} is not a tokenizer that Hugging Face `tokenizers` reads: {error}") from error
     try:
-        vocab = Vocab(tokenizer, end_of_document)
+        named = end_of_document if special is None else special.end
+        vocab = Vocab(tokenizer, END_OF_TEXT if named is None else named, special)
         vocab.try_out()
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
@@ -278,15 +348,26 @@ def _panics_said(what: str) -> Iterator[None]:
         raise ValueError(f"the tokenizer gave up on {what} ({error}); use another tokenizer") from error
 
 
-def _configured_eos(directory: Path) -> str | None:
-    file = directory / CONFIG_NAME
-    if not file.is_file():
-        return None
-    settings = read_json(file)
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file} is no mapping of settings; it should be as Hugging Face writes it")
-    eos = settings.get("eos_token")
-    return eos.get("content") if isinstance(eos, dict) else eos
+def _id_of(tokenizer: Tokenizer, token: str | int | None) -> int | None:
+    if isinstance(token, int):
+        return token if 0 <= token < 2**32 and tokenizer.id_to_token(token) is not None else None
+    found: int | None = None if token is None else tokenizer.token_to_id(token)
+    return found
+
+
+def _set_template(tokenizer: Tokenizer, special: SpecialTokens, end: str) -> None:
+    """Puts around a prompt what the flags say, as `transformers` does; without flags, tokenizer.json's own template."""
+    if special.add_begin is None and special.add_end is None:
+        return
+    begins = [special.begin] if special.add_begin and isinstance(special.begin, str) else []
+    ends = [end] if special.add_end else []
+    if not begins + ends:
+        tokenizer.post_processor = None
+        return
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*begins, "$A", *ends],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in {*begins, *ends}],
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- training

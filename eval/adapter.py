@@ -41,12 +41,17 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return self._vocab.eod_id
 
     @property
+    def prefix_token_id(self) -> int:
+        """What a text without a context is conditioned on; not what ends one in many imported models."""
+        return self._vocab.begin_id
+
+    @property
     def max_length(self) -> int:
         """Most tokens read at once."""
         return self._model.config.context_length
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        return self._vocab.encode(string)
+        return self._vocab.encode(string) if add_special_tokens is False else self._vocab.framed(string)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
@@ -58,7 +63,8 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return self._score([(context, continuation) for _, context, continuation in requests])
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        pairs = [([self._vocab.eod_id], self._vocab.encode(request.args[0])) for request in requests]
+        # As `hf` does it: a tokenizer that puts a beginning before a text has it scored, after another one.
+        pairs = [([self.prefix_token_id], self.tok_encode(request.args[0])) for request in requests]
         return [nats for nats, _ in self._score(pairs)]
 
     def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
@@ -99,7 +105,7 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
                 f"a benchmark task generates up to {new} tokens, which leaves no room for its prompt in "
                 f"model.context_length {self.max_length}; leave the task out or set max_gen_toks in its YAML"
             )
-        ids = [self._vocab.encode(prompt)[-room:] or [self._vocab.eod_id] for prompt in prompts]
+        ids = [self._vocab.prompt(prompt)[-room:] for prompt in prompts]
         with self._bar("benchmarks: answers", len(prompts)) as bar:
             if not wanted["do_sample"]:
                 return complete(self._model, self._vocab, ids, new, stops, self._batch_size, bar.update)

@@ -62,7 +62,7 @@ def complete(
         indices = order[start : start + batch_size]
         chosen = [prompts[index] for index in indices]
         outputs = generate_batch(
-            model, chosen, max_new_tokens, stop={vocab.eod_id}, vocab_size=vocab.size, is_over=ends.met
+            model, chosen, max_new_tokens, stop={vocab.eod_id, *vocab.end_ids}, vocab_size=vocab.size, is_over=ends.met
         )
         for index, output in zip(indices, outputs, strict=True):
             texts[index] = ends.cut(vocab.decode(output))
@@ -85,6 +85,13 @@ def sample(
     """One random continuation of a prompt (token ids), cut at the end of text or a stop string."""
     ends, sampling = Stops(vocab, stops), (temperature, top_k, top_p)
     tokens = generate(
-        model, prompt, max_new_tokens, *sampling, {vocab.eod_id}, seed, vocab_size=vocab.size, is_over=ends.met
+        model,
+        prompt,
+        max_new_tokens,
+        *sampling,
+        {vocab.eod_id, *vocab.end_ids},
+        seed,
+        vocab_size=vocab.size,
+        is_over=ends.met,
     )
     return ends.cut(vocab.decode(tokens))

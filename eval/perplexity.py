@@ -1,6 +1,7 @@
 """Perplexity and bits per byte of named sets, every document scored whole.
 
-A document's first token is conditioned on the end-of-document token; the end of the document is not scored, because a
+A document's first token is conditioned on the token that texts begin with (in models trained here, the end-of-document
+token); the end of the document is not scored, because a
 compressor of the same bytes does not store it either. Bits per byte = nats / ln 2 / UTF-8 bytes of the normalised text:
 the unit does not depend on the vocabulary. Perplexity does (it is per token), and is comparable for one tokenizer only.
 """
@@ -64,18 +65,19 @@ def score_texts(
     documents: list[int] = []
     sizes: list[int] = []
     for index, text in enumerate(texts):
-        ids = np.array([vocab.eod_id, *vocab.encode(text)], dtype=np.int64)
+        ids = np.array([vocab.begin_id, *vocab.encode(text)], dtype=np.int64)
         lengths = vocab.token_bytes[ids]
-        if lengths[1:].sum() != len(text.encode()):
+        prefix = vocab.prefix_bytes(text)
+        if (total := lengths[1:].sum() - prefix) != len(text.encode()):
             raise ValueError(
-                f"document {index + 1} has {len(text.encode()):,} bytes, its tokens stand for {lengths[1:].sum():,}: "
+                f"document {index + 1} has {len(text.encode()):,} bytes, its tokens stand for {total:,}: "
                 "the tokenizer lacks some characters, and bits per byte would be wrong. Use one with a byte fallback."
             )
         done = 1
         for window in sliding_windows(ids, 1, model.config.context_length, stride):
             windows.append(window)
             documents.append(index)
-            sizes.append(int(lengths[done : done + window.scored].sum()))
+            sizes.append(int(lengths[done : done + window.scored].sum()) - (prefix if done == 1 else 0))
             done += window.scored
     scores = score_windows(model, windows, vocab.size, batch_size, report)
     return SetScores(

@@ -52,7 +52,7 @@ def fit_prompt(
 ) -> tuple[list[int], int]:
     """Prompt ids, with as many of the last shots as fit in `room` tokens, and how many those are."""
     for dropped in range(len(shots) + 1):
-        ids = vocab.encode(build_prompt(section, shots[dropped:], source))
+        ids = vocab.prompt(build_prompt(section, shots[dropped:], source))
         if len(ids) <= room:
             return ids, len(shots) - dropped
     return ids[-room:], 0

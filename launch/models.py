@@ -31,15 +31,28 @@ def choose_checkpoint(run: Path, step: int | None = None, best: bool = False) ->
     return Choice(step, best).find(load_run(run).run_directory).directory
 
 
-def export_run(run: Path, directory: Path, step: int | None = None, best: bool = False) -> None:
-    """Writes a checkpoint, without `step` and `best` the newest, as a Hugging Face directory."""
+def export_run(
+    run: Path,
+    directory: Path,
+    step: int | None = None,
+    best: bool = False,
+    dtype: str = "fp32",
+    max_shard_size: str = "5GB",
+) -> None:
+    """Writes a checkpoint, without `step` and `best` the newest, as a Hugging Face directory.
+
+    Where `directory` is a link, it is written behind it.
+    """
+    from pretrain.export import Weights, export_directory, read_size
+
+    shard_bytes = read_size(max_shard_size)
     checkpoint = choose_checkpoint(run, step, best)
+    directory = directory.resolve()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} exists and is not empty; choose another directory")
-    from pretrain.checkpoint import load_weights, read_info
-    from pretrain.huggingface import export_directory
+    from pretrain.checkpoint import read_info
 
-    export_directory(load_weights(checkpoint), read_info(checkpoint).tokenizer, directory)
+    export_directory(Weights.of_checkpoint(checkpoint), read_info(checkpoint).tokenizer, directory, dtype, shard_bytes)
 
 
 # ------------------------------------------------------------------------------------------------------------- sampling
@@ -51,7 +64,7 @@ def stream_sample(arguments: Namespace) -> None:
     from pretrain.generate import generate
 
     vocab = Vocab.load(read_info(checkpoint).tokenizer)
-    prompt = vocab.encode(arguments.prompt) or [vocab.eod_id]
+    prompt = vocab.prompt(arguments.prompt)
     tokens = generate(
         load_weights(checkpoint),
         prompt,
@@ -59,7 +72,7 @@ def stream_sample(arguments: Namespace) -> None:
         arguments.temperature,
         arguments.top_k,
         arguments.top_p,
-        stop={vocab.eod_id},
+        stop=vocab.end_ids,
         seed=arguments.seed,
         vocab_size=vocab.size,
     )
@@ -130,22 +143,37 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
     from pretrain.huggingface import import_directory
     from pretrain.saving import save_checkpoint
 
-    model, tokenizer = import_directory(directory)
-    vocab = Vocab.load(tokenizer)
-    vocab.save(out.resolve() / "data" / "tokenizer")
+    vocab = Vocab.load(directory)
+    model, _ = import_directory(directory)
+    tokenizer = out.resolve() / "data" / "tokenizer"
+    _keep_tokenizer(directory, tokenizer)
     recipe = _recipe_for(model.config, directory, out, recipe_file)
-    save(recipe, recipe.run_directory)
     origin = DataManifest(
         directory=directory,
         fingerprint=f"imported, config.json {sha256_file(directory / 'config.json')[:16]}",
-        tokenizer=out.resolve() / "data" / "tokenizer",
+        tokenizer=tokenizer,
         vocab_size=vocab.size,
         eod_id=vocab.eod_id,
         train=[],
         validation=[],
         funnel=[],
     )
-    return save_checkpoint(cast(Any, _Imported(model)), recipe, origin, step=0, train_windows=0, state={})
+    checkpoint = save_checkpoint(cast(Any, _Imported(model)), recipe, origin, step=0, train_windows=0, state={})
+    save(recipe, recipe.run_directory)  # last: a run is what has it, and an import that broke off can be repeated
+    return checkpoint
+
+
+def _keep_tokenizer(directory: Path, target: Path) -> None:
+    """Copies a model's tokenizer with all that belongs to it, and the ids that config.json names."""
+    from configs.files import atomic_directory, read_object, write_json
+    from data_prep.special_tokens import IDS, SPECIAL_IDS, copy_companions
+    from data_prep.vocab import TOKENIZER_NAME
+
+    source = read_object(directory / "config.json")
+    with atomic_directory(target) as kept:
+        (kept / TOKENIZER_NAME).write_bytes((directory / TOKENIZER_NAME).read_bytes())
+        copy_companions(directory, kept)
+        write_json(kept / SPECIAL_IDS, {key: source[key] for key in (*IDS, "vocab_size") if key in source})
 
 
 def _recipe_for(model: Model, directory: Path, out: Path, recipe_file: str | None) -> Recipe:

@@ -24,6 +24,7 @@ from configs.recipe import RESOLVED_NAME, Recipe, load
 from data_prep.vocab import Vocab
 
 if TYPE_CHECKING:
+    from pretrain.fragment_files import FragmentReader
     from pretrain.model import Transformer
 
 DIRECTORY = "checkpoints"
@@ -206,26 +207,42 @@ class Choice:
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
-def load_weights(directory: Path) -> Transformer:
-    """The model of a checkpoint in evaluation mode, fp32, on the CPU; needs neither DeepSpeed nor the run it came from.
+def open_weights(directory: Path) -> tuple[CheckpointInfo, int, FragmentReader]:
+    """A checkpoint's description, the rows of its embedding, and its weights: compared, and none of them read yet.
 
     Raises:
-        ValueError: when the directory is not a checkpoint, or is damaged.
+        ValueError: when the directory is not a checkpoint, is damaged, or its weights are not those of its settings.
     """
-    import torch
-
     from pretrain.fragment_files import FragmentReader
-    from pretrain.model import Transformer
+    from pretrain.shapes import check_context, parameter_shapes
 
     info = read_info(directory)
     if problem := damage(info):
         raise ValueError(f"{directory} is damaged: {problem}; use another checkpoint")
     config = info.recipe.model
-    with torch.device("meta"):
-        model = Transformer(config, config.padded_vocab(Vocab.load(info.tokenizer).size))
-    model.materialize("cpu")
+    rows = config.padded_vocab(Vocab.load(info.tokenizer).size)
     weights = FragmentReader(directory, "weights")
+    weights.expect(parameter_shapes(config, rows))
+    numbers = sum(math.prod(shape) for _, shape in parameter_shapes(config, rows))
+    check_context(config, 4 * numbers, f"{directory / RESOLVED_NAME}: model.context_length")
+    return info, rows, weights
+
+
+def load_weights(directory: Path) -> Transformer:
+    """The model of a checkpoint in evaluation mode, fp32, on the CPU; needs neither DeepSpeed nor the run it came from.
+
+    Raises:
+        ValueError: as `open_weights`, before memory is asked for.
+    """
+    import torch
+
+    from pretrain.model import Transformer
+
+    info, rows, weights = open_weights(directory)
+    with torch.device("meta"):
+        model = Transformer(info.recipe.model, rows)
+    model.materialize("cpu")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(weights.whole(name, info.shapes[name]))
+            parameter.copy_(weights.whole(name, parameter.shape))
     return model.eval()

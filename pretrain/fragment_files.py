@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections import defaultdict
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -48,6 +49,21 @@ def _host_like(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
 
+def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file with the mode that the umask gives any other (the library's own is 0600).
+
+    Raises:
+        OSError: when it cannot be written; names the file.
+    """
+    file.touch()
+    mode = file.stat().st_mode & 0o777
+    try:
+        save_file(tensors, file, metadata)
+    except SafetensorError as error:  # how the library wraps a full disk
+        raise OSError(errno.EIO, str(error), str(file)) from error
+    file.chmod(mode)
+
+
 def write_pieces(tensors: dict[str, dict[str, Tensor]], directory: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
     """Writes a `HostCopy` to this rank's files; returns size and SHA-256 of each file by its name.
 
@@ -57,10 +73,7 @@ def write_pieces(tensors: dict[str, dict[str, Tensor]], directory: Path, ranks: 
     written = {}
     for kind, values in tensors.items():
         file = directory / f"{kind}-{ranks.rank:05d}-of-{ranks.count:05d}.safetensors"
-        try:
-            save_file(values, file)
-        except SafetensorError as error:  # how the library wraps a full disk
-            raise OSError(errno.EIO, str(error), str(file)) from error
+        save_tensors(values, file)
         fsync_path(file)
         written[file.name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
     return written
@@ -78,29 +91,65 @@ def _fill_rows(values: Tensor, piece: Any, offset: int, rows: int, width: int, s
     return int(inside.sum())
 
 
+class _Piece(NamedTuple):
+    """A piece of a parameter, as its key in a file says and its shape there confirms."""
+
+    offset: int  # of its first number in the flattened parameter
+    rows: int
+    width: int
+    stride: int  # numbers between the beginnings of rows
+    values: Any  # a slice of safetensors: nothing is read before it is asked for
+
+
 class FragmentReader:
     """All files of one kind in a checkpoint, mapped and read by parameter and range."""
 
     def __init__(self, directory: Path, kind: str) -> None:
+        """Reads the headers alone; raises `ValueError` when a file is not what was written."""
         self._directory = directory
-        # name -> (offset, rows, width, numbers between the beginnings of rows, slice)
-        self._pieces: dict[str, list[tuple[int, int, int, int, Any]]] = defaultdict(list)
-        self._files: list[Any] = [
-            safe_open(file, framework="pt") for file in sorted(directory.glob(f"{kind}-*.safetensors"))
-        ]
-        for file in self._files:
+        self._pieces: dict[str, list[_Piece]] = {}
+        for path in sorted(directory.glob(f"{kind}-*.safetensors")):
+            try:
+                file: Any = safe_open(path, framework="pt")
+            except Exception as error:  # safetensors and the file system raise different ones
+                raise ValueError(f"{path} cannot be read as safetensors ({error}); use another checkpoint") from error
             for key in file.keys():  # noqa: SIM118 (no mapping)
-                name, _, place = key.rpartition("@")
-                offset, _, stride = place.partition("+")
-                piece = file.get_slice(key)
-                *rows, width = piece.get_shape()
-                self._pieces[name].append((int(offset), *(rows or [1]), width, int(stride or width), piece))
+                name, piece = _piece(path, key, file.get_slice(key))
+                if piece.rows * piece.width:
+                    self._pieces.setdefault(name, []).append(piece)
+
+    def expect(self, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+        """Compares names and sizes of parameters with what the files hold; nothing is read.
+
+        Stops at the first that differs, so that `shapes` may come one at a time from settings that nobody has checked.
+
+        Raises:
+            ValueError: naming the first parameter that differs.
+        """
+        count = 0
+        for name, shape in shapes:
+            count += 1
+            there = sum(piece.rows * piece.width for piece in self._pieces.get(name, []))
+            if there != math.prod(shape):
+                raise ValueError(
+                    f"{self._directory}: its settings make `{name}` {' x '.join(map(str, shape))} numbers, its files "
+                    f"hold {there:,}; they do not belong together, use another checkpoint"
+                )
+        if count != len(self._pieces):
+            raise ValueError(
+                f"{self._directory}: its settings make {count} parameters, its files hold {len(self._pieces)}; "
+                "they do not belong together, use another checkpoint"
+            )
 
     def part(self, name: str, start: int, count: int) -> Tensor:
         """Numbers [start, start + count) of a flattened parameter, fp32; raises `ValueError` when some are missing."""
+        pieces = self._pieces.get(name, [])
+        there = sum(piece.rows * piece.width for piece in pieces)
+        if there < count:  # before memory is asked for
+            raise ValueError(f"{self._directory}: {count - there} of {count} numbers of `{name}` are missing")
         values = torch.empty(count, dtype=torch.float32)
         filled = 0
-        for offset, rows, width, stride, piece in self._pieces[name]:
+        for offset, rows, width, stride, piece in pieces:
             if rows > 1:
                 filled += _fill_rows(values, piece, offset - start, rows, width, stride)
                 continue
@@ -112,6 +161,22 @@ class FragmentReader:
             raise ValueError(f"{self._directory}: {count - filled} of {count} numbers of `{name}` are missing")
         return values
 
-    def whole(self, name: str, shape: list[int]) -> Tensor:
+    def whole(self, name: str, shape: Sequence[int]) -> Tensor:
         """A whole parameter."""
-        return self.part(name, 0, torch.Size(shape).numel()).view(shape)
+        return self.part(name, 0, math.prod(shape)).view(*shape)
+
+
+def _piece(file: Path, key: str, values: Any) -> tuple[str, _Piece]:
+    """The parameter and the place that `name@offset` or `name@offset+stride` tells, compared with the piece's shape."""
+    name, _, place = key.rpartition("@")
+    offset, plus, stride = place.partition("+")
+    shape = values.get_shape()
+    numbers = [offset, stride] if plus else [offset]
+    if not name or not all(text.isascii() and text.isdecimal() and len(text) < 19 for text in numbers):
+        raise ValueError(f"{file}: `{key}` names no piece of a parameter (name@offset); use another checkpoint")
+    if not 1 <= len(shape) <= 2:
+        raise ValueError(f"{file}: `{key}` has the shape {shape}, which no piece has; use another checkpoint")
+    rows, width = [1, *shape][-2:]
+    if (step := int(stride) if plus else width) < width:
+        raise ValueError(f"{file}: `{key}` has rows of {width} numbers that overlap; use another checkpoint")
+    return name, _Piece(int(offset), rows, width, step, values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from configs.model_section import Model, RopeScaling
@@ -50,7 +51,8 @@ def llama_settings(config: Model) -> dict[str, Any]:
     }
 
 
-_ROPE_EXTRAS = {
+_ROPE_KINDS = ("default", "linear", "yarn", "llama3")
+_ROPE_EXTRAS: dict[str, tuple[str, ...]] = {
     "linear": (),
     "yarn": ("beta_fast", "beta_slow", "attention_factor"),
     "llama3": ("low_freq_factor", "high_freq_factor"),
@@ -71,68 +73,134 @@ def _rope_settings(scaling: RopeScaling | None) -> dict[str, Any]:
     }
 
 
-def _read_rope(rope: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any] | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    _require({"rope_type": kind}, "rope_type", "default", {"default", *_ROPE_EXTRAS})
-    for key, plain in (("mscale", None), ("mscale_all_dim", None), ("truncate", True), ("partial_rotary_factor", 1.0)):
-        _require(rope, key, plain, {plain, None} if plain is None else {plain})
+class Settings:
+    """A config.json of others: each value is asked for with its type, and null stands for the default."""
+
+    def __init__(self, file: Path, values: Mapping[str, Any]) -> None:
+        self.file, self.values = file, values
+
+    def _value(self, key: str, default: Any, expected: str, fits: Callable[[Any], bool]) -> Any:
+        value = self.values.get(key)
+        if value is None and default is not None:
+            return default
+        if key not in self.values:
+            raise ValueError(f"{self.file} lacks {key!r}; the file is incomplete, get it again")
+        if not fits(value):
+            raise ValueError(f"{self.file}: {key} is {_short(value)}; only {expected} can be imported")
+        return value
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """A number of things, at least 1; raises `ValueError` naming file, key and value."""
+        found: int = self._value(key, default, "a whole number above 0", lambda value: type(value) is int and value > 0)
+        return found
+
+    def maybe_whole(self, key: str) -> int | None:
+        """The same where it may be left out."""
+        return None if self.values.get(key) is None else self.whole(key)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A number, not infinite; raises as `whole`."""
+
+        def fits(value: Any) -> bool:
+            return type(value) in (int, float) and -1e300 < value < 1e300
+
+        return float(self._value(key, default, "a number", fits))
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false; raises as `whole`."""
+        found: bool = self._value(key, default, "true or false", lambda value: isinstance(value, bool))
+        return found
+
+    def require(self, key: str, default: Any, allowed: tuple[Any, ...]) -> Any:
+        """One of the allowed values; raises as `whole`."""
+        expected = " or ".join(sorted(map(repr, allowed)))
+        return self._value(
+            key, default, expected, lambda value: isinstance(value, (str, int, float)) and value in allowed
+        )
+
+    def inner(self, *keys: str) -> Settings:
+        """The first of these objects that is there and not empty; else an empty one."""
+        for key in keys:
+            value = self.values.get(key)
+            if value is not None and not isinstance(value, dict):
+                raise ValueError(f"{self.file}: {key} is {_short(value)}; only an object can be imported")
+            if value:
+                return Settings(self.file, value)
+        return Settings(self.file, {})
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _read_rope(rope: Settings, source: Settings) -> dict[str, Any] | None:
+    kind = rope.require("rope_type" if rope.values.get("rope_type") is not None else "type", "default", _ROPE_KINDS)
+    for key in ("mscale", "mscale_all_dim"):
+        if rope.values.get(key) is not None:
+            raise ValueError(f"{rope.file}: {key} is {_short(rope.values[key])}; it cannot be imported")
+    rope.require("truncate", True, (True,))
+    for settings in (rope, source):
+        settings.require("partial_rotary_factor", 1.0, (1.0,))
     if kind == "default":
         return None
-    original = rope.get("original_max_position_embeddings")
-    if (factor := rope.get("factor")) is None:  # only yarn may leave it out
-        factor = source["max_position_embeddings"] / original if original else 1.0
-    extras = {key: float(rope[key]) for key in _ROPE_EXTRAS[kind] if rope.get(key) is not None}
-    return {"kind": kind, "factor": float(factor), "original_context_length": original, **extras}
+    context = source.whole("max_position_embeddings")
+    key = "original_max_position_embeddings"
+    original = rope.maybe_whole(key)
+    if kind != "linear":  # as transformers: the key beside the others comes first, the context itself last
+        original = source.maybe_whole(key) or original or context
+    # yarn alone may leave the factor out.
+    factor = rope.number("factor", context / original if kind == "yarn" and original else None)
+    extras = {key: rope.number(key) for key in _ROPE_EXTRAS[kind] if rope.values.get(key) is not None}
+    return {"kind": kind, "factor": factor, "original_context_length": original, **extras}
 
 
-def read_gpt2(source: Mapping[str, Any]) -> dict[str, Any]:
+def read_gpt2(source: Settings) -> dict[str, Any]:
     """Ours for a GPT2Config; raises `ValueError` for what we cannot compute."""
-    _require(source, "activation_function", "gelu_new", {"gelu_new", "gelu_pytorch_tanh"})
-    _require(source, "scale_attn_weights", True, {True})
+    source.require("activation_function", "gelu_new", ("gelu_new", "gelu_pytorch_tanh"))
+    source.require("scale_attn_weights", True, (True,))
     for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
-        _require(source, key, False, {False})
+        source.require(key, False, (False,))
+    width = source.whole("n_embd")
     return {
         "family": "gpt2",
-        "num_layers": source["n_layer"],
-        "hidden_size": source["n_embd"],
-        "num_heads": source["n_head"],
-        "intermediate_size": source.get("n_inner") or 4 * source["n_embd"],
-        "context_length": source["n_positions"],
-        "norm_eps": float(source.get("layer_norm_epsilon", 1e-5)),
-        "dropout": float(source.get("resid_pdrop", 0.1)),
-        "tied_embeddings": source.get("tie_word_embeddings", True),
+        "num_layers": source.whole("n_layer"),
+        "hidden_size": width,
+        "num_heads": source.whole("n_head"),
+        "intermediate_size": source.maybe_whole("n_inner") or 4 * width,
+        "context_length": source.whole("n_positions"),
+        "norm_eps": source.number("layer_norm_epsilon", 1e-5),
+        "dropout": source.number("resid_pdrop", 0.1),
+        "tied_embeddings": source.flag("tie_word_embeddings", True),
     }
 
 
-def read_llama(source: Mapping[str, Any]) -> dict[str, Any]:
+def read_llama(source: Settings) -> dict[str, Any]:
     """Ours for a LlamaConfig or Qwen3Config; raises `ValueError` for what we cannot compute."""
-    qk_norm = source["model_type"] == "qwen3"
-    rope = source.get("rope_parameters") or source.get("rope_scaling") or {}
-    _require(source, "hidden_act", "silu", {"silu", "swish"})
-    _require(source, "use_sliding_window", False, {False})
-    bias = source.get("attention_bias", False)
-    _require(source, "mlp_bias", False, {bias})
+    qk_norm = source.require("model_type", None, ("llama", "qwen3")) == "qwen3"
+    rope = source.inner("rope_parameters", "rope_scaling")
+    source.require("hidden_act", "silu", ("silu", "swish"))
+    source.require("use_sliding_window", False, (False,))
+    bias, of_mlp = source.flag("attention_bias", False), source.flag("mlp_bias", False)
+    if bias != of_mlp:
+        one, other = ("attention_bias", "mlp_bias") if bias else ("mlp_bias", "attention_bias")
+        raise ValueError(
+            f"{source.file}: {one} is True without {other}; that cannot be imported, biases are all or none"
+        )
     return {
         "family": "llama",
-        "num_layers": source["num_hidden_layers"],
-        "hidden_size": source["hidden_size"],
-        "num_heads": source["num_attention_heads"],
-        "num_kv_heads": source.get("num_key_value_heads"),
-        "head_dim": source.get("head_dim") or (128 if qk_norm else None),
-        "intermediate_size": source["intermediate_size"],
-        "context_length": source["max_position_embeddings"],
-        "norm_eps": float(source.get("rms_norm_eps", 1e-6)),
-        "rope_theta": float(rope.get("rope_theta") or source.get("rope_theta", 10000.0)),
+        "num_layers": source.whole("num_hidden_layers"),
+        "hidden_size": source.whole("hidden_size"),
+        "num_heads": source.whole("num_attention_heads"),
+        "num_kv_heads": source.maybe_whole("num_key_value_heads"),
+        "head_dim": source.maybe_whole("head_dim") or (128 if qk_norm else None),
+        "intermediate_size": source.whole("intermediate_size"),
+        "context_length": source.whole("max_position_embeddings"),
+        "norm_eps": source.number("rms_norm_eps", 1e-6),
+        "rope_theta": rope.number("rope_theta", source.number("rope_theta", 10000.0)),
         "rope_scaling": _read_rope(rope, source),
-        "dropout": float(source.get("attention_dropout", 0.0)),
-        "tied_embeddings": source.get("tie_word_embeddings", False),
+        "dropout": source.number("attention_dropout", 0.0),
+        "tied_embeddings": source.flag("tie_word_embeddings", False),
         "bias": bias,
         "qk_norm": qk_norm,
     }
-
-
-def _require(source: Mapping[str, Any], key: str, default: Any, allowed: set[Any]) -> None:
-    value = source.get(key, default)
-    if value not in allowed:
-        expected = " or ".join(sorted(map(repr, allowed)))
-        raise ValueError(f"{CONFIG_NAME}: {key} is {value!r}; only {expected} can be imported")

@@ -12,10 +12,10 @@ from configs.model_section import Model
 from configs.recipe import Recipe
 from data_prep.shards import DataManifest
 from data_prep.vocab import Vocab
-from pretrain.checkpoint import MANIFEST, damage, latest, read_info
-from pretrain.fragment_files import FragmentReader
+from pretrain.checkpoint import MANIFEST, latest, open_weights
 from pretrain.huggingface import open_directory
 from pretrain.huggingface_config import CONFIG_NAME
+from pretrain.shapes import parameter_shapes
 
 Read = Callable[[str], Tensor]
 
@@ -51,8 +51,8 @@ def weights_to_start_from(recipe: Recipe, data: DataManifest, initial: Read) -> 
         found = read(name)
         if name not in ("embed.weight", "lm_head.weight"):
             return found
-        whole = initial(name)
-        whole[:size] = found[:size]
+        whole, known = initial(name), min(size, len(found))  # special tokens may have no row (see `Vocab`)
+        whole[:known] = found[:known]
         return whole
 
     return value
@@ -67,11 +67,12 @@ def _opened(path: Path) -> tuple[Model, Path, Read]:
             f"train.init_from {path} has neither {CONFIG_NAME} (a Hugging Face directory), {MANIFEST} (a checkpoint) "
             "nor checkpoints/ (a run); give a path that has"
         )
-    info = read_info(directory)
-    if problem := damage(info):
-        raise ValueError(f"train.init_from: {directory} is damaged: {problem}; use another checkpoint")
-    weights = FragmentReader(directory, "weights")
-    return info.recipe.model, info.tokenizer, lambda name: weights.whole(name, info.shapes[name])
+    try:
+        info, rows, weights = open_weights(directory)
+    except ValueError as error:
+        raise ValueError(f"train.init_from: {error}") from error
+    shapes = dict(parameter_shapes(info.recipe.model, rows))
+    return info.recipe.model, info.tokenizer, lambda name: weights.whole(name, shapes[name])
 
 
 def _differences(theirs: Model, ours: Model) -> list[str]:

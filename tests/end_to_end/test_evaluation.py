@@ -20,7 +20,7 @@ from eval.report.page import write_report
 from eval.results import ScoresFailed, load_results
 from eval.suite import evaluate, is_current
 from launch.models import import_run
-from pretrain.huggingface import export_directory
+from pretrain.export import export_directory
 from pretrain.model import Transformer
 
 TASKS = Path(__file__).parents[2] / "configs" / "tasks"

@@ -12,7 +12,7 @@ import yaml
 
 from configs.recipe import Recipe, load
 from pretrain.checkpoint import latest, load_weights
-from pretrain.huggingface import export_directory
+from pretrain.export import export_directory
 from pretrain.session import run
 from tests.training_run import metric_lines, prepare_data, write_recipe
 

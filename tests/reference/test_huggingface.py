@@ -14,8 +14,9 @@ from torch import nn
 from configs.data_sections import Tokenizer
 from configs.model_section import Model
 from data_prep.vocab import Vocab, train_vocab
+from pretrain.export import export_directory
 from pretrain.generate import generate, generate_batch
-from pretrain.huggingface import export_directory, import_directory
+from pretrain.huggingface import import_directory
 from pretrain.model import Transformer
 from pretrain.rope import rope_base
 

@@ -19,7 +19,7 @@ from data_prep.benchmark_tasks import quiet
 from data_prep.vocab import Vocab, train_vocab
 from eval.adapter import ReplicaLM
 from eval.benchmarks import benchmark_results, load_tasks
-from pretrain.huggingface import export_directory
+from pretrain.export import export_directory
 from pretrain.model import Transformer
 
 CONTEXT = 512

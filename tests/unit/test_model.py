@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs.model_section import Model
 from pretrain.attention import HeadNorm, causal_attention
-from pretrain.huggingface import architecture_of
+from pretrain.exportable import architecture_of
 from pretrain.model import Transformer
 
 SHAPE: dict[str, Any] = {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "context_length": 16}
