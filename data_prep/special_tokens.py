@@ -34,8 +34,6 @@ class SpecialTokens:
     begin: str | int | None = None  # what the first token of a text is conditioned on; a token or its id
     end: str | int | None = None  # what ends a document
     ends: tuple[int, ...] = ()  # ids that end generation
-    add_begin: bool | None = None  # whether a prompt gets `begin` put before it; None: as tokenizer.json's template
-    add_end: bool | None = None
     rows: int | None = None  # of the model's embedding, where it has fewer than the tokenizer tokens
 
 
@@ -43,7 +41,8 @@ def read_special_tokens(directory: Path) -> SpecialTokens:
     """Reads the files beside a tokenizer.json.
 
     Names of tokens come from tokenizer_config.json (or special_tokens_map.json); where that says nothing, from the ids
-    of config.json and generation_config.json.
+    of config.json and generation_config.json. Whether a prompt begins with `begin` is for the template in
+    tokenizer.json to say: `transformers` 5.23 takes no notice of `add_bos_token` beside it.
 
     Raises:
         ValueError: naming the file and the key, when one is not what it must be.
@@ -61,8 +60,7 @@ def read_special_tokens(directory: Path) -> SpecialTokens:
     if end is None and ends:
         begin, end = begin if begin is not None or not begins else begins[0], ends[0]
     rows = model.get("vocab_size")
-    add_begin, add_end = (_flag(directory, config, key) for key in ("add_bos_token", "add_eos_token"))
-    return SpecialTokens(begin, end, ends, add_begin, add_end, rows if type(rows) is int else None)
+    return SpecialTokens(begin, end, ends, rows if type(rows) is int else None)
 
 
 def copy_companions(source: Path, target: Path) -> None:
@@ -88,13 +86,6 @@ def _name(directory: Path, config: dict[str, Any], key: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise ValueError(f"{directory / TOKENIZER_CONFIG}: {key} is {_short(value)}, not a token")
-
-
-def _flag(directory: Path, config: dict[str, Any], key: str) -> bool | None:
-    value = config.get(key)
-    if value is None or isinstance(value, bool):
-        return value
-    raise ValueError(f"{directory / TOKENIZER_CONFIG}: {key} is {_short(value)}, neither true nor false")
 
 
 def _ids(file: Path, source: dict[str, Any], key: str) -> tuple[int, ...]:

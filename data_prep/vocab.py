@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from configs import data_sections
 from configs.data_sections import END_OF_TEXT
@@ -85,7 +85,9 @@ class Vocab:
                 f"data.tokenizer.special_tokens to one that it has (its special tokens: {known}), or name it as "
                 f"eos_token in the {CONFIG_NAME} of an imported model"
             )
-        special = special or SpecialTokens(add_begin=False, add_end=False)
+        if special is None:  # documents are written without what a template would put around them
+            special = SpecialTokens()
+            tokenizer.post_processor = None
         # Text is only text: `<|endoftext|>` written inside a document must not end it.
         tokenizer.encode_special_tokens = True
         tokenizer.no_padding()
@@ -93,12 +95,11 @@ class Vocab:
         self.vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
         check_ids(self.vocabulary.values())
         self.tokenizer = tokenizer
-        self.end_of_document: str = tokenizer.id_to_token(eod)
+        self.end_of_document = str(tokenizer.id_to_token(eod))
         self.eod_id: int = eod
         begin = _id_of(tokenizer, special.begin)
         self.begin_id: int = eod if begin is None else begin
         self.end_ids = frozenset(special.ends or [eod])
-        _set_template(tokenizer, special, self.end_of_document)
         self.size = self._bounded(special.rows)
 
     def _bounded(self, rows: int | None) -> int:
@@ -184,8 +185,6 @@ class Vocab:
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "bos_token": eos,
                 "eos_token": eos,
-                "add_bos_token": False,
-                "add_eos_token": False,
                 "clean_up_tokenization_spaces": False,
             },
         )
@@ -353,21 +352,6 @@ def _id_of(tokenizer: Tokenizer, token: str | int | None) -> int | None:
         return token if 0 <= token < 2**32 and tokenizer.id_to_token(token) is not None else None
     found: int | None = None if token is None else tokenizer.token_to_id(token)
     return found
-
-
-def _set_template(tokenizer: Tokenizer, special: SpecialTokens, end: str) -> None:
-    """Puts around a prompt what the flags say, as `transformers` does; without flags, tokenizer.json's own template."""
-    if special.add_begin is None and special.add_end is None:
-        return
-    begins = [special.begin] if special.add_begin and isinstance(special.begin, str) else []
-    ends = [end] if special.add_end else []
-    if not begins + ends:
-        tokenizer.post_processor = None
-        return
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=[*begins, "$A", *ends],
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in {*begins, *ends}],
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------- training

@@ -166,7 +166,18 @@ def _report(parser: argparse.ArgumentParser) -> None:
 
 def _export(parser: argparse.ArgumentParser) -> None:
     _run_and_checkpoint(parser)
-    parser.add_argument("directory", metavar="DIR", type=Path, help="where the Hugging Face directory is written")
+    parser.add_argument(
+        "directory", metavar="TARGET", type=Path, help="a directory for Hugging Face, or a FILE.gguf for llama.cpp"
+    )
+    parser.add_argument(
+        "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="of the weights (default: fp32, as scored)"
+    )
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="most bytes of a file (default: 5GB)")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare logits and ids with transformers; exit code 1 when they differ",
+    )
 
 
 def _import(parser: argparse.ArgumentParser) -> None:
@@ -263,7 +274,11 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
     ),
     "eval": ("Score the newest checkpoint, or another: results.json.", "replica eval runs/demo --best", _eval),
     "report": ("Write report/index.html and report/report.md.", "replica report runs/demo --gate", _report),
-    "export": ("Write a run's model as a Hugging Face directory.", "replica export runs/demo exported/demo", _export),
+    "export": (
+        "Write a run's model as a Hugging Face directory or a GGUF file.",
+        "replica export runs/demo exported/demo --dtype bf16 --verify",
+        _export,
+    ),
     "import": (
         "Make a run directory from a Hugging Face directory, for `eval` and `sample`.",
         "replica import exported/demo --out runs/imported --recipe configs/demo.yaml",

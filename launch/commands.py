@@ -125,11 +125,17 @@ def report_command(arguments: Namespace) -> int:
 
 
 def export_command(arguments: Namespace) -> int:
-    """`replica export`: a Hugging Face directory."""
-    from launch.models import export_run
+    """`replica export`: a Hugging Face directory, or a GGUF file; 1 when it is not the checkpoint (`--verify`)."""
+    from eval.export_check import NotTheSame
+    from launch.export_model import export_run
 
-    export_run(arguments.run, arguments.directory, arguments.checkpoint_step, arguments.best)
-    print(f"{arguments.directory}: config.json, model.safetensors, tokenizer.json")
+    choice = (arguments.checkpoint_step, arguments.best)
+    form = (arguments.dtype, arguments.max_shard_size, arguments.verify)
+    try:
+        print(export_run(arguments.run, arguments.directory, *choice, *form))
+    except NotTheSame as error:
+        print(f"error: {error}; nothing was written", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Models in and out of a run: sampling, Hugging Face export and import."""
+"""Models of a run: sampling, and import from Hugging Face."""
 
 from __future__ import annotations
 
@@ -29,30 +29,6 @@ def choose_checkpoint(run: Path, step: int | None = None, best: bool = False) ->
     from pretrain.checkpoint import Choice
 
     return Choice(step, best).find(load_run(run).run_directory).directory
-
-
-def export_run(
-    run: Path,
-    directory: Path,
-    step: int | None = None,
-    best: bool = False,
-    dtype: str = "fp32",
-    max_shard_size: str = "5GB",
-) -> None:
-    """Writes a checkpoint, without `step` and `best` the newest, as a Hugging Face directory.
-
-    Where `directory` is a link, it is written behind it.
-    """
-    from pretrain.export import Weights, export_directory, read_size
-
-    shard_bytes = read_size(max_shard_size)
-    checkpoint = choose_checkpoint(run, step, best)
-    directory = directory.resolve()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"{directory} exists and is not empty; choose another directory")
-    from pretrain.checkpoint import read_info
-
-    export_directory(Weights.of_checkpoint(checkpoint), read_info(checkpoint).tokenizer, directory, dtype, shard_bytes)
 
 
 # ------------------------------------------------------------------------------------------------------------- sampling

@@ -1,0 +1,62 @@
+"""What `transformers` makes of an exported directory, against the checkpoint it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from data_prep.encode import NASTY
+from data_prep.vocab import Vocab
+from pretrain.checkpoint import load_weights, read_info
+
+# Of the difference between logits, root mean square, over their standard deviation. Rounding a weight changes it by
+# 2^-9 (bf16) or 2^-12 (fp16) at most, and layers add that up; a mistake in the mapping gives about 1.
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 8e-2}
+_TOKENS = 64
+
+
+class NotTheSame(Exception):
+    """An export that is not its checkpoint."""
+
+
+def check_export(directory: Path, checkpoint: Path, dtype: str) -> str:
+    """Compares logits over random tokens, and the ids of difficult texts; returns what was found, in words.
+
+    Both models are computed in fp32, one after the other: memory holds one of them at a time.
+
+    Args:
+        directory: as `export_directory` wrote it.
+        checkpoint: the directory it was made from.
+        dtype: of the exported weights: fp32, bf16 or fp16.
+
+    Raises:
+        NotTheSame: when logits differ by more than rounding to `dtype` explains, or texts give other ids.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    vocab = Vocab.load(read_info(checkpoint).tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    special = [token for token, index in vocab.vocabulary.items() if index in vocab.special_ids]
+    # A special token written in a text is text here and a token there, by design.
+    texts = [text for text in NASTY if not any(token in text for token in special)]
+    for text in texts:
+        if tokenizer(text)["input_ids"] != vocab.prompt(text):
+            raise NotTheSame(f"{directory}: transformers gives other ids for {text!r}")
+    ours = load_weights(checkpoint)
+    length = min(_TOKENS, ours.config.context_length)
+    tokens = torch.randint(0, vocab.size, (2, length), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = ours(tokens)[..., : vocab.size]
+        del ours
+        theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        found = theirs(tokens).logits
+    if found.shape != expected.shape:
+        raise NotTheSame(
+            f"{directory}: logits of {tuple(found.shape)}, where the checkpoint has {tuple(expected.shape)}"
+        )
+    difference = float((found - expected).square().mean().sqrt() / expected.std())
+    said = f"logits of transformers differ by {difference:.1e} of their deviation ({TOLERANCE[dtype]:.0e} are allowed)"
+    if not difference <= TOLERANCE[dtype]:
+        raise NotTheSame(f"{directory}: {said}")
+    return f"verified: {said}; ids equal on {len(texts)} texts"
