@@ -169,7 +169,7 @@ class Scorer:
         from eval.generation import sample
 
         new = self.recipe.evaluation.samples.max_new_tokens
-        ids = self.vocab.encode(text) or [self.vocab.eod_id]
+        ids = self.vocab.prompt(text)
         return sample(self.model, self.vocab, ids, new, [], seed=seed, **self._sampling())
 
     def _sample_prompts(self) -> Scored:
