@@ -116,9 +116,10 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
     refuse_links(out.resolve())
     from data_prep.shards import DataManifest
     from data_prep.vocab import Vocab
-    from pretrain.huggingface import import_directory
+    from pretrain.huggingface import import_directory, open_directory
     from pretrain.saving import save_checkpoint
 
+    open_directory(directory)  # all that its headers can tell, before the weights are read
     vocab = Vocab.load(directory)
     model, _ = import_directory(directory)
     tokenizer = out.resolve() / "data" / "tokenizer"
