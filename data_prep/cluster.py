@@ -35,6 +35,7 @@ from configs.files import fingerprint, sha256_file
 from data_prep import faults
 from data_prep.faults import Job, Progress, bury
 from data_prep.heartbeat import Done, noted
+from data_prep.ray_token import private_token, token_file
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -49,7 +50,6 @@ _LONGEST_DIRECTORY = 24
 _PR_SET_PDEATHSIG = 1
 _NOTES = ".notes"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_TOKEN_FILE = Path("~/.ray/auth_token")
 # A file system shared over a network may show a new file late.
 _SHARED_SECONDS = 10.0
 # Other versions of these write other bytes.
@@ -236,7 +236,8 @@ class Cluster:
         # Workers that load a tokenizer before forking children would otherwise warn about its threads.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if self._address != "local" and _TOKEN_FILE.expanduser().is_file():
+        private_token(make=self._address == "local")
+        if self._address != "local" and token_file().is_file():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `launch/ray.sh` starts clusters
         import ray
 

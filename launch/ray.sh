@@ -19,7 +19,7 @@
 # All machines need the project and the data directory on a file system they share, and the same environment. Further
 # options go to `ray start` (--num-cpus, --node-ip-address, --min-worker-port …). RAY_PORT (6379) and
 # RAY_DASHBOARD_PORT (8265, loopback only) move the ports. Connections carry a token, which `start` makes on the first
-# machine in ~/.ray/auth_token; where home directories are not shared, copy that file to the others.
+# machine in ~/.ray/auth_token (mode 0600); where home directories are not shared, copy that file to the others.
 # RAY_AUTH_MODE=disabled goes without: then whoever reaches the ports can run code. `stop` ends what `start` started
 # here and no other Ray; REPLICA_RAY=NAME tells several clusters of one machine apart.
 #SBATCH --job-name=replica-ray
@@ -56,12 +56,18 @@ dashboard=${RAY_DASHBOARD_PORT:-8265}
 
 has_dashboard() { python -c 'import opencensus, aiohttp_cors' 2>/dev/null; } # of ray[default]; jobs go through it
 
+# Whoever can read the token can run code: Ray leaves its mode to the umask.
+keep_token_private() {
+    [ ! -O ~/.ray/auth_token ] || chmod 600 ~/.ray/auth_token
+}
 make_token() {
     [ "$RAY_AUTH_MODE" = token ] || return 0
-    [ -n "${RAY_AUTH_TOKEN:-}" ] || ray get-auth-token --generate >/dev/null
+    [ -n "${RAY_AUTH_TOKEN:-}" ] || (umask 077 && ray get-auth-token --generate >/dev/null)
+    keep_token_private
 }
 
 start_node() { # options of `ray start`
+    keep_token_private
     local options=(--disable-usage-stats --object-store-memory 100000000)
     case " $* " in
     *" --address"*) ;;

@@ -29,6 +29,8 @@ def test_strangers_are_turned_away(tmp_path: Path) -> None:
     with Cluster(workers=1, directory=tmp_path) as cluster:
         assert list(cluster.map(abs, [-1])) == [(-1, 1)]
         address = ray.get_runtime_context().gcs_address
+        token = Path("~/.ray/auth_token").expanduser()
+        assert not token.is_file() or not token.stat().st_mode & 0o077
         own = os.environ.get("RAY_AUTH_TOKEN") or Path("~/.ray/auth_token").expanduser().read_text(encoding="ascii")
         assert joins(address, own.strip()), "who has the token can join, or the others fail for another reason"
         assert not joins(address, None)
