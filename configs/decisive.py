@@ -21,7 +21,7 @@ FREE = (
     "data.sources.N.storage_options", "data.sources.N.licence",
     "model.depth", "model.size", "train.tokens_per_parameter",
     "train.micro_batch_size", "train.zero", "train.parallel", "train.ranks", "train.activation_checkpointing",
-    "train.loss_chunk", "train.compile",
+    "train.loss_chunk", "train.compile", "train.deterministic",
     "train.watch", "train.checkpoint", "train.validation", "train.log_every", "train.tensorboard", "train.wandb",
 )  # fmt: skip
 # The number of steps: judged as a number, whatever unit it was given in.

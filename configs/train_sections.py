@@ -247,7 +247,14 @@ class Train(Section):
     compile: Literal["auto"] | bool = Field(
         "auto",
         description="torch.compile the model. auto: where it pays, that is in runs of 1e13 operations a rank (CPU) or "
-        "2e16 (GPU) at ZeRO stages 0 to 2, with a compiler installed.",
+        "2e16 (GPU) at ZeRO stages 0 to 2, with a compiler installed. Before the first step compiled code is compared "
+        "with plain code: if they differ, auto trains uncompiled with a warning, and true is refused.",
+    )
+    deterministic: Literal["auto"] | bool = Field(
+        "auto",
+        description="Take algorithms that repeat bit for bit: the same command on the same machine with as many ranks "
+        "and threads gives the same numbers. auto: on CPUs. true: on GPUs too, at a cost not measured here; an "
+        "operation without such an algorithm stops the run. See docs/reliability.md.",
     )
     faults: Faults = Faults()
     watch: Watch = Watch()

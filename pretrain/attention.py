@@ -63,62 +63,75 @@ class _Products(torch.autograd.Function):
     Written out, because what autograd makes of the forward pass writes the gradients of keys and values transposed and
     padded with zeros, and keeps the weights in fp32 as well, which cost 6% of a step (docs/lab-notes.md). The sum that
     the softmax's gradient needs is that of out x its gradient (FlashAttention, arXiv:2205.14135, appendix B).
+
+    Heads and sequences are one dimension of contiguous (B H, T, E), and what is transposed is a view of it: `@` on four
+    dimensions would make the compiler write transposed copies of keys and values for every block, which gcc 12 has been
+    seen to compile wrongly in bf16 (docs/lab-notes.md, "Two transposed copies").
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        length, block = q.shape[2], _attention_block(q.shape[2])
+        batch, heads, length, width = q.shape
+        block = _attention_block(length)
+        q, k, v = (x.reshape(batch * heads, length, width) for x in (q, k, v))
         position = torch.arange(length, device=q.device)
         weights, parts = [], []
         for start in range(0, length, block):
             end = start + block
-            scores = (q[:, :, start:end] @ k[:, :, :end].transpose(-1, -2)).float() / math.sqrt(q.shape[3])
+            scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2)).float() / math.sqrt(width)
             if mask is None:
                 hidden = position[:end] > position[start:end, None]  # (block, end)
                 scores = scores.masked_fill(hidden, -math.inf)
             else:
-                scores = scores + mask[:, :, start:end, :end]
+                scores = (scores.view(batch, heads, block, end) + mask[:, :, start:end, :end]).flatten(0, 1)
             weights.append(scores.softmax(dim=-1).to(q.dtype))
-            parts.append(weights[-1] @ v[:, :, :end])
-        out = torch.cat(parts, dim=2)
+            parts.append(torch.bmm(weights[-1], v[:, :end]))
+        out = torch.cat(parts, dim=1)
         ctx.save_for_backward(q, k, v, out, *weights)
-        return out
+        return out.view(batch, heads, length, width)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, out, *weights = ctx.saved_tensors
-        block = _attention_block(q.shape[2])
-        sums = (gradient.float() * out.float()).sum(dim=-1, keepdim=True)  # (B, H, T, 1)
+        shape, block = gradient.shape, _attention_block(q.shape[1])
+        gradient = gradient.reshape(q.shape)
+        sums = (gradient.float() * out.float()).sum(dim=-1, keepdim=True)  # (B H, T, 1)
         of_q: list[Tensor] = []
         of_k: list[Tensor] = []
         of_v: list[Tensor] = []
         for number, weight in enumerate(weights):
             rows, end = slice(number * block, (number + 1) * block), (number + 1) * block
-            of_weight = (gradient[:, :, rows] @ v[:, :, :end].transpose(-1, -2)).float()
-            of_scores = weight.float() * (of_weight - sums[:, :, rows]) / math.sqrt(q.shape[3])
+            of_weight = torch.bmm(gradient[:, rows], v[:, :end].transpose(1, 2)).float()
+            of_scores = weight.float() * (of_weight - sums[:, rows]) / math.sqrt(q.shape[2])
             of_scores = of_scores.to(q.dtype)
-            of_q.append(of_scores @ k[:, :, :end])
-            of_k.append(of_scores.transpose(-1, -2) @ q[:, :, rows])
-            of_v.append(weight.transpose(-1, -2) @ gradient[:, :, rows])
-        return torch.cat(of_q, dim=2), _add_up(of_k, block), _add_up(of_v, block), None
+            of_q.append(torch.bmm(of_scores, k[:, :end]))
+            of_k.append(torch.bmm(of_scores.transpose(1, 2), q[:, rows]))
+            of_v.append(torch.bmm(weight.transpose(1, 2), gradient[:, rows]))
+        whole = torch.cat(of_q, dim=1), _add_up(of_k, block), _add_up(of_v, block)
+        return whole[0].view(shape), whole[1].view(shape), whole[2].view(shape), None
 
 
 def _add_up(parts: list[Tensor], block: int) -> Tensor:
-    """Sum of (B, H, block, E), (B, H, 2 block, E), …, each counted from the first position."""
+    """Sum of (B H, block, E), (B H, 2 block, E), …, each counted from the first position."""
     added = []
     for number in range(len(parts)):
         rows = slice(number * block, (number + 1) * block)
-        total = parts[number][:, :, rows]
+        total = parts[number][:, rows]
         for later in parts[number + 1 :]:
-            total = total + later[:, :, rows]
+            total = total + later[:, rows]
         added.append(total)
-    return torch.cat(added, dim=2)
+    return torch.cat(added, dim=1)
 
 
 def _attention_block(length: int) -> int:
     """Queries a block: at most four blocks, of 128 or more; 0 where `causal_attention` does not pay."""
     block = max(128, length // 4) if length >= 128 else length
     return block if length <= LONGEST_PRODUCT_ATTENTION and length % block == 0 else 0
+
+
+def attends_by_products(device: torch.device, dropout: float, length: int) -> bool:
+    """Whether compiled training takes `causal_attention`, where no FlexAttention is asked for."""
+    return device.type == "cpu" and not dropout and _attention_block(length) > 0
 
 
 class HeadNorm(nn.RMSNorm):
@@ -179,8 +192,8 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2)), first_values
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
-        compiled_training = self.training and q.device.type == "cpu" and torch.compiler.is_compiling()
-        by_products = compiled_training and not self.dropout and _attention_block(q.shape[2])
+        compiled_training = self.training and torch.compiler.is_compiling()
+        by_products = compiled_training and attends_by_products(q.device, self.dropout, q.shape[2])
         if by_products and not isinstance(mask, BlockMask):  # in training a tensor is a mask of documents: causal
             return causal_attention(q, k, v, mask)
         return attend(q, k, v, mask, self.dropout if self.training else 0.0)

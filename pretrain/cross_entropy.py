@@ -12,6 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pretrain.plain import only_plain
 
 # Numbers in the logits of a chunk: 128 MiB in bf16. Larger chunks are no faster, smaller ones split the products.
 CHUNK_NUMBERS = 2**26
@@ -40,6 +43,8 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)  # once, not in every chunk
+    if only_plain():
+        return _by_autograd(hidden, weight, targets, weights, chunk, softcap)
     nats: Tensor = _Chunked.apply(hidden, weight, targets, weights, chunk, softcap)  # type: ignore[no-untyped-call]
     return nats
 
@@ -51,6 +56,18 @@ def _logits(hidden: Tensor, weight: Tensor, softcap: float | None) -> Tensor:
 
 def _sum_of_nats(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+
+
+def _by_autograd(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, chunk: int, softcap: float | None
+) -> Tensor:
+    """`linear_cross_entropy` whose gradient is autograd's, from logits that are computed a second time for it."""
+
+    def part(hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        return _sum_of_nats(_logits(hidden, weight, softcap), targets, weights)
+
+    parts = zip(*(torch.split(each, chunk) for each in (hidden, targets, weights)), strict=True)
+    return torch.stack([checkpoint(part, *each, use_reentrant=False) for each in parts]).sum()
 
 
 class _Chunked(torch.autograd.Function):

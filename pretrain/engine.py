@@ -164,6 +164,7 @@ class Engine:
         self._deepspeed.enable_backward_allreduce = self.stage > 0 or ranks.count > 1
         self.module = module
         self.clock = ForwardClock(device)
+        self.compiled = compile_model
         self.enter: Callable[..., None] = lambda phase, step=None: None  # is told where in a step this rank is
         if compile_model:
             self._deepspeed.compile()
@@ -236,7 +237,13 @@ class Engine:
         self.enter("between steps")
         return StepResult(loss, sums[0], targets, int(target_bytes), grad_norm, stop, applied)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def uncompile(self) -> None:
+        """Goes on without compiled code; every rank must."""
+        self.compiled = False
+        self.module._compiled_call_impl = None
+        torch._dynamo.reset()
+
+    def autocast(self) -> AbstractContextManager[Any]:
         """bf16 without ZeRO: fp32 weights, cast where they are multiplied."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision in BF16 and self.stage == 0)
 
@@ -254,7 +261,7 @@ class Engine:
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         for micro, inputs in enumerate(self._micro_batches(batch)):
             self.enter("forward")
-            with self.clock.running(), self._autocast():
+            with self.clock.running(), self.autocast():
                 loss = self._deepspeed(*inputs)
             nats += loss.detach()
             self.enter("backward and all-reduce of the gradients")
@@ -292,7 +299,7 @@ class Engine:
     def _sick_gradients(self, batch: Batch, step: int) -> list[int]:
         """The ranks whose own gradients, computed once more and apart, are not finite."""
         self._seed_dropout(step)
-        with self._autocast():
+        with self.autocast():
             finite = [gradient_is_finite(self.module, *micro) for micro in self._micro_batches(batch)]
         return [rank for rank, fine in enumerate(gather(all(finite))) if not fine]
 
@@ -327,7 +334,7 @@ class Engine:
         self.module.eval()
         self.enter("validation")  # each batch of it may take as long as a collective
         batch = batch.to(self.device)
-        with self._autocast():
+        with self.autocast():
             nats: Tensor = self._deepspeed(*batch.inputs)
         return nats.double()
 
@@ -364,7 +371,7 @@ class Engine:
             pieces.setdefault(piece.name, []).append(piece)
         for name, parameter in self.parameters():
             value = read(name)
-            with self._gathered(parameter), torch.no_grad():
+            with self.gathered(parameter), torch.no_grad():
                 parameter.copy_(local(parameter, value))
             for piece in pieces.get(name, []):
                 piece.weight.copy_(piece.of(value.flatten()[piece.offset :]))
@@ -373,7 +380,8 @@ class Engine:
                     moment.zero_()
 
     @contextmanager
-    def _gathered(self, parameter: torch.nn.Parameter) -> Iterator[None]:
+    def gathered(self, parameter: torch.nn.Parameter) -> Iterator[None]:
+        """Inside, a parameter is whole on every rank; what the first one writes there, all have afterwards."""
         import deepspeed
 
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self.stage == 3):

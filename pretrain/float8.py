@@ -54,3 +54,8 @@ def use_float8(model: nn.Module, emulate: bool = False) -> None:
 
     config = Float8LinearConfig(emulate=emulate)
     convert_to_float8_training(model, config=config, module_filter_fn=inside_blocks)
+
+
+def float8_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that `use_float8` turned into torchao's; none where torchao was not asked for."""
+    return [module for module in model.modules() if type(module).__name__ == "Float8Linear"]

@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,12 +105,25 @@ class Meter:
     coding (Dawid 1984; Rissanen 1984) a model trained like this compresses the text so far to that many nats.
     """
 
-    def __init__(self, flops_per_token: float, peak_flops: float, state: dict[str, Any]) -> None:
-        """`peak_flops` of all devices together; `state` from a checkpoint continues its sums."""
-        self._flops_per_token, self._peak = flops_per_token, peak_flops
+    def __init__(
+        self,
+        flops_per_token: float,
+        peak_flops: float,
+        state: dict[str, Any],
+        measure_peak: Callable[[], float] | None = None,
+    ) -> None:
+        """`peak_flops` of all devices together; `state` from a checkpoint continues its sums.
+
+        `measure_peak` is asked for the peak again when training is faster than that; None where nobody reads the rates.
+        """
+        self._flops_per_token, self._peak, self._measure_peak = flops_per_token, peak_flops, measure_peak
         self.state: dict[str, float] = {"targets": 0.0, "code_nats": 0.0, "code_bytes": 0.0, **state}
         self._since, self._targets, self._wait = time.monotonic(), 0.0, 0.0
-        self._speed = 0.0
+        self._speed, self._once = 0.0, dict[str, float]()
+
+    def remark(self, values: dict[str, float]) -> None:
+        """Adds values to the next measurement, once."""
+        self._once.update(values)
 
     def add(self, result: StepResult, fresh: bool, data_wait: float) -> None:
         """Counts a step; `data_wait` is how many seconds it waited for its batch."""
@@ -123,9 +136,10 @@ class Meter:
 
     def measure(self, result: StepResult, learning_rate: float) -> dict[str, float]:
         """The step's own loss, and rates since the last call."""
-        now = time.monotonic()
-        self._speed = self._targets / max(now - self._since, 1e-9)
+        self._speed = self._targets / max(time.monotonic() - self._since, 1e-9)
         code_bits = self.state["code_nats"] / math.log(2)
+        if self._speed * self._flops_per_token > self._peak:
+            self._correct_peak()
         values = {
             "tokens": self.state["targets"],
             "train/loss": result.loss,
@@ -133,13 +147,29 @@ class Meter:
             "train/grad_norm": result.grad_norm,
             "train/tokens_per_s": self._speed,
             "train/mfu": self._speed * self._flops_per_token / self._peak,
+            "train/peak_flops": self._peak,
             "train/memory_bytes": float(memory_bytes()),
             "train/data_wait_s": self._wait,
             "train/code_length_bits": code_bits,
             "train/code_bits_per_byte": code_bits / max(self.state["code_bytes"], 1.0),
         }
-        self._since, self._targets, self._wait = now, 0.0, 0.0
+        values |= self._once
+        self._since, self._targets, self._wait, self._once = time.monotonic(), 0.0, 0.0, {}
         return values
+
+    def _correct_peak(self) -> None:
+        """An MFU above 1 is a peak that was measured too low, beside other work; says so when it remains one."""
+        if self._measure_peak is None:
+            return
+        self._peak = max(self._peak, self._measure_peak())
+        if (mfu := self._speed * self._flops_per_token / self._peak) > 1:
+            print(
+                f"warning: an MFU of {mfu:.2f}: training is faster than the {self._peak:.3g} FLOP/s of matrix products "
+                "here, measured twice; other work on the machine, or a wrong entry in pretrain/devices.py. The "
+                "tokens per second are right",
+                file=sys.stderr,
+            )
+            self._measure_peak = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:

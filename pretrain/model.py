@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.model_section import Model
-from pretrain.attention import Attention, Rotation, rotation_table
+from pretrain.attention import Attention, Rotation, attends_by_products, rotation_table
 from pretrain.cross_entropy import chunk_positions, linear_cross_entropy
 from pretrain.flops import ParameterCount, flops_per_token
 from pretrain.kv_cache import KVCache
 from pretrain.masking import Mask, document_mask, prefers_flex
+from pretrain.plain import only_plain
 from pretrain.recompute import run_block
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ class Transformer(nn.Module):
         if positions is not None:
             assert cache is None
             seen = positions if self.sequence is None else self.sequence.gather_columns(positions)
-            mask = document_mask(seen, x.dtype, prefers_flex(self.config, x.device))
+            flex = prefers_flex(self.config, x.device) and not only_plain()
+            mask = document_mask(seen, x.dtype, flex)
         else:
             positions = columns if cache is None else cache.positions(columns)  # (T,) or (B, T)
             mask = None if cache is None else cache.mask(columns)
@@ -238,6 +240,10 @@ class Transformer(nn.Module):
         if self.position is None:
             self.rope_cos, self.rope_sin = rotation_table(self.config, torch.device(device))
         return self
+
+    def attends_by_products(self, device: torch.device) -> bool:
+        """Whether compiled training computes attention as `pretrain.attention.causal_attention` does."""
+        return attends_by_products(device, self.config.dropout, self.config.context_length)
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -27,6 +27,7 @@ from pretrain.engine import Engine, connected
 from pretrain.fragment_files import HostCopy
 from pretrain.objectives.language_modelling import LanguageModelling
 from pretrain.ranks import Ranks, placed_ranks, share_cores
+from pretrain.repeatable import deterministic_algorithms, is_deterministic
 from pretrain.session import build_model, initial_weights
 
 WARM_UP = 2  # steps that also allocate or compile
@@ -44,7 +45,7 @@ def probe(recipe: Recipe, rows: int, steps: int) -> dict[str, Any]:
     """
     with placed_ranks() as ranks:
         share_cores(ranks)
-        with connected(ranks) as device:
+        with connected(ranks) as device, deterministic_algorithms(is_deterministic(recipe.train, device)):
             _warm_up(recipe, ranks, device)
             memory = _Memory(device)
             base = memory.now()

@@ -21,7 +21,7 @@ from pretrain.checkpoint import VALIDATION_LOSS, CheckpointInfo
 from pretrain.collectives import background_group, gather
 from pretrain.compiling import keep_compiled, should_compile
 from pretrain.continuing import CHANGES, changes, check_belongs, rate_jump
-from pretrain.devices import peak_flops
+from pretrain.devices import matrix_peak, peak_flops
 from pretrain.engine import Engine, connected
 from pretrain.faults import FaultGuard, Rewind
 from pretrain.flops import float8_share
@@ -30,17 +30,22 @@ from pretrain.metrics import Meter, Tracker
 from pretrain.mirror import Mirror
 from pretrain.mixture import check_past
 from pretrain.model import Transformer
+from pretrain.numerics import Numerics
 from pretrain.objectives.language_modelling import LanguageModelling
 from pretrain.order import ORDER_VERSION
 from pretrain.packing import packing_lines
 from pretrain.ranks import Ranks, check_ranks, placed_ranks, share_cores
+from pretrain.repeatable import deterministic_algorithms, is_deterministic
 from pretrain.resuming import load_checkpoint, newest_checkpoint
 from pretrain.saving import Saver
+from pretrain.sequence import SlicedBatches
 from pretrain.startup import Laps
 from pretrain.stopping import StoppedEarly
 from pretrain.validation import Validator
 from pretrain.warm_start import weights_to_start_from
 from pretrain.watching import watched
+
+NUMERICS = "numerics"  # in the state: what `Numerics` kept
 
 
 def run(recipe: Recipe, laps: Laps | None = None) -> bool:
@@ -53,7 +58,7 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
     with placed_ranks() as ranks, _held(recipe, ranks):
         check_ranks(ranks, recipe.train)
         share_cores(ranks)
-        with connected(ranks) as device:
+        with connected(ranks) as device, deterministic_algorithms(is_deterministic(recipe.train, device)):
             laps.lap("imports and rendezvous")
             if recipe.train.packing == "best_fit":
                 _pack(data, recipe.model.context_length, ranks)
@@ -120,11 +125,12 @@ class _Session:
         objective = LanguageModelling(model, self._recipe.train.loss_chunk)
         compile_model = self._compiles()
         self._engine = engine = Engine(self._recipe, objective, self._ranks, self._device, compile_model)
+        self._numerics = Numerics(self._recipe, engine)
         self._initial = initial_weights(model, engine.shapes(), self._recipe.seed)
         if self._recipe.train.init_from and checkpoint is None:
             self._initial = weights_to_start_from(self._recipe, self._data, self._initial)
-        share = float8_share(model.config, model.vocab_size)
-        self._peak = sum(gather(peak_flops(self._device, engine.precision, share)))
+        self._float8_share = float8_share(model.config, model.vocab_size)
+        self._peak = sum(gather(peak_flops(self._device, engine.precision, self._float8_share)))
         self._laps.lap("engine")
 
         def work(every: int) -> int:
@@ -149,6 +155,11 @@ class _Session:
             keep_compiled()
         return chosen
 
+    def _peak_again(self) -> float:
+        """The peak of all devices, measured anew on this one: no other rank has to stop for it."""
+        matrix_peak.cache_clear()
+        return peak_flops(self._device, self._engine.precision, self._float8_share) * self._ranks.count
+
     def _train_from(self, checkpoint: CheckpointInfo | None, every: int) -> int:
         engine, recipe, data = self._engine, self._recipe, self._data
         start, state = (checkpoint.step, checkpoint.state) if checkpoint else (0, {})
@@ -159,7 +170,8 @@ class _Session:
         else:
             load_checkpoint(engine, checkpoint)
         self._laps.lap("weights")
-        meter = Meter(self._flops_per_token, self._peak, state.get("meter", {}))
+        again = self._peak_again if engine.is_main else None
+        meter = Meter(self._flops_per_token, self._peak, state.get("meter", {}), again)
         guard = FaultGuard(recipe, start, state.get("faults", {}), (batches, Vocab.load(data.tokenizer)), self._ranks)
         tracker = Tracker(recipe, start, engine.is_main)
         saver = Saver(engine, recipe, data, batches.windows, self._mirror())
@@ -175,7 +187,7 @@ class _Session:
         def save_step(step: int, last: bool) -> None:
             state = {"meter": meter.state, "updates": engine.updates(), "loss_scale": engine.loss_scale()}
             state["order"], state["faults"] = ORDER_VERSION, guard.state
-            state[CHANGES] = self._changes
+            state[CHANGES], state[NUMERICS] = self._changes, self._numerics.state
             state[VALIDATION_LOSS] = validated.get(meter.state["targets"])
             saver.save(step, state, last)
             guard.newest_checkpoint = step
@@ -187,6 +199,9 @@ class _Session:
         if engine.is_main:
             self._laps.tell()
         try:
+            sliced = SlicedBatches(batches, engine.rows)
+            with meter.paused():
+                meter.remark(self._numerics.settle(sliced, start, state.get(NUMERICS, {}), steps.stop))
             return fit(engine, batches, train, steps, meter, tracker, guard, validate, save_step, saver.poll)
         finally:
             saver.close()

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from configs import rendering
 from configs.files import write_text
 from configs.masking import mask
+from configs.numerics import numerics_lines
 from configs.recipe import Recipe, load_run, published, to_yaml
 from data_prep.funnel_table import funnel_rows
 from eval.report.gates import Delta, Gate, compare, evaluate_gates
@@ -53,6 +54,7 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
     deltas = compare(results, load_results(baseline)) if baseline is not None else []
     facts = _facts(recipe, results, history, gates, deltas, baseline)
     facts["lead"] += _chosen(results, whole)
+    facts["numerics"] = numerics_lines(run)
     page = run / "report" / "index.html"
     write_text(page, _environment(autoescape=True).get_template("page.html.j2").render(facts))
     summary = _environment(finalize=_as_markdown).get_template("summary.md.j2").render(facts)

@@ -118,6 +118,37 @@ def test_meter_counts_nats_of_fresh_windows_only() -> None:
     assert values["train/mfu"] == pytest.approx(values["train/tokens_per_s"] * 10.0 / 1e6)
 
 
+def test_an_mfu_above_one_is_a_wrong_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    result = StepResult(loss=2.0, nats=200.0, targets=100.0, target_bytes=80, grad_norm=1.0)
+
+    def mfus(*again: float) -> tuple[list[float], int]:
+        peaks = iter(again)
+        meter = Meter(flops_per_token=1e12, peak_flops=1.0, state={}, measure_peak=lambda: next(peaks))
+        values = []
+        for _ in range(3):
+            meter.add(result, fresh=True, data_wait=0.0)
+            values.append(meter.measure(result, 1e-3))
+        assert all(
+            v["train/mfu"] == pytest.approx(v["train/tokens_per_s"] * 1e12 / v["train/peak_flops"]) for v in values
+        )
+        return [v["train/mfu"] for v in values], sum(1 for _ in peaks)
+
+    assert max(mfus(1e30, 2.0)[0]) < 1, "measured again, once"
+    assert capsys.readouterr().err == ""
+    found, left = mfus(3.0, 4.0, 5.0)
+    assert min(found) > 1 and left == 2, "measured again once, then believed no more"
+    said = capsys.readouterr().err
+    assert said.count("warning: an MFU of") == 1 and "measured twice" in said
+
+
+def test_values_that_are_said_once_stand_in_the_next_line_alone() -> None:
+    meter = Meter(flops_per_token=10.0, peak_flops=1e6, state={})
+    result = StepResult(loss=2.0, nats=200.0, targets=100.0, target_bytes=80, grad_norm=1.0)
+    meter.remark({"check/loss": 1e-7})
+    assert meter.measure(result, 1e-3)["check/loss"] == 1e-7
+    assert "check/loss" not in meter.measure(result, 1e-3)
+
+
 @pytest.mark.parametrize(
     ("setting", "stage", "flops", "expected"),
     [
