@@ -13,7 +13,7 @@ from typing import Any
 
 from configs.data_sections import Extract, Limits, Source
 from configs.stores import is_url, protocol_of
-from data_prep.charset import UTF8_MARK, without_marks
+from data_prep.charset import UTF8_MARK, decode, is_text, without_marks
 from data_prep.readers import (
     JSON_TYPE,
     Place,
@@ -30,7 +30,6 @@ from data_prep.readers import (
 )
 from data_prep.readers.fields import split_front_matter, take_text
 from data_prep.readers.isolation import concerns_one, describe
-from data_prep.readers.text import mostly_utf8
 
 MAX_DOCUMENT_BYTES = 16_000_000
 _EXCERPT_CHARACTERS = 200
@@ -289,12 +288,16 @@ class _Converter:
         if markup in ("html", "xml") or (markup == "auto" and media_type in _MARKUP):
             yield from self.extracted(data, document, len(data))
             return
-        # Lines and parts of a text are too short to tell an encoding from.
-        whole = self.source.text_documents == "file" or media_type not in ("", "text/plain")
-        text = _decode(data) if not whole else _decode_any(data, record.media_type)
-        if text is None:
-            yield self.rejected("invalid_utf8", _excerpt(data), len(data))
-            return
+        if self.source.text_documents == "file" or media_type not in ("", "text/plain"):
+            text, encoding = decode(data, record.media_type, record.url)
+        else:  # lines and paragraphs are too short to tell an encoding from; their file was made UTF-8
+            text, encoding = data.decode(errors="replace"), "utf-8"
+        if encoding != "utf-8" or ("\ufffd" in text and _decode(data) is None):
+            if not is_text(text):
+                yield self.rejected("invalid_utf8", _excerpt(data), len(data))
+                return
+            if "\ufffd" in text:
+                document.metadata["replaced_characters"] = text.count("\ufffd")
         text = without_marks(text)
         if media_type == "text/markdown":
             metadata, text = split_front_matter(text)
@@ -351,19 +354,6 @@ def _decode(data: bytes) -> str | None:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return None
-
-
-def _decode_any(data: bytes, media_type: str | None) -> str | None:
-    """The text in whatever encoding it is; None where that cannot be told."""
-    text = _decode(data)
-    if text is not None or mostly_utf8(data):
-        return text
-    from data_prep.charset import decode
-
-    # Lines in plain ASCII tell nothing, and a book's first 100 pages may have no others.
-    telling = b"\n".join(line for line in data.splitlines() if not line.isascii())
-    text = data.decode(decode(telling, media_type)[1], errors="replace")
-    return None if "\ufffd" in text else text
 
 
 def _encode(text: str) -> bytes | None:

@@ -26,9 +26,9 @@ _IDENTITIES = "inputs.json"
 _CHAIN = ("extract", "normalize", "lines", "language", "quality", "privacy", "limits")
 _NOT_READ = {"path", "hub", "split", "weight", "max_epochs", "licence", "storage_options"}
 _DOCUMENT_MODULES = (
-    "blocklist", "blocks", "chain", "characters", "charset", "classifier", "collect", "documents", "extract", "funnel",
-    "guard", "keys", "language", "lines", "nesting", "neutral", "normalize", "privacy", "quality", "readers",
-    "xml_text",
+    "blocklist", "blocks", "chain", "characters", "charset", "classifier", "collect", "decoders", "documents",
+    "extract", "funnel", "guard", "keys", "language", "lines", "nesting", "neutral", "normalize", "privacy", "quality",
+    "readers", "xml_text",
 )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ class Plan:
             "phonenumbers": settings.privacy.phone_numbers,
         }
         # What a damaged file still gives, and how text in other encodings is read.
-        always = ("brotli", "isal", "lz4", "orjson", "pyarrow", "zstandard", "charset-normalizer")
+        always = ("brotli", "isal", "lz4", "orjson", "pyarrow", "zstandard", "chardetng-py", "webencodings")
         return [name for name in (*always, *(n for n, needed in used.items() if needed)) if _installed(name)]
 
     @cached_property

@@ -7,44 +7,82 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from data_prep.charset import UTF8_MARK
+from data_prep.charset import ISO_2022_JP, UTF8_MARK, decide, decode, is_wide, utf8_evidence
+from data_prep.decoders import Decoder
 from data_prep.readers.records import Damage, RawRecord, Reading, dropped
 from data_prep.readers.streams import CHUNK_BYTES
 
 _HEAD_BYTES = 65536
+_BLOCK_BYTES = 2**18
+_CERTAIN_BYTES = 64  # of UTF-8 beyond one a character, without a fault: no other encoding looks like this by chance
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
-# A text whose beginning has more characters that no decoder can read is left as it is, and rejected later.
-_MAX_REPLACED = 0.001
 
 
 class _Transcoded(io.RawIOBase):
-    """A text file of another encoding as UTF-8."""
+    """A text file as UTF-8: what it is, is decided when a byte beyond ASCII comes, and again until enough have come."""
 
-    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+    def __init__(self, stream: BinaryIO, wide: str | None) -> None:
         self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-        self._output = b""
-        self._first = True
+        self._decoder = Decoder(wide) if wide else None
+        self._name = wide or "utf-8"
+        self._open = not wide  # whether the decision may change
+        self._telling = b""
+        self._good = 0
+        self._output = memoryview(b"")
+        self._ended = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._output:
-            data = self._stream.read(_HEAD_BYTES)
-            text = self._decoder.decode(data, final=not data)
-            if self._first and text:
-                text, self._first = text.removeprefix("\ufeff"), False
-            self._output = text.encode(errors="replace")
-            if not data and not self._output:
-                return 0
+        while not self._output and not self._ended:
+            data = self._stream.read(_BLOCK_BYTES)
+            if data and self._open:
+                data += self._stream.readline(_BLOCK_BYTES)  # no character is cut at a line end
+            self._ended = not data
+            self._output = memoryview(self._as_utf8(data))
         count = min(len(buffer), len(self._output))
-        buffer[:count], self._output = self._output[:count], self._output[count:]
+        buffer[:count] = self._output[:count]
+        self._output = self._output[count:]
         return count
+
+    def _as_utf8(self, data: bytes) -> bytes:
+        if self._open and self._is_utf8(data):
+            return (self._decoder.decode(b"", final=True).encode() if self._decoder else b"") + data
+        if self._decoder is None:
+            return data
+        return self._decoder.decode(data, final=not data).encode(errors="replace")
+
+    def _is_utf8(self, data: bytes) -> bool:
+        """Whether a block is UTF-8 as it stands; if not, looks again what the file is."""
+        if data.isascii() and not (self._decoder is None and b"\x1b$" in data and ISO_2022_JP.search(data)):
+            return self._decoder is None
+        if not data.isascii():
+            try:
+                text = codecs.getincrementaldecoder("utf-8")().decode(data)
+            except UnicodeDecodeError:
+                pass
+            else:
+                self._good += len(data) - len(text)
+                return self._decoder is None or len(data) - len(text) > _CERTAIN_BYTES
+        self._decide(data)
+        return self._decoder is None
+
+    def _decide(self, data: bytes) -> None:
+        if data.isascii():
+            name = "iso-2022-jp"
+        elif len(self._telling) < _HEAD_BYTES:
+            self._telling += b"".join(line for line in data.splitlines(True) if not line.isascii())[:_BLOCK_BYTES]
+            good, bad = utf8_evidence(self._telling)
+            name = "utf-8" if good + self._good > 2 * bad else decide(self._telling)
+        else:
+            return
+        if name != self._name:
+            self._name, self._decoder = name, None if name == "utf-8" else Decoder(name)
 
 
 def as_utf8(stream: BinaryIO, wide_only: bool = False) -> BinaryIO:
-    """The stream as UTF-8, without the mark at its beginning: what encoding it is in shows there.
+    """The stream as UTF-8, without the mark at its beginning.
 
     Args:
         stream: a buffered one.
@@ -54,16 +92,20 @@ def as_utf8(stream: BinaryIO, wide_only: bool = False) -> BinaryIO:
         return stream
     assert isinstance(stream, io.BufferedReader)
     head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
-    utf8 = wide_only or mostly_utf8(head)
-    if utf8 and b"\0" not in head and not head.startswith(_WIDE_MARKS):
+    name = decode(head)[1] if b"\0" in head or head.startswith(_WIDE_MARKS) else ""
+    if is_wide(name):
+        return io.BufferedReader(_Transcoded(cast(BinaryIO, stream), name), CHUNK_BYTES)
+    if wide_only or _certainly_utf8(head):
         return stream
-    from data_prep.charset import decode
+    return io.BufferedReader(_Transcoded(cast(BinaryIO, stream), None), CHUNK_BYTES)
 
-    text, encoding = decode(head)
-    wide = encoding.startswith(("utf-16", "utf-32"))
-    if (utf8 and not wide) or encoding == "utf-8" or text.count("\ufffd") > 1 + len(text) * _MAX_REPLACED:
-        return stream
-    return io.BufferedReader(_Transcoded(cast(BinaryIO, stream), encoding), CHUNK_BYTES)
+
+def _certainly_utf8(head: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return len(head) - len(text) > _CERTAIN_BYTES
 
 
 def skip_mark(stream: BinaryIO) -> bool:
@@ -72,25 +114,6 @@ def skip_mark(stream: BinaryIO) -> bool:
     if not stream.peek(len(UTF8_MARK)).startswith(UTF8_MARK):
         return False
     stream.read(len(UTF8_MARK))
-    return True
-
-
-def mostly_utf8(data: bytes) -> bool:
-    """Whether this is UTF-8, maybe with some bad lines; its last character may be cut."""
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(data)
-        return True
-    except UnicodeDecodeError:
-        pass
-    telling = [line for line in data.splitlines() if not line.isascii()]
-    return sum(_is_utf8(line) for line in telling) * 2 >= len(telling)
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
     return True
 
 

@@ -262,8 +262,10 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     documents, rejected = read(tmp_path / "f.txt")
     assert not documents
     assert [r.reason for r in rejected] == ["invalid_utf8"]
-    (tmp_path / "g.txt").write_bytes("中文中文".encode() * 50 + b"\xff\xff\xff" + "中文".encode())
+    (tmp_path / "g.txt").write_bytes("中文中文".encode() * 25 + b"\xff\xff\xff" + "中文".encode())
     assert [r.reason for r in read(tmp_path / "g.txt")[1]] == ["invalid_utf8"]
+    (tmp_path / "g.txt").write_bytes("中文中文".encode() * 50 + b"\xff\xff\xff" + "中文".encode())
+    assert read(tmp_path / "g.txt")[0][0].text.endswith("中文\ufffd\ufffd\ufffd中文")  # 3 of 205
     (tmp_path / "h.txt").write_bytes(b"a nul \0 and an escape \x1b stay\n")
     assert read(tmp_path / "h.txt")[0][0].text == "a nul \0 and an escape \x1b stay\n"
 
