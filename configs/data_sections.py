@@ -42,6 +42,24 @@ class Source(Section):
         ".warc .wet .arc .html .xml .cnxml .fasta .fastq, each also .gz .zst .lz4 .bz2 .xz, and .tar or .zip of "
         "these. Globs are sorted.",
     )
+    paths_file: PathText | None = Field(
+        None,
+        description="Instead of `path`: a file or URL (also .gz) with a path or URL a line, such as the "
+        "`warc.paths.gz` of a Common Crawl snapshot.",
+    )
+    paths_prefix: PathText | None = Field(
+        None,
+        description="Stands before every line of `paths_file` that is no URL, such as `https://data.commoncrawl.org/`; "
+        "null: such lines lie beside the list.",
+    )
+    sample: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Read this share of the files, chosen by a hash of their names: the same on every machine, and "
+        "part of any larger share.",
+    )
+    max_files: int | None = Field(None, ge=1, description="Read no more than this many files, the first ones.")
     hub: HubDataset | None = Field(None, description="Instead of `path`: a dataset for `datasets.load_dataset`.")
     format: Format = Field("auto", description="How files are read; auto: by the ending.")
     members: str = Field("**", description="Glob: which members of a .tar or .zip are read.")
@@ -92,8 +110,15 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give exactly one of `path` (files) and `hub` (a dataset for datasets.load_dataset)")
+        if sum(origin is not None for origin in (self.path, self.paths_file, self.hub)) != 1:
+            raise ValueError(
+                "give exactly one of `path` (files), `paths_file` (a list of files) and `hub` (a dataset for "
+                "datasets.load_dataset)"
+            )
+        if self.paths_prefix is not None and self.paths_file is None:
+            raise ValueError("`paths_prefix` belongs to `paths_file`")
+        if self.hub is not None and (self.sample is not None or self.max_files is not None):
+            raise ValueError("`sample` and `max_files` choose among files; with `hub` use `max_documents`")
         return self
 
     @property

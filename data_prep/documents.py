@@ -22,14 +22,13 @@ from data_prep.readers import (
     UnreadableFile,
     check_format,
     cut_position,
-    expand,
-    names_within,
     read_records,
     row_size,
     size_of,
 )
 from data_prep.readers.fields import split_front_matter, take_text
 from data_prep.readers.isolation import concerns_one, describe
+from data_prep.readers.lists import source_files
 
 MAX_DOCUMENT_BYTES = 16_000_000
 _EXCERPT_CHARACTERS = 200
@@ -147,11 +146,11 @@ def origins(source: Source) -> list[Origin]:
     Raises:
         ValueError: when a path matches nothing, or a file's ending is not known.
     """
-    if source.path is not None:
-        files = expand(source.path, source.storage_options)
-        for file in files:
+    if source.hub is None:
+        files = source_files(source)
+        for _, file in files:
             check_format(file, source.format)
-        return [Origin(source, name, file) for name, file in zip(names_within(files), files, strict=True)]
+        return [Origin(source, name, file) for name, file in files]
     assert source.hub is not None
     count = _hub_dataset(source).num_shards
     return [

@@ -14,6 +14,8 @@ from data_prep import collect
 from data_prep.documents import Origin, origins
 from data_prep.funnel import KEPT, READ, merge_counts
 from data_prep.plan import Plan
+from data_prep.readers import size_of
+from data_prep.readers.places import ask_all
 from data_prep.runner import Runner
 from data_prep.stages import Stage
 from data_prep.watch import expected_bytes
@@ -49,6 +51,7 @@ def make_documents(plan: Plan, runner: Runner, look: Look = Look()) -> Manifest:
     stage = plan.documents
     stage.begin()
     todo = [(origin, number) for number, origin in found if stage.unit(f"file.{number}") is None]
+    ask_all(size_of, [origin.place for origin, _ in todo if origin.place])
     everything = sum(origin.size for origin, _ in todo)
     tasks = [
         collect.FileTask(stage, plan.data, origin, number, first, stride, look.examples, look.characters)

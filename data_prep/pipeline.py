@@ -20,6 +20,7 @@ from data_prep import pack
 from data_prep.cluster import Cluster
 from data_prep.funnel import KEPT, Funnel, merge_counts
 from data_prep.gather import make_documents
+from data_prep.need import say_what_is_too_much
 from data_prep.page import PAGE_NAME, verdict_examples, write_page
 from data_prep.plan import Plan
 from data_prep.readers.places import shown
@@ -46,6 +47,8 @@ def prepare(recipe: Recipe) -> DataManifest:
             support, another process at work in the same directory.
         OSError: for a full disk; what is committed stays, and the next run goes on from there.
     """
+    if not (recipe.data_directory / MANIFEST_NAME).is_file():
+        say_what_is_too_much(recipe)  # before every file of a source is asked about
     if is_current(recipe):
         return load_manifest(recipe.data_directory)
     data = recipe.data

@@ -17,6 +17,8 @@ from data_prep.dedup.lines import Lines
 from data_prep.dedup.near import Near
 from data_prep.dedup.substrings import Substrings
 from data_prep.readers import Place, Remote, expand, names_within, place_identity
+from data_prep.readers.lists import source_files
+from data_prep.readers.places import ask_all
 from data_prep.stages import Stage, code_version
 from data_prep.verdicts import VerdictStage
 from data_prep.vocab import TOKENIZER_NAME, Vocab
@@ -24,7 +26,10 @@ from data_prep.vocab import TOKENIZER_NAME, Vocab
 _IDENTITIES = "inputs.json"
 # Sections that decide what the stage `documents` writes, and settings of a source that do not.
 _CHAIN = ("extract", "normalize", "lines", "language", "quality", "privacy", "limits")
-_NOT_READ = {"path", "hub", "split", "weight", "max_epochs", "licence", "storage_options"}
+_NOT_READ = {
+    "path", "paths_file", "paths_prefix", "sample", "max_files", "hub", "split", "weight", "max_epochs", "licence",
+    "storage_options",
+}  # fmt: skip
 _DOCUMENT_MODULES = (
     "blocklist", "blocks", "chain", "characters", "charset", "classifier", "collect", "decoders", "documents",
     "extract", "funnel", "guard", "keys", "language", "lines", "nesting", "neutral", "normalize", "privacy", "quality",
@@ -193,13 +198,13 @@ class Plan:
 
     def _content(self, source: Source) -> Any:
         """Names and contents of files, never where they lie; of a hub dataset, what it is called."""
-        paths = source.path if source.hub is None else source.hub.data_files
-        files = expand(paths, source.storage_options) if paths else []
-        content = (
-            {name: self.identities.of(file) for name, file in zip(names_within(files), files, strict=True)}
-            if files
-            else {}
-        )
+        if source.hub is None:
+            named = source_files(source)
+        else:
+            files = expand(source.hub.data_files) if source.hub.data_files else []
+            named = list(zip(names_within(files), files, strict=True))
+        identities = ask_all(self.identities.of, [file for _, file in named])
+        content = {name: identity for (name, _), identity in zip(named, identities, strict=True)}
         if source.hub is None:
             return content
         return {"hub": source.hub.model_dump(exclude={"data_files"}), "files": content}

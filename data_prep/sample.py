@@ -15,7 +15,8 @@ from data_prep.gather import Look, evenly, make_documents
 from data_prep.page import PAGE_NAME, verdict_examples, write_page
 from data_prep.pipeline import funnel_of, judge, only_one
 from data_prep.plan import Plan
-from data_prep.readers import as_pattern, expand
+from data_prep.readers import as_pattern
+from data_prep.readers.lists import source_files
 from data_prep.runner import Runner
 
 _LOOK = Look(examples=12, characters=6000, files=8, may_be_empty=True)
@@ -69,11 +70,12 @@ def _smaller(recipe: Recipe, documents: int) -> Recipe:
 def _fewer(source: Source, documents: int) -> Source:
     """The source with few files, and limits for each of them."""
     update: dict[str, Any] = {}
-    if source.path is None:
+    if source.hub is not None:
         count = len(origins(source))
     else:
-        files = expand(source.path, source.storage_options)
+        files = [file for _, file in source_files(source)]
         count = len(files)
+        update = dict.fromkeys(("paths_file", "paths_prefix", "sample", "max_files"))
         update["path"] = [as_pattern(file) for file in evenly(files, _LOOK.files)]
     each = -(-documents // min(count, _LOOK.files or count))
     update["max_documents"] = min(each, source.max_documents or each)

@@ -9,11 +9,12 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from io import SEEK_CUR, SEEK_END, SEEK_SET, RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from configs.files import content_identity, fingerprint
@@ -25,6 +26,7 @@ from data_prep.readers.records import UnreadableFile
 FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 _INFO_ATTEMPTS = 3
+_ASKED_AT_ONCE = 8
 _ESCAPED = re.compile(r"\[([*?[])\]")  # what `glob.escape` makes
 # What stores say about a file that changes with its content.
 _REMOTE_IDENTITY = (
@@ -68,6 +70,7 @@ class Remote:
 
 
 Place = Path | Remote
+Answer = TypeVar("Answer")
 
 
 def expand(paths: str | Sequence[str], options: Mapping[str, Any] | None = None) -> list[Place]:
@@ -214,11 +217,25 @@ def _relative(paths: list[Path]) -> list[str]:
 def size_of(place: Place) -> int:
     """Bytes at rest; 0 where unknown."""
     if isinstance(place, Remote):
-        return int(place.info().get("size") or 0)
+        return _remote_size(place)
     try:
         return place.stat().st_size
     except OSError:
         return 0
+
+
+@lru_cache(maxsize=2**17)
+def _remote_size(place: Remote) -> int:
+    """Asked once: several stages plan their work by it."""
+    return int(place.info().get("size") or 0)
+
+
+def ask_all(question: Callable[[Place], Answer], places: Sequence[Place]) -> list[Answer]:
+    """The answers for all places, in their order; URLs are asked about several at a time."""
+    if not any(isinstance(place, Remote) for place in places):
+        return [question(place) for place in places]
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        return list(pool.map(question, places))
 
 
 def place_identity(place: Place) -> dict[str, Any]:
