@@ -220,9 +220,15 @@ def _in_order(results: list[Result]) -> list[Result]:
 
 
 def _complaint(failures: Sequence[Failure], saved: Path | None) -> ScoresFailed | ScoresBroken:
-    listed = "\n".join(f"  - {failure.name}: {failure.reason}" for failure in failures)
+    by_reason: dict[str, list[str]] = {}
+    for failure in failures:
+        by_reason.setdefault(failure.reason, []).append(failure.name)
+    said = [(reason, ", ".join(names)) for reason, names in by_reason.items()]
     left = f"{saved} holds the others, the same command tries these again" if saved else "none is left"
     kind = ScoresBroken if any(failure.bug for failure in failures) else ScoresFailed
+    if len(said) == 1:
+        return kind(f"{said[0][0]} (not scored: {said[0][1]}; {left})", saved is not None)
+    listed = "\n".join(f"  - {names}: {reason}" for reason, names in said)
     return kind(f"these scores could not be made; {left}:\n{listed}", saved is not None)
 
 
