@@ -18,7 +18,7 @@ from configs.recipe import Recipe
 from data_prep.benchmark_tasks import SHIPPED_TASKS, check_places, task_passages
 from data_prep.documents import Document, Rejected, read_documents
 from data_prep.normalize import normalize
-from data_prep.readers import Place, as_pattern, expand, names_within, read_records
+from data_prep.readers import Place, Reading, as_pattern, expand, names_within, read_records
 
 # Web archives hold pages that are no text and responses without one; to leave those out is what is meant.
 _OF_OTHER_KINDS = {"http_status", "not_text_media"}
@@ -131,7 +131,7 @@ def read_all_pairs(section: TranslationSet) -> list[Pair]:
 
 def _rows(section: TranslationSet) -> Iterator[dict[str, Any]]:
     for file in expand(section.path):
-        for record in read_records(file):
+        for record in read_records(file, Reading(fields=(section.source_field, section.target_field))):
             where = f"translation set `{section.name}`: {file}, line {record.position + 1},"
             if record.value is None:
                 raise ValueError(f"{where} cannot be read ({record.reason}: {record.detail})")

@@ -55,13 +55,14 @@ class Reading:
     record_bytes: int = 256 * 2**20
     expansion: float = 1000
     attempts: int = 3
+    fields: tuple[str, ...] = ()  # that are asked for: a first row of a table that has one names the columns
 
     @staticmethod
     def of(source: Source, max_part_bytes: int, limits: Limits) -> Reading:
         """The settings of a source."""
         return Reading(
             source.format, source.members, source.header, source.text_documents, max_part_bytes,
-            limits.record_bytes, limits.expansion, limits.attempts,
+            limits.record_bytes, limits.expansion, limits.attempts, tuple(source.text_fields),
         )  # fmt: skip
 
 

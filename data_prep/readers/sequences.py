@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from data_prep.readers.delimited import with_line_feeds
 from data_prep.readers.records import Damage, RawRecord, Reading, dropped
 from data_prep.readers.streams import CHUNK_BYTES
 
@@ -65,7 +66,7 @@ def fasta_records(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterato
     """
     position = 0
     entry: _Entry | None = None
-    for line, begins in _lines(stream):
+    for line, begins in _lines(with_line_feeds(stream)):
         if begins and line.startswith(b">"):
             if entry:
                 yield entry.record(position, reading)
@@ -90,7 +91,7 @@ def fastq_records(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterato
     position = 0
     entry: _Entry | None = None
     in_quality = False
-    for line, begins in _lines(stream):
+    for line, begins in _lines(with_line_feeds(stream)):
         if entry is None or (in_quality and entry.qualities >= entry.letters and line.strip()):
             # Between records: a title must follow.
             if entry and not (begins and line.startswith(b"@")):

@@ -149,7 +149,8 @@ def test_long_lines_are_streamed_past(tmp_path: Path) -> None:
         documents, rejected = read(tmp_path / name, limits, text_documents="line")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert {r.reason for r in rejected} == {"record_too_long"}, name
+        unclosed = {"broken_record"} if "csv" in name else set()
+        assert {r.reason for r in rejected} == {"record_too_long"} | unclosed, name
         assert [d.text for d in documents] == ([] if "html" in name else ["a", "b"]), name
         assert sum(r.bytes for r in rejected) >= 8_000_000, name
         assert peak < 12 * 2**20, (name, peak)
@@ -237,8 +238,8 @@ def test_a_tar_with_a_damaged_header(tmp_path: Path) -> None:
 def test_tables_of_mixed_width_and_kind(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_bytes(b'id,text\n1,fine\n2,too,many\n3\n4,"open quote\n5,lost\n')
     documents, rejected = read(tmp_path / "f.csv")
-    assert [d.text for d in documents] == ["fine", "open quote\n5,lost\n"]
-    assert [r.reason for r in rejected] == ["broken_record", "broken_record"]
+    assert [d.text for d in documents] == ["fine", "lost"]
+    assert reasons(rejected) == [("broken_record", f"f.csv:{row}") for row in (1, 2, 3)]
     (tmp_path / "g.csv").write_bytes("id,text\n0,中文的文字\n1,fine\n".encode() + b"2,\xff\xfe\n3,nul \0 inside\n")
     documents, rejected = read(tmp_path / "g.csv")
     assert [d.text for d in documents] == ["中文的文字", "fine", "nul \0 inside"]
