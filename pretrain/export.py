@@ -11,9 +11,9 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -142,27 +142,50 @@ def special_ids(vocab: Vocab, vocab_dir: Path) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------------------------------- shards
+class _Part(NamedTuple):
+    """One tensor on the other side: which rows of which of our weights."""
+
+    name: str
+    weight: Weight
+    shape: tuple[int, ...]  # of all of our weight, without the padding of the vocabulary
+    first: int
+    rows: int
+
+    @property
+    def numbers(self) -> int:
+        return self.rows * math.prod(self.shape[1:])
+
+
+def _parts(weights: Weights, name: str, vocab_size: int) -> Iterator[_Part]:
+    shapes = dict(parameter_shapes(weights.config, weights.rows))
+    shapes |= {key: (vocab_size, *shapes[key][1:]) for key in ("embed.weight", "lm_head.weight") if key in shapes}
+    for weight in ARCHITECTURES[name].weights(weights.config):
+        # A bias that only GPT-2 has is as long as its weight has rows.
+        shape = shapes.get(weight.ours) or shapes[weight.ours.removesuffix("bias") + "weight"][:1]
+        first = 0
+        for theirs, rows in zip(weight.theirs, weight.rows or shape[:1], strict=True):
+            yield _Part(theirs, weight, shape, first, rows)
+            first += rows
+
+
 def _write_shards(
     weights: Weights, name: str, vocab_size: int, dtype: torch.dtype, shard_bytes: int, directory: Path
 ) -> None:
     """Writes all tensors, and the index where there are several files; reads a weight when its file is written."""
-    shapes = dict(parameter_shapes(weights.config, weights.rows))
-    shapes |= {key: (vocab_size, *shapes[key][1:]) for key in ("embed.weight", "lm_head.weight") if key in shapes}
-    shards: list[list[tuple[Weight, tuple[int, ...]]]] = [[]]
+    shards: list[list[_Part]] = [[]]
     size = total = 0
-    for weight in ARCHITECTURES[name].weights(weights.config):
-        owner = weight.ours if weight.ours in shapes else weight.ours.removesuffix("bias") + "weight"
-        shape = shapes[owner] if owner == weight.ours else shapes[owner][:1]
-        needed = math.prod(shape) * dtype.itemsize
+    for part in _parts(weights, name, vocab_size):
+        needed = part.numbers * dtype.itemsize
         if shards[-1] and size + needed > shard_bytes:
             shards.append([])
             size = 0
-        shards[-1].append((weight, shape))
+        shards[-1].append(part)
         size, total = size + needed, total + needed
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     places: dict[str, str] = {}
-    for file, members in zip(names if len(shards) > 1 else [WEIGHTS_NAME], shards, strict=True):
-        tensors = {key: value for member in members for key, value in _tensors(weights, *member, dtype)}
+    value: Callable[[Weight, tuple[int, ...]], Tensor] = lru_cache(maxsize=1)(partial(_value, weights, dtype))
+    for file, parts in zip(names if len(shards) > 1 else [WEIGHTS_NAME], shards, strict=True):
+        tensors = {part.name: _tensor(part, value(part.weight, part.shape)) for part in parts}
         save_tensors(tensors, directory / file, metadata={"format": "pt"})
         places |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
@@ -170,16 +193,15 @@ def _write_shards(
         write_text(directory / INDEX_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _tensors(
-    weights: Weights, weight: Weight, shape: tuple[int, ...], dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor]]:
-    """The tensors on the other side of one of our weights, by their names."""
-    # Some biases only GPT-2 has.
+def _value(weights: Weights, dtype: torch.dtype, weight: Weight, shape: tuple[int, ...]) -> Tensor:
     value = weights.plain(weight.ours)[: shape[0]] if weight.ours in weights.names else torch.zeros(shape)
-    cast = in_dtype(value, dtype, weight.ours)
-    parts = torch.split(cast, list(weight.rows)) if weight.rows else (cast,)
-    for name, part in zip(weight.theirs, parts, strict=True):
-        yield name, (part.T if weight.transposed else part).contiguous()
+    return in_dtype(value, dtype, weight.ours)
+
+
+def _tensor(part: _Part, value: Tensor) -> Tensor:
+    rows = value[part.first : part.first + part.rows]
+    # A copy, so that no tensor of a file holds the memory of a larger one.
+    return (rows.T if part.weight.transposed else rows).clone(memory_format=torch.contiguous_format)
 
 
 def in_dtype(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
