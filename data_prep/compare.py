@@ -7,12 +7,14 @@ sizes are beginnings of each other.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,12 @@ from tokenizers import Tokenizer
 from configs import data_sections
 from configs.data_sections import Data, Source
 from configs.rendering import markdown_text
-from data_prep.documents import read_documents
+from data_prep.chain import Chain, Dropped
+from data_prep.documents import Document, Origin, Rejected, origins, to_documents
 from data_prep.encode import Encode, agrees, exact_encoder, fast_encoder, segments, splitter
+from data_prep.funnel import Tally
 from data_prep.language import identify
-from data_prep.normalize import normalize
 from data_prep.pack import unit_interval, without_long
-from data_prep.readers import expand
 from data_prep.shards import token_dtype
 from data_prep.vocab import Vocab, byte_alphabet, train_vocab
 
@@ -35,6 +37,7 @@ _HELD_OUT = 0.1
 _PASSAGE_CHARACTERS = 2000
 _FILES = 8
 _MIN_CONFIDENCE = 0.5
+_CHARACTER_BYTES = 4  # at most, so less room may hold none
 # A word: a run of letters, digits and marks, or one character of a script that is written without spaces.
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]|[^\W\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]+"
@@ -62,6 +65,7 @@ class Measured:
     tokens_per_word: dict[str, float] = field(default_factory=dict)  # the same: the vocabulary's fertility
     unused: float = 0.0  # share of the learnt tokens (not the 256 bytes) that do not occur in the whole sample
     megabytes_per_second: float = 0.0  # of encoding, on one core
+    lost: float = 0.0  # share of the sample's bytes that the ids do not give back
 
 
 def compare(
@@ -102,41 +106,80 @@ def compare(
 
 # --------------------------------------------------------------------------------------------------------------- sample
 def _passages(data: Data, source: Source, budget: int) -> Iterator[Passage]:
-    """Some `budget` bytes of a source, from files evenly spaced among all, as passages."""
-    held, kept = 0, 0
-    for part, limit in _parts(source, budget):
-        left = limit
-        for document in read_documents(part, data.max_document_bytes):
-            text = normalize(document.text[: 4 * left], data.normalize)
-            language = source.language or _language(text)
-            for number, passage in enumerate(segments(text, _PASSAGE_CHARACTERS)):
-                for start in range(0, len(passage), 4 * _PASSAGE_CHARACTERS):  # a chromosome has no place to cut it
-                    piece = passage[start : start + 4 * _PASSAGE_CHARACTERS]
-                    key = f"compare {document.id} {number} {start}"
-                    held_out = unit_interval(key.encode()) < _HELD_OUT
-                    held, kept = held + held_out, kept + (not held_out)
-                    left -= len(piece.encode())
-                    yield Passage(piece, source.name, language, held_out)
-                    if left <= 0:
-                        break
-                if left <= 0:
-                    break
-            if left <= 0:
-                break
+    """Some `budget` bytes of a source as passages, nine in ten of them to train on."""
+    held, kept, size = 0, 0, 0
+    reading = _Reading(data, source)
+    for document in reading.documents(budget):
+        text, language = document.text, document.metadata.get("language") or _language(document.text)
+        for number, passage in enumerate(segments(text, _PASSAGE_CHARACTERS)):
+            for start in range(0, len(passage), 4 * _PASSAGE_CHARACTERS):  # a chromosome has no place to cut it
+                piece = passage[start : start + 4 * _PASSAGE_CHARACTERS]
+                held_out = unit_interval(f"compare {document.id} {number} {start}".encode()) < _HELD_OUT
+                held, kept, size = held + held_out, kept + (not held_out), size + len(piece.encode())
+                yield Passage(piece, source.name, language, held_out)
     if not held or not kept:
+        why = "give the source more text" if size < budget else "raise --sample-bytes"
         raise ValueError(
-            f"source {source.name}: its sample of {held + kept} passages is too small to hold a part out; "
-            "raise --sample-bytes, or give the source more text"
+            f"source {source.name}: {size:,} bytes of text in {held + kept} passages are too few to hold a part out; "
+            f"{why}{reading.refused}"
         )
 
 
-def _parts(source: Source, budget: int) -> list[tuple[Source, int]]:
-    if source.path is None:
-        return [(source, budget)]
-    files = expand(source.path, source.storage_options)
-    count = min(_FILES, len(files))
-    chosen = [str(files[index * len(files) // count]) for index in range(count)]
-    return [(source.model_copy(update={"path": file}), -(-budget // count)) for file in chosen]
+class _Reading:
+    """Documents of a source as `replica data` would make them: extracted, normalised, judged, without exact doubles."""
+
+    def __init__(self, data: Data, source: Source) -> None:
+        self._data, self._source = data, source
+        self._chain = Chain(data, source, Tally(0))
+        self._seen: set[bytes] = set()
+        self.refused = ""  # why a record was none, for a message
+
+    def documents(self, budget: int) -> Iterator[Document]:
+        """Documents of `budget` bytes, the last one cut there, or of all that the source has.
+
+        Of files evenly spaced among all, an eighth of the budget each; what small files leave is asked of others, then
+        of those that have more.
+        """
+        found = origins(self._source)
+        share = -(-budget // min(_FILES, len(found)))
+        width = len(found).bit_length()
+        order = sorted(range(len(found)), key=lambda at: f"{at:0{width}b}"[::-1])  # every beginning is evenly spaced
+        waiting = [self._of(found[at]) for at in order]
+        while waiting:
+            larger: list[Iterator[Document]] = []
+            for documents in waiting:
+                left = min(share, budget)
+                for document in documents:
+                    text = document.text.encode()[:left].decode(errors="ignore")
+                    used = len(text.encode())
+                    left, budget = left - used, budget - used
+                    yield replace(document, text=text)
+                    if left < _CHARACTER_BYTES:
+                        rest = document.text[len(text) :]
+                        larger.append(chain([replace(document, text=rest)] if rest else [], documents))
+                        break
+                if budget < _CHARACTER_BYTES:
+                    return
+            waiting = larger
+
+    def _of(self, origin: Origin) -> Iterator[Document]:
+        data = self._data
+        for record in origin.records(data.max_document_bytes, data.limits):
+            for item in to_documents(record, self._source, origin.name, data.max_document_bytes, data.extract):
+                if isinstance(item, Rejected):
+                    self.refused = f" ({item.where}: {item.reason})"
+                    continue
+                kept = self._chain(item)
+                if isinstance(kept, Dropped):
+                    self.refused = f" ({item.id}: {kept.key})"
+                elif not data.dedup.exact or self._is_new(kept[1]):
+                    yield kept[0]
+
+    def _is_new(self, encoded: bytes) -> bool:
+        digest = hashlib.blake2b(encoded, digest_size=16).digest()
+        new = digest not in self._seen
+        self._seen.add(digest)
+        return new
 
 
 def _language(text: str) -> str:
@@ -213,13 +256,14 @@ def _measure(name: str, vocab: Vocab, passages: list[Passage], keys: dict[str, l
     encode: Encode = fast if fast and agrees(fast, vocab, dtype, held_out[:2]) else exact_encoder(vocab, dtype)
     seen = np.zeros(vocab.size, dtype=bool)
     tokens: dict[int, int] = {}
-    seconds = 0.0
+    seconds, lost = 0.0, 0
     for passage in passages:
         started = time.process_time()
         ids = encode(passage.text)
         seconds += time.process_time() - started
         tokens[id(passage)] = len(ids) // dtype.itemsize
         seen[np.frombuffer(ids, dtype=dtype)] = True
+        lost += vocab.lost(passage.text, np.frombuffer(ids, dtype=dtype))
     learnt = _learnt(vocab)
     everything = sum(len(passage.text.encode()) for passage in passages)
     result = Measured(
@@ -227,6 +271,7 @@ def _measure(name: str, vocab: Vocab, passages: list[Passage], keys: dict[str, l
         vocab.size,
         unused=float(1 - seen[learnt].mean()) if len(learnt) else 0.0,
         megabytes_per_second=everything / 1e6 / max(seconds, 1e-9),
+        lost=lost / max(1, everything),
     )
     for key, group in keys.items():
         count = sum(tokens[id(passage)] for passage in group)
@@ -253,9 +298,14 @@ def markdown(measured: list[Measured], held_out: dict[str, int]) -> str:
         for key, size in held_out.items():
             cells = " | ".join(f"{getattr(item, values)[key]:.3f}" for item in good)
             lines.append(f"| {title}, {markdown_text(key.replace('/', ' '))} | {size / 1000:,.0f} | {cells} |")
-    lines += ["", "| vocabulary | ids | never used, bytes aside | encoding, MB/s |", "|---|--:|--:|--:|"]
     lines += [
-        f"| {markdown_text(item.name)} | {item.size:,} | {item.unused:.1%} | {item.megabytes_per_second:.1f} |"
+        "",
+        "| vocabulary | ids | never used, bytes aside | bytes lost | encoding, MB/s |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {markdown_text(item.name)} | {item.size:,} | {item.unused:.1%} | {item.lost:.2%} "
+        f"| {item.megabytes_per_second:.1f} |"
         for item in good
     ]
     lines += [f"\n{markdown_text(item.name)}: {markdown_text(item.note)}" for item in measured if item.note]

@@ -243,7 +243,9 @@ def _tokenizer(parser: argparse.ArgumentParser) -> None:
         "--sizes", default="8k,16k,32k", metavar="N,…", help="of BPE vocabularies (default: 8k,16k,32k)"
     )
     parser.add_argument("--kinds", default="bpe", metavar="KIND,…", help="bpe, char, byte, kmer (default: bpe)")
-    parser.add_argument("--files", nargs="+", default=[], metavar="FILE", help="tokenizer.json files to compare with")
+    parser.add_argument(
+        "--files", nargs="+", action="extend", default=[], metavar="FILE", help="tokenizer.json files to compare with"
+    )
     parser.add_argument(
         "--sample-bytes", type=int, default=10_000_000, metavar="N", help="text to read in all (default: 10000000)"
     )
@@ -328,10 +330,25 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _recipe_before_files(argv: Sequence[str]) -> list[str]:
+    """Takes the recipe out of the files in `tokenizer compare --files A B RECIPE`, where argparse leaves it."""
+    if list(argv[:2]) != ["tokenizer", "compare"]:
+        return list(argv)
+    among_files, moved, rest = False, [], []
+    for item in argv[2:]:
+        if item.startswith("-"):
+            among_files = item == "--files"
+        if among_files and (item.endswith((".yaml", ".yml")) or _OVERRIDE.match(item)):
+            moved.append(item)
+        else:
+            rest.append(item)
+    return [*argv[:2], *moved, *rest]
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parses a command line; overrides may stand anywhere after the command."""
     parser = build_parser()
-    arguments, left = parser.parse_known_args(argv)
+    arguments, left = parser.parse_known_args(_recipe_before_files(argv))
     overrides = [item for item in left if _OVERRIDE.match(item)]
     unknown = [item for item in left if item not in overrides]
     if unknown or (overrides and not hasattr(arguments, "overrides")):
