@@ -102,8 +102,13 @@ def tiny_recipe(directory: Path, data: Path, **train: Any) -> Recipe:
     return load(write_recipe(directory / "recipe.yaml", data, **train))
 
 
-def start_training(recipe: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Starts `python pretrain/train.py`, or the same under a launcher, as a user would."""
+def start_training(
+    recipe: Path, *overrides: str, launcher: tuple[str, ...] = (), **variables: str
+) -> subprocess.Popen[str]:
+    """Starts `python pretrain/train.py`, or the same under a launcher, as a user would: one thread a rank.
+
+    `variables` are put into its environment.
+    """
     command = [
         *(launcher or (sys.executable,)),
         str(ROOT / "pretrain" / "train.py"),
@@ -112,13 +117,16 @@ def start_training(recipe: Path, *overrides: str, launcher: tuple[str, ...] = ()
         *overrides,
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= variables
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 
 
-def train_to_end(recipe: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def train_to_end(
+    recipe: Path, *overrides: str, launcher: tuple[str, ...] = (), seconds: float = 280, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Runs training and waits; the caller looks at the exit code."""
-    process = start_training(recipe, *overrides, launcher=launcher)
-    out, err = process.communicate(timeout=280)
+    process = start_training(recipe, *overrides, launcher=launcher, **variables)
+    out, err = process.communicate(timeout=seconds)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

@@ -254,3 +254,13 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     first = write_report(run).read_bytes()
     write_metrics(run)
     assert write_report(run).read_bytes() == first
+
+
+def test_the_report_says_what_the_numbers_are_worth(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path)
+    said = {"text": "compiled code agrees with plain code", "repeats": "repeats bit for bit with 1 rank of 2 threads"}
+    (run / "numerics.json").write_text(json.dumps(said))
+    page = check_page(write_report(run))
+    sentences = "Compiled code agrees with plain code. Repeats bit for bit with 1 rank of 2 threads."
+    assert sentences in " ".join(" ".join(page.text).split())
+    assert "Repeats bit for bit with 1 rank of 2 threads." in (run / "report" / "report.md").read_text()
