@@ -1,0 +1,77 @@
+"""`replica export --verify`: logits and ids of `transformers` on what was written, against the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.data_sections import Tokenizer
+from configs.model_section import Model
+from data_prep.vocab import train_vocab
+from launch.cli import parse
+from launch.commands import export_command
+from launch.models import import_run
+from pretrain.export import export_directory
+from pretrain.model import Transformer
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    train_vocab(Tokenizer(kind="byte"), []).save(directory / "vocab")
+    torch.manual_seed(5)
+    config = Model(family=request.param, num_layers=2, hidden_size=48, num_heads=4, context_length=32, init_std=0.2)
+    model = Transformer(config, 320).eval()
+    import_run(export_directory(model, directory / "vocab", directory / "hf"), directory / "run", None)
+    return directory / "run"
+
+
+def export(run: Path, target: Path, *more: str) -> int:
+    return export_command(parse(["export", str(run), str(target), "--verify", *more]))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_what_was_written_is_the_checkpoint(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str
+) -> None:
+    assert export(run, tmp_path / "out", "--dtype", dtype, "--max-shard-size", "50KB") == 0
+    assert "verified: logits of transformers differ by" in capsys.readouterr().err
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_a_wrong_weight_is_found(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pretrain import export as module
+
+    right = module._tensor
+
+    def turned(part: Any, value: torch.Tensor) -> torch.Tensor:
+        found = right(part, value)
+        return found.roll(1, 0).contiguous() if ".1." in part.name and found.ndim == 2 else found
+
+    monkeypatch.setattr(module, "_tensor", turned)
+    for dtype in ("fp32", "bf16"):
+        assert export(run, tmp_path / "out", "--dtype", dtype) == 1
+        said = capsys.readouterr().err
+        assert "differ by" in said and "nothing was written" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_ids_are_found(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from data_prep.vocab import Vocab
+
+    right = Vocab.framed
+    monkeypatch.setattr(Vocab, "framed", lambda self, text: [self.eod_id, *right(self, text)])
+    assert export(run, tmp_path / "out") == 1
+    assert "transformers gives other ids for" in capsys.readouterr().err
+
+
+def test_a_gguf_file_is_not_for_transformers(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--verify asks transformers"):
+        export(run, tmp_path / "m.gguf")
