@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from configs.cores import choose_waiting
+from configs.files import says_full
 from configs.terminal import encodable_output, guarded_output
 
 USER_ERROR = 2
@@ -31,7 +32,6 @@ TERMINATED = 143
 BROKEN_PIPE = 141
 CONTINUES = "stopped; what is finished is kept, and the same command continues from there"
 _OURS = {"configs", "data_prep", "pretrain", "eval", "launch"}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
@@ -119,18 +119,18 @@ def _is_at(directory: Path) -> bool:
 def explain(error: Exception) -> str | None:
     """One message naming the thing and the fix; None when the error is not the user's."""
     text = str(error)
-    if getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in text:
+    if says_full(error):
         place = getattr(error, "filename", None)
         return (
-            f"the disk is full at {place or 'the run directory'}{_disk(place)}; free some space or choose another "
-            "directory with --out, then run again: what is finished is kept"
+            f"the disk is full{f' at {place}' if place else ''}{_disk(place)}; free some space or choose another "
+            "directory, then run again: what is finished is kept"
         )
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in _OURS:
         return f"the Python package `{error.name}` is not installed; `make setup` installs all that is needed"
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return f"a network port is in use by another process ({text}); end that process or run again later"
     if isinstance(error, PermissionError):
-        return f"no permission for {error.filename or text}; change its owner or mode, or choose another with --out"
+        return f"no permission for {error.filename or text}; change its owner or mode, or choose another directory"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return text if isinstance(error, ValueError) else None

@@ -6,6 +6,7 @@ to disk, then renamed. A reader therefore never sees half a file, whatever momen
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -42,16 +43,36 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def says_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full; libraries in other languages say it in words alone."""
+    return getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in str(error)
+
+
+@contextmanager
+def _named_when_full(path: Path) -> Iterator[None]:
+    """Lets an error about a full disk name the path that was being written: a failed write knows none."""
+    try:
+        yield
+    except Exception as error:
+        if says_full(error) and getattr(error, "filename", None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write a file to; renames it to `path` on success, removes it on any failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        yield temporary
-        fsync_path(temporary)
-        temporary.replace(path)
-        fsync_path(path.parent)
+        with _named_when_full(path):
+            yield temporary
+            fsync_path(temporary)
+            temporary.replace(path)
+            fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -72,10 +93,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary = temporary_beside(path / path.name if mounted else path)
     temporary.mkdir()
     try:
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            fsync_path(file)
-        fsync_path(temporary)
+        with _named_when_full(path):
+            yield temporary
+            for file in sorted(temporary.rglob("*")):
+                fsync_path(file)
+            fsync_path(temporary)
         if mounted:
             for entry in sorted(temporary.iterdir()):
                 entry.replace(path / entry.name)

@@ -27,7 +27,7 @@ def raising(error: BaseException) -> int:
     [
         (ValueError("corpus.txt is empty; give one with text"), "error: corpus.txt is empty; give one with text\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "error: the disk is full at /a/b (file system "),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), "error: the disk is full at the run dir"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "error: the disk is full; free some space"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "error: no permission for /a/b; "),
         (
             FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/b"),

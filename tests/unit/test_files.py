@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,26 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         raise RuntimeError
     assert target.read_text() == "old"
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("writer", [atomic_path, atomic_directory])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_named_by_what_was_being_written(
+    tmp_path: Path, writer: Callable[[Path], AbstractContextManager[Path]], failure: Exception
+) -> None:
+    """A failed write knows no name, and libraries in Rust say it in words alone."""
+    with pytest.raises(OSError) as error, writer(tmp_path / "export"):
+        raise failure
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "export"))
+    with pytest.raises(OSError) as error, writer(tmp_path / "export"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/elsewhere")
+    assert error.value.filename == "/elsewhere"
 
 
 def test_a_directory_is_replaced_as_a_unit(tmp_path: Path) -> None:
