@@ -95,6 +95,7 @@ def recipe_for(files: Sequence[str], out: Path, preset: str, vocab: int, unit_by
             "out": str(out),
             "data": {
                 "sources": [{"name": "text", "path": list(files)}],
+                "directory": str(out / "data"),  # named, so that nothing is taken from an earlier measurement
                 "preset": preset,
                 "privacy": {"emails": True, "ip_addresses": True},
                 "dedup": {"exact": True, "lines": {}, "near": {}, "substrings": {}},

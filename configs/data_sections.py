@@ -365,7 +365,9 @@ class Data(Section):
         "none", description="Defaults of the steps below as a publication states them; each can be set alone."
     )
     directory: PathText | None = Field(
-        None, description="Where stages put their output; null: `data/` in the run directory."
+        None,
+        description="Where stages put their output; null: `data/` in the run directory, and what a run beside it has "
+        "made is used again.",
     )
     extract: Extract = Extract()
     normalize: Normalize = Normalize()

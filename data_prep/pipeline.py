@@ -24,6 +24,7 @@ from data_prep.need import say_what_is_too_much
 from data_prep.page import PAGE_NAME, verdict_examples, write_page
 from data_prep.plan import Plan
 from data_prep.readers.places import shown
+from data_prep.reuse import Reuse
 from data_prep.runner import Runner
 from data_prep.shards import MANIFEST_NAME, DataManifest, load_manifest
 from data_prep.stages import Stage
@@ -51,7 +52,8 @@ def prepare(recipe: Recipe) -> DataManifest:
         say_what_is_too_much(recipe)  # before every file of a source is asked about
     if is_current(recipe):
         return load_manifest(recipe.data_directory)
-    data = recipe.data
+    plan, data = Plan(recipe), recipe.data
+    Reuse(recipe).wait([plan.documents, *(stage for _, stage in plan.verdicts), plan.tokenizer])
     return _prepare(recipe, Cluster(data.ray_address, data.workers, data.limits.attempts, recipe.data_directory))
 
 
@@ -105,13 +107,14 @@ def _run(recipe: Recipe, runner: Runner) -> DataManifest:
     plan = Plan(recipe)
     if (settings := plan.data.tokenizer).path is not None:
         Vocab.load(settings.path, settings.special_tokens[0])  # what does not serve is said before the work
-    documents = plan.documents.read() or make_documents(plan, runner)
+    reuse = Reuse(recipe)
+    documents = reuse.have(plan.documents) or make_documents(plan, runner)
     plan.identities.save()
-    verdicts, parts = judge(plan, runner, documents)
-    if plan.tokenizer.read() is None:
+    verdicts, parts = judge(plan, runner, documents, reuse)
+    if reuse.have(plan.tokenizer) is None:
         make_tokenizer(plan, runner, parts)
     vocab = Vocab.load(plan.tokenizer.directory)
-    shards = plan.shards(vocab).read() or make_shards(plan, runner, parts, vocab)
+    shards = reuse.have(plan.shards(vocab)) or make_shards(plan, runner, parts, vocab)
     summary = _summary(plan, _Made(documents, verdicts, shards))
     examples = [*documents["examples"], *verdict_examples(list(verdicts.items()), parts, _SHOWN, _CHARACTERS)]
     write_page(
@@ -126,7 +129,9 @@ def _run(recipe: Recipe, runner: Runner) -> DataManifest:
     return load_manifest(plan.directory)
 
 
-def judge(plan: Plan, runner: Runner, documents: Manifest) -> tuple[dict[str, Manifest], list[Part]]:
+def judge(
+    plan: Plan, runner: Runner, documents: Manifest, reuse: Reuse | None = None
+) -> tuple[dict[str, Manifest], list[Part]]:
     """Runs the verdict stages; returns their manifests by name, and the parts with all verdicts."""
     parts = [
         Part(part["name"], number, part["source"], plan.documents.directory, (), part["documents"], part["bytes"])
@@ -134,7 +139,8 @@ def judge(plan: Plan, runner: Runner, documents: Manifest) -> tuple[dict[str, Ma
     ]
     manifests = {}
     for verdict, stage in plan.verdicts:
-        manifests[verdict.name] = stage.read() or _make_verdicts(verdict, stage, runner, parts)
+        made = reuse.have(stage) if reuse is not None else stage.read()
+        manifests[verdict.name] = made or _make_verdicts(verdict, stage, runner, parts)
         parts = [part.after(stage.directory) for part in parts]
     return manifests, parts
 

@@ -97,19 +97,47 @@ def working_in(recipe: Recipe) -> Iterator[None]:
 def _data_is_current(recipe: Recipe) -> bool:
     from data_prep.pipeline import is_current
 
-    return is_current(recipe)
+    return is_current(recipe) or _stays(recipe)
+
+
+def _stays(recipe: Recipe) -> bool:
+    """Whether the data stays as it is because this run was trained on it, whatever programs would make it now.
+
+    Raises:
+        ValueError: when it would be made of other texts or by other settings now, and would be replaced.
+    """
+    from data_prep.reuse import changed_inputs
+    from pretrain.checkpoint import latest, read_info
+
+    newest = latest(recipe.run_directory)
+    file = recipe.data_directory / "manifest.json"
+    if newest is None or not file.is_file() or "data" in recipe.train.checkpoint.accept_changed:
+        return False
+    if read_json(file).get("fingerprint") != read_info(newest).data_fingerprint:
+        return False
+    if changed := changed_inputs(recipe):
+        raise ValueError(
+            f"{recipe.data_directory} would be made of something else now ({', '.join(changed)}), but {newest} was "
+            "trained on it as it is; set that back, start a new run with another --out, or go on without preparing "
+            "data: `replica train` uses it as it is"
+        )
+    print("data: made by another version of Replica or its libraries; kept, as training used it", file=sys.stderr)
+    return True
 
 
 def data_stage(recipe: Recipe) -> Path:
     """Prepares the data, says how training will mix it, and returns its directory.
 
     Raises:
-        ValueError: also when the mixture that the recipe asks for cannot be had.
+        ValueError: also when the mixture that the recipe asks for cannot be had, or when it would replace the data that
+            the run was trained on.
     """
-    from data_prep.pipeline import prepare
+    from data_prep.pipeline import is_current, prepare
+    from data_prep.shards import load_manifest
     from pretrain.mixture import mixture_lines, mixture_table
 
-    data = prepare(recipe)
+    kept = not is_current(recipe) and _stays(recipe)
+    data = load_manifest(recipe.data_directory) if kept else prepare(recipe)
     for line in mixture_lines(mixture_table(recipe, data)):
         print(f"mixture: {line}", file=sys.stderr)
     return data.directory
