@@ -7,13 +7,16 @@ be looked at, or its data prepared, on another machine than it is trained on.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from configs.own_files import refuse_links
 from configs.recipe import Recipe, RecipeError, solve_batch
+from pretrain.continuing import is_finished
 
 # Tokenizers of sacrebleu that need another package: its module, and what installs it.
 _BLEU_PACKAGES = {
@@ -34,8 +37,11 @@ def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True) -> None
     Raises:
         RecipeError: listing all problems.
     """
-    found = [*recipe_problems(recipe), *file_problems(recipe, reads_sources)]
-    machine = machine_problems(recipe, trains_here)
+    refuse_links(recipe.run_directory)
+    found, machine = [*recipe_problems(recipe), *file_problems(recipe, reads_sources)], []
+    if not is_finished(recipe):  # what has been trained needs no device, and the answer no torch
+        machine = machine_problems(recipe, trains_here)
+        found += training_problems(recipe)
     if trains_here:
         found += machine
     if found:
@@ -67,15 +73,13 @@ def recipe_problems(recipe: Recipe) -> list[str]:
             )
     for pairs in recipe.evaluation.translation:
         found += _bleu_problem(pairs.name, pairs.tokenize)
-    if recipe.train.ranks is not None and (
-        undivided := _said(lambda: solve_batch(recipe.train, recipe.train.ranks or 1))
-    ):
-        return found + undivided
-    return found + _parallel_problems(recipe)
+    return found
 
 
-def _parallel_problems(recipe: Recipe) -> list[str]:
-    """What the engine would refuse, on any device."""
+def training_problems(recipe: Recipe) -> list[str]:
+    """What training would refuse on any device."""
+    if undivided := _said(lambda: solve_batch(recipe.train, _least_ranks(recipe))):
+        return undivided
     try:
         from pretrain.sequence import check_sequence
         from pretrain.tensor import check_tensor
@@ -86,14 +90,16 @@ def _parallel_problems(recipe: Recipe) -> list[str]:
     return found or _deepspeed_problems(recipe, ["bf16", "fp32"] if given == "auto" else [given])
 
 
+def _least_ranks(recipe: Recipe) -> int:
+    """The fewest ranks that there can be, on however many nodes: what does not work with them works with none."""
+    return math.lcm(recipe.train.ranks or 1, recipe.train.parallel.sharing)
+
+
 def _deepspeed_problems(recipe: Recipe, precisions: list[str]) -> list[str]:
     """Why DeepSpeed's configuration cannot be made with any of these precisions."""
     from pretrain.engine_config import deepspeed_config
 
-    ranks = recipe.train.ranks or recipe.train.parallel.sharing
-    if _said(lambda: solve_batch(recipe.train, ranks)):
-        return []  # said where ranks are counted
-    plan = solve_batch(recipe.train, ranks)
+    plan = solve_batch(recipe.train, _least_ranks(recipe))
     found = [_said(partial(deepspeed_config, recipe, plan, precision)) for precision in precisions]
     return found[0] if all(found) else []
 
@@ -170,7 +176,9 @@ def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
     found += _said(lambda: resolve_precision(train.precision, device))
     if train.ranks is None:
         found += _said(lambda: solve_batch(train, count_ranks(recipe)))
-    return found or _deepspeed_problems(recipe, [resolve_precision(train.precision, device)])
+    if found or training_problems(recipe):
+        return found
+    return _deepspeed_problems(recipe, [resolve_precision(train.precision, device)])
 
 
 # --------------------------------------------------------------------------------------------------------------- notes

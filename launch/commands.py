@@ -23,19 +23,12 @@ def _load(arguments: Namespace) -> Recipe:
     return load(arguments.recipe, arguments.overrides, _literal(arguments))
 
 
-def _is_finished(recipe: Recipe) -> bool:
-    from pretrain.continuing import is_finished
-
-    return is_finished(recipe)
-
-
 def run_command(arguments: Namespace) -> int:
     """`replica run`: all stages; ends with the report's path and the headline numbers."""
     from launch.stages import run_all
 
     recipe = _load(arguments)
-    if not _is_finished(recipe):  # what has been trained needs no device, and the answer no torch
-        check(recipe, trains_here=True)
+    check(recipe, trains_here=True)
     return run_all(recipe)
 
 
@@ -91,8 +84,7 @@ def train_command(arguments: Namespace) -> int:
     from launch.stages import train_stage, working_in
 
     recipe = _load(arguments)
-    if not _is_finished(recipe):
-        check(recipe, trains_here=True, reads_sources=False)
+    check(recipe, trains_here=True, reads_sources=False)
     with working_in(recipe):
         if not arguments.supervise:
             print(train_stage(recipe))

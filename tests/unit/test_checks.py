@@ -120,6 +120,18 @@ def test_what_is_right_passes(make: Callable[..., Recipe], capsys: pytest.Captur
     assert not gate_problems(compared)
 
 
+def test_ranks_of_several_nodes_may_share_a_row(make: Callable[..., Recipe]) -> None:
+    recipe = make("train.ranks=1", "train.parallel.tensor=2")
+    assert not checks.training_problems(recipe), "on two nodes"
+
+
+def test_a_finished_run_is_asked_for_no_device(make: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "is_finished", lambda recipe: True)
+    check(make("train.precision=fp16"), trains_here=True)
+    with pytest.raises(ValueError, match="nonsense"):
+        check(make('report.gates=["nonsense"]'), trains_here=True)
+
+
 def test_raw_text_may_be_gone_once_it_is_prepared(make: Callable[..., Recipe], tmp_path: Path) -> None:
     (tmp_path / "none.txt").unlink()
     check(make(), trains_here=True, reads_sources=False)
