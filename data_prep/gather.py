@@ -14,13 +14,14 @@ from data_prep import collect
 from data_prep.documents import Origin, origins
 from data_prep.funnel import KEPT, READ, merge_counts
 from data_prep.plan import Plan
-from data_prep.readers import size_of
+from data_prep.readers import file_format, size_of
 from data_prep.readers.places import ask_all
 from data_prep.runner import Runner
 from data_prep.stages import Stage
 from data_prep.watch import expected_bytes
 
 _EXAMPLES = 5
+_SHOWN = 120  # characters of an example in a message
 _UNREAD = ("read/", "extract/")
 
 Manifest = dict[str, Any]
@@ -108,12 +109,13 @@ def _finish(stage: Stage, sources: Sequence[Source], names: Sequence[str], most:
             seen[place] = seen.get(place, 0) + 1
             if seen[place] <= most:
                 examples.append({"source": source, **example})
+    wanted = {source.name: source for source in sources}
     for name, reasons in counts.items() if not may_be_empty else ():
         found = _said(reasons, [example for example in examples if example["source"] == name])
         unread = sum(entry[0] for key, entry in reasons.items() if key.startswith(_UNREAD) and key != READ)
         if reasons.get(READ, [0])[0] == unread:
             raise ValueError(
-                f"source {name}: no document could be read (found: {found}); check its `path` and its `text_field`"
+                f"source {name}: no document could be read (found: {found}); {_advice(reasons, examples, wanted[name])}"
             )
         if not reasons.get(KEPT, [0])[0]:
             # Not the end of hours of work: the other sources may be what was wanted.
@@ -126,10 +128,28 @@ def _said(reasons: dict[str, list[int]], examples: Sequence[Manifest]) -> str:
     first: dict[str, str] = {}
     for example in examples:
         if example["key"].startswith(_UNREAD):
-            first.setdefault(example["key"], f" ({example['id'].removesuffix(':0')})")
+            what = f": {example['excerpt'][:_SHOWN]}" if example["key"] == "read/missing_text" else ""
+            first.setdefault(example["key"], f" ({example['id'].removesuffix(':0')}{what})")
     shown = [
         f"{key.partition('/')[2]} {entry[0]}{first.get(key, '')}"
         for key, entry in sorted(reasons.items())
         if entry[0] and key not in (READ, KEPT)
     ]
     return ", ".join(shown) or "nothing"
+
+
+def _advice(reasons: dict[str, list[int]], examples: Sequence[Manifest], source: Source) -> str:
+    """What may be done about a source of which nothing can be read, by what most of it was left out for."""
+    unread = [key for key in reasons if key.startswith(_UNREAD) and key != READ]
+    most = max(unread, key=lambda key: reasons[key][0], default="")
+    example = next((item for item in examples if item["source"] == source.name and item["key"] == most), {"id": ""})
+    kind = file_format(example["id"].partition(":")[0], source.format)
+    if most == "read/invalid_json" and kind == "jsonl":
+        return "where a JSON value goes over several lines, set the source's `format: json`"
+    if most == "read/missing_text" and kind in ("csv", "tsv"):
+        return "set its `text_field` to one of these columns, or `header: true` if its first row names them"
+    if most == "read/missing_text":
+        return "set its `text_field` to one of these fields"
+    if most in ("read/truncated_file", "read/damaged_file"):
+        return "fetch it again, or set its `format` if it is not what its name says"
+    return "check its `path`, `format` and `text_field`"

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from data_prep.readers.archives import tar_records, zip_records
-from data_prep.readers.delimited import csv_rows
+from data_prep.readers.delimited import csv_rows, with_line_feeds
 from data_prep.readers.isolation import concerns_one, describe
 from data_prep.readers.json_items import json_items
 from data_prep.readers.parquet import parquet_rows
@@ -163,9 +163,10 @@ def _plain(kind: str, stream: BinaryIO, reading: Reading, damage: Damage) -> Ite
         return web_records(stream, reading, damage)
     stream = as_utf8(stream, wide_only=kind not in ("text", "csv", "tsv"))
     if kind == "jsonl":
-        return lines(stream, reading, damage, JSON_TYPE)
-    if kind == "text":
-        return text_records(stream, reading, damage)
+        return lines(with_line_feeds(stream), reading, damage, JSON_TYPE)
+    if kind == "text":  # a whole file stays as it is
+        in_lines = reading.text_documents != "file"
+        return text_records(with_line_feeds(stream) if in_lines else stream, reading, damage)
     if kind == "json":
         return json_items(stream, reading, damage)
     if kind in ("csv", "tsv"):

@@ -7,7 +7,7 @@ item means is found out where documents are made of it. (Streaming parsers such 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 from data_prep.charset import UTF8_MARK
@@ -17,60 +17,105 @@ from data_prep.readers.streams import CHUNK_BYTES
 # A string that ends in the same chunk is one step; else its beginning is, and the rest is looked for later.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[\[\]{},]', re.DOTALL)
 _STRING_END = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+("?)', re.DOTALL)
+# How far back it is looked for the line that a bracket begins.
+_LINE_BYTES = 256
+# The end of a string that was never closed and took the beginning of the next item for its own.
+_SWALLOWED = re.compile(rb"\n([ \t]*)(\{)[ \t\r\n]*\Z")
+_MAY_SWALLOW = re.compile(rb"\n[ \t]*(?:\{[ \t\r\n]*)?\Z")
+_BEFORE_OBJECTS = {0x5B: b"[,", 0x7B: b":"}  # all that may stand before an object in a list, and in an object
 
 
 class _Scanner:
-    """Finds where items begin and end."""
+    """Finds where items begin and end.
+
+    In JSON nothing tells where reading could go on after a string or a bracket that is not closed. Where items begin
+    lines, a line does that begins as theirs do: with a string behind its brace, if the present item is in a string,
+    which may hold no line end (RFC 8259, section 7); or with a brace where the present item, which is not finished,
+    could have no object. No text that is JSON is ever cut so.
+    """
 
     def __init__(self, reading: Reading) -> None:
         self._limit = reading.record_bytes
-        self._depth = 0
+        self._open = bytearray()  # brackets, the innermost last
+        self._broken = False  # whether the present item is known to be no JSON
         self._listed = False  # whether the value at the top is a list
         self._in_string = False
         self._escaped = False
+        self._before = b"\n"  # the end of what has been read
+        self._carried = b""  # read, and to be read again with what follows
+        self._indent: bytes | None = None  # before the present item, where it begins a line
         self._held: list[bytes] = []
         self._size = 0
         self._position = 0
 
     def feed(self, chunk: bytes) -> Iterator[RawRecord]:
-        at = start = 0
+        chunk, self._carried = self._carried + chunk, b""
+        at = start = opened = 0  # `opened`: where the string that is open began
         if self._in_string:
             at = self._string_rest(chunk)
-        while match := _TOKEN.search(chunk, at):
+            if not self._in_string:
+                at, start = yield from self._string_ended(chunk, 0, at, start)
+        while not self._in_string and (match := _TOKEN.search(chunk, at)):
             sign = chunk[match.start()]
             at = match.end()
             base = 1 if self._listed else 0
             if sign == 0x22:  # "
-                if not match.group(1):
-                    self._in_string = True
+                if match.group(1):
+                    at, start = yield from self._string_ended(chunk, match.start(), at, start)
+                else:
+                    self._in_string, opened = True, match.start()
                     self._escaped = _odd_backslashes(chunk)
             elif sign == 0x2C:  # ,
-                if self._depth == base:
+                if len(self._open) == base:
                     yield from self._end(chunk[start : at - 1])
                     start = at
             elif sign in b"[{":
-                if self._depth == 0 and sign == 0x5B:
+                if not self._open and sign == 0x5B:
                     yield from self._end(chunk[start : at - 1])
                     self._listed, start = True, at
-                self._depth += 1
+                elif len(self._open) == base:
+                    self._indent = self._line_before(chunk, at - 1)[0]
+                elif sign == 0x7B and self._cuts_off(chunk, at - 1):
+                    yield from self._end(chunk[start : at - 1], broken=True)
+                    start = at - 1
+                    del self._open[base:]
+                self._open.append(sign)
             else:
-                self._depth = max(0, self._depth - 1)
-                if self._depth == 0 and self._listed:
+                self._broken = self._broken or not self._open or sign - self._open.pop() != 2  # as in `{}` and `[]`
+                if not self._open and self._listed:
                     yield from self._end(chunk[start : at - 1])
                     self._listed, start = False, at
-                elif self._depth == base:
+                elif len(self._open) == base:
                     yield from self._end(chunk[start:at])
                     start = at
-        self._hold(chunk[start:])
+        end = self._carry(chunk, max(start, opened)) if self._in_string else len(chunk)
+        self._hold(chunk[start:end])
+        self._before = (self._before + chunk[:end])[-_LINE_BYTES:]
 
     def finish(self, damage: Damage) -> Iterator[RawRecord]:
         """What is left when the file has ended."""
-        if self._depth:
+        self._hold(self._carried)
+        if self._open:
             damage.set("truncated_file", "a list or an object is not closed")
-        if damage.reason:
-            damage.lost = self._size
-        else:
+        if not damage.reason:
             yield from self._end(b"")
+            return
+        *whole, last = self._lines(b"".join(self._held)) or [b""]
+        for piece in whole:
+            yield from self._record(piece, len(piece))
+        damage.lost = len(last) if whole else self._size
+
+    def _string_ended(
+        self, chunk: bytes, begin: int, end: int, start: int
+    ) -> Generator[RawRecord, None, tuple[int, int]]:
+        """Where to go on, and where the present item begins; ends the item before if the string is none."""
+        if chunk[end - 2 : end - 1] in (b"{", b" ", b"\n", b"\t", b"\r"):
+            match = _SWALLOWED.search(chunk, max(begin, end - 1 - _LINE_BYTES), end - 1)
+            if match and self._indent in (None, match[1]):
+                yield from self._end(chunk[start : match.start()], broken=True)
+                del self._open[1 if self._listed else 0 :]
+                return match.start(2), match.start()
+        return end, start
 
     def _string_rest(self, chunk: bytes) -> int:
         start = 1 if self._escaped else 0
@@ -80,6 +125,33 @@ class _Scanner:
         self._escaped = self._in_string and _odd_backslashes(chunk[start:])
         return match.end()
 
+    def _carry(self, chunk: bytes, opened: int) -> int:
+        """Keeps back the last line of an open string, which may be the next item's; returns the end of the rest."""
+        match = _MAY_SWALLOW.search(chunk, max(opened, len(chunk) - _LINE_BYTES))
+        if match is None:
+            return len(chunk)
+        end = match.start()
+        self._carried = chunk[end:]
+        self._escaped = _odd_backslashes(chunk[opened:end])
+        return end
+
+    def _line_before(self, chunk: bytes, at: int) -> tuple[bytes | None, bytes]:
+        """The white space between the beginning of the line and this place, if it is all, and what stands before."""
+        near = chunk[max(0, at - _LINE_BYTES) : at]
+        if at < _LINE_BYTES:
+            near = self._before + near
+        before, end, indent = near.rpartition(b"\n")
+        return (indent if end and not indent.strip(b" \t") else None), before.rstrip()
+
+    def _cuts_off(self, chunk: bytes, at: int) -> bool:
+        """Whether the brace there is that of the next item, as the present one could have none."""
+        if at and chunk[at - 1] not in b" \t\n":
+            return False
+        indent, before = self._line_before(chunk, at)
+        if indent is None or self._indent not in (None, indent):
+            return False
+        return self._broken or (bool(before) and before[-1] not in _BEFORE_OBJECTS[self._open[-1]])
+
     def _hold(self, piece: bytes) -> None:
         self._size += len(piece)
         if self._size <= self._limit:
@@ -87,17 +159,29 @@ class _Scanner:
         else:
             self._held.clear()
 
-    def _end(self, piece: bytes) -> Iterator[RawRecord]:
+    def _end(self, piece: bytes, broken: bool = False) -> Iterator[RawRecord]:
         self._hold(piece)
-        size, held = self._size, b"".join(self._held).strip().removeprefix(UTF8_MARK)
-        self._held, self._size = [], 0
+        size, held = self._size, b"".join(self._held)
+        self._held, self._size, self._broken = [], 0, False
         if size > self._limit:
             yield dropped("record_too_long", size, self._position)
-        elif held:
-            yield RawRecord(self._position, held, size, 0, None, JSON_TYPE)
-        else:
+            self._position += 1
             return
-        self._position += 1
+        lines = self._lines(held) if broken else [held]
+        for line in lines:
+            yield from self._record(line, size if len(lines) == 1 else len(line))
+
+    def _record(self, piece: bytes, size: int) -> Iterator[RawRecord]:
+        value = piece.strip().removeprefix(UTF8_MARK)
+        if value:
+            yield RawRecord(self._position, value, size, 0, None, JSON_TYPE)
+            self._position += 1
+
+    def _lines(self, held: bytes) -> list[bytes]:
+        """The items that a broken one may have swallowed, by the lines that begin as it does."""
+        indent = rb"[ \t]*" if self._indent is None else re.escape(self._indent)
+        pieces = re.split(rb"\n(?=" + indent + rb'\{[ \t\r\n]*")', held)
+        return [piece.strip().strip(b",") for piece in pieces] if len(pieces) > 1 else pieces
 
 
 def _odd_backslashes(data: bytes) -> bool:

@@ -23,7 +23,7 @@ from data_prep.documents import Document, Origin, read_documents
 from data_prep.evaluation_sets import read_texts
 from data_prep.funnel import Tally
 from data_prep.guard import TooSlow
-from data_prep.pipeline import only_one
+from data_prep.pipeline import only_one, prepare_inline
 from data_prep.readers import UnreadableFile, as_pattern, expand
 from data_prep.readers.fields import split_front_matter
 from data_prep.readers.isolation import concerns_one, describe
@@ -151,6 +151,36 @@ def test_a_hub_stream_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Source(name="s", hub={"path": "owner/name"})
     with pytest.raises(UnreadableFile, match=r"source s: owner/name/train-0 cannot be read behind row 0 \(UnicodeDec"):
         list(Origin(given, "owner/name/train-0").records(1000))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "found", "advice"),
+    [
+        ("a.jsonl", '{\n "text": "x"\n}\n', "invalid_json 3 (a.jsonl)", "set the source's `format: json`"),
+        (
+            "a.csv",
+            "A long title of the first column,2\nx,y\n",
+            "missing_text 2 (a.csv: no text in `text`",
+            "`header: true`",
+        ),
+        ("a.jsonl", '{"body": "x"}\n', "fields: body", "set its `text_field` to one of these fields"),
+        ("a.parquet", "no table", "damaged_file 1 (a.parquet)", "fetch it again, or set its `format`"),
+        ("a.txt", "", "nothing", "check its `path`, `format` and `text_field`"),
+    ],
+)
+def test_a_source_of_which_nothing_can_be_read(tmp_path: Path, name: str, data: str, found: str, advice: str) -> None:
+    (tmp_path / name).write_text(data)
+    recipe = {
+        "name": "r",
+        "data": {"sources": [{"name": "s", "path": name}], "tokenizer": {"kind": "byte"}, "directory": "out"},
+        "model": {"family": "llama", "num_layers": 1, "hidden_size": 16, "num_heads": 1, "context_length": 16},
+        "train": {"tokens": 1000, "global_batch_size": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ValueError, match="source s: no document could be read") as error:
+        prepare_inline(load(tmp_path / "recipe.yaml"))
+    assert found in str(error.value)
+    assert advice in str(error.value)
 
 
 # ----------------------------------------------------------------------------------------------------- names and places

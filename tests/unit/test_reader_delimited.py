@@ -155,6 +155,14 @@ def test_line_ends(tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch) ->
     assert texts(tmp_path / "f.fasta") == ["ACGT", "A"]
     (tmp_path / "f.fastq").write_bytes(end.join(["@x", "AC", "+", "!!", "@y", "A", "+", "!", ""]).encode())
     assert texts(tmp_path / "f.fastq") == ["AC", "A"]
+    (tmp_path / "f.jsonl").write_bytes(end.join(['{"text": "a"}', '{"text": "b"}']).encode())
+    assert texts(tmp_path / "f.jsonl") == ["a", "b"]
+    (tmp_path / "f.txt").write_bytes(end.join(["a", "b", "", "c"]).encode())
+    assert texts(tmp_path / "f.txt", text_documents="line") == ["a", "b", "c"]
+    assert [text.rstrip() for text in texts(tmp_path / "f.txt", text_documents="paragraph")] == [
+        end.join("ab").replace("\r\n" if end == "\r\n" else "\r", end if end != "\r" else "\n"), "c",
+    ]  # fmt: skip
+    assert texts(tmp_path / "f.txt") == [end.join(["a", "b", "", "c"])]
     for size in (1, 2, 3):
         monkeypatch.setattr(delimited, "CHUNK_BYTES", size)
         assert rows(tmp_path, table) == (["first", "two\nlines", 'a "b"', "last"], [])
