@@ -31,7 +31,7 @@ FORMATS = {
 }  # fmt: skip
 _ARCHIVES = ("tar", "zip")
 _SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
-_OF_FILES = frozenset({"truncated_file", "damaged_file", "expands_too_much", "unreadable_file"})
+_OF_FILES = frozenset({"truncated_file", "damaged_file", "expands_too_much", "unreadable_file", "trailing_garbage"})
 # Faults of a file; others, such as a full disk, are faults of the machine and end the run.
 _UNREADABLE = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP, errno.EIO, errno.ENOTDIR})
 _SLACK_BYTES = 2 * CHUNK_BYTES
@@ -104,8 +104,7 @@ def _file_records(place: Place, reading: Reading) -> Iterator[RawRecord]:
         if isinstance(place, Remote) or error.errno not in _UNREADABLE:
             raise
         damage.set("unreadable_file", error.strerror or error)
-    if damage.reason:
-        yield dropped(damage.reason, damage.lost, detail=damage.detail)
+    yield from damage.records()
 
 
 def _isolated(records: Callable[[], Iterator[RawRecord]], damage: Damage) -> Iterator[RawRecord]:
@@ -149,8 +148,7 @@ class _Opened:
         damage = Damage()
         for record in _isolated(lambda: self.records(name, stream, damage, _SLACK_BYTES), damage):
             yield replace(record, member=name if one else f"{name}:{record.position}")
-        if damage.reason:
-            yield dropped(damage.reason, damage.lost, detail=damage.detail, member=name)
+        yield from damage.records(member=name)
 
 
 def _plain(kind: str, stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator[RawRecord]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -74,11 +74,19 @@ class Damage:
     detail: str = ""
     lost: int = 0  # bytes of the record that was cut by it
     holes: int = 0  # damaged gzip members after which reading went on
+    garbage: int = 0  # bytes behind compressed data that is whole
 
     def set(self, reason: str, detail: object) -> None:
         """The first one counts: it is the cause of the others."""
         if self.reason is None:
             self.reason, self.detail = reason, str(detail)
+
+    def records(self, **more: Any) -> Iterator[RawRecord]:
+        """What is to be said of the file when it has been read."""
+        if self.reason:
+            yield dropped(self.reason, self.lost, detail=self.detail, **more)
+        if self.garbage:
+            yield dropped("trailing_garbage", self.garbage, detail="bytes behind compressed data that is whole", **more)
 
 
 def dropped(reason: str, size: int, position: int = 0, detail: object = "", **more: Any) -> RawRecord:

@@ -73,6 +73,7 @@ def test_a_broken_file_among_others(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.jsonl.gz").write_bytes(gzip.compress(jsonl([{"text": name}])))
     (tmp_path / "b.jsonl.gz").write_bytes(b"no gzip data at all")
+    (tmp_path / "c2.jsonl.gz").write_bytes(b"\x55" * 20 + bytes(range(32)) * 20)
     (tmp_path / "d.jsonl.gz").write_bytes(b"")
     (tmp_path / "e.parquet").write_bytes(b"PAR1 nothing PAR1")
     (tmp_path / "f.zip").write_bytes(b"PK nothing")
@@ -80,13 +81,14 @@ def test_a_broken_file_among_others(tmp_path: Path) -> None:
     documents, rejected = read(str(tmp_path / "*"))
     assert [d.text for d in documents] == ["a", "c"]
     assert reasons(rejected) == [
-        ("damaged_file", "b.jsonl.gz:0"),
+        ("invalid_json", "b.jsonl.gz:0"),  # its bytes are those of a text, whatever it is called
+        ("damaged_file", "c2.jsonl.gz:0"),
         ("damaged_file", "e.parquet:0"),
         ("damaged_file", "f.zip:0"),
         ("damaged_file", "g.tar:0"),
     ]
-    with pytest.raises(UnreadableFile, match=r"b\.jsonl\.gz cannot be read to its end \(damaged_file"):
-        list(read_documents(source(tmp_path / "b.jsonl.gz")))
+    with pytest.raises(UnreadableFile, match=r"c2\.jsonl\.gz cannot be read to its end \(damaged_file"):
+        list(read_documents(source(tmp_path / "c2.jsonl.gz")))
 
 
 def test_a_broken_row_group_leaves_the_others(tmp_path: Path) -> None:
