@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from data_prep.readers.http import TEXT_TYPES, decoded, plain_type, split_response
+from data_prep.readers.http import TEXT_TYPES, decoded, media_type_of, plain_type, sniffed_type, split_response
 from data_prep.readers.records import Damage, RawRecord, Reading, dropped
 from data_prep.readers.streams import CHUNK_BYTES
 
@@ -22,6 +22,7 @@ _LINE_BYTES = 65536
 _NEXT = re.compile(rb"\r?\n(WARC/\d\.\d\r?\n)")
 _ARC_DATE = re.compile(rb"\d{8,17}")
 _ARC_FIELDS = {b"1": 5, b"2": 10}
+_UNKNOWN_TYPES = ("", "unknown/unknown", "application/unknown")  # MIME Sniffing, 7
 # Kinds that carry no document: what was asked, what was known already, what is said about others.
 _SILENT = frozenset({"warcinfo", "request", "metadata", "revisit", "continuation"})
 
@@ -184,7 +185,7 @@ def _page(
 ) -> RawRecord:
     more: dict[str, Any] = {"url": url, "name": headers.get("warc-record-id", "").strip("<>") or None}
     date = headers.get("warc-date")
-    metadata = {"date": date} if date else {}
+    metadata: dict[str, Any] = {"date": date} if date else {}
     media_type = headers.get("content-type", "")
     if plain_type(media_type) == "application/http":
         response = split_response(body)
@@ -198,16 +199,20 @@ def _page(
                 return dropped("http_status", len(body), position, status, **more)
             media_type = fields.get("content-type", "")
             try:
-                body = decoded(body, fields, limit)
+                found = decoded(body, fields, limit)
             except OverflowError:
                 return dropped("record_too_long", len(body), position, "its body unfolds to too much", **more)
             except ValueError as error:
                 return dropped("broken_record", len(body), position, error, **more)
+            body = found.data
+            if found.is_cut:
+                metadata["truncated"] = True
+    media_type = media_type_of(media_type)
     identified = headers.get("warc-identified-payload-type")
     if plain_type(media_type) not in TEXT_TYPES and identified:
         media_type = identified
-    if not media_type and b"<html" in body[:2048].lower():
-        media_type = "text/html"
+    if plain_type(media_type) in _UNKNOWN_TYPES:
+        media_type = sniffed_type(body)
     if plain_type(media_type) not in TEXT_TYPES:
         return dropped("not_text_media", len(body), position, media_type, **more)
     return RawRecord(position, body, size, media_type=media_type, metadata=metadata, **more)

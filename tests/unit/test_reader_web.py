@@ -13,7 +13,7 @@ import zstandard
 
 from configs.data_sections import Limits
 from data_prep.readers import RawRecord, Reading, read_records
-from data_prep.readers.http import decoded, split_response
+from data_prep.readers.http import decoded, media_type_of, sniffed_type, split_response
 from tests.reading import read
 
 ARCHIVES = Path(__file__).parents[1] / "data" / "warc"
@@ -117,29 +117,171 @@ def test_a_damaged_gzip_member_and_a_cut_file(tmp_path: Path) -> None:
     assert sorted(item for item in found if isinstance(item, str)) == ["broken_record", "truncated_file"]
 
 
-def test_encodings_of_a_body() -> None:
-    text = b"<p>a page</p>" * 10
-    raw = zlib.compressobj(wbits=-15)
-    packed = {
-        "gzip": gzip.compress(text), "x-gzip": gzip.compress(text), "deflate": zlib.compress(text),
-        "br": brotli.compress(text), "zstd": zstandard.compress(text),
-    }  # fmt: skip
-    for name, body in packed.items():
-        assert decoded(body, {"content-encoding": name.upper()}, 1000) == text
-        assert decoded(text, {"content-encoding": name}, 1000) == text  # stored as it was meant
-        with pytest.raises(OverflowError):
-            decoded(body, {"content-encoding": name}, 50)
-    assert decoded(raw.compress(text) + raw.flush(), {"content-encoding": "deflate"}, 1000) == text
-    chunks = b"5;x=y\r\n<p>a \r\n8\r\npage</p>\r\n0\r\n\r\n"
-    assert decoded(chunks, {"transfer-encoding": "Chunked"}, 1000) == b"<p>a page</p>"
-    assert decoded(text, {"transfer-encoding": "chunked"}, 1000) == text
-    for damaged in (b"\x1f\x8bnothing", gzip.compress(text)[:10] + b"\xff" * 20):
-        with pytest.raises(ValueError, match="content encoding"):
-            decoded(damaged, {"content-encoding": "gzip"}, 1000)
+TEXT = b"<p>a page</p>" * 10
+
+
+def plain(body: bytes, limit: int = 1000, **fields: str) -> bytes:
+    """A body that is all there, without its codings."""
+    found = decoded(body, {name.replace("_", "-"): value for name, value in fields.items()}, limit)
+    assert not found.is_cut
+    return found.data
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+PACKED = {
+    "gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress,
+    "zstd": zstandard.compress,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_codings_of_a_body(name: str) -> None:
+    body = PACKED[name](TEXT)
+    for label in (name.upper(), f" {name} ", f"{name}, identity", f"{name}, {name}", f"utf-8, {name}"):
+        assert plain(body, content_encoding=label) == TEXT  # named twice, packed once
+    assert plain(body, transfer_encoding=f"{name}, chunked") == TEXT
+    assert plain(PACKED[name](body), content_encoding=f"{name},{name}") == TEXT
+    for stored in (TEXT, b"A simple text.\n", b'{"a": 1}', b"0", b""):  # as it was meant
+        assert plain(stored, content_encoding=name) == stored
+    with pytest.raises(OverflowError):
+        plain(body, 50, content_encoding=name)
+    if name != "br":  # which has no members
+        assert plain(PACKED[name](TEXT[:50]) + PACKED[name](TEXT[50:]), content_encoding=name) == TEXT
+        assert plain(body + b"\r\n", content_encoding=name) == TEXT
+    if name != "deflate":
+        with pytest.raises(ValueError, match="damaged"):
+            decoded(body[: len(body) // 2] + b"\xff" * 30 + body[len(body) // 2 :], {"content-encoding": name}, 1000)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_body_that_was_cut_is_read_as_far_as_it_goes(name: str) -> None:
+    text = b"".join(b"<p>paragraph %d of a page</p>" % (n * 7919) for n in range(9000))
+    body = PACKED[name](text)
+    for cut in (len(body) * 3 // 4, len(body) - 1):
+        found = decoded(body[:cut], {"content-encoding": name}, 10**6)
+        assert text.startswith(found.data)
+        assert found.is_cut
+
+
+def test_names_that_are_no_codings() -> None:
+    for name in ("UTF-8", "none", "binary", "text/html", "8bit", "aws-chunked", "", ",", "identity", "compress", "xz"):
+        assert plain(TEXT, content_encoding=name) == TEXT
     with pytest.raises(ValueError, match="compress is not known"):
-        decoded(text, {"content-encoding": "compress"}, 1000)
+        plain(b"\x1f\x9d\x90\x00\x01" + bytes(range(20)), content_encoding="compress")
+    assert plain(raw_deflate(TEXT), content_encoding="deflate") == TEXT
+    for damaged in (b"\x1f\x8bnothing", gzip.compress(TEXT)[:10] + b"\xff" * 20):
+        with pytest.raises(ValueError, match="content encoding"):
+            plain(damaged, content_encoding="gzip")
+
+
+CHUNKS = [
+    b"5;x=y\r\n<p>a \r\n8\r\npage</p>\r\n0\r\n\r\n",
+    b'5 ; a="b;c" \r\n<p>a \r\n0008\r\npage</p>\r\n0\r\nTrailer: x\r\nDigest: y\r\n\r\n',
+    b"\r\n5\n<p>a \n8  \npage</p>\n0\n",
+    b"D\r\n<p>a page</p>\r\n000",
+]
+
+
+def test_chunks() -> None:
+    for body in CHUNKS[:3]:
+        assert plain(body, transfer_encoding="Chunked") == b"<p>a page</p>"
+    assert plain(b"0\r\n\r\n", transfer_encoding="chunked") == b""
+    packed = gzip.compress(TEXT)
+    both = b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed)
+    assert plain(both, transfer_encoding="chunked", content_encoding="gzip") == TEXT
+    for body, text in ((CHUNKS[3], b"<p>a page</p>"), (CHUNKS[0][:20], b"<p>a page"[:9]), (b"99\r\n<p>a", b"<p>a")):
+        found = decoded(body, {"transfer-encoding": "chunked"}, 1000)
+        assert found.is_cut
+        assert text.startswith(found.data)
+    with pytest.raises(ValueError, match="chunks are damaged"):
+        decoded(b"5\r\n<p>a \r\n3\r\npage</p>\r\n0\r\n\r\n", {"transfer-encoding": "chunked"}, 1000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"A simple guide to bread.\nTake flour, water and salt.\nBake it for an hour.\n",
+        b"A\nTake flour, water and salt.\n",
+        b"5\nhello\nBake it for an hour.\n",
+        b"2024\nnews of the year\n",
+        b"0\nis where it begins\n",
+        b"ace;\nof spades",
+        b"<p>a page</p>",
+        b"",
+        b"\r\n",
+    ],
+)
+def test_chunks_that_are_not_there(text: bytes) -> None:
+    assert plain(text, transfer_encoding="chunked") == text
+
+
+def test_answers() -> None:
     assert split_response(b"HTTP/2 301\nLocation: x\n\nbody") == (301, {"location": "x"}, b"body")
     assert split_response(b"<html>") is None
+    head = b"HTTP/1.1 200 OK\r\nVia: a\r\n  b\r\nno field\r\nVIA : c\r\n: x\r\n\r\n"
+    assert split_response(head) == (200, {"via": "a b, c"}, b"")
+
+
+@pytest.mark.parametrize(
+    ("field", "media_type"),
+    [
+        ("text/html", "text/html"),
+        ("text/html, text/html", "text/html"),
+        ("text/html;charset=gbk, text/html", "text/html;charset=gbk"),
+        ("text/html;charset=gbk, text/html;x=y;charset=big5", "text/html;x=y;charset=big5"),
+        ("text/html;charset=gbk, text/plain", "text/plain"),
+        ("text/plain;charset=gbk, text/html", "text/html"),
+        ('text/html;charset="a,b", */*', 'text/html;charset="a,b"'),
+        ("text/html, cannot-parse, ", "text/html"),
+        ("text/html charset=utf-8", ""),
+        ("html", ""),
+        ("*/*", ""),
+        ("", ""),
+    ],
+)
+def test_the_media_type_of_a_field(field: str, media_type: str) -> None:
+    assert media_type_of(field) == media_type
+
+
+@pytest.mark.parametrize(
+    ("head", "media_type"),
+    [
+        (b"<!DOCTYPE html><p>", "text/html"),
+        (b" \n<HTML>", "text/html"),
+        (b"<p>text", "text/html"),
+        (b"<!--x--><b>", "text/html"),
+        (b"\xef\xbb\xbf<h1>", "text/html"),
+        (b"warning in line 1 <html>", "text/html"),
+        (b"<?xml version='1.0'?><feed>", "text/xml"),
+        (b"<?xml version='1.0'?><html>", "application/xhtml+xml"),
+        (b"<px>", ""),
+        (b"<pre-release> 5", ""),
+        (b"%PDF-1.4", ""),
+        (b"?", ""),
+    ],
+)
+def test_the_type_of_a_page_that_states_none(head: bytes, media_type: str) -> None:
+    assert sniffed_type(head) == media_type
+
+
+def test_pages_cut_doubled_and_without_a_type(tmp_path: Path) -> None:
+    page = b"<!DOCTYPE html><body><p>A page with enough words in it: %d.</p></body>"
+    pieces = [
+        warc("response", answer(page % 1, "Server: x\r\n")),
+        warc("response", answer(page % 2, "Content-Type: text/html, text/html\r\n")),
+        warc("response", answer(page % 3, "Content-Type: text/html\r\ncontent-type: text/html\r\n")),
+        warc("response", answer(page % 4, "Content-Type: */*\r\n")),
+        warc("response", answer(gzip.compress(page % 5)[:-8], "Content-Type: text/html\r\nContent-Encoding: gzip\r\n")),
+    ]
+    (tmp_path / "f.warc").write_bytes(b"".join(pieces))
+    documents, rejected = read(tmp_path / "f.warc")
+    assert not rejected
+    assert [d.text.strip()[-2] for d in documents] == list("12345")
+    assert [d.metadata.get("truncated") for d in documents] == [None] * 4 + [True]
 
 
 def test_media_types_and_charsets(tmp_path: Path) -> None:
