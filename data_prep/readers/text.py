@@ -55,11 +55,11 @@ class _Transcoded(io.RawIOBase):
 
     def _is_utf8(self, data: bytes) -> bool:
         """Whether a block is UTF-8 as it stands; if not, looks again what the file is."""
-        if data.isascii() and not (self._decoder is None and b"\x1b$" in data and ISO_2022_JP.search(data)):
+        if data.isascii() and not (self._decoder is None and b"\x1b" in data and ISO_2022_JP.search(data)):
             return self._decoder is None
         if not data.isascii():
             try:
-                text = codecs.getincrementaldecoder("utf-8")().decode(data)
+                text = data.decode("utf-8")
             except UnicodeDecodeError:
                 pass
             else:
