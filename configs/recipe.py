@@ -41,7 +41,7 @@ class Recipe(Section):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the run; also its default directory."
     )
-    seed: int = Field(1234, ge=0, description="Seed of everything random.")
+    seed: int = Field(1234, ge=0, le=2**62, description="Seed of everything random.")
     out: str | None = Field(
         None, min_length=1, description="Run directory, relative to the working directory; null: `runs/<name>`."
     )

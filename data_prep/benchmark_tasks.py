@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import io
 import logging
 import tempfile
@@ -51,6 +52,17 @@ def check_places(places: Sequence[str]) -> None:
             check_trusted(place, "evaluation.benchmarks.include_path")
 
 
+@functools.lru_cache(maxsize=2)
+def _manager(kind: Any, places: tuple[str, ...], defaults: bool, stamp: tuple[Any, ...]) -> Any:
+    """lm-eval's `TaskManager`, once for all tasks of an evaluation; `stamp` tells when the files are others."""
+    return kind(include_path=list(places) or None, include_defaults=defaults)
+
+
+def _stamp(places: Sequence[str]) -> tuple[Any, ...]:
+    files = sorted(file for place in places for file in Path(place).rglob("*.y*ml"))
+    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
 def open_tasks(names: Sequence[str], places: Sequence[str], cache: Path, setting: str) -> dict[str, Any]:
     """Builds the tasks as lm-eval's `evaluate` takes them: `tasks`, `groups` and `group_map`.
 
@@ -74,10 +86,10 @@ def open_tasks(names: Sequence[str], places: Sequence[str], cache: Path, setting
         raise ValueError(f"{setting} needs lm-eval; install it with `pip install 'gpt-replica[eval]'`") from error
 
     places = [str(Path(place).resolve()) for place in places]  # a task is opened from its own directory
-    manager = TaskManager(include_path=places or None, include_defaults=False)
+    manager = _manager(TaskManager, tuple(places), False, _stamp(places))
     if missing := [name for name in names if name not in manager.task_index]:
         local = sorted(manager.task_index)
-        manager = TaskManager(include_path=places or None)  # reads thousands of YAML files: only if need be
+        manager = _manager(TaskManager, tuple(places), True, _stamp(places))  # thousands of files: only if need be
         for name in missing:
             if name not in manager.task_index:
                 near = difflib.get_close_matches(name, [*local, *manager.task_index], n=3, cutoff=0.5)

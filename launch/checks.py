@@ -73,6 +73,11 @@ def recipe_problems(recipe: Recipe) -> list[str]:
             )
     for pairs in recipe.evaluation.translation:
         found += _bleu_problem(pairs.name, pairs.tokenize)
+        if context - pairs.max_new_tokens < 2:
+            found.append(
+                f"evaluation.translation `{pairs.name}`: max_new_tokens {pairs.max_new_tokens} leaves no room for a "
+                f"prompt in model.context_length {context}; lower it"
+            )
     return found
 
 

@@ -17,7 +17,7 @@ from launch.cli import main
 from tests.training_run import prepare_data, write_recipe
 
 SETS = "evaluation.perplexity=[{name: held, path: held.jsonl}]"
-PAIRS = "evaluation.translation=[{name: t, path: pairs.jsonl}]"
+PAIRS = "evaluation.translation=[{name: t, path: pairs.jsonl, max_new_tokens: 8}]"
 
 
 @pytest.fixture
@@ -42,6 +42,7 @@ PROBLEMS = {
     "evaluation.perplexity.0.stride=100": "`held`: stride 100 is more than model.context_length 32",
     "evaluation.translation=[{name: t, path: gone.jsonl}]": "gone.jsonl: no such file",
     "evaluation.translation=[{name: t, path: pairs.jsonl, tokenize: klingon}]": "no tokenizer `klingon`",
+    "evaluation.translation=[{name: t, path: pairs.jsonl, max_new_tokens: 31}]": "`t`: 31 leaves no room",
     "evaluation.benchmarks={tasks: [x], include_path: nowhere}": "include_path: ",
     "train.init_from=nowhere": "train.init_from: ",
     "train.ranks=3": "train.global_batch_size 8 cannot be divided over 3 ranks",
