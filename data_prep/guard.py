@@ -41,12 +41,14 @@ class _Limit:
         self._inside = False
         self._spent = 0.0
         self._tick = 0.0
+        self._before: Any = None  # the handler that another had put there
 
     def start(self, seconds: float) -> None:
         """Lets the timer tick, often enough for this limit; in the main thread, as elsewhere nothing interrupts."""
         if threading.current_thread() is threading.main_thread():
             self._tick = min(_TICK_SECONDS, seconds / 4)
-            signal.signal(signal.SIGVTALRM, self._ticked)
+            before = signal.signal(signal.SIGVTALRM, self._ticked)
+            self._before = before if before != self._ticked else self._before
             signal.siginterrupt(signal.SIGVTALRM, False)
             signal.setitimer(signal.ITIMER_VIRTUAL, self._tick, self._tick)
 
@@ -55,6 +57,8 @@ class _Limit:
         self._inside = self.held = False
         if threading.current_thread() is threading.main_thread():
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            if signal.getsignal(signal.SIGVTALRM) == self._ticked:
+                signal.signal(signal.SIGVTALRM, signal.SIG_IGN if self._before is None else self._before)
 
     def _ticked(self, _signal: int, _frame: FrameType | None) -> None:
         self._spent += self._tick

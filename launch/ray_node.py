@@ -20,7 +20,7 @@ from typing import Any
 
 from configs.door import INTERRUPTED, STOPPED_EARLY, TERMINATED
 from configs.locks import locked
-from launch.training import die_with_parent, free_port
+from launch.training import bound, free_port
 from pretrain.heartbeat import DIRECTORY, LOST_RANK
 
 # Exit codes of ranks that did as they were told; SIGTERM itself when it came before Python's handler or after it.
@@ -178,13 +178,12 @@ def rank_environment(node: int, nodes: int, local: int, ranks: int) -> dict[str,
 def _start_rank(start: Start, place: dict[str, str], descriptor: int) -> subprocess.Popen[bytes]:
     # Standard output is for results, and those are the command's.
     return subprocess.Popen(
-        [sys.executable, *start.arguments],
+        bound([sys.executable, *start.arguments]),
         cwd=start.directory,
         env={**environment_of_ranks(os.environ, start.environment), **place},
         stdout=_STANDARD_ERROR,
         pass_fds=(descriptor,),
         start_new_session=True,  # Ray kills the process group of a worker that ends
-        preexec_fn=die_with_parent,
     )
 
 

@@ -7,7 +7,6 @@ One rank trains in this process. Several are started by DeepSpeed's node launche
 from __future__ import annotations
 
 import base64
-import ctypes
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -125,16 +125,30 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def die_with_parent() -> None:
-    """In the child: a `kill -9` of this process must not leave ranks behind that go on writing."""
-    with suppress(OSError, AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+# Runs in the child before the command, in whose place it then steps. A function for the fork (`preexec_fn`) would run
+# Python in a copy of a process whose threads may hold locks.
+_BOUND = f"""
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl({_SET_PARENT_DEATH_SIGNAL}, signal.SIGTERM)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("the process that started this one has ended")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def bound(command: Sequence[str]) -> list[str]:
+    """The command such that it gets SIGTERM when this process ends, however it ends.
+
+    A `kill -9` must not leave ranks behind that go on writing.
+    """
+    return [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *command]
 
 
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
     # Its own session: Ctrl-C reaches this process alone, which then ends the others in order. What the launcher says
     # goes to standard error: standard output is for results.
-    return subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent, stdout=sys.stderr.fileno())
+    return subprocess.Popen(bound(command), start_new_session=True, stdout=sys.stderr.fileno())
 
 
 def _wait(process: subprocess.Popen[bytes], run: Path, began: float) -> int:

@@ -29,7 +29,9 @@ def open_store(ranks: Ranks, timeout: timedelta = timedelta(minutes=30)) -> Any:
     """
     import torch.distributed as dist
 
+    loopback_interface = "lo" if sys.platform == "linux" else "lo0"
     if ranks.count == 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback_interface)  # gloo listens even for one process
         return dist.HashStore()  # type: ignore[attr-defined]  # one process needs no port
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return None
@@ -38,7 +40,7 @@ def open_store(ranks: Ranks, timeout: timedelta = timedelta(minutes=30)) -> Any:
     loopback = ipaddress.ip_address(address).is_loopback
     here = ranks.count == ranks.local_count
     if here and loopback:  # gloo's sockets need not be seen from outside either
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback_interface)
     store: Any = dist.TCPStore  # type: ignore[attr-defined]
     if ranks.rank:
         return store(host, port, ranks.count, False, timeout)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,9 @@ def run_inline(
 def run_backwards(
     label: str, function: Callable[[Any], Any], tasks: Sequence[Any], size: Callable[[str], float], total: float
 ) -> None:
-    """Last task first, in two processes."""
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        pool.map(function, tasks[::-1], chunksize=1)
+    """Last task first, two at a time; in threads, because a fork of this process would take its handlers along."""
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(function, tasks[::-1]))
 
 
 def make_stage(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -175,7 +177,13 @@ def make_all(directory: Path, parts: list[Part]) -> None:
         parts = after(parts, place.directory)
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+def begin_and_make_all(begun: Any, directory: Path, parts: list[Part]) -> None:
+    """In a process of its own."""
+    begun.set()
+    make_all(directory, parts)
+
+
+def test_killed_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(3)
     words = [f"word{n}" for n in range(300)]
     line = lambda: " ".join(chance.choices(words, k=9))  # noqa: E731
@@ -191,9 +199,15 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     whole = time.monotonic() - begin
     chance = random.Random()
     kills = 0
+    # A server forks for this process, which has threads; it has imported everything before.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__])
     for _ in range(100):
-        process = multiprocessing.get_context("fork").Process(target=make_all, args=(tmp_path / "killed", parts))
+        begun = server.Event()
+        process = server.Process(target=begin_and_make_all, args=(begun, tmp_path / "killed", parts))
         process.start()
+        begun.wait()
         process.join(chance.uniform(0.05, 0.4) * whole)
         if process.exitcode == 0:
             break

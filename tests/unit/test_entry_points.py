@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -106,3 +108,30 @@ def _soiling(directory: Path, explain: Callable[[Exception], str | None]) -> Cal
         return explain(error)
 
     return soiled
+
+
+BOUND = """
+import subprocess, sys
+from launch.training import bound
+child = "import time; print('started', flush=True); time.sleep(600)"
+subprocess.Popen(bound([sys.executable, "-c", child])).wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2)")
+def test_what_is_bound_to_a_process_ends_with_it() -> None:
+    """No function runs between fork and exec: it would run in a copy of a process with threads."""
+    with subprocess.Popen([sys.executable, "-c", BOUND], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "started\n"
+        parent.kill()
+        assert parent.stdout.read() == "", "the end of the file comes when the child has gone too"
+
+
+def test_nothing_forks_this_process_to_run_python_in_the_copy() -> None:
+    """Threads of the copy are gone and their locks are not; handlers go along, so that nobody could end it."""
+    forking = re.compile(
+        r"os\.fork\(|preexec_fn=|multiprocessing\.get_context\((\"fork\"|'fork'|\))|multiprocessing\.(Pool|Process)\("
+    )
+    files = [file for name in (*PACKAGES, "tests") for file in sorted((ROOT / name).rglob("*.py"))]
+    assert [str(file) for file in files if file != Path(__file__) and forking.search(file.read_text())] == []

@@ -286,6 +286,13 @@ def test_a_store_listens_where_it_was_told(
     assert asked == [listens]
 
 
+def test_a_single_rank_listens_on_loopback_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gloo opens a port even for one process: on the interface of the machine's name, unless it is told another."""
+    monkeypatch.setattr(os, "environ", {})
+    rendezvous.open_store(Ranks(rank=0, count=1, local_rank=0, local_count=1))
+    assert os.environ == {"GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0"}
+
+
 def test_an_address_of_another_machine_is_said() -> None:
     with pytest.raises(ValueError, match=r"MASTER_ADDR 192\.0\.2\.77 is no address of this machine"):
         rendezvous._listen("192.0.2.77", 0)
