@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from configs.files import fingerprint, read_json, remove_leftovers, sha256_file, write_json
+from configs.files import fingerprint, read_json, remove_leftovers, sha256_file, temporary_beside, write_json
 from data_prep.heartbeat import current
 from data_prep.shards import MANIFEST_NAME
 
@@ -75,15 +75,30 @@ class Stage:
         return manifest
 
     def begin(self) -> None:
-        """Makes the directory ready: what an interrupted run of the same inputs committed stays, all else goes."""
+        """Makes the directory ready: what an interrupted run of the same inputs committed stays, all else goes.
+
+        Raises:
+            ValueError: when the directory holds what no stage made, such as somebody's `documents`.
+        """
         marker = self.directory / _MARKER
         same = marker.is_file() and read_json(marker) == {"fingerprint": self.fingerprint}
         if not same and self.directory.exists():
-            shutil.rmtree(self.directory)
+            self._remove()
         (self.directory / _UNITS).mkdir(parents=True, exist_ok=True)
         self._clear_leftovers()
         (self.directory / MANIFEST_NAME).unlink(missing_ok=True)
         write_json(marker, {"fingerprint": self.fingerprint})
+
+    def _remove(self) -> None:
+        known = (MANIFEST_NAME, _MARKER, _UNITS)
+        if any(self.directory.iterdir()) and not any((self.directory / name).exists() for name in known):
+            raise ValueError(
+                f"{self.directory} holds files that data preparation did not make, and nothing of them is removed; "
+                "choose another data.directory or --out"
+            )
+        aside = temporary_beside(self.directory)  # whole or gone: half of it would look like somebody's files
+        self.directory.rename(aside)
+        shutil.rmtree(aside)
 
     def unit_file(self, name: str, suffix: str) -> Path:
         """A file that belongs to a unit of work."""

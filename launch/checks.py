@@ -36,6 +36,7 @@ def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True) -> None
 
     Raises:
         RecipeError: listing all problems.
+        ValueError: when something in the run directory leads out of it; then nothing there is read.
     """
     refuse_links(recipe.run_directory)
     found, machine = [*recipe_problems(recipe), *file_problems(recipe, reads_sources)], []

@@ -13,6 +13,7 @@ from configs.door import USER_ERROR
 from configs.files import TEMPORARY_SUFFIX, remove_leftovers
 from configs.own_files import refuse_links
 from configs.recipe import save
+from data_prep.stages import _MARKER, _UNITS, Stage
 from launch.cli import main
 from tests.fake_run import fake_recipe, write_fake_run
 from tests.training_run import prepare_data, tiny_recipe
@@ -114,3 +115,23 @@ def test_links_among_what_a_killed_writer_left_are_removed_alone(tmp_path: Path,
     (tmp_path / "run" / f".x{TEMPORARY_SUFFIX}").symlink_to(victim)
     remove_leftovers(tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("own", ["manifest.json", "units", ".begun", None])
+def test_files_that_no_stage_made_are_not_removed(tmp_path: Path, own: str | None) -> None:
+    """A recipe may name any `data.directory`, and somebody's `documents` may lie there."""
+    stage = Stage(tmp_path / "documents", {"x": 1})
+    stage.directory.mkdir()
+    (stage.directory / "thesis.txt").write_text("mine")
+    if own is None:
+        with pytest.raises(ValueError, match="holds files that data preparation did not make"):
+            stage.begin()
+        assert (stage.directory / "thesis.txt").read_text() == "mine"
+        (stage.directory / "thesis.txt").unlink()
+    elif own == "units":
+        (stage.directory / _UNITS).mkdir()
+    else:
+        (stage.directory / (_MARKER if own == ".begun" else own)).write_text("{}")
+    stage.begin()
+    assert not (stage.directory / "thesis.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["documents"]
