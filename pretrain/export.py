@@ -185,12 +185,16 @@ def _write_shards(
     places: dict[str, str] = {}
     value: Callable[[Weight, tuple[int, ...]], Tensor] = lru_cache(maxsize=1)(partial(_value, weights, dtype))
     for file, parts in zip(names if len(shards) > 1 else [WEIGHTS_NAME], shards, strict=True):
-        tensors = {part.name: _tensor(part, value(part.weight, part.shape)) for part in parts}
-        save_tensors(tensors, directory / file, metadata={"format": "pt"})
-        places |= dict.fromkeys(tensors, file)
+        _write_shard(parts, value, directory / file)
+        places |= dict.fromkeys((part.name for part in parts), file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": places}
         write_text(directory / INDEX_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _write_shard(parts: list[_Part], value: Callable[[Weight, tuple[int, ...]], Tensor], file: Path) -> None:
+    """Holds the tensors of one file, and lets them go before the next one's are read."""
+    save_tensors({part.name: _tensor(part, value(part.weight, part.shape)) for part in parts}, file, {"format": "pt"})
 
 
 def _value(weights: Weights, dtype: torch.dtype, weight: Weight, shape: tuple[int, ...]) -> Tensor:

@@ -3,7 +3,7 @@
 Needs `pip install llama-cpp-python==0.3.36` (it compiles llama.cpp) and the extra `gguf`. Small models are trained on
 made-up words, for every pattern; then ids of difficult texts, their log-likelihoods and greedy text are compared.
 
-    python benchmarks/llama_cpp.py
+    python benchmarks/gguf_files.py
 """
 
 from __future__ import annotations
