@@ -31,7 +31,7 @@ replicate: setup ## All stages of RECIPE (configs/demo.yaml): data, training, ev
 test: setup ## The tests, about twelve minutes on two idle cores (chaos apart)
 	@$(BIN)/python -m pytest
 
-chaos: setup ## What takes minutes: kills, stops, cut links, time limits on two hosts, ssh, Slurm, Ray (root, Linux)
+chaos: setup ## What takes minutes: kills, stops, cut links, damaged inputs, two hosts, ssh, Slurm, Ray (root, Linux)
 	@$(BIN)/python -m pytest -m chaos
 
 lint: setup ## Format, lint, types, shell scripts

@@ -125,12 +125,12 @@ def _ratio(path: Path) -> float | None:
         return None
     import zstandard
 
-    with path.open("rb") as stream:
-        data = stream.read(_SAMPLE_BYTES)
     unfold = zlib.decompressobj(31) if path.suffix.lower() == ".gz" else zstandard.ZstdDecompressor().decompressobj()
     try:
+        with path.open("rb") as stream:
+            data = stream.read(_SAMPLE_BYTES)
         text = len(unfold.decompress(data))
-    except (zlib.error, zstandard.ZstdError):
-        return None  # damaged: the reader will say so
+    except Exception:  # not to be opened, or damaged: this is an estimate, and the reader will say so
+        return None
     used = len(data) - len(unfold.unused_data)
     return text / used if used and text else None

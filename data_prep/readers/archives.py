@@ -141,7 +141,22 @@ def _tar_member(
         return
     stream = archive.extractfile(info)
     assert stream is not None
-    yield from read(name, cast(BinaryIO, stream), info.size)
+    yield from read(name, cast(BinaryIO, _Forward(stream)), info.size)
+
+
+class _Forward(io.RawIOBase):
+    """A member's bytes in their order: `tarfile` says of members of a stream that they can be wound back, or raises."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 # ------------------------------------------------------------------------------------------------------------------ zip

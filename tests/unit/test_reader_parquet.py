@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import tarfile
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,3 +186,20 @@ def test_a_row_of_gigabytes_is_not_made(tmp_path: Path) -> None:
     (rejected,) = read(tmp_path / "g.parquet", Limits(record_bytes=2**20))[1]
     assert (rejected.reason, rejected.where) == ("broken_record", "g.parquet:0")
     assert "3,000,000 values of lists in 1 rows" in rejected.excerpt
+
+
+def test_in_archives(tmp_path: Path) -> None:
+    file = tmp_path / "f.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"]}), file)
+    packed = tmp_path / "f.parquet.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    for name in ("a.tar", "a.tar.gz"):
+        with tarfile.open(tmp_path / name, "w:gz" if "gz" in name else "w") as tape:
+            tape.add(file, "x.parquet")
+            tape.add(packed, "y.parquet.gz")
+            tape.add(file, "z.parquet")
+        assert texts(tmp_path / name) == ["a", "b"] * 3
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(file, "x.parquet")
+        archive.write(packed, "y.parquet.gz")
+    assert texts(tmp_path / "a.zip") == ["a", "b"] * 2
