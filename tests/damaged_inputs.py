@@ -289,6 +289,8 @@ DAMAGE = (
     _nested,
     _empty,
 )
+# What says of a whole file what it is: of a record within, it would be believed of the others too.
+OF_FILES = (_coded, _empty)
 
 
 def damaged(reader: str, seed: int) -> tuple[str, bytes, dict[str, Any]]:

@@ -74,6 +74,9 @@ class _Scanner:
                     yield from self._end(chunk[start : at - 1])
                     self._listed, start = True, at
                 elif len(self._open) == base:
+                    if chunk[start : at - 1].strip() or b"".join(self._held).strip() or self._size > self._limit:
+                        yield from self._end(chunk[start : at - 1])  # what is no item does not make the next one none
+                        start = at - 1
                     self._indent = self._line_before(chunk, at - 1)[0]
                 elif sign == 0x7B and self._cuts_off(chunk, at - 1):
                     yield from self._end(chunk[start : at - 1], broken=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_prep.funnel import Tally
-from tests.damaged_inputs import GOOD, damaged, examine, explore, quickly
+from tests.damaged_inputs import DAMAGE, GOOD, OF_FILES, damaged, examine, explore, quickly
+from tests.reading import read
 
 SEEDS = 12
 
@@ -23,6 +25,35 @@ def test_damaged_inputs(tmp_path: Path, reader: str) -> None:
                 examine(reader, seed, tmp_path / str(seed))
             except Exception as error:
                 raise AssertionError(f"python -m tests.damaged_inputs --reader {reader} --seed {seed}") from error
+
+
+# One record among others, which are to be read whatever it is.
+RECORDS: dict[str, Callable[[int], bytes]] = {
+    "jsonl": lambda n: b'{"text": "good %d", "more": {"a": [%d]}}' % (n, n),
+    "json": lambda n: b'{"text": "good %d", "more": {"a": [%d]}}' % (n, n),
+    "csv": lambda n: b"%d,good %d,x" % (n, n),
+    "tsv": lambda n: b"%d\tgood %d\tx" % (n, n),
+    "fasta": lambda n: b">s%d good\nACGT%s" % (n, b"A" * n),
+    "txt": lambda n: b"good %d" % n,
+}
+
+
+@pytest.mark.parametrize("reader", RECORDS)
+def test_the_records_around_a_damaged_one(tmp_path: Path, reader: str) -> None:
+    head = {"csv": b"id,text,note\n", "tsv": b"id\ttext\tnote\n"}.get(reader, b"")
+    for seed in range(150):
+        rng = random.Random(f"around {reader} {seed}")
+        records = [RECORDS[reader](n) for n in range(9)]
+        for _ in range(rng.choice([1, 2, 4])):
+            records[4] = rng.choice([damage for damage in DAMAGE if damage not in OF_FILES])(rng, records[4])
+        if reader != "fasta":
+            records[4] = records[4].replace(b"\r", b"").replace(b"\n", b"")
+        (tmp_path / f"a.{reader}").write_bytes(head + b"\n".join(records) + b"\n")
+        found = [document.text for document in read(tmp_path / f"a.{reader}", text_documents="line")[0]]
+        # In FASTA a damaged title makes its sequence that of the one before.
+        around = [n for n in range(9) if n != 4 and not (reader == "fasta" and n == 3)]
+        lost = {f"good {n}" if reader != "fasta" else "ACGT" + "A" * n for n in around} - set(found)
+        assert not lost, (seed, records[4][:200])
 
 
 @pytest.mark.chaos
