@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Collection, Iterator
 from typing import Any
 
-MAX_FILE_BYTES = 128 * 2**20  # the largest ones in use have some 35 MB
+MAX_FILE_BYTES = 64 * 2**20  # the largest ones in use have some 35 MB
 _MAX_ADDED = 100_000
 _MAX_TOKEN_CHARACTERS = 2**14
 _MAX_STEPS = 64

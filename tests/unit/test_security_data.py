@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import struct
 import tarfile
+import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ from typing import Any
 import pytest
 
 from configs.data_sections import HubDataset, Source
+from configs.recipe import load
 from configs.stores import PROTOCOLS, open_store
 from configs.train_sections import CheckpointPolicy
 from data_prep.documents import origins
+from data_prep.pipeline import prepare_inline
 from data_prep.readers import expand
 from pretrain.mirror import Mirror
 from tests.reading import read, reasons, texts
@@ -191,3 +196,77 @@ def test_long_names_stay_what_they_are(tmp_path: Path) -> None:
             document.id for document in documents
         ] == [f"a.tar:{name}" for name in names]
         assert reasons(rejected) == []
+
+
+# ------------------------------------------------------------------------------------------- archives without an end
+def layers(count: int, data: bytes) -> bytes:
+    for _ in range(count):
+        data = gzip.compress(data, 1)
+    return data
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl" + ".gz" * 60])
+def test_layers_of_compression_come_to_an_end(tmp_path: Path, name: str) -> None:
+    """What unpacks to something packed again, for ever, as a quine does, ends where a reader stops looking."""
+    (tmp_path / name).write_bytes(layers(200, b'{"text": "deep"}\n'))
+    started = time.process_time()
+    documents, rejected = read(tmp_path / name)
+    assert documents == [] and rejected
+    assert time.process_time() - started < 5
+
+
+def test_members_with_endless_endings(tmp_path: Path) -> None:
+    file = tmp_path / "a.tar"
+    with tarfile.open(file, "w") as archive:
+        for name in ("a.txt" + ".gz" * 5000, "last.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            archive.addfile(info, io.BytesIO(b"text"))
+    documents, rejected = read(file)
+    assert [document.text for document in documents][-1] == "text"
+    assert len(documents) + len(rejected) == 2
+
+
+def test_archives_in_archives_are_not_opened(tmp_path: Path) -> None:
+    """So a .zip that holds itself is read once."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as packed:
+        packed.writestr("a.txt", "inner")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("a.zip", inner.getvalue())
+        packed.writestr("b.tar.gz", layers(1, FIRST + END))
+        packed.writestr("c.txt", "outer")
+    documents, rejected = read(tmp_path / "a.zip")
+    assert [document.text for document in documents] == ["outer"]
+    assert [item.reason for item in rejected] == ["unknown_format"] * 2
+
+
+# -------------------------------------------------------------------------------------------------- tasks that run code
+def test_decontamination_runs_no_tasks_of_strangers(tmp_path: Path) -> None:
+    """lm-eval's YAML names Python functions; a recipe cannot have them run, neither through `data.decontaminate`."""
+    mark = tmp_path / "code-ran"
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\ndef go(doc):\n    return ''\n")
+    task = "task: evil\ndataset_path: json\ndataset_kwargs: {data_files: {test: a.jsonl}}\ntest_split: test\n"
+    (tmp_path / "tasks" / "evil.yaml").write_text(
+        task + "output_type: generate_until\ndoc_to_text: !function evil.go\n"
+    )
+    for place in (tmp_path, tmp_path / "tasks"):
+        (place / "a.jsonl").write_text('{"text": "some text of a document"}\n')
+    recipe = {
+        "name": "case",
+        "data": {
+            "sources": [{"name": "s", "path": "a.jsonl"}],
+            "tokenizer": {"kind": "byte"},
+            "validation_fraction": 0,
+            "decontaminate": {"evaluation": False, "tasks": ["evil"]},
+        },
+        "model": {"family": "llama", "num_layers": 1, "hidden_size": 16, "num_heads": 1, "context_length": 16},
+        "train": {"tokens": 1000, "global_batch_size": 1},
+        "evaluation": {"benchmarks": {"include_path": "tasks"}},
+        "out": str(tmp_path / "run"),
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    with pytest.raises(ValueError, match=r"name it on the command line: --trust"):
+        prepare_inline(load(tmp_path / "recipe.yaml"))
+    assert not mark.exists()
