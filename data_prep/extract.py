@@ -16,7 +16,7 @@ from typing import Any
 from configs.data_sections import Extract
 from data_prep.charset import decode
 from data_prep.nesting import Shape
-from data_prep.neutral import EMPTY_CELL, KEPT, blocks_apart, marked, words_kept
+from data_prep.neutral import blocks_apart, marked, rows_in_place, words_kept
 
 __all__ = ["Extracted", "NotExtracted", "decode", "extract"]
 
@@ -36,10 +36,6 @@ _SAMPLE_CHARACTERS = 8_192
 _BULLET = re.compile(r"^( *)[•◦▪‣] ", re.MULTILINE)
 # Where a line may be broken and the like: layout, not text (joiners, which change letters in some scripts, stay).
 _INVISIBLE = re.compile("[\xad\u200b\u2060-\u2064\ufeff]")
-_EMPTY_ROW = re.compile(rf"^ *{EMPTY_CELL}(?: \| {EMPTY_CELL})* *\n?", re.MULTILINE)
-_ROW_BEGIN = re.compile(rf"^( *){EMPTY_CELL} \| ", re.MULTILINE)
-_ROW_END = re.compile(rf"(?: \| {EMPTY_CELL})+ *$", re.MULTILINE)
-_CELLS = re.compile(r"(?<=\S)\t\t(?=\S)")
 # Media types that hold text as it is, beyond text/*.
 _TEXT_TYPES = frozenset({"application/x-tex"})
 _NO_TEXT_TYPES = frozenset({"text/css", "text/javascript", "text/ecmascript", "text/vcard", "text/calendar"})
@@ -152,17 +148,17 @@ def _html(
     if (page and not _TAG.search(text)) or len(_JUNK.findall(sample)) > _MAX_JUNK * len(sample):
         raise NotExtracted("not_markup")
     shape = Shape(text)
-    if shape.depth_beyond(_MAX_DEPTH):
+    if shape.depth_beyond(_MAX_DEPTH, slash_ends=False):
         raise NotExtracted("too_deep")
     if shape.too_many_attributes():
         raise NotExtracted("too_many_attributes")
     if not page and "<" not in text and "&" not in text:
         return text, None
+    text = words_kept(text)
     if not page:
         return _by_resiliparse(text, settings, main=False), None
     found = _TITLE.search(text[:_TITLE_CHARACTERS])
     title = " ".join(html.unescape(found.group(1)).split()) or None if found else None
-    text = words_kept(text)
     if settings.html != "trafilatura":
         return _by_resiliparse(text, settings, main=settings.html == "resiliparse"), title
     if len(text) > _LIBXML2_CHARACTERS or shape.depth_beyond(_LIBXML2_DEPTH):
@@ -221,8 +217,5 @@ def _by_resiliparse(text: str, settings: Extract, main: bool) -> str:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise NotExtracted("extractor_failed") from error
         raise
-    result = _CELLS.sub(" | ", result)
-    if KEPT in result:
-        result = _ROW_END.sub("", _ROW_BEGIN.sub(r"\1| ", _EMPTY_ROW.sub("", result))).replace(EMPTY_CELL, "")
-        result = result.replace(KEPT, "")
+    result = rows_in_place(result)
     return _BULLET.sub(r"\1- ", result)

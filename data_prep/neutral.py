@@ -21,13 +21,13 @@ _INLINE = re.compile(
 _CONTROL = re.compile(r"<(button|label)\b[^<>]*>([^<>]{1,80})</\1\s*>", re.IGNORECASE)
 _JOINS_BEFORE = re.compile(r"[\w,;:(“\"'-][ \t\r\n]*\Z")
 _JOINS_AFTER = re.compile(r"[ \t\r\n]*[\w,;.:)”\"'-]")
-_MATH = re.compile(r"<math\b[^<>]*>.*?</math\s*>", re.IGNORECASE | re.DOTALL)
+_MATH = re.compile(r"<math\b(?:[^<]|<(?!/?math\b))*+</math\s*>", re.IGNORECASE)
 # A block's border is white space: not inside <pre>, where it would be text.
 _BORDER = re.compile(
-    r"<pre\b.*?</pre\s*>"
+    r"<pre\b(?:[^<]|<(?!/pre\b))*+(?:</pre\s*>)?"
     r"|<(?:address|article|aside|blockquote|center|details|div|dl|fieldset|figure|form|main|ol|section|summary|table|ul)\b"
     r"|</(?:address|article|aside|blockquote|center|details|div|dl|fieldset|figure|form|main|ol|section|summary|table|ul)\s*>",
-    re.IGNORECASE | re.DOTALL,
+    re.IGNORECASE,
 )
 _PHRASE = "a abbr b cite code em font i kbd mark q s samp small span strong sub sup tt u var"
 _ENDS_PHRASE = tuple(f"</{name}>" for name in _PHRASE.split())
@@ -38,8 +38,9 @@ _NOT_BLANK = re.compile(r"\S")
 # empty cell no place in its row: DEL, which no text has, beside such a character, twice in such a cell.
 KEPT = "\x7f"
 EMPTY_CELL = KEPT * 2
+_CELLS = re.compile(r"(?<=\S) *\t\t *(?=\S)")
 _ALONE = re.compile(r">(\s*[\u0800-\U0010ffff])(?=\s*</)")
-_NO_TEXT = r"(?:\s|&nbsp;|&#160;|<br\s*/?>|</?(?:p|span|font|b)\b[^<>]*>)*"
+_NO_TEXT = r"(?:\s|&nbsp;|&#160;|<(?!/?(?:t[dhr]|table|caption)\b)[^<>]*>)*+"
 _EMPTY = re.compile(rf"(<t[dh]\b[^<>]*>){_NO_TEXT}(?=</?t[dhr]\b|</table\b)", re.IGNORECASE)
 
 
@@ -61,6 +62,32 @@ def marked(text: str, tables: bool) -> str:
     if not text.isascii():
         text = _ALONE.sub(rf">\1{KEPT}", text)
     return _EMPTY.sub(rf"\1{EMPTY_CELL}", text) if tables and "<t" in text else text
+
+
+def rows_in_place(text: str) -> str:
+    """What resiliparse made of a marked page: cells set apart by ` | `, empty ones keep their place, signs gone.
+
+    A row with one filled cell keeps its place where the row before or after it has several; else it is layout.
+    """
+    text = _CELLS.sub(" | ", text)
+    if KEPT not in text:
+        return text
+    lines = text.split("\n")
+    cells = [line.split(" | ") if EMPTY_CELL in line or " | " in line else [line] for line in lines]
+    filled = [[cell for cell in row if cell.strip() not in ("", EMPTY_CELL)] for row in cells]
+    written = []
+    for at, line in enumerate(lines):
+        if EMPTY_CELL in line:
+            if not filled[at]:
+                continue
+            around = max(map(len, [*filled[max(0, at - 1) : at], *filled[at + 1 : at + 2]]), default=0)
+            if len(filled[at]) == 1 and around < 2:
+                line = filled[at][0]
+            else:
+                line = " | ".join(cell.replace(EMPTY_CELL, "") for cell in cells[at]).rstrip(" |")
+                line = line.lstrip(" ") if line.startswith(" |") else line
+        written.append(line)
+    return "\n".join(written).replace(KEPT, "")
 
 
 def _apart(found: re.Match[str]) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from configs.data_sections import Extract
-from data_prep.extract import extract
+from data_prep.extract import NotExtracted, extract
 from data_prep.nesting import Shape
+from data_prep.neutral import blocks_apart, marked, words_kept
 
 FILLER = "".join(
     f"<p>Paragraph {n} of this article has quite enough words to be taken for main text by anybody.</p>"
@@ -87,6 +90,10 @@ def test_layout_tables_stay_paragraphs() -> None:
     layout = "<table><tr><td></td><td><p>One long paragraph of text.</p><p>Another one.</p></td></tr></table>"
     assert "One long paragraph of text.\nAnother one." in text_of(layout).replace("\n\n", "\n")
     assert "| One" not in text_of(layout)
+    image = "<table><tr><td><img src=x></td><td>Words alone.</td></tr><tr><td><img src=x></td><td></td></tr></table>"
+    for mode in MODES:
+        text = text_of(image, mode)
+        assert "\nWords alone.\n" in text and "\t\t" not in text and "|" not in text
 
 
 @pytest.mark.parametrize(
@@ -100,3 +107,28 @@ def test_attributes_are_counted_as_a_parser_does(evasion: str) -> None:
         own = names[:count]
         tag = evasion.format(" ".join(own), "/".join(own), "".join(f"{name}='<b>'" for name in own))
         assert Shape(FILLER + tag + "x</p>" + FILLER).too_many_attributes() is many, count
+
+
+@pytest.mark.parametrize("tag", ["<div>", "<div/>", "<div a=<>", "<div a='>'>", "<div<>", "<DIV\n>"])
+def test_depth_is_counted_as_a_parser_does(tag: str) -> None:
+    """resiliparse's time grows with the square of the depth: 100,000 of these took minutes."""
+    with pytest.raises(NotExtracted, match="too_deep"):
+        extract((f"<html><body>{FILLER}" + tag * 3000 + "text").encode(), "text/html", Extract())
+    assert "any" in text_of(tag * 300 + "text" + "</div>" * 300)
+
+
+BOMBS = ["<a", "<a ", "<a b='", "<pre>", "<math>", "<script>", "<!--", "<title>", "<td>&nbsp;", "<time>x", "<button>x"]
+BOMBS += ["<div>   ", "x<div>", "</div>   ", ">中", "<b>     ", "<a b='x' ", "<", "<td><p>", "<table><td>"]
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_looking_at_a_page_takes_no_longer_than_its_length(bomb: str) -> None:
+    """`<a<a<a …` took hours."""
+    started = time.process_time()
+    text = FILLER + bomb * 30_000
+    shape = Shape(text)
+    shape.depth_beyond(250)
+    shape.xml_depth_beyond(250)
+    shape.too_many_attributes()
+    marked(blocks_apart(words_kept(text)), tables=True)
+    assert time.process_time() - started < 3
