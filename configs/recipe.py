@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import glob
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -39,7 +40,9 @@ class Recipe(Section):
     """Everything a run needs. See `docs/recipe.md` for all keys."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the run; also its default directory."
+        "",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="Name of the run, and of its directory in `runs/`; where the file does not say it, the file's own.",
     )
     seed: int = Field(1234, ge=0, le=2**62, description="Seed of everything random.")
     out: str | None = Field(
@@ -262,6 +265,7 @@ def load_with_origins(
             origins[tuple(set_value(values, dotted, value, dotted))] = f"{dotted}={value}"
         except RecipeError as error:
             problems.append(str(error))
+    values.setdefault("name", _named_after(file))
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -272,6 +276,28 @@ def load_with_origins(
     known = Origins(file, written, origins, recipe.data.preset, values)
     _resolve_paths(recipe, values, lambda key: Path.cwd() if known.override(key) else file.absolute().parent)
     return Recipe.model_validate(values), known
+
+
+def _named_after(file: Path) -> str:
+    """What a recipe is called that does not say its name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", file.stem).lstrip("_.-") or "recipe"
+
+
+def check_name(path: str | Path, recipe: Recipe, overrides: Sequence[str] = ()) -> None:
+    """Refuses a copied recipe that still has the original's name, and would run in the original's directory.
+
+    Raises:
+        RecipeError: when the file gives a name that is not its own, and nothing else says where to run.
+    """
+    file = Path(path)
+    own = _named_after(file)
+    given = recipe.out is not None or any(text.startswith("name=") for text in overrides)
+    if recipe.name != own and not given and file.name != RESOLVED_NAME:
+        raise RecipeError(
+            f"{file} says `name: {recipe.name}`, so it would run in runs/{recipe.name}, which is the place of "
+            f"{recipe.name}.yaml; leave `name` out (a recipe is called like its file), make it `{own}`, or choose a "
+            "directory with --out"
+        )
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, str | int] | None = None) -> Recipe:

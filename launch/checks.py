@@ -137,6 +137,7 @@ def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | Non
         for source in data.sources:
             listed = [source.path] if isinstance(source.path, str) else source.path or []
             yield from ((f"data.sources `{source.name}`", path, False) for path in listed)
+            yield f"data.sources `{source.name}`.paths_file", source.paths_file, False
         yield "data.tokenizer.path", data.tokenizer.path, True
         yield "data.quality.blocklist", data.quality.blocklist, False
         if data.quality.classifier is not None:

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from configs.recipe import Recipe, load, load_run, load_with_origins
+from configs.recipe import Recipe, check_name, load, load_run, load_with_origins
 from launch.checks import check
 
 _LITERAL = {"out": "out", "ranks": "train.ranks", "ray_address": "data.ray_address"}
@@ -20,7 +20,9 @@ def _literal(arguments: Namespace) -> dict[str, str | int]:
 
 
 def _load(arguments: Namespace) -> Recipe:
-    return load(arguments.recipe, arguments.overrides, _literal(arguments))
+    recipe = load(arguments.recipe, arguments.overrides, _literal(arguments))
+    check_name(arguments.recipe, recipe, arguments.overrides)
+    return recipe
 
 
 def run_command(arguments: Namespace) -> int:
@@ -201,6 +203,7 @@ def plan_command(arguments: Namespace) -> int:
 def show_command(arguments: Namespace) -> int:
     """`replica show`: the resolved recipe, origins, and what follows."""
     recipe, origins = load_with_origins(arguments.recipe, arguments.overrides, _literal(arguments))
+    check_name(arguments.recipe, recipe, arguments.overrides)
     if arguments.run_directory:
         print(recipe.run_directory)
         return 0

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from configs.door import STOPPED_EARLY, USER_ERROR, add_debug, run_door
-from configs.recipe import RESOLVED_NAME, Recipe, load, solve_batch
+from configs.recipe import RESOLVED_NAME, Recipe, check_name, load, solve_batch
 from launch.checks import check
 from launch.cli import restart_options
 from launch.ray_node import STOPPED, Coordinator, Start, train_node
@@ -362,6 +362,7 @@ def main() -> int:
 
     def command() -> int:
         recipe = load(options.recipe, options.overrides, {} if options.out is None else {"out": options.out})
+        check_name(options.recipe, recipe, options.overrides)
         check(recipe, trains_here=False, reads_sources=False)
         with working_in(recipe):
             if not is_finished(recipe):

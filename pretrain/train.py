@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 
 from configs.door import STOPPED_EARLY, add_debug, run_door
-from configs.recipe import Recipe, load
+from configs.recipe import Recipe, check_name, load
 from pretrain.continuing import check_finished
 from pretrain.startup import Laps
 from pretrain.stopping import StoppedEarly
@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(recipe: str, overrides: list[str], literal: dict[str, str | int]) -> int:
     laps = Laps(since_process_start=True)
     try:
-        train(load(recipe, overrides, literal), laps)
+        loaded = load(recipe, overrides, literal)
+        check_name(recipe, loaded, overrides)
+        train(loaded, laps)
         return 0
     except StoppedEarly:
         return STOPPED_EARLY

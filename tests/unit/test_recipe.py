@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from configs.recipe import Recipe, RecipeError, dump, load, load_run, load_with_origins, save, solve_batch, total_steps
+from configs.recipe import (
+    Recipe,
+    RecipeError,
+    check_name,
+    dump,
+    load,
+    load_run,
+    load_with_origins,
+    save,
+    solve_batch,
+    total_steps,
+)
 from configs.train_sections import Train
 from launch.cli import main as replica
 from launch.sweep import Point, Sweep
@@ -106,7 +117,7 @@ def test_all_problems_are_reported_at_once(file: Path) -> None:
         (["model.num_kv_heads=3"], "num_heads 4 is not a multiple of num_kv_heads 3"),
         (["model.head_dim=5", "model.position=rope"], "rotary embeddings need an even head width, not 5"),
         (["data.sources.0.name=web"], "source names must differ; repeated: web"),
-        (["data.sources.0.hub={path: json}"], "give exactly one of `path` (files) and `hub`"),
+        (["data.sources.0.hub={path: json}"], "give exactly one of `path` (files), `paths_file`"),
         (["data.tokenizer.kind=bpe"], "`path` belongs to `kind: file`"),
         (["model.num_layers=2.0"], "model.num_layers"),
         (["train.compile=1"], "train.compile"),
@@ -328,3 +339,35 @@ def test_a_sweep_writes_where_it_was_told(file: Path, tmp_path: Path, monkeypatc
     sweep = Sweep(str(file), [], "exp #3")
     recipe = sweep.recipe(Point("lr=1: x", []))
     assert recipe.run_directory == tmp_path / "exp #3" / "lr=1: x"
+
+
+# ------------------------------------------------------------------------------------------------- a recipe's own name
+def test_a_recipe_is_called_like_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    nameless = TEXT.replace("name: small\n", "", 1)
+    cases = {"mine.yaml": "mine", "my letters.yaml": "my-letters", "_x.yml": "x", "...yaml": "recipe"}
+    for name, called in cases.items():
+        (tmp_path / name).write_text(nameless)
+        recipe = load(tmp_path / name)
+        assert recipe.name == called and recipe.run_directory == tmp_path / "runs" / called
+        check_name(tmp_path / name, recipe)
+
+
+def test_a_copy_does_not_run_in_the_place_of_the_original(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = file.with_name("mine.yaml")
+    mine.write_text(file.read_text())
+    for command in ("run", "data", "train", "show", "doctor"):
+        assert replica([command, str(mine)]) == 2
+        said = capsys.readouterr().err
+        assert "mine.yaml says `name: small`, so it would run in runs/small, which is the place of small.yaml" in said
+    assert train_door(["--recipe", str(mine)]) == 2
+    assert "says `name: small`" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    for words in (["--out", "elsewhere"], ["name=mine"], ["out=elsewhere"], ["name=small"]):
+        assert replica(["show", str(mine), "--run-directory", *words]) == 0, words
+    assert replica(["show", str(file), "--run-directory"]) == 0
+    resolved = save(load(file), tmp_path / "a run")
+    assert replica(["show", str(resolved), "--run-directory"]) == 0, "a run's own recipe"
