@@ -15,6 +15,7 @@ from configs.train_sections import Train
 # Compilation takes some half a minute. A run pays for it from about this many operations a rank on: five minutes of two
 # cores, two of a large GPU. A fixed number and no measurement, so that a run decides the same whenever it resumes.
 PAYS_FROM_FLOPS = {"cpu": 1e13, "cuda": 2e16}
+_PLACE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def should_compile(train: Train, device: torch.device, flops_per_rank: float) -> bool:
@@ -47,8 +48,12 @@ def keep_compiled() -> None:
 
     torch's own place is a temporary directory, which batch systems empty after a job.
     """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-replica" / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    # torch writes its own place into the environment when it is first asked for it.
+    if os.environ.get(_PLACE) in (None, default_cache_dir()):
+        os.environ[_PLACE] = str(cache)
     # Attention's own gradient keeps nothing beside what the compiler sees; without this nothing of the model would be
     # taken from the cache, and every start would trace it again (6 s for six layers).
     name = "autograd_cache_allow_custom_autograd_functions"

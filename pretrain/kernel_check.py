@@ -22,8 +22,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
-from torch._inductor.exc import InductorError
 
 from pretrain.cross_entropy import chunk_positions
 from pretrain.engine import Engine
@@ -202,7 +200,13 @@ def _compare(engine: Engine, inputs: tuple[Tensor, ...], plain: Digest) -> Diffe
     try:
         fast = _digest(engine, inputs, engine.module, _scale(engine, inputs))
         own = differences(fast, plain, names, [math.prod(shape) for shape in engine.shapes().values()])
-    except (TorchDynamoException, InductorError) as error:
+    except RuntimeError as error:
+        # Only where code was compiled are these modules imported already; they are slow to import, and on being so
+        # torch chooses where its cache lies.
+        from torch._dynamo.exc import TorchDynamoException  # of which inductor's errors are
+
+        if not isinstance(error, TorchDynamoException):
+            raise
         own = Differences(0.0, 0.0, {}, f"compilation ({str(error).strip().splitlines()[0][:200]})")
     parts = engine.gather(own)
     return Differences(

@@ -49,6 +49,7 @@ def test_killed_and_resumed_with_cold_and_warm_cache(tmp_path: Path, count: int)
     recipe, variables = start("broken", "second cache")  # nothing compiled lies there
     process = start_training(recipe, *MODEL, launcher=launcher(count), **variables)
     wait_until(lambda: process.poll() is not None or last_step(tmp_path / "broken" / "run") >= 25, SECONDS)
+    assert process.poll() is None, process.communicate(timeout=60)
     for rank in [*ranks(process.pid), process]:
         rank.kill()
     process.communicate(timeout=60)

@@ -12,7 +12,7 @@ import torch
 from configs.recipe import Recipe, solve_batch
 from configs.train_sections import Train
 from pretrain import engine_config
-from pretrain.compiling import should_compile
+from pretrain.compiling import keep_compiled, should_compile
 from pretrain.engine import StepResult
 from pretrain.engine_config import deepspeed_config, resolve_precision
 from pretrain.metrics import Meter
@@ -165,6 +165,20 @@ def test_compiles_where_it_pays(
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     train = Train.model_validate({"steps": 1, "compile": setting, "zero": {"stage": stage}})
     assert should_compile(train, torch.device("cpu"), flops) is expected
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, False), ("torch's own", False), ("the user's", True)])
+def test_compiled_code_is_kept_in_the_users_cache(
+    given: str | None, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    if given is not None:  # torch writes its own into the environment when it is asked
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / given) if kept else default_cache_dir())
+    keep_compiled()
+    assert cache_dir() == str(tmp_path / given if kept and given else tmp_path / "gpt-replica" / "compiled")
 
 
 def test_compiles_nothing_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
