@@ -22,8 +22,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _SIGNALS = (
     signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGCHLD, signal.SIGVTALRM,
 )  # fmt: skip
-# Set by pytest for each test; by libraries for good, when they are imported.
-_FREE_VARIABLES = ("PYTEST_CURRENT_TEST", "KMP_", "HF_XET_", "TORCHINDUCTOR_", "TRITON_")
+# Set by pytest for each test; by libraries, and for them, for good: they read them once, when they are imported.
+_FREE_VARIABLES = (
+    "PYTEST_CURRENT_TEST", "DS_ACCELERATOR", "HF_", "KMP_", "PYTORCH_NVML_", "RAY_", "TOKENIZERS_PARALLELISM",
+    "TORCHINDUCTOR_", "TRITON_",
+)  # fmt: skip
 # Processes that serve this one until it ends: helpers of multiprocessing and of torch's compiler.
 _SERVANTS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "compile_worker")
 _ENDING_SECONDS = 10.0  # for processes that have been told to end
