@@ -7,6 +7,7 @@ every checkpoint: a resumed run, or one that is made again with the same `skippe
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 from collections import deque
@@ -43,6 +44,20 @@ class LossSpike(ValueError):
 
 class Rewind(Exception):
     """Training must go on from the newest checkpoint; the steps to skip from there are in the lineage."""
+
+
+def check_validation(step: int, values: dict[str, float]) -> None:
+    """Raises `ValueError` when the validation loss after `step` updates is not finite.
+
+    Every rank has the same values. A batch's loss is looked at before its update, so what the last update of a run did
+    shows here alone.
+    """
+    loss = values.get("val/loss", 0.0)
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the validation loss after step {step} is {loss}: training diverged, and this step is not saved. Lower "
+            "train.optimizer.lr or lengthen the warm-up, and start a new run with another --out"
+        )
 
 
 @dataclass(frozen=True)

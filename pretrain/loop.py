@@ -9,7 +9,7 @@ from configs.progress import progress_bar
 from configs.train_sections import Train
 from pretrain.batches import Batches, prefetched
 from pretrain.engine import Engine, StepResult
-from pretrain.faults import FaultGuard, NonFiniteLoss
+from pretrain.faults import FaultGuard, NonFiniteLoss, check_validation
 from pretrain.garbage import collected_at_steps
 from pretrain.heartbeat import SAVING
 from pretrain.metrics import Meter, Tracker
@@ -41,6 +41,7 @@ def fit(
 
     Raises:
         NonFiniteLoss, LossSpike, Rewind: before the update, on all ranks; see `FaultGuard`.
+        ValueError: the validation loss is not finite; the step is not saved.
         SilentCorruption: ranks differ in what they should hold in common.
     """
     rows = engine.rows
@@ -90,7 +91,9 @@ def fit(
                     report_slow_ranks(engine, done, train.watch.slow_ratio)
                 if due(done, train.validation.every):
                     engine.enter("validation", done)
-                    tracker.log(done, validate())
+                    values = validate()
+                    tracker.log(done, values)
+                    check_validation(done, values)
                 if saving:
                     engine.enter(SAVING, done)
                     save(done, ends or done == steps.stop)

@@ -91,6 +91,15 @@ def test_a_poisoned_shard(
     assert all(set(span) == {"row", "id", "source", "offset", "tokens", "words"} for span in record["documents"])
 
 
+def test_weights_that_the_last_update_ruined_are_not_saved(tmp_path: Path, poisoned: Path) -> None:
+    recipe = tiny_recipe(
+        tmp_path, poisoned, steps=1, optimizer={"lr": 1e38}, schedule={"warmup_steps": 0}, validation={"every": 1000}
+    )
+    with pytest.raises(ValueError, match=r"validation loss after step 1 is (nan|inf): training diverged, .* not saved"):
+        run(recipe)
+    assert not list((recipe.run_directory / "checkpoints").glob("step_*"))
+
+
 def test_only_so_many_times(tmp_path: Path, poisoned: Path) -> None:
     with pytest.raises(LossSpike, match=r"this run has skipped 0 times already \(train.faults.most\)"):
         run(spiky(tmp_path, poisoned, "rewind", most=0))
