@@ -37,7 +37,7 @@ class _Transcoded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._output and not self._ended:
             data = self._stream.read(_BLOCK_BYTES)
-            if data and self._open:
+            if self._open and not data.isascii():
                 data += self._stream.readline(_BLOCK_BYTES)  # no character is cut at a line end
             self._ended = not data
             self._output = memoryview(self._as_utf8(data))
