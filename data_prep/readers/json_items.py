@@ -19,6 +19,7 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[\[\]{},]', re.DOTALL)
 _STRING_END = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+("?)', re.DOTALL)
 # How far back it is looked for the line that a bracket begins.
 _LINE_BYTES = 256
+_MOST_INDENTS = 8
 # The end of a string that was never closed and took the beginning of the next item for its own.
 _SWALLOWED = re.compile(rb"\n([ \t]*)(\{)[ \t\r\n]*\Z")
 _MAY_SWALLOW = re.compile(rb"\n[ \t]*(?:\{[ \t\r\n]*)?\Z")
@@ -44,6 +45,7 @@ class _Scanner:
         self._before = b"\n"  # the end of what has been read
         self._carried = b""  # read, and to be read again with what follows
         self._indent: bytes | None = None  # before the present item, where it begins a line
+        self._usual: set[bytes | None] = set()  # the same of items that were closed
         self._held: list[bytes] = []
         self._size = 0
         self._position = 0
@@ -89,6 +91,8 @@ class _Scanner:
                     yield from self._end(chunk[start : at - 1])
                     self._listed, start = False, at
                 elif len(self._open) == base:
+                    if not self._broken and len(self._usual) < _MOST_INDENTS:
+                        self._usual.add(self._indent)
                     yield from self._end(chunk[start:at])
                     start = at
         end = self._carry(chunk, max(start, opened)) if self._in_string else len(chunk)
@@ -114,7 +118,7 @@ class _Scanner:
         """Where to go on, and where the present item begins; ends the item before if the string is none."""
         if chunk[end - 2 : end - 1] in (b"{", b" ", b"\n", b"\t", b"\r"):
             match = _SWALLOWED.search(chunk, max(begin, end - 1 - _LINE_BYTES), end - 1)
-            if match and self._indent in (None, match[1]):
+            if match and self._begins_item(match[1]):
                 yield from self._end(chunk[start : match.start()], broken=True)
                 del self._open[1 if self._listed else 0 :]
                 return match.start(2), match.start()
@@ -146,12 +150,15 @@ class _Scanner:
         before, end, indent = near.rpartition(b"\n")
         return (indent if end and not indent.strip(b" \t") else None), before.rstrip()
 
+    def _begins_item(self, indent: bytes) -> bool:
+        return self._indent is None or indent == self._indent or indent in self._usual
+
     def _cuts_off(self, chunk: bytes, at: int) -> bool:
         """Whether the brace there is that of the next item, as the present one could have none."""
         if at and chunk[at - 1] not in b" \t\n":
             return False
         indent, before = self._line_before(chunk, at)
-        if indent is None or self._indent not in (None, indent):
+        if indent is None or not self._begins_item(indent):
             return False
         return self._broken or (bool(before) and before[-1] not in _BEFORE_OBJECTS[self._open[-1]])
 
