@@ -101,6 +101,7 @@ def test_a_recipe_is_refused_before_anything_is_done(
     tasks: Path, tmp_path: Path, section: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path)
+    (tmp_path / "none.txt").write_text("The recipe's source: what is not there would be said first.")
     own = {"evaluation": "evaluation.benchmarks.tasks=[evil]", "data": "data.decontaminate.tasks=[evil]"}[section]
     words = ["run", str(recipe), f"evaluation.benchmarks.include_path={tasks}", own]
     assert main(words) == USER_ERROR
