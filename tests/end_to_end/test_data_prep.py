@@ -268,7 +268,7 @@ def write_corpus(path: Path, data: bytes) -> Callable[[Path], Path]:
     [
         ("a.jsonl", b"", "source s: no document could be read (found: nothing)"),
         ("a.jsonl", b'{"body": "x"}\n', "missing_text 1"),
-        ("a.jsonl.zst", b"this is no zstd", "damaged_file 1 (a.jsonl.zst)"),
+        ("a.jsonl.zst", b"this is no zstd", "invalid_json 1 (a.jsonl.zst)"),
         ("a.parquet", b"PAR1 this is no parquet", "damaged_file 1 (a.parquet)"),
         ("a.jsonl", b'{"text": "a little text"}\n' * 9, "the training text supports only 2"),
     ],
@@ -285,7 +285,7 @@ def test_more_bad_input(whole: Path, tmp_path: Path, corpus: Path, capsys: pytes
     assert "absent.jsonl: no such file" in fails(capsys, file, f"data.sources.0.path={tmp_path}/absent.jsonl")
     kind = "data.tokenizer={kind: file, path: %s, special_tokens: ['<eos>']}"
     assert "no token '<eos>'" in fails(capsys, file, kind % (whole / "data" / "tokenizer"))
-    assert "is no tokenizer.json" in fails(capsys, file, kind % (tmp_path / "absent"))
+    assert "no tokenizer.json here" in fails(capsys, file, kind % (tmp_path / "absent"))
     assert "the training split is empty" in fails(
         capsys, file, "data.sources.0.split=validation", "data.sources.1.split=validation"
     )
