@@ -57,7 +57,7 @@ def export_gguf(
     try:
         import gguf
     except ModuleNotFoundError as error:
-        raise ValueError("GGUF files need the Python package gguf: pip install 'gpt-replica[gguf]'") from error
+        raise ValueError("GGUF files need the Python package gguf; install it: pip install gguf") from error
 
     config = weights.config
     architecture = _NAMES[architecture_of(config)]
