@@ -30,11 +30,12 @@ def is_deterministic(train: Train, device: torch.device) -> bool:
 def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     """Inside, torch takes deterministic algorithms only; put it around everything that compiles or computes.
 
-    An operation that has none raises torch's `RuntimeError`, which names it. The environment keeps cuBLAS's setting.
+    An operation that has none raises torch's `RuntimeError`, which names it.
     """
     if not enabled:
         yield
         return
+    given = os.environ.get(_CUBLAS[0])
     os.environ.setdefault(*_CUBLAS)  # before the first product on a GPU
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     switches: Any = torch.utils.deterministic  # whose attribute is a property of its class
@@ -46,6 +47,8 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         switches.fill_uninitialized_memory = filled
+        if given is None:
+            os.environ.pop(_CUBLAS[0], None)
 
 
 def promise(deterministic: bool, device: torch.device, threads: int, ranks: int) -> str:
