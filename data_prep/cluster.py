@@ -86,6 +86,7 @@ class Cluster:
         self._site: Site | None = None
         self._temporary: Path | None = None
         self._ray: Any = None
+        self._environment: dict[str, str] | None = None  # as it was found; Ray writes variables of its own into it
         self._asked, self._width = -_WIDTH_SECONDS, 1
         self._most = sys.maxsize  # tasks at a time, after memory ran out
 
@@ -99,6 +100,10 @@ class Cluster:
             with _sigterm_stays_ours():
                 self._ray.shutdown()
             self._ray = None
+        if self._environment is not None:
+            os.environ.clear()
+            os.environ.update(self._environment)
+            self._environment = None
         for directory in (self._temporary, self._notes):
             if directory is not None:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -232,6 +237,7 @@ class Cluster:
     def _start(self) -> Any:
         if self._ray is not None:
             return self._ray
+        self._environment = dict(os.environ)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Workers that load a tokenizer before forking children would otherwise warn about its threads.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
