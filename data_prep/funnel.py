@@ -8,6 +8,7 @@ document's text as it was when its fate was decided; of dropped documents they a
 
 from __future__ import annotations
 
+import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -50,6 +51,8 @@ class Tally:
         self._seen[key] += 1
         if self._seen[key] > self._examples:
             return
+        if after is not None:
+            text, after = _around_the_change(text, after, self._characters)
         entry: dict[str, Any] = {"key": key, "id": identifier, "excerpt": self._cut(text)}
         if after is not None:
             entry["after"] = self._cut(after)
@@ -63,6 +66,26 @@ class Tally:
 
     def _cut(self, text: str) -> str:
         return text[: self._characters].encode(errors="backslashreplace").decode()
+
+
+def _around_the_change(text: str, after: str, characters: int) -> tuple[str, str]:
+    """Up to `characters` of both texts: from shortly before the first difference to a line that both have."""
+    same, end = 0, min(len(text), len(after))
+    while same < end:  # the longest common beginning, by halves
+        middle = (same + end + 1) // 2
+        same, end = (middle, end) if text[same:middle] == after[same:middle] else (same, middle - 1)
+    start = max(0, same - characters // 4)
+    start = text.find("\n", start, same) + 1 or start if start else 0
+    stretches = [whole[start : start + characters] for whole in (text, after)]
+    if max(len(text), len(after)) <= start + characters:
+        return stretches[0], stretches[1]
+    # Otherwise what lies beyond one end alone would look like a change. The last line is cut, so it says nothing.
+    left, right = (stretch.split("\n")[:-1] for stretch in stretches)
+    blocks = difflib.SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks()[:-1]
+    last = blocks[-1] if blocks else None
+    if last is None or left[: last.a] == right[: last.b]:  # no line after the change is in both
+        return stretches[0], stretches[1]
+    return "\n".join(left[: last.a + last.size]), "\n".join(right[: last.b + last.size])
 
 
 def merge_counts(total: dict[str, list[int]], counts: Mapping[str, Sequence[int]]) -> None:
