@@ -98,7 +98,7 @@ def _groups(funnel: list[Manifest], examples: Sequence[Manifest]) -> Iterator[Ma
             "anchor": key.replace("/", "-"),
             "stage": stage,
             "label": label({"stage": stage, "reason": reason, "documents": documents}),
-            "counts": (f"{documents:,} documents, " if documents else "") + size(taken),
+            "counts": (f"{documents:,} document{'s' if documents > 1 else ''}, " if documents else "") + size(taken),
             "examples": [_side_by_side(example) for example in own[:_EXAMPLES]],
         }
 

@@ -277,6 +277,10 @@ def _listed(paths: list[str]) -> str:
     return " and ".join([", ".join(paths[:-1]), paths[-1]] if len(paths) > 1 else paths)
 
 
+def _verb(paths: list[str], plural: str) -> str:
+    return plural if len(paths) > 1 or paths == ["fp8 products"] else plural + "s"
+
+
 def _measured(found: Differences, allowed: Tolerance) -> str:
     name, value = found.worst()
     return (
@@ -286,8 +290,8 @@ def _measured(found: Differences, allowed: Tolerance) -> str:
 
 
 def _passed(paths: list[str], found: Differences, allowed: Tolerance, seconds: dict[str, float]) -> str:
-    took = f"{seconds['check/seconds']:.1f} s beside the first pass's {seconds['check/first_pass_seconds']:.1f} s"
-    return f"{_listed(paths)} agrees with plain code ({took}); {_measured(found, allowed)}"
+    took = f"{seconds['check/seconds']:.1f} s besides the first pass, {seconds['check/first_pass_seconds']:.1f} s"
+    return f"{_listed(paths)} {_verb(paths, 'agree')} with plain code ({took}); {_measured(found, allowed)}"
 
 
 def _named(failing: list[str]) -> str:
@@ -315,6 +319,6 @@ def _refusal(paths: list[str], found: Differences, failing: list[str], allowed: 
     if "the loss in chunks" in paths and not compiled:
         ways.append("set train.loss_chunk to no less than the tokens of a micro-batch")
     return (
-        f"{_listed(paths)} computes something else than plain code: {_named(failing)}; {_measured(found, allowed)}. "
-        f"Nothing was trained. {'; or '.join(ways)}"
+        f"{_listed(paths)} {_verb(paths, 'compute')} something else than plain code: {_named(failing)}; "
+        f"{_measured(found, allowed)}. Nothing was trained. {'; or '.join(ways)}"
     )

@@ -55,6 +55,8 @@ class Numerics:
         rows = engine.rows
         inputs = batches.batch(step, rows.rank, rows.count).inputs
         micro = tuple(part[: engine.plan.micro_batch].to(engine.device) for part in inputs)
+        if engine.is_main and engine.compiled:  # else nothing is heard for a minute
+            print("compiling the model: seconds to minutes before the first step …", file=sys.stderr, flush=True)
         check = check_kernels(engine, micro, train.compile, train.loss_chunk)
         self._keep(check, found, step)
         return check.values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,15 +26,20 @@ Judgement = Drop | str
 Rule = Callable[[TextFacts], Judgement]
 
 
+def _shown(value: float) -> str:
+    """A count in full, a share with four digits."""
+    return f"{value:.0f}" if abs(value) >= 1e4 and math.isfinite(value) else f"{value:.4g}"
+
+
 def above(reason: str, value: float, threshold: float | None) -> Drop | None:
     """A drop where `value` > `threshold`; None switches a threshold off."""
     if threshold is None or value <= threshold:
         return None
-    return Drop(reason, f"{value:.4g} > {threshold:g}")
+    return Drop(reason, f"{_shown(value)} > {threshold:.10g}")
 
 
 def below(reason: str, value: float, threshold: float | None) -> Drop | None:
     """A drop where `value` < `threshold`; None switches a threshold off."""
     if threshold is None or value >= threshold:
         return None
-    return Drop(reason, f"{value:.4g} < {threshold:g}")
+    return Drop(reason, f"{_shown(value)} < {threshold:.10g}")

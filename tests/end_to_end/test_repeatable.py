@@ -62,5 +62,5 @@ def test_killed_and_resumed_with_cold_and_warm_cache(tmp_path: Path, count: int)
         values = [metric_lines(tmp_path / name / "run", key) for name in ("unbroken", "broken")]
         assert values[0] == values[1], key
     said = numerics_lines(tmp_path / "broken" / "run")
-    assert "Compiled code and attention by products agrees" in said[0]
+    assert "Compiled code and attention by products agree" in said[0]
     assert f"{count} rank{'s' * (count > 1)} of 2 threads" in said[1]

@@ -12,6 +12,7 @@ from configs.quality_rules import Rule
 from data_prep.quality import Drop, TextFacts, build_rules, judge
 from data_prep.quality import table as tables
 from data_prep.quality.english import english
+from data_prep.quality.judgement import above
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -219,6 +220,14 @@ def test_chinese(reason: str) -> None:
         settings["max_top_ngram"] = {}
     assert verdict(ZH[reason](True), "massivetext_zh", **settings) == reason
     assert verdict(ZH[reason](False), "massivetext_zh", **settings) == "keep"
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "said"),
+    [(185_859, 100_000, "185859 > 100000"), (2e6, 1e6, "2000000 > 1000000"), (0.40625, 0.3, "0.4062 > 0.3")],
+)
+def test_what_a_drop_says(value: float, threshold: float, said: str) -> None:
+    assert above("reason", value, threshold) == Drop("reason", said)
 
 
 def test_null_switches_a_rule_off() -> None:
