@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from configs.door import INTERRUPTED, STOPPED_EARLY, TERMINATED
@@ -55,12 +55,12 @@ def train_here(recipe: Recipe) -> None:
         KeyboardInterrupt: after Ctrl-C, when it has saved.
         SystemExit: likewise after SIGTERM (143) and SIGUSR1 (75).
     """
-    put_environment_first()
     from pretrain.stopping import StoppedEarly
     from pretrain.train import train
 
     try:
-        train(recipe)
+        with environment_first():
+            train(recipe)
     except StoppedEarly as stopped:
         if stopped.number == signal.SIGINT:
             raise KeyboardInterrupt from stopped
@@ -89,16 +89,25 @@ def train_ranks(recipe: Recipe, ranks: int) -> None:
 
 def ranks_exit_code(recipe: Recipe, ranks: int) -> int:
     """Trains with `ranks` processes; returns their launcher's exit code. None of them outlives the call."""
-    put_environment_first()
     began = time.time()
-    return _wait(_spawn(_launcher(recipe.run_directory / RESOLVED_NAME, recipe, ranks)), recipe.run_directory, began)
+    with environment_first():
+        launcher = _spawn(_launcher(recipe.run_directory / RESOLVED_NAME, recipe, ranks))
+    return _wait(launcher, recipe.run_directory, began)
 
 
-def put_environment_first() -> None:
-    """Puts this environment's `bin` first on PATH: DeepSpeed compiles an operator with the `ninja` that lies there."""
-    here = str(Path(sys.executable).parent)
-    if os.environ.get("PATH", "").split(os.pathsep)[0] != here:
-        os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
+@contextmanager
+def environment_first() -> Iterator[None]:
+    """Has this environment's `bin` first on PATH: DeepSpeed compiles an operator with the `ninja` that lies there."""
+    here, before = str(Path(sys.executable).parent), os.environ.get("PATH")
+    if (before or "").split(os.pathsep)[0] != here:
+        os.environ["PATH"] = os.pathsep.join([here, before or ""])
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PATH", None)
+        else:
+            os.environ["PATH"] = before
 
 
 def _launcher(recipe_file: Path, recipe: Recipe, ranks: int) -> list[str]:

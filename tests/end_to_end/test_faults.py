@@ -80,6 +80,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this file
         with Cluster(workers=2, directory=tmp_path_factory.mktemp("data")) as made:
+            made._start()  # before the first test, to which its processes would be left behind
             yield made
 
 

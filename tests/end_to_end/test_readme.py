@@ -129,7 +129,7 @@ def check(command: str, said: str) -> None:
         "replica show configs/demo.yaml": "override train.optimizer.lr=3e-3",
         "replica run configs/gpt2-124m.yaml": "x 8 ranks",
         "replica train": "x 8 ranks",
-        "replica data": "funnel.html",
+        "replica data configs/demo.yaml --sample": "funnel.html",
         "replica tokenizer": "bytes per token",
     }
     for start, text in expected.items():

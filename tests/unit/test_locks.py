@@ -85,12 +85,13 @@ def test_rank_0_shares_the_lock_of_its_own_launcher_alone(tmp_path: Path, monkey
         second = held_for_training(tmp_path, grace=0)
         with held_for_training(tmp_path, grace=0), pytest.raises(Busy, match="rank 0 of an earlier start"), second:
             pass
-        monkeypatch.delenv("REPLICA_RUN_HELD")
-        with pytest.raises(Busy, match="another replica command works in"), held_for_training(tmp_path, grace=0):
-            pass
-        monkeypatch.setenv("REPLICA_RUN_HELD", str(tmp_path / "other"))
-        with pytest.raises(Busy, match="another replica command works in"), held_for_training(tmp_path, grace=0):
-            pass
+        with monkeypatch.context() as patch:
+            patch.delenv("REPLICA_RUN_HELD")
+            with pytest.raises(Busy, match="another replica command works in"), held_for_training(tmp_path, grace=0):
+                pass
+            patch.setenv("REPLICA_RUN_HELD", str(tmp_path / "other"))
+            with pytest.raises(Busy, match="another replica command works in"), held_for_training(tmp_path, grace=0):
+                pass
 
 
 def test_a_launcher_that_died_leaves_its_lock_to_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

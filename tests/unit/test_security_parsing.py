@@ -134,7 +134,7 @@ def test_settings_of_a_tokenizer_that_are_none(tmp_path: Path, content: str) -> 
 
     train_vocab(Tokenizer(kind="byte"), []).save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json is n"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json (is n|holds list where)"):
         Vocab.load(tmp_path)
 
 

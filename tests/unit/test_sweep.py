@@ -36,6 +36,7 @@ def test_three_runs_determine_two_parameters() -> None:
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "none.txt").touch()  # the source, of which the data is taken as prepared
     return write_recipe(tmp_path / "r.yaml", prepare_data(tmp_path / "data"))
 
 
