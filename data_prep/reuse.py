@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from configs.files import atomic_directory, read_json, write_text
+from configs.files import atomic_directory, read_json, sha256_file, write_text
 from configs.locks import locked
 from configs.own_files import refuse_links
 from configs.recipe import Recipe
@@ -97,12 +97,15 @@ class Reuse:
             manifest = read_json(source / MANIFEST_NAME)
             if manifest.get("fingerprint") != stage.fingerprint:
                 return None
+            if (damaged := _damaged(source, manifest["files"])) is not None:
+                print(f"data: {source / damaged} is not what was written; `{stage.name}` is made here", file=sys.stderr)
+                return None
             with atomic_directory(stage.directory) as temporary:
                 for file in sorted(path for path in source.rglob("*") if path.is_file() and path.name[0] != "."):
                     target = temporary / file.relative_to(source)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     _link(file, target)
-        except (OSError, ValueError):  # it is being made anew, or is damaged: make our own
+        except (OSError, ValueError, KeyError):  # it is being made anew, or is damaged: make our own
             return None
         taken = stage.read()
         if taken is not None:
@@ -114,6 +117,11 @@ class Reuse:
 def _mine(path: Path) -> bool:
     """Whether it is this user's: where all may write, as in /tmp, a note could be anybody's."""
     return path.stat().st_uid == os.geteuid()
+
+
+def _damaged(directory: Path, files: dict[str, Any]) -> str | None:
+    """The first file with other contents than were written: read once, so that one run's damage stays its own."""
+    return next((name for name, known in files.items() if sha256_file(directory / name) != known["sha256"]), None)
 
 
 def _link(source: Path, target: Path) -> None:

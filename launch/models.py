@@ -116,6 +116,7 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
     refuse_links(out.resolve())
     from data_prep.shards import DataManifest
     from data_prep.vocab import Vocab
+    from pretrain.checkpoint import IMPORTED
     from pretrain.huggingface import import_directory, open_directory
     from pretrain.saving import save_checkpoint
 
@@ -127,7 +128,7 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
     recipe = _recipe_for(model.config, directory, out, recipe_file)
     origin = DataManifest(
         directory=directory,
-        fingerprint=f"imported, config.json {sha256_file(directory / 'config.json')[:16]}",
+        fingerprint=f"{IMPORTED}config.json {sha256_file(directory / 'config.json')[:16]}",
         tokenizer=tokenizer,
         vocab_size=vocab.size,
         eod_id=vocab.eod_id,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.files import content_identity, fingerprint, read_json, sha256_file
 from configs.recipe import RESOLVED_NAME, Recipe, load
+from data_prep.special_tokens import SPECIAL_IDS
 from data_prep.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 VALIDATION_LOSS = "validation_loss"  # in the state: None when it was not measured at that step
 SCHEMA = 1
+IMPORTED = "imported, "  # begins the fingerprint of the data of a model that came from elsewhere
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,8 @@ def open_weights(directory: Path) -> tuple[CheckpointInfo, int, FragmentReader]:
     """A checkpoint's description, the rows of its embedding, and its weights: compared, and none of them read yet.
 
     Raises:
-        ValueError: when the directory is not a checkpoint, is damaged, or its weights are not those of its settings.
+        ValueError: when the directory is not a checkpoint, is damaged, was imported by a version that lost what texts
+            begin with, or its weights are not those of its settings.
     """
     from pretrain.fragment_files import FragmentReader
     from pretrain.shapes import check_context, parameter_shapes
@@ -219,6 +222,7 @@ def open_weights(directory: Path) -> tuple[CheckpointInfo, int, FragmentReader]:
     info = read_info(directory)
     if problem := damage(info):
         raise ValueError(f"{directory} is damaged: {problem}; use another checkpoint")
+    _check_import(info)
     config = info.recipe.model
     rows = config.padded_vocab(Vocab.load(info.tokenizer).size)
     weights = FragmentReader(directory, "weights")
@@ -226,6 +230,15 @@ def open_weights(directory: Path) -> tuple[CheckpointInfo, int, FragmentReader]:
     numbers = sum(math.prod(shape) for _, shape in parameter_shapes(config, rows))
     check_context(config, 4 * numbers, f"{directory / RESOLVED_NAME}: model.context_length")
     return info, rows, weights
+
+
+def _check_import(info: CheckpointInfo) -> None:
+    """Earlier imports took what ends a text for what begins it, and might drop a head: neither can be seen any more."""
+    if info.data_fingerprint.startswith(IMPORTED) and f"{TOKENIZER}/{SPECIAL_IDS}" not in info.files:
+        raise ValueError(
+            f"{info.directory} was imported by an earlier version, which did not keep the token that texts begin with, "
+            "so its scores could be wrong; import the model again: replica import DIRECTORY --out NEW_RUN"
+        )
 
 
 def load_weights(directory: Path) -> Transformer:

@@ -139,6 +139,20 @@ def test_a_damaged_stage_is_made_anew(make: Callable[..., Recipe], monkeypatch: 
     assert is_current(make("second"))
 
 
+def test_altered_bytes_of_one_run_are_not_taken_by_another(
+    make: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = make("first"), make("second")
+    prepare_inline(first)
+    file = next((first.data_directory / "shards").rglob("*.bin"))
+    file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+    names = made(monkeypatch)
+    prepare_inline(second)
+    assert names == ["make_shards"]
+    verify(second.data_directory)
+    assert f"{file} is not what was written; `shards` is made here" in capsys.readouterr().err
+
+
 def test_where_links_cannot_be_files_are_copied(make: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: Path, target: Path) -> None:
         raise OSError(18, "Invalid cross-device link")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,11 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs.data_sections import Tokenizer
+from configs.files import read_json, write_json
 from configs.model_section import Model
 from data_prep.vocab import Vocab, train_vocab
 from launch.export_model import export_run
 from launch.models import choose_checkpoint, import_run
-from pretrain.checkpoint import load_weights
+from pretrain.checkpoint import MANIFEST, load_weights, manifest_content
 from pretrain.export import Weights, export_directory, read_size
 from pretrain.fragment_files import FragmentReader
 from pretrain.huggingface import import_directory
@@ -139,6 +141,21 @@ def test_checkpoints_have_the_modes_of_the_umask(
 ) -> None:
     checkpoint = import_run(export_directory(model, vocab_dir, tmp_path / "hf"), tmp_path / "run", None)
     assert {path.stat().st_mode & 0o777 for path in checkpoint.glob("*")} == {0o666 & ~umask, 0o777 & ~umask}
+
+
+def test_an_import_that_lost_what_texts_begin_with_is_refused(run: Path, tmp_path: Path) -> None:
+    """As earlier versions made it: its begin token, and so its scores, cannot be known any more."""
+    shutil.copytree(run, tmp_path / "run")
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step_*")
+    content = {key: value for key, value in read_json(checkpoint / MANIFEST).items() if key not in ("seal", "schema")}
+    name = "tokenizer/special_ids.json"
+    del content["files"][name]
+    (checkpoint / name).unlink()
+    write_json(checkpoint / MANIFEST, manifest_content(content))
+    for work in (lambda: load_weights(checkpoint), lambda: export_run(tmp_path / "run", tmp_path / "out")):
+        with pytest.raises(ValueError, match=r"imported by an earlier version.*replica import DIRECTORY"):
+            work()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_link_is_written_behind(run: Path, tmp_path: Path) -> None:
