@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,15 +165,54 @@ def contents_of(recipe: Recipe, identify: Callable[[Any], Any]) -> dict[str, Any
     if settings.evaluation:
         for kind, sets in (("perplexity", section.perplexity), ("translation", section.translation)):
             for item in sets:
-                own = item.model_dump(mode="json", exclude={"path", "stride", "max_new_tokens", "tokenize"})
-                files = [identify(path) for path in expand(item.path)]
-                found[f"{kind}/{item.name}"] = {"settings": own, "files": files}
+                found[f"{kind}/{item.name}"] = _contents(item, identify)
         tasks += section.benchmarks.tasks
         found["normalize"] = recipe.data.normalize.model_dump(mode="json")
     if tasks:
-        local = [path for place in _places(recipe) for path in sorted(Path(place).rglob("*")) if path.is_file()]
-        found["tasks"] = {"names": tasks, "files": [identify(path) for path in local], "lm_eval": _lm_eval()}
+        found["tasks"] = {"names": tasks, "files": _task_files(recipe, identify), "lm_eval": _lm_eval()}
     return found
+
+
+def _contents(item: PerplexitySet | TranslationSet, identify: Callable[[Any], Any]) -> dict[str, Any]:
+    own = item.model_dump(mode="json", exclude={"path", "stride", "max_new_tokens", "tokenize"})
+    return {"settings": own, "files": [identify(path) for path in expand(item.path)]}
+
+
+def _task_files(recipe: Recipe, identify: Callable[[Any], Any]) -> list[Any]:
+    local = [path for place in _places(recipe) for path in sorted(Path(place).rglob("*")) if path.is_file()]
+    return [identify(path) for path in local]
+
+
+def changed_sets(recipe: Recipe, compared: dict[str, Any], identify: Callable[[Any], Any]) -> set[str]:
+    """Names of the sets that are scored and are not what they were; `benchmark` for all tasks.
+
+    A set that was not compared, or whose files are missing, is none of them.
+
+    Args:
+        recipe: the sets are those of `evaluation`.
+        compared: what `contents_of` gave before.
+        identify: gives a file's size and digest.
+    """
+    section, found = recipe.evaluation, set()
+    for kind, sets in (("perplexity", section.perplexity), ("translation", section.translation)):
+        for item in sets:
+            before = compared.get(f"{kind}/{item.name}")
+            if before is not None and _differs(before, partial(_contents, item, identify)):
+                found.add(f"{kind}/{item.name}")
+    if section.benchmarks.tasks and "tasks" in compared:
+        before = {"settings": {}, "files": compared["tasks"]["files"]}
+        if _differs(before, lambda: {"settings": {}, "files": _task_files(recipe, identify)}):
+            found.add("benchmark")
+    return found
+
+
+def _differs(before: dict[str, Any], contents: Callable[[], dict[str, Any]]) -> bool:
+    try:
+        now = contents()
+    except ValueError:  # missing: scoring says so
+        return False
+    known = before["settings"].keys() & now["settings"].keys()  # another version has other settings
+    return before["files"] != now["files"] or any(before["settings"][key] != now["settings"][key] for key in known)
 
 
 def read_items(recipe: Recipe) -> Iterator[Item]:

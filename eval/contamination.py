@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -38,12 +39,29 @@ def identity(recipe: Recipe, checkpoint: CheckpointInfo) -> str | None:
 
 
 def load(recipe: Recipe, checkpoint: CheckpointInfo) -> Touched | None:
-    """Which items the training documents touched; None where nothing is known."""
+    """Which items the training documents touched; None where nothing is known.
+
+    Of a set that has changed since, nothing is: its new items were not compared, and would pass for clean.
+    """
     if not is_known(recipe, checkpoint):
         return None
     from data_prep.decontaminate import load_touched
+    from data_prep.evaluation_sets import changed_sets
+    from data_prep.readers import place_identity
 
-    return load_touched(recipe.data_directory)
+    touched = load_touched(recipe.data_directory)
+    if touched is None:
+        return None
+    compared = read_json(recipe.data_directory / STAGE / "manifest.json").get("inputs", {}).get("sets", {})
+    changed = changed_sets(recipe, compared, place_identity)
+    for name in sorted(changed):
+        print(
+            f"note: {name} is not what the training data was compared with: it gets no scores of clean and touched "
+            "items",
+            file=sys.stderr,
+        )
+    kept = {name: keys for name, keys in touched.keys.items() if not changed & {name, name.partition("/")[0]}}
+    return replace(touched, keys=kept)
 
 
 def split(touched: Touched | None, name: str, items: Sequence[Sequence[str]]) -> dict[str, Mask]:

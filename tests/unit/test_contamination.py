@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,7 +18,8 @@ from configs.model_section import Model
 from configs.recipe import Recipe, load
 from configs.trust import trusting
 from data_prep.decontaminate import Touched
-from data_prep.evaluation_sets import item_key
+from data_prep.evaluation_sets import contents_of, item_key
+from data_prep.readers import place_identity
 from data_prep.vocab import Vocab, train_vocab
 from eval.benchmarks import benchmark_results
 from eval.contamination import facts, identity, is_known, labelled, split
@@ -141,6 +144,38 @@ def test_only_what_was_trained_on_is_believed(tmp_path: Path) -> None:
         write_json(tmp_path / "data/manifest.json", {**manifest, **other})
         assert not is_known(recipe, info)
     assert facts(None) == {}
+
+
+def test_items_that_were_not_compared_do_not_pass_for_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sets that grew after the training data was compared with them."""
+    held, tasks = tmp_path / "held.jsonl", tmp_path / "tasks"
+    held.write_text('{"text": "one"}\n{"text": "two"}\n')
+    tasks.mkdir()
+    (tasks / "quiz.yaml").write_text("task: quiz\n")
+    own = [f"evaluation.perplexity=[{{name: held, path: {held}}}]", "data.decontaminate={}"]
+    own.append(f"evaluation.benchmarks={{tasks: [quiz], include_path: {tasks}}}")
+    recipe = load(write_recipe(tmp_path / "recipe.yaml", tmp_path / "data"), own)
+    info = CheckpointInfo(Path("c"), 1, 1, "", "trained-on", "", {}, {}, {})
+    names = ["perplexity/held", "benchmark/quiz"]
+    stage = tmp_path / "data" / "decontaminate"
+    made = {"fingerprint": "x", "sets": {name: {} for name in names}, "action": "drop"}
+    write_json(stage / "manifest.json", {**made, "inputs": {"sets": contents_of(recipe, place_identity)}})
+    write_json(tmp_path / "data/manifest.json", {"fingerprint": "trained-on", "stages": ["decontaminate"]})
+    pq.write_table(pa.table({"set": names, "item": [item_key(["one"]), "key"]}), stage / "touched.parquet")
+
+    def known(recipe: Recipe) -> set[str]:
+        found = load_touched(recipe, info)
+        assert found is not None and set(found.sets) == set(names)
+        return set(found.keys)
+
+    assert known(recipe) == set(names) and capsys.readouterr().err == ""
+    held.write_text(held.read_text() + '{"text": "three"}\n')
+    assert known(recipe) == {"benchmark/quiz"}
+    assert "note: perplexity/held is not what the training data was compared with" in capsys.readouterr().err
+    (tasks / "quiz.yaml").write_text("task: quiz\ntest_split: another\n")
+    assert known(recipe) == set()
+    held.unlink()
+    assert known(recipe) == {"perplexity/held"}, "scoring says that it is missing"
 
 
 def test_the_report_shows_the_sets(tmp_path: Path) -> None:
