@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -49,7 +51,8 @@ def check_export(directory: Path, checkpoint: Path, dtype: str) -> str:
     with torch.inference_mode():
         expected = ours(tokens)[..., : vocab.size]
         del ours
-        theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        with _no_progress_bar():
+            theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
         found = theirs(tokens).logits
     if found.shape != expected.shape:
         raise NotTheSame(
@@ -60,3 +63,17 @@ def check_export(directory: Path, checkpoint: Path, dtype: str) -> str:
     if not difference <= TOLERANCE[dtype]:
         raise NotTheSame(f"{directory}: {said}")
     return f"verified: {said}; ids equal on {len(texts)} texts"
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Without transformers' bar, whose carriage returns would be written out as text."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -291,7 +291,8 @@ def _lineage(
     ]
     for name, identities in sets.items():
         total = sum(item["bytes"] for item in identities)
-        rows.append((name[0].upper() + name[1:], fingerprint(identities), f"{len(identities)} files, {total:,} bytes"))
+        files = f"{len(identities):,} file{'s' if len(identities) > 1 else ''}"
+        rows.append((name[0].upper() + name[1:], fingerprint(identities), f"{files}, {total:,} bytes"))
     rows.append(("Results", outcome, "all of the above, and the settings of the evaluation"))
     for change in checkpoint.state.get(CHANGES, []):
         detail = f"after step {change['step']:,}: {change['before']}, then {change['after']}"

@@ -22,9 +22,8 @@ def print_headlines(run: Path) -> None:
         table.add_column(title, justify="left" if title == "score" else "right")
     for result in load_results(run).results:
         if result.name.rsplit("/", 1)[-1] in _HEADLINES:
-            interval = (
-                "" if result.low is None or result.high is None else f"{score(result.low)} – {score(result.high)}"
-            )
+            exact = result.low is None or result.high is None or result.low == result.high  # as on the page
+            interval = "" if exact else f"{score(result.low)} – {score(result.high)}"
             table.add_row(result.name, score(result.value), interval, f"{result.n:,}")
     if table.row_count:
         Console(soft_wrap=True).print(table)

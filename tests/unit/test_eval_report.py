@@ -261,6 +261,6 @@ def test_the_report_says_what_the_numbers_are_worth(tmp_path: Path) -> None:
     said = {"text": "compiled code agrees with plain code", "repeats": "repeats bit for bit with 1 rank of 2 threads"}
     (run / "numerics.json").write_text(json.dumps(said))
     page = check_page(write_report(run))
-    sentences = "Compiled code agrees with plain code. Repeats bit for bit with 1 rank of 2 threads."
+    sentences = "Numbers. Compiled code agrees with plain code. Repeats bit for bit with 1 rank of 2 threads."
     assert sentences in " ".join(" ".join(page.text).split())
     assert "Repeats bit for bit with 1 rank of 2 threads." in (run / "report" / "report.md").read_text()

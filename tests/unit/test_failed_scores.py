@@ -37,4 +37,7 @@ def test_the_report_comes_before_the_exit_code(
     assert (run / "report" / "index.html").is_file() == saved
     assert ("report: " in said.out) == saved, "headlines and gates come first"
     if saved:
+        assert "2.168 – 2.260" in said.out and "2.562" in said.out and "2.562 – 2.562" not in said.out, (
+            "exact: no interval"
+        )
         assert "no such file" in (run / "report" / "index.html").read_text()
