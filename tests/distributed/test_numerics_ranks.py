@@ -68,7 +68,7 @@ def assert_nothing_changed(runs: Path, name: str) -> None:
     for key in ("train/loss", "train/grad_norm"):
         assert metric_lines(compared, key) == metric_lines(trusted, key), "to the bit"
     text = numerics_lines(compared)[0]
-    assert "he loss in chunks agrees with plain code" in text and ("ompiled code" in text) is ("compiled" in name)
+    assert "he loss in chunks agree with plain code" in text and ("ompiled code" in text) is ("compiled" in name)
     assert 0 < metric_lines(compared, "check/gradients")[1] < (0.05 if "bf16" in name else 1e-4), text
 
 
@@ -94,5 +94,5 @@ def test_what_is_wrong_on_one_rank_is_left_behind_by_all(runs: Path) -> None:
 
 def test_or_refused_by_all(runs: Path) -> None:
     said = [json.loads((runs / "refused" / f"said_{rank}.json").read_text()) for rank in (0, 1)]
-    assert said[0] == said[1] and said[0].startswith("WrongKernels: compiled code and the loss in chunks computes")
+    assert said[0] == said[1] and said[0].startswith("WrongKernels: compiled code and the loss in chunks compute")
     assert latest(runs / "refused" / "run") is None
