@@ -52,7 +52,8 @@ def keep_compiled() -> None:
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-replica" / "compiled"
     # torch writes its own place into the environment when it is first asked for it.
-    if os.environ.get(_PLACE) in (None, default_cache_dir()):
+    # It hands paths to the C++ compiler without quotes, so a place with a blank in its name would compile nothing.
+    if os.environ.get(_PLACE) in (None, default_cache_dir()) and len(str(cache).split()) == 1:
         os.environ[_PLACE] = str(cache)
     # Attention's own gradient keeps nothing beside what the compiler sees; without this nothing of the model would be
     # taken from the cache, and every start would trace it again (6 s for six layers).

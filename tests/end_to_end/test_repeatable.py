@@ -42,11 +42,11 @@ def test_killed_and_resumed_with_cold_and_warm_cache(tmp_path: Path, count: int)
         recipe = write_recipe(tmp_path / name / "recipe.yaml", data, **SETTINGS)
         return recipe, {"OMP_NUM_THREADS": "2", "XDG_CACHE_HOME": str(tmp_path / cache)}
 
-    recipe, variables = start("unbroken", "first cache")
+    recipe, variables = start("unbroken", "first-cache")
     done = train_to_end(recipe, *MODEL, launcher=launcher(count), seconds=SECONDS, **variables)
     assert done.returncode == 0, done.stderr
 
-    recipe, variables = start("broken", "second cache")  # nothing compiled lies there
+    recipe, variables = start("broken", "second-cache")  # nothing compiled lies there
     process = start_training(recipe, *MODEL, launcher=launcher(count), **variables)
     wait_until(lambda: process.poll() is not None or last_step(tmp_path / "broken" / "run") >= 25, SECONDS)
     assert process.poll() is None, process.communicate(timeout=60)

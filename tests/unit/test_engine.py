@@ -181,6 +181,17 @@ def test_compiled_code_is_kept_in_the_users_cache(
     assert cache_dir() == str(tmp_path / given if kept and given else tmp_path / "gpt-replica" / "compiled")
 
 
+def test_no_compiled_code_is_kept_where_the_compiler_cannot_write(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "my cache"))  # paths reach the C++ compiler without quotes
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    keep_compiled()
+    assert " " not in cache_dir()
+
+
 def test_compiles_nothing_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert not should_compile(Train(steps=1), torch.device("cpu"), 1e20)
