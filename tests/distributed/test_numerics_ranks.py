@@ -69,7 +69,9 @@ def assert_nothing_changed(runs: Path, name: str) -> None:
     for key in ("train/loss", "train/grad_norm"):
         assert metric_lines(compared, key) == metric_lines(trusted, key), "to the bit"
     text = numerics_lines(compared)[0]
-    assert re.search(r"he loss in chunks agrees? with plain code", text) and ("ompiled code" in text) is ("compiled" in name)
+    assert re.search(r"he loss in chunks agrees? with plain code", text) and ("ompiled code" in text) is (
+        "compiled" in name
+    )
     assert 0 < metric_lines(compared, "check/gradients")[1] < (0.05 if "bf16" in name else 1e-4), text
 
 
