@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def run_inline(
 def run_backwards(
     label: str, function: Callable[[Any], Any], tasks: Sequence[Any], size: Callable[[str], float], total: float
 ) -> None:
-    """Last task first, two at a time; in threads, because a fork of this process would take its handlers along."""
-    with ThreadPoolExecutor(2) as pool:
+    """Last task first, in two processes that share no memory, as workers are; a server without threads forks them."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as pool:
         list(pool.map(function, tasks[::-1]))
 
 
