@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt | preflight
 replicate: setup ## All stages of RECIPE (configs/demo.yaml): data, training, evaluation, report
 	@$(BIN)/replica run $(RECIPE)
 
-test: setup ## The tests, about twelve minutes on two idle cores (chaos apart)
+test: setup ## The tests, 15 to 30 minutes on two cores (chaos apart)
 	@$(BIN)/python -m pytest
 
 chaos: setup ## What takes minutes: kills, stops, cut links, damaged inputs, two hosts, ssh, Slurm, Ray (root, Linux)

@@ -22,7 +22,7 @@ _CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def is_deterministic(train: Train, device: torch.device) -> bool:
-    """`train.deterministic`, with `auto` decided: on CPUs, where the cost was measured (docs/benchmarks.md)."""
+    """`train.deterministic`, with `auto` decided: on CPUs, where it cost 3 to 4% of a step (docs/benchmarks.md)."""
     return device.type == "cpu" if train.deterministic == "auto" else train.deterministic
 
 
