@@ -16,6 +16,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ["configs", "data_prep", "pretrain", "eval", "launch"]
@@ -46,15 +47,12 @@ def imports(file: Path) -> Iterator[tuple[str, int]]:
             yield node.module, node.lineno
 
 
-def test_the_packages_are_the_ones_that_are_installed() -> None:
+def test_every_folder_with_code_is_a_package_that_is_installed() -> None:
+    """A folder without `__init__.py` works in a clone and is missing from the wheel."""
     folders = {file.parent.relative_to(ROOT).as_posix().replace("/", ".") for file in FILES}
-    assert folders == set(_declared_packages())
-
-
-def _declared_packages() -> list[str]:
-
-    packages: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    return packages
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    assert options["namespaces"] is False
+    assert folders == set(find_packages(str(ROOT), include=options["include"]))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
