@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight replicate test chaos lint bench docs constraints clean
+.PHONY: help setup preflight replicate test chaos lint bench docs docs-site constraints clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: preflight $(STAMP) ## Virtual environment with the pinned dependencies
 
@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt | preflight
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing the pinned dependencies into $(VENV) (two to five minutes the first time) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,eval,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,eval,dev,docs]'
 	@touch $@
 
 replicate: setup ## All stages of RECIPE (configs/demo.yaml): data, training, evaluation, report
@@ -53,6 +53,10 @@ bench: setup ## Side by side with peers, minutes each (NANOGPT=DIR, a clone, and
 
 docs: setup ## Write docs/recipe.md and configs/recipe.schema.json from the schema
 	$(BIN)/python -m launch.docs
+
+docs-site: setup ## The documentation as a site with an API reference, in build/site; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
 
 constraints: setup ## Write constraints.txt from this environment
 	@{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -v '^#' | sed 's/+cpu$$//'; } > .constraints.partial
