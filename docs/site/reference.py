@@ -69,7 +69,7 @@ def first_sentence(file: Path) -> str:
     return " ".join(text.partition("\n\n")[0].split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-# ------------------------------------------------------------------------------------------------------------- links out
+# ------------------------------------------------------------------------------------------------------------ links out
 def repointed(markdown: str, here: str, repository: str | None, root: Path = ROOT) -> str:
     """Makes links of a page that lead out of docs/ work on the site.
 
