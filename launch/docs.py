@@ -25,28 +25,60 @@ SCHEMA = ROOT / "configs" / "recipe.schema.json"
 
 _INTRODUCTION = """# Recipe reference
 
-Generated from `configs/*_section*.py` by `make docs`; a test keeps it current.
-
-A recipe is one YAML file. Every key can also be set on the command line by its path, with list items by their index:
+This page lists every setting, for users who write or change a recipe. Show a recipe with all its values, and where each
+came from:
 
 ```sh
 replica show configs/demo.yaml train.optimizer.lr=3e-4 data.sources.0.weight=2
 ```
 
-- Precedence: defaults, then the file, then overrides from left to right. `replica show` says where each value came
-  from.
+A recipe is one YAML file. Every key can also be set on the command line by its path, with list items by their index, as
+in this command.
+
+- Precedence: defaults, then the file, then overrides from left to right.
 - An unknown key is an error that names the nearest known one; all problems of a recipe are reported at once.
 - Relative paths are resolved against the place they were written in: the recipe's directory, or the working directory
   for overrides.
 - Units: *sequences* are windows of `model.context_length` tokens; *tokens* are target positions; *bytes* are UTF-8
   bytes of normalised text.
 - For completion in an editor, start the file with `# yaml-language-server: $schema=recipe.schema.json`.
+- `make docs` generates this page from the schema in `configs/`; a test keeps it current.
 """
 
 
 def reference() -> str:
-    """The text of `docs/recipe.md`."""
-    return _INTRODUCTION + "".join(_section(model, path) for model, path in _sections(Recipe, ""))
+    """The text of `docs/recipe.md`: introduction, index, one table for each section."""
+    sections = list(_sections(Recipe, ""))
+    return _INTRODUCTION + _index(sections) + "".join(_section(model, path) for model, path in sections)
+
+
+def _index(sections: list[tuple[type[BaseModel], str]]) -> str:
+    """Links to all sections, with their summaries."""
+    rows = [
+        f"| [{_title(model, path)}](#{_anchor(_title(model, path))}) | {_summary(model)} |" for model, path in sections
+    ]
+    return "\n".join(["\n## Sections", "", "| section | contents |", "|---|---|", *rows, ""])
+
+
+def _title(model: type[BaseModel], path: str) -> str:
+    """The heading of a section; kinds of a list's items share their path, so their fixed keys are named as well."""
+    if not path:
+        return "Top level"
+    kinds = [
+        f"{name}: {get_args(field.annotation)[0]}"
+        for name, field in model.model_fields.items()
+        if "Literal" in str(getattr(field.annotation, "__origin__", "")) and len(get_args(field.annotation)) == 1
+    ]
+    return f"`{path.rstrip('.')}`" + (f" with `{', '.join(kinds)}`" if kinds else "")
+
+
+def _anchor(title: str) -> str:
+    """The heading's anchor, as GitHub and mkdocs make it."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def _summary(model: type[BaseModel]) -> str:
+    return _escape(" ".join((model.__doc__ or "").split()))
 
 
 def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[type[BaseModel], str]]:
@@ -64,14 +96,21 @@ def _nested(annotation: Any, is_item: bool = False) -> Iterator[tuple[type[BaseM
 
 
 def _section(model: type[BaseModel], path: str) -> str:
-    title = f"`{path.rstrip('.')}`" if path else "Top level"
-    summary = " ".join((model.__doc__ or "").split()).replace("|", "\\|")
     rows = [
         f"| `{path}{name}` | {_type(field)} | {_default(field)} | {_escape(field.description or '')} |"
         for name, field in model.model_fields.items()
     ]
     return "\n".join(
-        [f"\n## {title}", "", summary, "", "| key | type | default | meaning |", "|---|---|---|---|", *rows, ""]
+        [
+            f"\n## {_title(model, path)}",
+            "",
+            _summary(model),
+            "",
+            "| key | type | default | meaning |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
     )
 
 
@@ -129,7 +168,8 @@ def _is_word(value: Any) -> bool:
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", "\\|")
+    """For a cell of a table; names of other pages become links."""
+    return re.sub(r"`?docs/([\w-]+)\.md`?", r"[\1](\1.md)", text).replace("|", "\\|")
 
 
 def main() -> None:
