@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import torch
-import torch._functorch.config as functorch
 
 from configs.train_sections import Train
 
@@ -48,6 +47,7 @@ def keep_compiled() -> None:
 
     torch's own place is a temporary directory, which batch systems empty after a job.
     """
+    import torch._functorch.config as functorch
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-replica" / "compiled"

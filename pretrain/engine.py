@@ -121,6 +121,22 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _import_muon() -> None:
+    """Imports DeepSpeed's own Muon without compiling it; call before `deepspeed.initialize`.
+
+    DeepSpeed imports that optimizer only to ask whether ours is one. The import passes functions to `torch.compile`,
+    which loads the whole compiler: two seconds of every start.
+    """
+    compile_function = torch.compile
+    torch.compile = lambda function: function  # type: ignore[assignment]
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    except ImportError:  # a DeepSpeed that keeps it elsewhere: the start takes longer
+        pass
+    finally:
+        torch.compile = compile_function
+
+
 class Engine:
     """The model, its optimizer and its gradients on all ranks."""
 
@@ -153,6 +169,7 @@ class Engine:
         optimizer = build_optimizer(module.model, recipe.train.optimizer, dtype)
         if self._tensor > 1:
             mark_shards(module.model, ranks.rank % self._tensor, self._tensor)
+        _import_muon()
         with redirect_stdout(io.StringIO()):  # it prints memory figures there
             self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         if self._tensor > 1:

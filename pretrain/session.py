@@ -25,6 +25,7 @@ from pretrain.devices import matrix_peak, peak_flops
 from pretrain.engine import Engine, connected
 from pretrain.faults import FaultGuard, Rewind
 from pretrain.flops import float8_share
+from pretrain.garbage import imports_set_apart
 from pretrain.loop import fit
 from pretrain.metrics import Meter, Tracker
 from pretrain.mirror import Mirror
@@ -55,7 +56,7 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
     """
     laps = laps or Laps()
     data = load_manifest(recipe.data_directory)
-    with placed_ranks() as ranks, _held(recipe, ranks):
+    with imports_set_apart(), placed_ranks() as ranks, _held(recipe, ranks):
         check_ranks(ranks, recipe.train)
         share_cores(ranks)
         with connected(ranks) as device, deterministic_algorithms(is_deterministic(recipe.train, device)):

@@ -16,6 +16,9 @@ from pretrain.session import run
 
 if __name__ == "__main__":
     gc.freeze()  # torch's and DeepSpeed's objects: each run would walk over them
+    recipes = [load(file) for file in sys.argv[1:]]
     with connected(find_ranks()):  # once: gloo cannot join twice through the same port
-        for file in sys.argv[1:]:
-            run(load(file))
+        for recipe in recipes:
+            run(recipe)
+    if not any(recipe.train.compile is True for recipe in recipes):
+        assert "torch._inductor.compile_fx" not in sys.modules, "the compiler takes seconds to load"

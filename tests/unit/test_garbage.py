@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from pretrain.garbage import collected_at_steps
+from pretrain.garbage import collected_at_steps, imports_set_apart
 
 
 class Ring:
@@ -40,3 +40,18 @@ def test_the_collector_is_as_before_after_an_error() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_what_existed_before_is_not_walked_over_and_comes_back() -> None:
+    with imports_set_apart():
+        apart = gc.get_freeze_count()
+        ring = weakref.ref(Ring())
+        gc.collect()
+        assert ring() is None, "what comes later is collected"
+        with collected_at_steps():
+            pass
+        assert gc.get_freeze_count() >= apart > 1000
+        with imports_set_apart():
+            pass
+        assert gc.get_freeze_count() >= apart
+    assert gc.get_freeze_count() == 0
