@@ -1,0 +1,54 @@
+"""Names in the documents lead somewhere: links, anchors, `docs/x.md` in code and messages, files in backticks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "configs" / "tasks" / "README.md"]
+PACKAGES = ("configs", "data_prep", "pretrain", "eval", "launch", "benchmarks", "examples")
+# History names what there was.
+_HISTORY = ("CHANGELOG.md", "lab-notes.md")
+
+
+def _prose(page: Path) -> str:
+    return re.sub(r"^( *)```.*?^\1```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def _anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", _prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+def _unknown(page: Path, link: str) -> bool:
+    name, _, anchor = link.partition("#")
+    file = page.parent / name if name else page
+    return not file.exists() or bool(anchor and file.suffix == ".md" and anchor not in _anchors(file))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`(?!\])", "", _prose(page)))
+    assert not [link for link in links if "://" not in link and not link.startswith("mailto:") and _unknown(page, link)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in _HISTORY], ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(rf"`((?:{'|'.join(PACKAGES)}|tests)/[\w/.-]+\.(?:py|sh|yaml|md))`", _prose(page))
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_pages_that_code_and_messages_name_exist() -> None:
+    files = [
+        file for package in PACKAGES for file in (ROOT / package).rglob("*") if file.suffix in {".py", ".sh", ".yaml"}
+    ]
+    named = {
+        (file.relative_to(ROOT).as_posix(), page)
+        for file in [*files, *PAGES]
+        for page in re.findall(r"(?<![\w/])docs/[\w-]+\.md", file.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    assert not [pair for pair in named if not (ROOT / pair[1]).is_file()]
