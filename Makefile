@@ -5,8 +5,11 @@ RECIPE ?= configs/demo.yaml
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# Every shell script of the project.
+SCRIPTS := launch/*.sh benchmarks/*.sh .ci/run
+
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight replicate test chaos lint bench docs docs-site constraints clean
+.PHONY: help setup preflight replicate check test chaos lint bench docs docs-site constraints clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,18 +31,25 @@ $(STAMP): pyproject.toml constraints.txt | preflight
 replicate: setup ## All stages of RECIPE (configs/demo.yaml): data, training, evaluation, report
 	@$(BIN)/replica run $(RECIPE)
 
+check: setup ## The inner loop: format, lint, types and the fast unit tests
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -m "not slow and not chaos" --durations=0 --durations-min=5 tests/unit
+
 test: setup ## The tests, 15 to 30 minutes on two cores (chaos apart)
 	@$(BIN)/python -m pytest
 
 chaos: setup ## What takes minutes: kills, stops, cut links, damaged inputs, two hosts, ssh, Slurm, Ray (root, Linux)
 	@$(BIN)/python -m pytest -m chaos
 
-lint: setup ## Format, lint, types, shell scripts
+lint: setup ## Format, lint, types, shell scripts, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	bash -n launch/*.sh benchmarks/*.sh .ci/run
-	@if command -v shellcheck >/dev/null; then shellcheck launch/*.sh benchmarks/*.sh .ci/run; else echo "shellcheck is not installed: skipped"; fi
+	bash -n $(SCRIPTS)
+	$(BIN)/shellcheck $(SCRIPTS)
+	$(BIN)/typos
 
 bench: setup ## Side by side with peers, minutes each (NANOGPT=DIR, a clone, and LITGPT=PYTHON add training peers)
 	@test -x .venv-bench/bin/python || "$(PYTHON)" -m venv .venv-bench

@@ -124,7 +124,7 @@ train_over_ssh() {
 how=(--hostfile "$hosts" --master_addr "${MASTER_ADDR:-$first}" --master_port "${MASTER_PORT:-29500}")
 [ -z "$node" ] || how+=(--no_ssh --node_rank "$node")
 code=0 started=""
-# shellcheck disable=SC2317 # called by the trap
+# shellcheck disable=SC2317,SC2329 # called by the trap
 leave() {
     exec 3>&-
     [ -z "$started" ] || rm -f "$started"
