@@ -1,0 +1,37 @@
+"""A node that trains needs the first group of dependencies alone: every module can be imported with nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.import_all import NEED_MORE, Hidden, first_group
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_module_can_be_imported_with_the_first_group_alone() -> None:
+    command = [sys.executable, "-B", "tests/import_all.py", "--minimal"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stdout.startswith("0 of ")
+
+
+def test_the_exceptions_are_modules() -> None:
+    assert all((ROOT / name.replace(".", "/")).with_suffix(".py").is_file() for name in NEED_MORE)
+
+
+def test_the_optional_packages_are_hidden_and_the_first_group_is_not() -> None:
+    hidden = Hidden(first_group())
+    for name in ("numpy", "torch", "tokenizers", "configs", "json"):
+        assert hidden.find_spec(name, None) is None
+    for name in ("ray", "transformers", "lm_eval", "orjson", "lxml.etree"):
+        assert importlib.util.find_spec(name.partition(".")[0]) is not None
+        try:
+            hidden.find_spec(name, None)
+        except ModuleNotFoundError as error:
+            assert error.name == name
+        else:
+            raise AssertionError(f"{name} can be seen")
