@@ -97,7 +97,7 @@ def _nested(annotation: Any, is_item: bool = False) -> Iterator[tuple[type[BaseM
 
 def _section(model: type[BaseModel], path: str) -> str:
     rows = [
-        f"| `{path}{name}` | {_type(field)} | {_default(field)} | {_escape(field.description or '')} |"
+        f"| `{path}{name}` | {_type(field)} | {_default(field)} | {_meaning(field, f'{path}{name}')} |"
         for name, field in model.model_fields.items()
     ]
     return "\n".join(
@@ -112,6 +112,14 @@ def _section(model: type[BaseModel], path: str) -> str:
             "",
         ]
     )
+
+
+def _meaning(field: FieldInfo, path: str) -> str:
+    """The description; of a section without one a link to its own table."""
+    if field.description:
+        return _escape(field.description)
+    sections = [_title(model, path + (".N" if is_item else "")) for model, is_item in _nested(field.annotation)]
+    return " ".join(f"[{title}](#{_anchor(title)})" for title in sections)
 
 
 def _type(field: FieldInfo) -> str:
