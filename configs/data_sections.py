@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from configs.presets import PRESETS, merged
 from configs.quality_rules import Rule
-from configs.section import PathText, PatternText, Section
+from configs.section import Custom, PathText, PatternText, Section
 
 END_OF_TEXT = "<|endoftext|>"
 Format = Literal[
@@ -62,6 +62,11 @@ class Source(Section):
     max_files: int | None = Field(None, ge=1, description="Read no more than this many files, the first ones.")
     hub: HubDataset | None = Field(None, description="Instead of `path`: a dataset for `datasets.load_dataset`.")
     format: Format = Field("auto", description="How files are read; auto: by the ending.")
+    reader: Custom | None = Field(
+        None,
+        description="A function that reads every file of the source, instead of `format`: from the stream of a file's "
+        "bytes (decompressed) to the records in it.",
+    )
     members: str = Field("**", description="Glob: which members of a .tar or .zip are read.")
     storage_options: dict[str, Any] = Field(
         {},
@@ -117,6 +122,8 @@ class Source(Section):
             )
         if self.paths_prefix is not None and self.paths_file is None:
             raise ValueError("`paths_prefix` belongs to `paths_file`")
+        if self.reader is not None and (self.hub is not None or self.format != "auto"):
+            raise ValueError("`reader` reads files by itself: leave out `format`, and give `path` or `paths_file`")
         if self.hub is not None and (self.sample is not None or self.max_files is not None):
             raise ValueError("`sample` and `max_files` choose among files; with `hub` use `max_documents`")
         return self

@@ -22,6 +22,7 @@ FREE = (
     "model.depth", "model.size", "train.tokens_per_parameter",
     "train.micro_batch_size", "train.zero", "train.parallel", "train.ranks", "train.activation_checkpointing",
     "train.loss_chunk", "train.compile", "train.deterministic",
+    "train.objective.code",  # where it lies; what it says is compared by `pretrain.continuing`
     "train.watch", "train.checkpoint", "train.validation", "train.log_every", "train.tensorboard", "train.wandb",
 )  # fmt: skip
 # The number of steps: judged as a number, whatever unit it was given in.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from configs.section import Section
+from configs.section import CodeText, Section
 
 Count = Annotated[int | None, Field(ge=0)]
 Mean = Annotated[float | None, Field(ge=0)]
@@ -114,7 +114,17 @@ class MassiveTextZhRules(_Repetition):
     )
 
 
+class CustomRules(RuleSet):
+    """A rule of your own (docs/custom-code.md). Its code runs when `--trust DIR` names its directory."""
+
+    rule: Literal["custom"]
+    code: CodeText = Field(
+        description="`FILE.py:NAME`, a function from a text's `TextFacts` to a `Drop`, or to the text that is left."
+    )
+    options: dict[str, Any] = Field({}, description="Keyword arguments that it is given beside the facts.")
+
+
 Rule = Annotated[
-    C4Rules | GopherQualityRules | GopherRepetitionRules | FineWebRules | MassiveTextZhRules,
+    C4Rules | GopherQualityRules | GopherRepetitionRules | FineWebRules | MassiveTextZhRules | CustomRules,
     Field(discriminator="rule"),
 ]

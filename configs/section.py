@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,8 +21,17 @@ class PathMarker:
 PathText = Annotated[str, PathMarker(), Field(min_length=1)]
 PatternText = Annotated[str, PathMarker(pattern=True), Field(min_length=1)]
 
+CodeText = Annotated[str, PathMarker(), Field(pattern=r"\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+
 
 class Section(BaseModel):
     """Base of every section: strict types, finite numbers, no unknown keys, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Custom(Section):
+    """Python code of your own. It runs when `--trust DIR` names its directory (docs/custom-code.md)."""
+
+    code: CodeText = Field(description="`FILE.py:NAME`, a function or class in a file.")
+    options: dict[str, Any] = Field({}, description="Keyword arguments that it is given.")

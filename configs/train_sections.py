@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.section import PathText, Section
+from configs.section import Custom, PathText, Section
 
 
 class MuonPolicy(Section):
@@ -237,6 +237,11 @@ class Train(Section):
         "none",
         description="Compute parts of each block again in the backward pass instead of storing them. selective: all "
         "but matrix products and attention; full: all but the block's input. true and false are full and none.",
+    )
+    objective: Custom | None = Field(
+        None,
+        description="What is trained, a `LossModule`; null: language modelling, the likelihood of the next "
+        "token. Validation and evaluation are in nats whatever it is.",
     )
     loss_chunk: int | None = Field(
         None,

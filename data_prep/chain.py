@@ -7,12 +7,13 @@ record became a document). Every byte that a step takes and every document that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from configs.data_sections import Data, Language, Source
-from configs.quality_rules import Rule
+from configs.quality_rules import CustomRules, Rule
+from configs.user_code import UserCode
 from data_prep.documents import Document
 from data_prep.funnel import READ, Tally
 from data_prep.guard import TooSlow, limit, undisturbed
@@ -71,9 +72,10 @@ class Chain:
         data: the recipe's section.
         source: where the documents come from.
         tally: counts and examples go there.
+        code: of the user's own rules, see `data_prep.quality.rules.custom_rules`; None: read now.
     """
 
-    def __init__(self, data: Data, source: Source, tally: Tally) -> None:
+    def __init__(self, data: Data, source: Source, tally: Tally, code: Mapping[int, UserCode] | None = None) -> None:
         self._tally = tally
         self._language = source.language
         quality, language = data.quality, data.language
@@ -92,7 +94,7 @@ class Chain:
             ("quality", _basics(data)),
             ("lines", _lines(data) if lines else None),
             ("language", _identify(language, source.language) if identify else None),
-            ("quality", _rules(quality.rules) if wanted("quality", quality.rules) else None),
+            ("quality", _rules(quality.rules, code) if wanted("quality", quality.rules) else None),
             ("quality", _classifier(scored.path, scored.min_score) if scored else None),
             ("privacy", _privacy(data) if private else None),
         ]
@@ -184,26 +186,30 @@ def _identify(settings: Language, known: str | None) -> Callable[[_State], None]
     return step
 
 
-def _rules(settings: list[Rule]) -> Callable[[_State], None]:
+def _rules(settings: list[Rule], code: Mapping[int, UserCode] | None) -> Callable[[_State], None]:
     from data_prep.quality import Drop, TextFacts, build_rules
 
-    rules = list(zip(build_rules(settings), [frozenset(setting.languages) for setting in settings], strict=True))
+    rules = list(zip(build_rules(settings, code), settings, strict=True))
 
     def step(state: _State) -> None:
         language = state.metadata.get("language")
         facts = TextFacts(state.text)
-        for rule, languages in rules:
-            if languages and language not in languages:
+        for rule, setting in rules:
+            if setting.languages and language not in setting.languages:
                 continue
             result = rule(facts)
             if isinstance(result, Drop):
-                state.change("quality/c4_lines", facts.text)
                 raise _Drop(f"quality/{result.reason}", result.detail)
             if result != facts.text:
+                state.change(f"quality/{_what_takes(setting)}", result)
                 facts = TextFacts(result)
-        state.change("quality/c4_lines", facts.text)
 
     return step
+
+
+def _what_takes(setting: Rule) -> str:
+    """Under which name a rule's changes of the text are counted."""
+    return setting.code.rpartition(":")[2] if isinstance(setting, CustomRules) else f"{setting.rule}_lines"
 
 
 def _classifier(path: str, min_score: float) -> Callable[[_State], None]:

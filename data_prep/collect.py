@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from configs.data_sections import Data
 from configs.files import atomic_path
+from configs.user_code import UserCode
 from data_prep.chain import Chain, Dropped
 from data_prep.documents import Document, Origin, Rejected, to_documents
 from data_prep.funnel import KEPT, READ, Tally
@@ -66,6 +67,7 @@ class FileTask:
     stride: int
     examples: int = 3  # remembered of every reason, in each part
     characters: int = 200  # of each example
+    code: Mapping[int, UserCode] = field(default_factory=dict)  # of the user's own quality rules
 
 
 def part_name(number: str, part: int) -> str:
@@ -160,7 +162,7 @@ class _Rows:
 
 def _write_part(task: FileTask, name: str, records: Iterator[RawRecord]) -> None:
     tally = Tally(task.examples, task.characters)
-    chain = Chain(task.data, task.origin.source, tally)
+    chain = Chain(task.data, task.origin.source, tally, task.code)
     file, aside = (task.stage.directory / f"{name}{suffix}" for suffix in (".parquet", ".dropped.parquet"))
     raw_bytes = 0
     with ExitStack() as stack:

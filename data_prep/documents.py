@@ -13,6 +13,7 @@ from typing import Any
 
 from configs.data_sections import Extract, Limits, Source
 from configs.stores import is_url, protocol_of
+from configs.user_code import UserCode
 from data_prep.charset import UTF8_MARK, decode, is_text, without_marks
 from data_prep.readers import (
     JSON_TYPE,
@@ -26,6 +27,7 @@ from data_prep.readers import (
     row_size,
     size_of,
 )
+from data_prep.readers.custom import bind_reader
 from data_prep.readers.fields import split_front_matter, take_text
 from data_prep.readers.isolation import concerns_one, describe
 from data_prep.readers.lists import source_files
@@ -111,6 +113,7 @@ class Origin:
     place: Place | None = None
     index: int = 0
     count: int = 1
+    reader: UserCode | None = None  # of the source
 
     @property
     def path(self) -> Path | None:
@@ -128,7 +131,8 @@ class Origin:
         Raises:
             UnreadableFile: for a URL that cannot be reached, after several tries.
         """
-        reading = Reading.of(self.source, max_part_bytes, limits or Limits())
+        reader = bind_reader(self.reader) if self.reader else None
+        reading = Reading.of(self.source, max_part_bytes, limits or Limits(), reader)
         records = read_records(self.place, reading) if self.place else _hub_records(self)
         size = 0
         for record in records:
@@ -144,10 +148,14 @@ def origins(source: Source) -> list[Origin]:
     """What the source is read from, in order; names do not depend on where the files lie.
 
     Raises:
-        ValueError: when a path matches nothing, or a file's ending is not known.
+        ValueError: when a path matches nothing, a file's ending is not known, or the source's reader may not run.
     """
     if source.hub is None:
         files = source_files(source)
+        if source.reader is not None:
+            reader = UserCode.read(source.reader.code, source.reader.options).allowed(f"source {source.name}: reader")
+            bind_reader(reader)  # what is wrong with it is said before the work
+            return [Origin(source, name, file, reader=reader) for name, file in files]
         for _, file in files:
             check_format(file, source.format)
         return [Origin(source, name, file) for name, file in files]

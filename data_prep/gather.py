@@ -14,6 +14,7 @@ from data_prep import collect
 from data_prep.documents import Origin, origins
 from data_prep.funnel import KEPT, READ, merge_counts
 from data_prep.plan import Plan
+from data_prep.quality.rules import custom_rules
 from data_prep.readers import file_format, size_of
 from data_prep.readers.places import ask_all
 from data_prep.runner import Runner
@@ -49,13 +50,14 @@ def make_documents(plan: Plan, runner: Runner, look: Look = Look()) -> Manifest:
         for index, source in enumerate(plan.data.sources)
         for number, origin in enumerate(evenly(origins(source), look.files))
     ]
+    code = custom_rules(plan.data.quality.rules)
     stage = plan.documents
     stage.begin()
     todo = [(origin, number) for number, origin in found if stage.unit(f"file.{number}") is None]
     ask_all(size_of, [origin.place for origin, _ in todo if origin.place])
     everything = sum(origin.size for origin, _ in todo)
     tasks = [
-        collect.FileTask(stage, plan.data, origin, number, first, stride, look.examples, look.characters)
+        collect.FileTask(stage, plan.data, origin, number, first, stride, look.examples, look.characters, code)
         for origin, number in todo
         for stride in [_stride(origin, plan.data.unit_bytes, everything, runner.cluster.workers)]
         for first in range(stride)

@@ -10,7 +10,9 @@ from typing import Any
 
 from configs.data_sections import Source
 from configs.files import read_json, write_json
+from configs.quality_rules import CustomRules
 from configs.recipe import Recipe
+from configs.user_code import UserCode
 from data_prep.decontaminate import Decontamination
 from data_prep.dedup.exact import Exact
 from data_prep.dedup.lines import Lines
@@ -28,7 +30,7 @@ _IDENTITIES = "inputs.json"
 _CHAIN = ("extract", "normalize", "lines", "language", "quality", "privacy", "limits")
 _NOT_READ = {
     "path", "paths_file", "paths_prefix", "sample", "max_files", "hub", "split", "weight", "max_epochs", "licence",
-    "storage_options",
+    "storage_options", "reader",
 }  # fmt: skip
 _DOCUMENT_MODULES = (
     "blocklist", "blocks", "chain", "characters", "charset", "classifier", "collect", "decoders", "documents",
@@ -43,6 +45,12 @@ def _installed(distribution: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def _reader(source: Source) -> dict[str, Any]:
+    """The text of the source's own reader and its options; where it has none, nothing."""
+    own = source.reader
+    return {} if own is None else {"reader": UserCode.read(own.code, own.options).identity}
 
 
 class Identities:
@@ -94,12 +102,13 @@ class Plan:
         """Depends on the sources' contents and on everything that happens to one document by itself."""
         settings = self.data
         sources = [
-            {**source.model_dump(mode="json", exclude=_NOT_READ), "content": self._content(source)}
+            {**source.model_dump(mode="json", exclude=_NOT_READ), "content": self._content(source), **_reader(source)}
             for source in settings.sources
         ]
         inputs: dict[str, Any] = {
             "sources": sources,
             **{key: getattr(settings, key).model_dump(mode="json") for key in _CHAIN},
+            "quality": self._quality(),
             "max_document_bytes": settings.max_document_bytes,
             "unit_bytes": settings.unit_bytes,
             "keep_dropped": settings.keep_dropped,
@@ -111,6 +120,14 @@ class Plan:
             if path:
                 inputs.setdefault("files", []).append(self.identities.of(Path(path)))
         return Stage(self.directory / "documents", inputs)
+
+    def _quality(self) -> dict[str, Any]:
+        """The settings of the section, with the text of the user's own rules in place of where it lies."""
+        settings: dict[str, Any] = self.data.quality.model_dump(mode="json")
+        for rule, dumped in zip(self.data.quality.rules, settings["rules"], strict=True):
+            if isinstance(rule, CustomRules):
+                dumped["code"] = UserCode.read(rule.code).identity
+        return settings
 
     def _libraries(self) -> list[str]:
         """Distributions whose version changes what the stage `documents` writes."""

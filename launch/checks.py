@@ -16,6 +16,7 @@ from pathlib import Path
 
 from configs.own_files import refuse_links
 from configs.recipe import Recipe, RecipeError, solve_batch
+from configs.user_code import UserCode
 from pretrain.continuing import is_finished
 
 # Tokenizers of sacrebleu that need another package: its module, and what installs it.
@@ -172,6 +173,8 @@ def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
     train, found = recipe.train, []
     if train.wandb is not None and find_spec("wandb") is None:
         found.append("train.wandb is set, but wandb is not installed; run `pip install wandb` or drop train.wandb")
+    if (own := train.objective) is not None:
+        found += _said(lambda: UserCode.read(own.code, own.options).allowed("train.objective"))
     try:
         import torch
     except ModuleNotFoundError:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Training on the machines of a hostfile (`host slots=N` a line), by DeepSpeed's launcher on each.
 #
-#   launch/hostfile.sh HOSTFILE RECIPE [--out DIR] [a.b=value …]       on the first host, which starts the others by ssh
+#   launch/hostfile.sh HOSTFILE RECIPE [--out DIR] [--trust DIR] [a.b=value …]
+#                                                                      on the first host, which starts the others by ssh
 #   launch/hostfile.sh --node-rank N HOSTFILE RECIPE …                 without ssh: on every host, N = 0, 1, … in the
 #                                                                      file's order
 #
@@ -45,6 +46,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --out) shift ;;
     --out=*) ;;
+    --trust) settings+=(--trust "${2:-}"); shift ;;
     *=*) settings+=("$1") ;;
     *) recipe=$1 ;;
     esac

@@ -19,6 +19,7 @@ from configs.files import read_json
 from configs.recipe import Recipe, load, total_steps
 from configs.rendering import short, size
 from configs.train_sections import Train
+from configs.trust import trust_options
 from launch.show import embedding_rows
 from pretrain.flops import count_parameters, flops_per_token
 from pretrain.memory_plan import GPU_CONTEXT, PARTS, Memory, Setup, memory, variants
@@ -200,6 +201,7 @@ def run_probe(recipe_file: str, overrides: list[str], rows: int) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pretrain.probe", "--recipe", recipe_file, "--rows", str(rows)]
+        command += trust_options()
         done = subprocess.run([*command, "--report", str(report), *overrides], stdout=2)  # stdout is for the plan
         if done.returncode:
             raise ValueError(f"the probe ended with exit code {done.returncode}; its own message stands above")

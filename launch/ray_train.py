@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from configs.door import STOPPED_EARLY, USER_ERROR, add_debug, run_door
 from configs.recipe import RESOLVED_NAME, Recipe, check_name, load, solve_batch
+from configs.trust import add_trust, trust_options, trusting
 from launch.checks import check
 from launch.cli import restart_options
 from launch.ray_node import STOPPED, Coordinator, Start, train_node
@@ -282,7 +283,7 @@ def _trainer(recipe: Recipe, placement: Placement, coordinator: Any) -> Any:
 
     run = recipe.run_directory.resolve()
     start = Start(
-        arguments=("-u", str(TRAIN_SCRIPT), "--recipe", str(run / RESOLVED_NAME), "--out", str(run)),
+        arguments=("-u", str(TRAIN_SCRIPT), "--recipe", str(run / RESOLVED_NAME), "--out", str(run), *trust_options()),
         directory=str(Path.cwd()),
         run=str(run),
         environment=forwarded(os.environ),
@@ -355,6 +356,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, metavar="N", help="default: all that the cluster has")
     parser.add_argument("--ray-address", default="auto", metavar="ADDRESS", help="default: this machine's cluster")
     restart_options(parser)
+    add_trust(parser)
     add_debug(parser)
     options = parser.parse_intermixed_args()
     if options.nodes is not None and options.nodes < 1:
@@ -364,7 +366,7 @@ def main() -> int:
         recipe = load(options.recipe, options.overrides, {} if options.out is None else {"out": options.out})
         check_name(options.recipe, recipe, options.overrides)
         check(recipe, trains_here=False, reads_sources=False)
-        with working_in(recipe):
+        with trusting(options.trust), working_in(recipe):
             if not is_finished(recipe):
                 train_on(recipe, options.ray_address, options.nodes, options.restarts, options.pause)
             print(latest(recipe.run_directory))

@@ -150,7 +150,7 @@ say "looking at $nodes nodes"
 on_ranks replica doctor "$run/recipe.yaml" --out "$run" --quick --nodes "$nodes" || finish $?
 
 say "training on $nodes nodes x $ranks ranks, rendezvous at $MASTER_ADDR:$MASTER_PORT"
-on_ranks python -u pretrain/train.py --recipe "$run/recipe.yaml" --out "$run" "train.ranks=$ranks" || finish $?
+on_ranks python -u pretrain/train.py --recipe "$run/recipe.yaml" --out "$run" "${trust[@]}" "train.ranks=$ranks" || finish $?
 # The exit code alone is not believed: the checkpoint of the last step has to be there.
 python -m launch.completion "$run" || finish 70
 rm -f "$run/.stalls"

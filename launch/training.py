@@ -20,6 +20,7 @@ from pathlib import Path
 
 from configs.door import INTERRUPTED, STOPPED_EARLY, TERMINATED
 from configs.recipe import RESOLVED_NAME, Recipe
+from configs.trust import trust_options
 from pretrain.heartbeat import ENDED, LOST_RANK, read_beats
 
 TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "pretrain" / "train.py"
@@ -122,6 +123,7 @@ def _launcher(recipe_file: Path, recipe: Recipe, ranks: int) -> list[str]:
         *(f"--world_info={encoded}", "--master_addr=127.0.0.1", f"--master_port={free_port()}"),
         *("--no_local_rank", "--quiet", "--log_level=error"),
         *(str(TRAIN_SCRIPT), "--recipe", str(recipe_file), "--out", str(recipe.run_directory)),
+        *trust_options(),
         # A restart on fewer ranks left their number in the run directory's recipe.
         *([] if recipe.train.ranks is None else [f"train.ranks={ranks}"]),
     ]

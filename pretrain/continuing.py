@@ -11,11 +11,13 @@ from typing import Any
 from configs.decisive import LENGTH, acts_ahead, changed_settings
 from configs.files import read_json
 from configs.recipe import Recipe, total_steps
+from configs.user_code import UserCode
 from data_prep.shards import DataManifest
 from data_prep.vocab import Vocab
 from pretrain.checkpoint import CheckpointInfo, latest, read_info
 from pretrain.schedule import learning_rate
 
+OBJECTIVE = "objective"  # in the state: `objective_code`
 CHANGES = "changes"  # in the state: [{step, setting, before, after}, …], each from that step on
 BATCH = "train.global_batch_size"
 DATA = "the data's fingerprint"
@@ -31,9 +33,22 @@ def differences(info: CheckpointInfo, recipe: Recipe) -> dict[str, tuple[Any, An
     wanted = total_steps(recipe, info.train_windows)
     length = changed_length(info, recipe)
     found = changed_settings(info.recipe, recipe)
+    code = (info.state.get(OBJECTIVE), objective_code(recipe))
+    if code[0] != code[1]:
+        found["the code of train.objective"] = code
     if info.step < wanted:
         return {path: pair for path, pair in found.items() if not acts_ahead(path) and not _accepted(path, recipe)}
     return {**{path: pair for path, pair in found.items() if not _accepted(path, recipe)}, **length}
+
+
+def objective_code(recipe: Recipe) -> dict[str, Any] | None:
+    """What the user's own objective is, whatever file it lies in; None: language modelling.
+
+    Raises:
+        ValueError: when there is no such file.
+    """
+    own = recipe.train.objective
+    return None if own is None else UserCode.read(own.code, own.options).identity
 
 
 def _accepted(path: str, recipe: Recipe) -> bool:

@@ -20,11 +20,13 @@ from configs.door import run_door
 from configs.files import write_json
 from configs.progress import progress_bar
 from configs.recipe import Recipe, load, total_steps
+from configs.trust import add_trust, trusting
 from pretrain.batches import Batch
 from pretrain.compiling import keep_compiled, should_compile
 from pretrain.devices import peak_flops
 from pretrain.engine import Engine, connected
 from pretrain.fragment_files import HostCopy
+from pretrain.objectives.chosen import make_objective
 from pretrain.objectives.language_modelling import LanguageModelling
 from pretrain.ranks import Ranks, placed_ranks, share_cores
 from pretrain.repeatable import deterministic_algorithms, is_deterministic
@@ -53,7 +55,7 @@ def probe(recipe: Recipe, rows: int, steps: int) -> dict[str, Any]:
             operations = planned_tokens(recipe) * model.flops_per_token() / ranks.count
             if compiled := should_compile(recipe.train, device, operations):
                 keep_compiled()
-            objective = LanguageModelling(model, recipe.train.loss_chunk)
+            objective = make_objective(model, recipe.train)
             engine = Engine(recipe, objective, ranks, device, compiled)
             engine.set_weights(initial_weights(model, engine.shapes(), recipe.seed))
             copy = HostCopy()
@@ -155,13 +157,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--report", type=Path, required=True, help="JSON file to write")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value")
+    add_trust(parser)
     options = parser.parse_intermixed_args(arguments)
 
     def command() -> int:
         recipe = load(options.recipe, options.overrides)
         with placed_ranks() as ranks:
             main_rank = ranks.rank == 0
-        report = probe(recipe, options.rows, options.steps)
+        with trusting(options.trust):
+            report = probe(recipe, options.rows, options.steps)
         if main_rank:
             write_json(options.report, report)
         return 0

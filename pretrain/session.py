@@ -20,7 +20,7 @@ from pretrain.batches import BatchSource
 from pretrain.checkpoint import VALIDATION_LOSS, CheckpointInfo
 from pretrain.collectives import background_group, gather
 from pretrain.compiling import keep_compiled, should_compile
-from pretrain.continuing import CHANGES, changes, check_belongs, rate_jump
+from pretrain.continuing import CHANGES, OBJECTIVE, changes, check_belongs, objective_code, rate_jump
 from pretrain.devices import matrix_peak, peak_flops
 from pretrain.engine import Engine, connected
 from pretrain.faults import FaultGuard, Rewind
@@ -32,7 +32,7 @@ from pretrain.mirror import Mirror
 from pretrain.mixture import check_past
 from pretrain.model import Transformer
 from pretrain.numerics import Numerics
-from pretrain.objectives.language_modelling import LanguageModelling
+from pretrain.objectives.chosen import make_objective
 from pretrain.order import ORDER_VERSION
 from pretrain.packing import packing_lines
 from pretrain.ranks import Ranks, check_ranks, placed_ranks, share_cores
@@ -123,7 +123,7 @@ class _Session:
         """Makes the engine and uses it until training ends; returns 0 or the number of the signal that ended it."""
         model = build_model(self._recipe, self._data.vocab_size, self._device)
         self._flops_per_token = model.flops_per_token()
-        objective = LanguageModelling(model, self._recipe.train.loss_chunk)
+        objective = make_objective(model, self._recipe.train)
         compile_model = self._compiles()
         self._engine = engine = Engine(self._recipe, objective, self._ranks, self._device, compile_model)
         self._numerics = Numerics(self._recipe, engine)
@@ -189,6 +189,7 @@ class _Session:
             state = {"meter": meter.state, "updates": engine.updates(), "loss_scale": engine.loss_scale()}
             state["order"], state["faults"] = ORDER_VERSION, guard.state
             state[CHANGES], state[NUMERICS] = self._changes, self._numerics.state
+            state[OBJECTIVE] = objective_code(recipe)
             state[VALIDATION_LOSS] = validated.get(meter.state["targets"])
             saver.save(step, state, last)
             guard.newest_checkpoint = step

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from configs.door import STOPPED_EARLY, add_debug, run_door
 from configs.recipe import Recipe, check_name, load
+from configs.trust import add_trust, trusting
 from pretrain.continuing import check_finished
 from pretrain.startup import Laps
 from pretrain.stopping import StoppedEarly
@@ -50,10 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--local_rank", help=argparse.SUPPRESS
     )  # the deepspeed launcher adds it; the environment says so
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that replace the recipe's")
+    add_trust(parser)
     add_debug(parser)
     options = parser.parse_intermixed_args(arguments)
     out = {} if options.out is None else {"out": options.out}
-    return run_door(lambda: _command(options.recipe, options.overrides, out), getattr(options, "debug", False))
+
+    def command() -> int:
+        with trusting(options.trust):
+            return _command(options.recipe, options.overrides, out)
+
+    return run_door(command, getattr(options, "debug", False))
 
 
 def _command(recipe: str, overrides: list[str], literal: dict[str, str | int]) -> int:

@@ -11,12 +11,13 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from data_prep.readers.archives import tar_records, zip_records
+from data_prep.readers.custom import custom_records
 from data_prep.readers.delimited import csv_rows, with_line_feeds
 from data_prep.readers.isolation import concerns_one, describe
 from data_prep.readers.json_items import json_items
 from data_prep.readers.parquet import parquet_rows
 from data_prep.readers.places import Place, Remote, open_place
-from data_prep.readers.records import JSON_TYPE, MARKUP_TYPES, Damage, RawRecord, Reading, dropped
+from data_prep.readers.records import CUSTOM, JSON_TYPE, MARKUP_TYPES, Damage, RawRecord, Reading, dropped
 from data_prep.readers.sequences import fasta_records, fastq_records
 from data_prep.readers.streams import CHUNK_BYTES, COMPRESSIONS, Counted, unpack
 from data_prep.readers.text import as_utf8, lines, skip_mark, text_records, whole
@@ -159,6 +160,8 @@ def _plain(kind: str, stream: BinaryIO, reading: Reading, damage: Damage) -> Ite
     if kind == "warc":
         skip_mark(stream)
         return web_records(stream, reading, damage)
+    if kind == CUSTOM:
+        return custom_records(stream, reading)
     stream = as_utf8(stream, wide_only=kind not in ("text", "csv", "tsv"))
     if kind == "jsonl":
         return lines(with_line_feeds(stream), reading, damage, JSON_TYPE)

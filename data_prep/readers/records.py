@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from configs.data_sections import Limits, Source
 
 JSON_TYPE = "application/json"
+CUSTOM = "custom"  # the format of files that code of the user's reads
 MARKUP_TYPES = {"html": "text/html", "xml": "application/xml", "markdown": "text/markdown"}
 
 _NUMBER_BYTES = 8
@@ -55,14 +56,17 @@ class Reading:
     record_bytes: int = 256 * 2**20
     expansion: float = 1000
     attempts: int = 3
+    reader: Callable[[BinaryIO], Iterable[Any]] | None = None  # the user's own, for format `custom`
     fields: tuple[str, ...] = ()  # that are asked for: a first row of a table that has one names the columns
 
     @staticmethod
-    def of(source: Source, max_part_bytes: int, limits: Limits) -> Reading:
-        """The settings of a source."""
+    def of(
+        source: Source, max_part_bytes: int, limits: Limits, reader: Callable[[BinaryIO], Iterable[Any]] | None = None
+    ) -> Reading:
+        """The settings of a source; `reader`: its own, where it names one."""
         return Reading(
-            source.format, source.members, source.header, source.text_documents, max_part_bytes,
-            limits.record_bytes, limits.expansion, limits.attempts, tuple(source.text_fields),
+            CUSTOM if source.reader else source.format, source.members, source.header, source.text_documents,
+            max_part_bytes, limits.record_bytes, limits.expansion, limits.attempts, reader, tuple(source.text_fields),
         )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ data:
   dedup: {lines: {}, near: {}, substrings: {}}
   decontaminate: {}
 model: {num_layers: 2, hidden_size: 32, num_heads: 2, context_length: 32, rope_scaling: {kind: linear, factor: 2.0}}
-train: {steps: 20, wandb: {project: p}}
+train: {steps: 20, wandb: {project: p}, objective: {code: loss.py:Loss}}
 """
 
 
