@@ -116,14 +116,15 @@ class Plan:
             "unicode": unicodedata.unidata_version,
             "libraries": {name: version(name) for name in self._libraries()},
         }
-        for path in (settings.quality.blocklist, settings.quality.classifier and settings.quality.classifier.path):
-            if path:
-                inputs.setdefault("files", []).append(self.identities.of(Path(path)))
         return Stage(self.directory / "documents", inputs)
 
     def _quality(self) -> dict[str, Any]:
-        """The settings of the section, with the text of the user's own rules in place of where it lies."""
+        """The settings of the section, with what its files say in place of where they lie."""
         settings: dict[str, Any] = self.data.quality.model_dump(mode="json")
+        if settings["blocklist"]:
+            settings["blocklist"] = self.identities.of(Path(settings["blocklist"]))
+        if settings["classifier"]:
+            settings["classifier"]["path"] = self.identities.of(Path(settings["classifier"]["path"]))
         for rule, dumped in zip(self.data.quality.rules, settings["rules"], strict=True):
             if isinstance(rule, CustomRules):
                 dumped["code"] = UserCode.read(rule.code).identity

@@ -1,6 +1,6 @@
 """Loads a recipe, prepares its data, trains and evaluates: what `replica run` does, from Python.
 
-    python examples/train_and_evaluate.py            # writes runs/tiny
+python examples/train_and_evaluate.py            # writes runs/tiny
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def main(*overrides: str) -> float:
     with working_in(recipe):
         # Text to tokens. Ray starts with one worker for each core; with the same recipe again there is nothing to do.
         data = prepare(recipe)
-        print(f"{sum(source.tokens for source in data.train):,} tokens to train on, {data.vocab_size} in the vocabulary")
+        print(
+            f"{sum(source.tokens for source in data.train):,} tokens to train on, {data.vocab_size} in the vocabulary"
+        )
 
         # One process, one rank. The newest checkpoint of the run directory is where it goes on from.
         train(recipe)

@@ -25,7 +25,7 @@ def custom_records(stream: BinaryIO, reading: Reading) -> Iterator[RawRecord]:
 
     Args:
         stream: the file's bytes, decompressed.
-        reading: its `reader` gives texts (`str`, or `bytes` in any encoding) or the fields of a row (`dict`).
+        reading: its `reader` gives texts (`str`, or `bytes` of UTF-8) or the fields of a row (`dict`).
 
     Raises:
         TypeError: for a record of another type. As any other error of the reader, it ends the file as `damaged_file`,
