@@ -7,9 +7,14 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+
+from configs.recipe import load
+from data_prep import pipeline
+from launch.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [
@@ -75,8 +80,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = directory / "tiny.yaml"
     text = TINY_RECIPE.replace("data:\n", "data:\n  directory: shards\n")
     recipe.write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "data_prep", "run", str(recipe), "--out", str(directory / "run")]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    pipeline.prepare_inline(load(recipe))
     return recipe
 
 
@@ -112,14 +116,36 @@ def tiny_overrides(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def replica() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the console command in a process of its own; `check` wants exit code 0."""
+def prepares_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in this process prepare data without Ray, whose start and workers take longer than such small data."""
+    monkeypatch.setattr(pipeline, "prepare", pipeline.prepare_inline)
 
-    def run(*arguments: str | Path, check: bool = True, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=280, check=False)
+
+@pytest.fixture
+def replica(capfd: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the console command; `check` wants exit code 0.
+
+    In this process, because a process of its own would spend seconds on importing torch: the command leaves the process
+    as it found it (`run_door`). With `own_process` as from a shell.
+    """
+
+    def run(
+        *arguments: str | Path, check: bool = True, cwd: Path = ROOT, own_process: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        words = [str(word) for word in arguments]
+        if own_process:
+            command = [sys.executable, "-m", "launch.cli", *words]
+            done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=280, check=False)
+        else:
+            capfd.readouterr()
+            with chdir(cwd):
+                try:
+                    code = main(words)
+                except SystemExit as end:  # after --help
+                    code = end.code
+            done = subprocess.CompletedProcess(["replica", *words], code, *capfd.readouterr())
         if check:
-            assert done.returncode == 0, f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode == 0, f"{done.args} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
     return run

@@ -16,6 +16,7 @@ RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepares_here")  # `test_run.py` prepares on Ray
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_runs_tiny(
     recipe: Path, tiny_overrides: list[str], tmp_path: Path, replica: Callable[..., subprocess.CompletedProcess[str]]

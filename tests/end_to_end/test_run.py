@@ -28,7 +28,7 @@ def contents(run: Path) -> dict[str, tuple[str, int]]:
 @pytest.mark.slow
 def test_raw_text_to_report_and_every_other_command(tiny_recipe: Path, tmp_path: Path, replica: Replica) -> None:
     run = tmp_path / "run"
-    done = replica("run", tiny_recipe, "--out", run)
+    done = replica("run", tiny_recipe, "--out", run, own_process=True)
     for number, stage in enumerate(("data", "training", "evaluation", "report"), start=1):
         assert f"[{number}/4] {stage}" in done.stderr
     assert "perplexity/heldout/bits_per_byte" in done.stdout
