@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from pretrain.json_lines import newest_step, read_metrics
+from pretrain.metrics.metrics_file import newest_step, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 300.0
@@ -173,7 +173,7 @@ def prepare(directory: Path, steps: int, every: int, overrides: list[str]) -> Pa
     command = [sys.executable, "-m", "data_prep", "run", str(recipe), "--out", str(directory / "data")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     if overrides:
-        from configs.recipe import dump, load
+        from configs.schema.recipe import dump, load
 
         recipe = directory / "overridden.yaml"
         recipe.write_text(dump(load(directory / "chaos.yaml", overrides)), encoding="utf-8")
@@ -236,7 +236,8 @@ def same_result(one: Path, other: Path) -> bool:
     """Whether two runs end with the same weights and logged the same losses, to the bit."""
     import torch
 
-    from pretrain.checkpoint import latest, load_weights
+    from pretrain.checkpoint.load_weights import load_weights
+    from pretrain.checkpoint.manifest import latest
 
     weights = []
     for run in (one, other):

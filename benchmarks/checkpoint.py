@@ -18,19 +18,19 @@ from pathlib import Path
 
 import torch
 
-from configs.data_sections import Data, Source, Tokenizer
-from configs.model_section import Model
-from configs.recipe import Recipe
-from configs.train_sections import CheckpointPolicy, Train
-from data_prep.shards import DataManifest
-from data_prep.vocab import train_vocab
-from pretrain.batches import Batch
-from pretrain.checkpoint import damage, read_info, step_directories
-from pretrain.engine import Engine, connected
+from configs.schema.data import Data, Source, Tokenizer
+from configs.schema.model import Model
+from configs.schema.recipe import Recipe
+from configs.schema.train import CheckpointPolicy, Train
+from data_prep.tokens.shards import DataManifest
+from data_prep.tokens.vocab import train_vocab
+from pretrain.batches.source import Batch
+from pretrain.checkpoint.manifest import damage, read_info, step_directories
+from pretrain.checkpoint.resume import load_checkpoint
+from pretrain.checkpoint.saver import Saver
+from pretrain.engine.engine import Engine, connected
 from pretrain.objectives.language_modelling import LanguageModelling
-from pretrain.ranks import placed_ranks
-from pretrain.resuming import load_checkpoint
-from pretrain.saving import Saver
+from pretrain.parallel.ranks import placed_ranks
 from pretrain.session import build_model, initial_weights
 
 LIMIT = 0.05

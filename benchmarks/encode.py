@@ -25,10 +25,10 @@ from typing import Any
 
 import yaml
 
-from configs.data_sections import Source, Tokenizer
-from data_prep.documents import read_documents
-from data_prep.encode import segments
-from data_prep.vocab import TOKENIZER_NAME, train_vocab
+from configs.schema.data import Source, Tokenizer
+from data_prep.documents.conversion import read_documents
+from data_prep.tokens.encode import segments
+from data_prep.tokens.vocab import TOKENIZER_NAME, train_vocab
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = """

@@ -40,7 +40,7 @@ _BLANKS = [" "] * 12 + ["  ", "\t", " \t ", "\u00a0", "\u3000"]
 
 
 def rules(english: Any) -> dict[str, Any]:
-    """What data_prep.quality.english needs to know."""
+    """What data_prep.quality.english_words needs to know."""
     import spacy
     from spacy.lang.tokenizer_exceptions import URL_PATTERN
     from spacy.symbols import ORTH

@@ -76,9 +76,9 @@ def read_pages(archive: Path) -> list[Page]:
 
 
 def ours(**settings: Any) -> Callable[[bytes], str]:
-    """`data_prep.extract` with these settings."""
-    from configs.data_sections import Extract
-    from data_prep.extract import NotExtracted, extract
+    """`data_prep.extraction.extract` with these settings."""
+    from configs.schema.data import Extract
+    from data_prep.extraction.extract import NotExtracted, extract
 
     made = Extract.model_validate(settings)
 

@@ -53,8 +53,8 @@ def ours() -> Callable[[str], bool]:
     sys.path.insert(0, str(ROOT))
     from pydantic import TypeAdapter
 
-    from configs.presets import PRESETS
-    from configs.quality_rules import Rule
+    from configs.schema.presets import PRESETS
+    from configs.schema.quality_rules import Rule
     from data_prep.quality import build_rules, judge
 
     settings = TypeAdapter(list[Rule]).validate_python(PRESETS["fineweb"]["quality"]["rules"])

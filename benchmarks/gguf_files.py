@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.data_sections import Tokenizer
-from configs.model_section import Model
-from data_prep.encode import NASTY
-from data_prep.vocab import Vocab, train_vocab
-from pretrain.export import Weights, export_directory
-from pretrain.gguf_export import export_gguf
-from pretrain.model import Transformer
+from configs.schema.data import Tokenizer
+from configs.schema.model import Model
+from data_prep.tokens.encode import NASTY
+from data_prep.tokens.vocab import Vocab, train_vocab
+from pretrain.interchange.gguf_export import export_gguf
+from pretrain.interchange.huggingface_export import Weights, export_directory
+from pretrain.model.transformer import Transformer
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"family": "gpt2"},

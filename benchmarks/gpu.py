@@ -28,8 +28,8 @@ sys.path[:0] = [str(ROOT), str(PEERS)]
 
 from job import Job  # noqa: E402
 
-from configs.model_section import Model  # noqa: E402
-from configs.recipe import load  # noqa: E402
+from configs.schema.model import Model  # noqa: E402
+from configs.schema.recipe import load  # noqa: E402
 
 RECIPE = ROOT / "benchmarks" / "gpu.yaml"
 _VALIDATION_TOKENS = 10_000
@@ -74,10 +74,10 @@ def likely_micro(size: Size, memory: float) -> list[int]:
 
 def synthetic(directory: Path, size: Size, tokens: int) -> None:
     """Random ids as our shards with their manifest, and as train.bin, val.bin and meta.pkl for the peers."""
-    from configs.data_sections import Tokenizer
-    from configs.files import write_json
-    from data_prep.shards import beside, write_shard
-    from data_prep.vocab import train_vocab
+    from configs.common.files import write_json
+    from configs.schema.data import Tokenizer
+    from data_prep.tokens.shards import beside, write_shard
+    from data_prep.tokens.vocab import train_vocab
 
     directory.mkdir(parents=True, exist_ok=True)
     letters = "".join(
@@ -111,8 +111,8 @@ def shape(size: Size) -> list[str]:
 
 
 def flops_per_token(size: Size, overrides: list[str]) -> float:
-    """6 N + attention, as in training's own MFU (pretrain/flops.py); the same figure for every trainer."""
-    from pretrain import flops
+    """6 N + attention, as in training's own MFU (pretrain/sizes/flops.py); the same figure for every trainer."""
+    from pretrain.sizes import flops
 
     model: Model = load(str(RECIPE), [*shape(size), *overrides]).model
     return flops.flops_per_token(model, size.vocabulary)
@@ -138,7 +138,7 @@ class Bench:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
             self._memory, self._name, self.peak = 4e9, f"{os.cpu_count()} CPU cores", arguments.peak
         else:
-            from pretrain.devices import peak_flops
+            from pretrain.engine.devices import peak_flops
 
             properties = torch.cuda.get_device_properties(0)
             self._memory, self._name = float(properties.total_memory), properties.name
@@ -225,7 +225,7 @@ def default_precisions(device: str) -> tuple[list[str], str]:
     """Ours in bf16, and in fp8 where the device can; with what the table says when it cannot."""
     import torch
 
-    from pretrain.float8 import float8_problem
+    from pretrain.model.float8 import float8_problem
 
     if device == "cpu":
         return ["bf16"], ""

@@ -25,11 +25,12 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from minhash import make_stage, pooled, write_rows
 
-from configs.data_sections import NearDuplicates, Source
-from data_prep.collect import SCHEMA, sorted_hashes
+from configs.schema.data import NearDuplicates, Source
 from data_prep.dedup.exact import Exact
 from data_prep.dedup.near import Near
-from data_prep.verdicts import Part
+from data_prep.documents.parts_writer import sorted_hashes
+from data_prep.work.parts import SCHEMA
+from data_prep.work.verdicts import Part
 
 PART_BYTES = 8_000_000
 BASE_BYTES = 8_000_000
@@ -38,7 +39,7 @@ LONGEST = 20_000
 
 def base_texts(files: list[str]) -> list[str]:
     """Some megabytes of real documents, long ones cut."""
-    from data_prep.documents import read_documents
+    from data_prep.documents.conversion import read_documents
 
     texts: list[str] = []
     size = 0

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from configs.data_sections import Source
-from data_prep import language
-from data_prep.documents import read_documents
+from configs.schema.data import Source
+from data_prep.documents import language
+from data_prep.documents.conversion import read_documents
 
 Identify = Callable[[str], tuple[str, float]]
 _SLOW_TEXTS = 150

@@ -30,11 +30,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.data_sections import NearDuplicates, Source
-from data_prep.collect import SCHEMA, sorted_hashes
+from configs.schema.data import NearDuplicates, Source
 from data_prep.dedup.near import Near
-from data_prep.stages import Stage
-from data_prep.verdicts import Part, Run, remaining
+from data_prep.documents.parts_writer import sorted_hashes
+from data_prep.work.parts import SCHEMA
+from data_prep.work.stage import Stage
+from data_prep.work.verdicts import Part, Run, remaining
 
 BANDS, ROWS = 14, 8
 FILES = 8
@@ -138,7 +139,7 @@ def ours(source: Path, target: Path, workers: int) -> None:
 # ---------------------------------------------------------------------------------------------------------- comparison
 def split(files: Sequence[str], directory: Path) -> float:
     """All documents of the files in turn to `FILES` .jsonl files; returns the MB of text."""
-    from data_prep.documents import read_documents
+    from data_prep.documents.conversion import read_documents
 
     directory.mkdir()
     outs = [(directory / f"{number:05d}.jsonl").open("w", encoding="utf-8") for number in range(FILES)]

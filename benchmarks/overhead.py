@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from configs.cores import choose_waiting  # noqa: E402
-from configs.recipe import Recipe, load  # noqa: E402
+from configs.common.openmp import choose_waiting  # noqa: E402
+from configs.schema.recipe import Recipe, load  # noqa: E402
 
 _VOCABULARY = 2048
 _SETTLE = 3  # steps before anything is timed: compilation
@@ -31,10 +31,10 @@ def engine_step(recipe: Recipe) -> Callable[[], None]:
     """One step of our engine on random tokens."""
     import torch
 
-    from pretrain.batches import Batch
-    from pretrain.engine import Engine
+    from pretrain.batches.source import Batch
+    from pretrain.engine.engine import Engine
     from pretrain.objectives.language_modelling import LanguageModelling
-    from pretrain.ranks import Ranks
+    from pretrain.parallel.ranks import Ranks
     from pretrain.session import build_model, initial_weights
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,9 +51,9 @@ def plain_step(recipe: Recipe) -> Callable[[], None]:
     """The same step by hand."""
     import torch
 
-    from pretrain.engine_config import resolve_precision
+    from pretrain.engine.deepspeed_config import resolve_precision
     from pretrain.objectives.language_modelling import LanguageModelling
-    from pretrain.optim import build_optimizer
+    from pretrain.optimizer.groups import build_optimizer
     from pretrain.session import build_model
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -106,8 +106,8 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     choose_waiting()
     recipe = load(arguments.recipe, arguments.overrides)
-    from pretrain.engine import connected
-    from pretrain.ranks import placed_ranks
+    from pretrain.engine.engine import connected
+    from pretrain.parallel.ranks import placed_ranks
 
     with placed_ranks() as ranks, connected(ranks):
         steps = {"engine": engine_step(recipe), "plain torch": plain_step(recipe)}

@@ -28,7 +28,7 @@ from pathlib import Path
 from benchmarks.encode import make_vocabulary, our_command
 from benchmarks.memory_flat import tree_memory
 from benchmarks.minhash import BANDS, FILES, ROWS, split
-from data_prep.shards import load_manifest
+from data_prep.tokens.shards import load_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = f"""

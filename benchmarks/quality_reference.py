@@ -170,7 +170,7 @@ class Ours:
     """The same verdicts by data_prep.quality."""
 
     def __init__(self) -> None:
-        from configs.quality_rules import C4Rules, FineWebRules, GopherQualityRules, GopherRepetitionRules
+        from configs.schema.quality_rules import C4Rules, FineWebRules, GopherQualityRules, GopherRepetitionRules
         from data_prep.quality import build_rules
 
         settings = {

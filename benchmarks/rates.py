@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from configs.recipe import Recipe
-from data_prep import pipeline
-from data_prep.cluster import Cluster
-from data_prep.funnel import READ
-from data_prep.runner import Runner
-from data_prep.stages import Stage
+from configs.schema.recipe import Recipe
+from data_prep.funnel.tally import READ
+from data_prep.stages import pipeline
+from data_prep.work.cluster import Cluster
+from data_prep.work.runner import Runner
+from data_prep.work.stage import Stage
 
 Task = TypeVar("Task")
 DRIVER = "driver"

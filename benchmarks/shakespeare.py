@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
-from pretrain.json_lines import read_metrics
+from pretrain.metrics.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "shakespeare-char.yaml"

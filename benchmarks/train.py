@@ -40,8 +40,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "peers")]
 from job import Job  # noqa: E402
 from training_table import OURS, summarise, table  # noqa: E402
 
-from configs.cores import choose_waiting  # noqa: E402
-from configs.recipe import Recipe, load  # noqa: E402
+from configs.common.openmp import choose_waiting  # noqa: E402
+from configs.schema.recipe import Recipe, load  # noqa: E402
 
 RECIPE = ROOT / "benchmarks" / "train-10m.yaml"
 PEERS = ROOT / "benchmarks" / "peers"
@@ -101,7 +101,7 @@ def prepare(directory: Path, overrides: list[str]) -> Recipe:
 
 def export(recipe: Recipe, directory: Path) -> None:
     """Writes the shards of `recipe` as uint16 streams."""
-    from data_prep.shards import TokenStream, load_manifest
+    from data_prep.tokens.shards import TokenStream, load_manifest
 
     data = load_manifest(recipe.data_directory)
     (directory / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": recipe.model.padded_vocab(data.vocab_size)}))

@@ -1,1 +1,1 @@
-"""Recipes: what a run is made of, validated, with shared ground rules for files and progress."""
+"""Recipes and the ground shared by all packages: what a run is made of, validated."""

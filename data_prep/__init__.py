@@ -1,0 +1,1 @@
+"""Prepares data: raw text to documents, and documents to token shards."""

@@ -7,11 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from configs.door import add_debug, run_door
-from configs.recipe import load
-from configs.trust import add_trust, trusting
-from data_prep.pipeline import prepare
-from data_prep.verify import verify
+from configs.common.exit_codes import add_debug, run_door
+from configs.safety.trust import add_trust, trusting
+from configs.schema.recipe import load
+from data_prep.stages.pipeline import prepare
+from data_prep.stages.verify import verify
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -31,7 +31,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _classifier(arguments: argparse.Namespace) -> int:
-    from data_prep.classifier import train
+    from data_prep.documents.classifier import train
 
     model = train(arguments.good, arguments.bad)
     model.save(arguments.out)

@@ -1,0 +1,1 @@
+"""Scores a checkpoint and renders the report."""

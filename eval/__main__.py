@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.door import add_debug, run_door
-from configs.trust import add_trust, trusting
+from configs.common.exit_codes import add_debug, run_door
+from configs.safety.trust import add_trust, trusting
 
 GATE_FAILED = 1
 

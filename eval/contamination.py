@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.files import read_json
-from configs.recipe import Recipe
+from configs.common.files import read_json
+from configs.schema.recipe import Recipe
 from eval.results import Result
-from pretrain.checkpoint import CheckpointInfo
+from pretrain.checkpoint.manifest import CheckpointInfo
 
 if TYPE_CHECKING:
-    from data_prep.decontaminate import Touched
+    from data_prep.decontamination.decontaminate import Touched
 
 STAGE = "decontaminate"
 Mask = NDArray[np.bool_]
@@ -45,9 +45,9 @@ def load(recipe: Recipe, checkpoint: CheckpointInfo) -> Touched | None:
     """
     if not is_known(recipe, checkpoint):
         return None
-    from data_prep.decontaminate import load_touched
-    from data_prep.evaluation_sets import changed_sets
-    from data_prep.readers import place_identity
+    from data_prep.decontamination.decontaminate import load_touched
+    from data_prep.decontamination.evaluation_sets import changed_sets
+    from data_prep.sources.places import place_identity
 
     touched = load_touched(recipe.data_directory)
     if touched is None:
@@ -72,7 +72,7 @@ def split(touched: Touched | None, name: str, items: Sequence[Sequence[str]]) ->
         name: of the set, such as `benchmark/piqa`.
         items: the passages of each, as decontamination saw them.
     """
-    from data_prep.evaluation_sets import item_key
+    from data_prep.decontamination.evaluation_sets import item_key
 
     keys = touched.keys.get(name) if touched is not None else None
     if not keys:

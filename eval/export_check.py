@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from data_prep.encode import NASTY
-from data_prep.vocab import Vocab
-from pretrain.checkpoint import load_weights, read_info
+from data_prep.tokens.encode import NASTY
+from data_prep.tokens.vocab import Vocab
+from pretrain.checkpoint.load_weights import load_weights
+from pretrain.checkpoint.manifest import read_info
 
 # Of the difference between logits, root mean square, over their standard deviation. Rounding a weight changes it by
 # 2^-9 (bf16) or 2^-12 (fp16) at most, and layers add that up; a mistake in the mapping gives about 1.

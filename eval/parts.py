@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.door import explain
-from configs.files import fingerprint, read_json, write_json
+from configs.common.exit_codes import explain
+from configs.common.files import fingerprint, read_json, write_json
 from eval.results import Failure, Result, Sample, as_json, from_json
 
 DIRECTORY = "scores"

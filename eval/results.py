@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from configs.files import read_json, write_json
+from configs.common.files import read_json, write_json
 
 SCHEMA = 2
 RESULTS_NAME = "results.json"

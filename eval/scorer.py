@@ -7,16 +7,16 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from configs.evaluation_sections import PerplexitySet, TranslationSet
-from configs.progress import progress_bar
-from configs.recipe import Recipe
+from configs.common.progress import progress_bar
+from configs.schema.evaluation import PerplexitySet, TranslationSet
+from configs.schema.recipe import Recipe
 from eval.parts import Part, Scored
 from eval.results import Result, Sample
 
 if TYPE_CHECKING:
-    from data_prep.decontaminate import Touched
-    from data_prep.vocab import Vocab
-    from pretrain.model import Transformer
+    from data_prep.decontamination.decontaminate import Touched
+    from data_prep.tokens.vocab import Vocab
+    from pretrain.model.transformer import Transformer
 
 _PROMPT_TOKENS = 48
 _REFERENCE_CHARACTERS = 400
@@ -90,7 +90,7 @@ class Scorer:
 
     # ----------------------------------------------------------------------------------------------------------- scores
     def _score_task(self, task: str) -> Scored:
-        from eval.benchmarks import benchmark_results
+        from eval.harness.benchmarks import benchmark_results
 
         section = self.recipe.evaluation
         own = section.benchmarks.model_copy(update={"tasks": [task]})
@@ -99,15 +99,15 @@ class Scorer:
 
     def _texts_of(self, item: PerplexitySet) -> list[str]:
         if item.name not in self._texts:
-            from data_prep.evaluation_sets import read_texts
+            from data_prep.decontamination.evaluation_sets import read_texts
 
             self._texts[item.name] = read_texts(item, self.recipe.data.normalize)
         return self._texts[item.name]
 
     def _score_texts(self, item: PerplexitySet) -> Scored:
-        from data_prep.evaluation_sets import set_key
+        from data_prep.decontamination.evaluation_sets import set_key
         from eval.contamination import labelled, split
-        from eval.perplexity import perplexity_results, score_texts
+        from eval.likelihood.perplexity import perplexity_results, score_texts
 
         section, context = self.recipe.evaluation, self.model.config.context_length
         stride = item.stride or max(1, context // 2)
@@ -137,7 +137,7 @@ class Scorer:
         ]
 
     def _compress(self, item: PerplexitySet) -> Scored:
-        from eval.compression import compression_results
+        from eval.likelihood.compression import compression_results
 
         texts = self._texts_of(item)
         with progress_bar(f"compressors on {item.name}", 3, self.progress) as bar:
@@ -146,7 +146,7 @@ class Scorer:
         return results, []
 
     def _translate(self, pairs: TranslationSet) -> Scored:
-        from eval.translation import read_pairs, translation_results
+        from eval.generation.translation import read_pairs, translation_results
 
         section = self.recipe.evaluation
         count = len(read_pairs(pairs)[1])
@@ -166,7 +166,7 @@ class Scorer:
 
     def _continued(self, text: str, seed: int) -> str:
         """The model's continuation; where there is no text to continue, from the beginning of a document."""
-        from eval.generation import sample
+        from eval.generation.completions import sample
 
         new = self.recipe.evaluation.samples.max_new_tokens
         ids = self.vocab.prompt(text)

@@ -9,20 +9,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.files import fingerprint, read_json
-from configs.masking import mask as masked
-from configs.masking import mask_urls
-from configs.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
-from data_prep.readers import Place, expand, place_identity
+from configs.common.files import fingerprint, read_json
+from configs.safety.hide_secrets import mask as masked
+from configs.safety.hide_secrets import mask_urls
+from configs.schema.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
+from data_prep.sources.places import Place, expand, place_identity
 from eval.parts import DIRECTORY as DIRECTORY_OF_SCORES
 from eval.parts import score_parts
 from eval.results import RESULTS_NAME, Failure, Result, Results, ScoresBroken, ScoresFailed
-from pretrain.checkpoint import DIRECTORY, CheckpointInfo, Choice, latest
-from pretrain.continuing import CHANGES
+from pretrain.checkpoint.compatible import CHANGES
+from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, Choice, latest
 
 if TYPE_CHECKING:
-    from data_prep.vocab import Vocab
-    from pretrain.model import Transformer
+    from data_prep.tokens.vocab import Vocab
+    from pretrain.model.transformer import Transformer
 
 # Raise it when scores change for the same inputs: earlier results are then made again.
 CODE_VERSION = 4
@@ -170,11 +170,11 @@ def evaluate(
     checkpoint = choice.find(run)
     recipe = _scored(run, checkpoint, overrides)
     sets = _set_identities(recipe, missing=True)
-    from data_prep.vocab import Vocab
+    from data_prep.tokens.vocab import Vocab
     from eval.contamination import facts, identity
     from eval.contamination import load as load_touched
     from eval.scorer import Scorer
-    from pretrain.checkpoint import load_weights
+    from pretrain.checkpoint.load_weights import load_weights
 
     began = time.monotonic()
     vocab, model = Vocab.load(checkpoint.tokenizer), _to_device(load_weights(checkpoint.directory))
@@ -262,8 +262,9 @@ def _checkpoint_facts(checkpoint: CheckpointInfo) -> dict[str, Any]:
 
 def _data_facts(recipe: Recipe, checkpoint: CheckpointInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Counts, mixture and funnel of the data trained on; empty when the data is gone or is no longer the same."""
-    from data_prep.shards import MANIFEST_NAME, load_manifest
-    from pretrain.mixture import mixture_table
+    from data_prep.tokens.shards import load_manifest
+    from data_prep.work.stage import MANIFEST_NAME
+    from pretrain.batches.mixture import mixture_table
 
     if not (recipe.data_directory / MANIFEST_NAME).is_file():
         return {}, []

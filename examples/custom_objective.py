@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.model import Transformer
-from pretrain.objectives.base import LossModule
+from pretrain.model.transformer import Transformer
+from pretrain.objectives.objective import LossModule
 
 HERE = Path(__file__).resolve().parent
 
@@ -38,9 +38,9 @@ class ZLoss(LossModule):
 
 def main(*overrides: str) -> None:
     """Prepares the data of the tiny recipe and trains on it with the z-loss."""
-    from configs.recipe import load
-    from configs.trust import trusting
-    from data_prep.pipeline import prepare_inline
+    from configs.safety.trust import trusting
+    from configs.schema.recipe import load
+    from data_prep.stages.pipeline import prepare_inline
     from launch.stages import working_in
     from pretrain.train import train
 

@@ -39,10 +39,10 @@ def no_shouting(facts: TextFacts, max_capitals: float) -> Judgement:
 
 def main(folder: Path) -> dict[str, list[int]]:
     """Prepares three texts; returns what became of them: the funnel's key -> [documents, bytes]."""
-    from configs.files import read_json
-    from configs.recipe import load
-    from configs.trust import trusting
-    from data_prep.pipeline import prepare_inline
+    from configs.common.files import read_json
+    from configs.safety.trust import trusting
+    from configs.schema.recipe import load
+    from data_prep.stages.pipeline import prepare_inline
 
     (folder / "texts.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
     recipe = folder / "texts.yaml"

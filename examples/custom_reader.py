@@ -47,9 +47,9 @@ def read_subtitles(stream: BinaryIO, separator: str) -> Iterator[dict[str, Any]]
 
 def main(folder: Path) -> list[str]:
     """Writes two films and a recipe into the folder; returns the texts that the data preparation makes of them."""
-    from configs.recipe import load
-    from configs.trust import trusting
-    from data_prep.pipeline import prepare
+    from configs.safety.trust import trusting
+    from configs.schema.recipe import load
+    from data_prep.stages.pipeline import prepare
 
     (folder / "sea.srt").write_text(FILM, encoding="utf-8")
     (folder / "land.srt").write_text(FILM.replace("boat", "train"), encoding="utf-8")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs.recipe import load
-from data_prep.pipeline import prepare
+from configs.schema.recipe import load
+from data_prep.stages.pipeline import prepare
 from eval.results import load_results
 from eval.suite import evaluate
 from launch.stages import working_in

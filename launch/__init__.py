@@ -1,0 +1,1 @@
+"""Starts everything: the `replica` command, clusters, plans."""

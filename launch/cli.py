@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from configs.door import CONTINUES, add_debug, run_door
-from configs.trust import add_trust, trusting
+from configs.common.exit_codes import CONTINUES, add_debug, run_door
+from configs.safety.trust import add_trust, trusting
 
 _OVERRIDE = re.compile(r"^[A-Za-z_][\w.]*=")
 Add = Callable[[argparse.ArgumentParser], None]
@@ -359,7 +359,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command; returns the exit code (see `configs/door.py`)."""
+    """The console command; returns the exit code (see `configs/common/exit_codes.py`)."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
     resumes = arguments.command in {"run", "data", "train", "eval", "sweep"}
 

@@ -7,8 +7,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from configs.recipe import Recipe, check_name, load, load_run, load_with_origins
-from launch.checks import check
+from configs.schema.recipe import Recipe, check_name, load, load_run, load_with_origins
+from launch.planning.checks import check
 
 _LITERAL = {"out": "out", "ranks": "train.ranks", "ray_address": "data.ray_address"}
 
@@ -50,7 +50,7 @@ def data_command(arguments: Namespace) -> int:
 def _sample_data(recipe: Recipe, documents: int) -> int:
     import webbrowser
 
-    from data_prep.sample import sample
+    from data_prep.stages.sample import sample
 
     if documents < 1:
         raise ValueError(f"--sample {documents}: give the number of documents to try, such as 200")
@@ -69,8 +69,8 @@ def _sample_data(recipe: Recipe, documents: int) -> int:
 
 def tokenizer_command(arguments: Namespace) -> int:
     """`replica tokenizer compare`: a table of vocabularies, measured on text that none of them was trained on."""
-    from configs.files import write_json
-    from data_prep.compare import as_json, compare, markdown, read_size
+    from configs.common.files import write_json
+    from data_prep.stages.compare_vocabularies import as_json, compare, markdown, read_size
 
     sizes = [read_size(size) for size in arguments.sizes.split(",")]
     data = load(arguments.recipe, arguments.overrides).data
@@ -91,7 +91,7 @@ def train_command(arguments: Namespace) -> int:
         if not arguments.supervise:
             print(train_stage(recipe))
             return 0
-        from launch.supervise import supervise
+        from launch.processes.supervise import supervise
 
         print(supervise(recipe, arguments.restarts, arguments.pause))
     return 0
@@ -100,7 +100,7 @@ def train_command(arguments: Namespace) -> int:
 def eval_command(arguments: Namespace) -> int:
     """`replica eval`: results.json."""
     from eval.suite import evaluate
-    from pretrain.checkpoint import Choice
+    from pretrain.checkpoint.manifest import Choice
 
     choice = Choice(arguments.checkpoint_step, arguments.best)
     print(evaluate(load_run(arguments.run).run_directory, arguments.overrides, choice=choice, again=arguments.again))
@@ -121,7 +121,7 @@ def report_command(arguments: Namespace) -> int:
 def export_command(arguments: Namespace) -> int:
     """`replica export`: a Hugging Face directory, or a GGUF file; 1 when it is not the checkpoint (`--verify`)."""
     from eval.export_check import NotTheSame
-    from launch.export_model import export_run
+    from launch.models.export_model import export_run
 
     choice = (arguments.checkpoint_step, arguments.best)
     form = (arguments.dtype, arguments.max_shard_size, arguments.verify)
@@ -135,7 +135,7 @@ def export_command(arguments: Namespace) -> int:
 
 def import_command(arguments: Namespace) -> int:
     """`replica import`: a run directory made from a Hugging Face directory."""
-    from launch.models import import_run
+    from launch.models.import_model import import_run
 
     out = arguments.out or Path("runs") / arguments.directory.resolve().name
     print(import_run(arguments.directory, out, arguments.recipe))
@@ -144,7 +144,7 @@ def import_command(arguments: Namespace) -> int:
 
 def sample_command(arguments: Namespace) -> int:
     """`replica sample`: prints the prompt and its continuation as it is made."""
-    from launch.models import stream_sample
+    from launch.models.sampling import stream_sample
 
     stream_sample(arguments)
     return 0
@@ -160,7 +160,7 @@ def trace_command(arguments: Namespace) -> int:
 
 def doctor_command(arguments: Namespace) -> int:
     """`replica doctor`: a table of what a run would find here; 1 when something will break it."""
-    from launch.doctor import diagnose, local_ranks, on_this_machine
+    from launch.planning.doctor import diagnose, local_ranks, on_this_machine
 
     recipe = _load(arguments) if arguments.recipe is not None else None
     count = local_ranks(recipe, arguments.ranks)
@@ -175,8 +175,8 @@ def doctor_command(arguments: Namespace) -> int:
 
 def sweep_command(arguments: Namespace) -> int:
     """`replica sweep`: several sizes and a scaling law, or a grid of settings; prints the summary."""
-    from launch.sweep import Sweep, grid, sizes
-    from launch.sweep_page import markdown
+    from launch.planning.sweep import Sweep, grid, sizes
+    from launch.planning.sweep_page import markdown
 
     sweep = Sweep(arguments.recipe, arguments.overrides, arguments.out)
     if arguments.vary:
@@ -195,7 +195,7 @@ def sweep_command(arguments: Namespace) -> int:
 
 def plan_command(arguments: Namespace) -> int:
     """`replica plan`: memory, time, cost and data of a recipe, before it is run."""
-    from launch import plan
+    from launch.planning import plan
 
     return plan.plan_command(arguments)
 
@@ -207,8 +207,8 @@ def show_command(arguments: Namespace) -> int:
     if arguments.run_directory:
         print(recipe.run_directory)
         return 0
-    from configs.console import Console
-    from launch.show import print_facts, print_recipe
+    from configs.common.console import Console
+    from launch.planning.show import print_facts, print_recipe
 
     check(recipe, trains_here=False, reads_sources=False)
     console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160")))

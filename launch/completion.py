@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from configs.door import STOPPED_EARLY, run_door
-from configs.recipe import load_run
-from pretrain.checkpoint import latest
-from pretrain.continuing import is_finished
+from configs.common.exit_codes import STOPPED_EARLY, run_door
+from configs.schema.recipe import load_run
+from pretrain.checkpoint.compatible import is_finished
+from pretrain.checkpoint.manifest import latest
 
 
 def main() -> int:

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from configs.files import write_text
-from configs.recipe import Recipe, json_schema
-from configs.section import PathMarker
+from configs.common.files import write_text
+from configs.schema.recipe import Recipe, json_schema
+from configs.schema.section import PathMarker
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "recipe.md"

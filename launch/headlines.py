@@ -7,14 +7,14 @@ from pathlib import Path
 
 from rich.table import Table
 
-from configs.console import Console
+from configs.common.console import Console
 
 _HEADLINES = ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu", "acc", "acc_norm")
 
 
 def print_headlines(run: Path) -> None:
     """Prints the scores that say most, each with its interval and the number of units behind it."""
-    from configs.rendering import score
+    from configs.common.rendering import score
     from eval.results import load_results
 
     table = Table(box=None, pad_edge=False, header_style="dim")

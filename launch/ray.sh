@@ -183,7 +183,7 @@ case $action in
 start) start "$@" ;;
 submit) submit "$@" ;;
 run) run_under_slurm "$@" ;;
-train) PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec python -m launch.ray_train "$@" ;;
+train) PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec python -m launch.cluster.ray_train "$@" ;;
 status) ray status --address "${RAY_ADDRESS:-auto}" "$@" ;;
 stop) stop ;;
 *) usage ;;

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.console import Console
-from configs.files import content_identity, fingerprint, read_json, write_json
-from configs.locks import held_run
-from configs.recipe import Recipe, load_run, save
-from configs.rendering import duration
+from configs.common.console import Console
+from configs.common.files import content_identity, fingerprint, read_json, write_json
+from configs.common.locks import held_run
+from configs.common.rendering import duration
+from configs.schema.recipe import Recipe, load_run, save
 from eval.results import ScoresBroken, ScoresFailed
 from launch.headlines import print_headlines, print_verdict
 
@@ -39,7 +39,7 @@ def run_all(recipe: Recipe) -> int:
     Raises:
         ScoresFailed: some scores could not be made; all the rest is done.
     """
-    from data_prep.evaluation_sets import check_tasks
+    from data_prep.decontamination.evaluation_sets import check_tasks
 
     check_tasks(recipe)  # not after days of training
     run = recipe.run_directory
@@ -95,7 +95,7 @@ def working_in(recipe: Recipe) -> Iterator[None]:
 
 # ---------------------------------------------------------------------------------------------------------------- data
 def _data_is_current(recipe: Recipe) -> bool:
-    from data_prep.pipeline import is_current
+    from data_prep.stages.pipeline import is_current
 
     return is_current(recipe) or _stays(recipe)
 
@@ -106,8 +106,8 @@ def _stays(recipe: Recipe) -> bool:
     Raises:
         ValueError: when it would be made of other texts or by other settings now, and would be replaced.
     """
-    from data_prep.reuse import changed_inputs
-    from pretrain.checkpoint import latest, read_info
+    from data_prep.stages.reuse import changed_inputs
+    from pretrain.checkpoint.manifest import latest, read_info
 
     newest = latest(recipe.run_directory)
     file = recipe.data_directory / "manifest.json"
@@ -132,9 +132,9 @@ def data_stage(recipe: Recipe) -> Path:
         ValueError: also when the mixture that the recipe asks for cannot be had, or when it would replace the data that
             the run was trained on.
     """
-    from data_prep.pipeline import is_current, prepare
-    from data_prep.shards import load_manifest
-    from pretrain.mixture import mixture_lines, mixture_table
+    from data_prep.stages.pipeline import is_current, prepare
+    from data_prep.tokens.shards import load_manifest
+    from pretrain.batches.mixture import mixture_lines, mixture_table
 
     kept = not is_current(recipe) and _stays(recipe)
     data = load_manifest(recipe.data_directory) if kept else prepare(recipe)
@@ -145,7 +145,7 @@ def data_stage(recipe: Recipe) -> Path:
 
 # ------------------------------------------------------------------------------------------------------------ training
 def _training_is_done(recipe: Recipe) -> bool:
-    from pretrain.continuing import is_finished
+    from pretrain.checkpoint.compatible import is_finished
 
     return is_finished(recipe)
 
@@ -154,9 +154,8 @@ def _check_training(recipe: Recipe) -> None:
     """A run is not silently taken for one with other settings: asked before anything is written."""
     if not (recipe.run_directory / "checkpoints").is_dir():
         return
-    from data_prep.shards import load_manifest
-    from pretrain.continuing import check_settings
-    from pretrain.mixture import check_past
+    from data_prep.tokens.shards import load_manifest
+    from pretrain.checkpoint.compatible import check_past, check_settings
 
     info = check_settings(recipe)
     if info is not None and (recipe.data_directory / "manifest.json").is_file():
@@ -171,9 +170,9 @@ def train_stage(recipe: Recipe) -> Path:
     Raises:
         ValueError: when the processes end without it.
     """
-    from launch.training import TrainingFailed, count_ranks, train_here, train_ranks
-    from pretrain.checkpoint import latest
-    from pretrain.continuing import is_finished
+    from launch.processes.training import TrainingFailed, count_ranks, train_here, train_ranks
+    from pretrain.checkpoint.compatible import is_finished
+    from pretrain.checkpoint.manifest import latest
 
     ranks = count_ranks(recipe)
     if ranks == 1:
@@ -203,7 +202,7 @@ def eval_stage(run: Path) -> Path:
 # -------------------------------------------------------------------------------------------------------------- report
 def _report_fingerprint(run: Path, baseline: Path | None) -> str:
     import eval.report.gates
-    from pretrain.json_lines import metric_files
+    from pretrain.metrics.metrics_file import metric_files
 
     inputs = [run / "results.json", *metric_files(run)]
     if baseline is not None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from configs.console import Console
-from configs.recipe import Recipe
-from configs.terminal import printable
+from configs.common.console import Console
+from configs.safety.terminal import printable
+from configs.schema.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pretrain.provenance import TracedSpan
+    from pretrain.batches.trace import TracedSpan
 
 
 def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
@@ -23,13 +23,13 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     Raises:
         ValueError: when the step is not in the run, or its data is gone or is another one.
     """
-    from configs.recipe import total_steps
-    from data_prep.shards import load_manifest
-    from data_prep.vocab import Vocab
-    from pretrain.batches import BatchSource
-    from pretrain.checkpoint import latest, read_info
-    from pretrain.continuing import recipe_of_step
-    from pretrain.provenance import traced
+    from configs.schema.recipe import total_steps
+    from data_prep.tokens.shards import load_manifest
+    from data_prep.tokens.vocab import Vocab
+    from pretrain.batches.source import BatchSource
+    from pretrain.batches.trace import traced
+    from pretrain.checkpoint.compatible import recipe_of_step
+    from pretrain.checkpoint.manifest import latest, read_info
 
     manifest, newest = load_manifest(recipe.data_directory), latest(recipe.run_directory)
     made_with = recipe

@@ -1,0 +1,1 @@
+"""Trains a transformer on token shards: batches, model, engine, checkpoints."""

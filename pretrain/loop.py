@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from configs.progress import progress_bar
-from configs.train_sections import Train
-from pretrain.batches import Batches, prefetched
-from pretrain.engine import Engine, StepResult
-from pretrain.faults import FaultGuard, NonFiniteLoss, check_validation
+from configs.common.progress import progress_bar
+from configs.schema.train import Train
+from pretrain.batches.source import Batches, prefetched
+from pretrain.engine.engine import Engine, StepResult
+from pretrain.engine.non_finite import NonFiniteLoss
 from pretrain.garbage import collected_at_steps
-from pretrain.heartbeat import SAVING
-from pretrain.metrics import Meter, Tracker
-from pretrain.schedule import learning_rate
-from pretrain.sequence import SlicedBatches
-from pretrain.speeds import report_slow_ranks
-from pretrain.stopping import stop_requests
+from pretrain.metrics.meter import Meter, Tracker
+from pretrain.optimizer.schedule import learning_rate
+from pretrain.parallel.rows import SlicedBatches
+from pretrain.reliability.loss_guard import FaultGuard, check_validation
+from pretrain.reliability.rank_heartbeat import SAVING
+from pretrain.reliability.silent_corruption import compare_replicas
+from pretrain.reliability.slow_ranks import report_slow_ranks
+from pretrain.signals import stop_requests
 
 
 def fit(
@@ -87,7 +89,7 @@ def fit(
             saving = due(done, train.checkpoint.every) or ends
             with meter.paused():
                 if compare_every and (due(done, compare_every) or saving):
-                    engine.check_replicas(done)
+                    compare_replicas(engine, done)
                     report_slow_ranks(engine, done, train.watch.slow_ratio)
                 if due(done, train.validation.every):
                     engine.enter("validation", done)

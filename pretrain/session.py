@@ -12,39 +12,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.locks import held_for_training
-from configs.recipe import Recipe, save, total_steps
-from data_prep.shards import DataManifest, load_manifest
-from data_prep.vocab import Vocab
-from pretrain.batches import BatchSource
-from pretrain.checkpoint import VALIDATION_LOSS, CheckpointInfo
-from pretrain.collectives import background_group, gather
-from pretrain.compiling import keep_compiled, should_compile
-from pretrain.continuing import CHANGES, OBJECTIVE, changes, check_belongs, objective_code, rate_jump
-from pretrain.devices import matrix_peak, peak_flops
-from pretrain.engine import Engine, connected
-from pretrain.faults import FaultGuard, Rewind
-from pretrain.flops import float8_share
+from configs.common.locks import held_for_training
+from configs.schema.recipe import Recipe, save, total_steps
+from data_prep.tokens.shards import DataManifest, load_manifest
+from data_prep.tokens.vocab import Vocab
+from pretrain.batches.order import ORDER_VERSION
+from pretrain.batches.packing import packing_lines
+from pretrain.batches.source import BatchSource
+from pretrain.checkpoint.compatible import (
+    CHANGES,
+    OBJECTIVE,
+    changes,
+    check_belongs,
+    check_past,
+    objective_code,
+    rate_jump,
+)
+from pretrain.checkpoint.manifest import VALIDATION_LOSS, CheckpointInfo
+from pretrain.checkpoint.mirror import Mirror
+from pretrain.checkpoint.resume import load_checkpoint, newest_checkpoint
+from pretrain.checkpoint.saver import Saver
+from pretrain.engine.compiling import keep_compiled, should_compile
+from pretrain.engine.devices import matrix_peak, peak_flops
+from pretrain.engine.engine import Engine, connected
 from pretrain.garbage import imports_set_apart
+from pretrain.interchange.warm_start import weights_to_start_from
 from pretrain.loop import fit
-from pretrain.metrics import Meter, Tracker
-from pretrain.mirror import Mirror
-from pretrain.mixture import check_past
-from pretrain.model import Transformer
-from pretrain.numerics import Numerics
+from pretrain.metrics.meter import Meter, Tracker
+from pretrain.metrics.start_times import Laps
+from pretrain.metrics.validation import Validator
+from pretrain.model.transformer import Transformer
+from pretrain.numerics.record import Numerics
+from pretrain.numerics.repeatable import deterministic_algorithms, is_deterministic
 from pretrain.objectives.chosen import make_objective
-from pretrain.order import ORDER_VERSION
-from pretrain.packing import packing_lines
-from pretrain.ranks import Ranks, check_ranks, placed_ranks, share_cores
-from pretrain.repeatable import deterministic_algorithms, is_deterministic
-from pretrain.resuming import load_checkpoint, newest_checkpoint
-from pretrain.saving import Saver
-from pretrain.sequence import SlicedBatches
-from pretrain.startup import Laps
-from pretrain.stopping import StoppedEarly
-from pretrain.validation import Validator
-from pretrain.warm_start import weights_to_start_from
-from pretrain.watching import watched
+from pretrain.parallel.collectives import background_group, gather
+from pretrain.parallel.ranks import Ranks, check_ranks, placed_ranks, share_cores
+from pretrain.parallel.rows import SlicedBatches
+from pretrain.reliability.loss_guard import FaultGuard, Rewind
+from pretrain.reliability.watching import watched
+from pretrain.signals import StoppedEarly
+from pretrain.sizes.flops import float8_share
 
 NUMERICS = "numerics"  # in the state: what `Numerics` kept
 

@@ -1,8 +1,8 @@
 """The one entry to training: `deepspeed pretrain/train.py --recipe R [a.b=value …]`, or plain `python` as one process.
 
-Exit codes: those of `configs.door`; 75 (EX_TEMPFAIL) when SIGTERM, SIGUSR1 or Ctrl-C stopped training early: the state
-is saved, and the same command continues from there (before the first step, where there is nothing to save, SIGTERM
-ends it with 143 and Ctrl-C with 130); 76 (EX_PROTOCOL) when another rank is gone or stuck: the same
+Exit codes: those of `configs.common.exit_codes`; 75 (EX_TEMPFAIL) when SIGTERM, SIGUSR1 or Ctrl-C stopped training
+early: the state is saved, and the same command continues from there (before the first step, where there is nothing to
+save, SIGTERM ends it with 143 and Ctrl-C with 130); 76 (EX_PROTOCOL) when another rank is gone or stuck: the same
 command continues from the newest checkpoint; 128 + n when signal n came twice.
 """
 
@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Sequence
 
-from configs.door import STOPPED_EARLY, add_debug, run_door
-from configs.recipe import Recipe, check_name, load
-from configs.trust import add_trust, trusting
-from pretrain.continuing import check_finished
-from pretrain.startup import Laps
-from pretrain.stopping import StoppedEarly
+from configs.common.exit_codes import STOPPED_EARLY, add_debug, run_door
+from configs.safety.trust import add_trust, trusting
+from configs.schema.recipe import Recipe, check_name, load
+from pretrain.checkpoint.compatible import check_finished
+from pretrain.metrics.start_times import Laps
+from pretrain.signals import StoppedEarly
 
 # Every rank meets the same mistake of the user; the others wait, so that the launcher ends them before they repeat it.
 _OTHER_RANKS_WAIT_SECONDS = 3.0

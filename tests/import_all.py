@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configs", "data_prep", "pretrain", "eval", "launch")
 # The only modules that need more than the first group to be imported: this one derives from a class of lm-eval.
-NEED_MORE = {"eval.adapter"}
+NEED_MORE = {"eval.harness.lm_eval_adapter"}
 
 
 def modules() -> Iterator[str]:

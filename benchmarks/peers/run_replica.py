@@ -8,7 +8,7 @@ from typing import Any
 from clock import Clock
 from job import Job
 
-from pretrain import engine
+from pretrain.engine import engine
 from pretrain.train import main as train
 
 

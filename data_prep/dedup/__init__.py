@@ -1,0 +1,1 @@
+"""Finds text that an earlier document has already: whole documents, near-duplicates, lines, passages."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.dedup.pairs import distinct
-from data_prep.dedup.shingles import mix
 from data_prep.dedup.shuffle import Exchange, Records, constant, hash_ranges, starts_of_runs
-from data_prep.verdicts import Run
+from data_prep.text.hashing import mix
+from data_prep.work.verdicts import Run
 
 MEMORY_EDGES = 4_000_000
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedup.numbering import NumberedPart, Places, number_parts
+from data_prep.dedup.document_index import NumberedPart, Places, number_parts
 from data_prep.dedup.shuffle import Exchange, Records, constant, hash_ranges, starts_of_runs
-from data_prep.stages import Stage
-from data_prep.verdicts import Part, Run, VerdictWriter
+from data_prep.work.stage import Stage
+from data_prep.work.verdicts import Part, Run, VerdictWriter
 
 REASON = "duplicate"
 
@@ -67,7 +67,7 @@ class Exact:
     """The stage, for the pipeline."""
 
     name = "exact"
-    code = ("dedup/exact", "dedup/shuffle", "dedup/numbering", "verdicts")
+    code = ("dedup/exact", "dedup/shuffle", "dedup/document_index", "work/verdicts", "work/parts")
 
     def __init__(self) -> None:
         self.inputs: dict[str, Any] = {}

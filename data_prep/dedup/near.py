@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from configs.data_sections import NearDuplicates
+from configs.schema.data import NearDuplicates
 from data_prep.dedup import near_tasks as work
 from data_prep.dedup.components import MEMORY_EDGES, components_in_rounds
-from data_prep.dedup.numbering import number_parts
+from data_prep.dedup.document_index import number_parts
 from data_prep.dedup.shingles import choose_bands
 from data_prep.dedup.shuffle import Exchange, constant, hash_ranges
-from data_prep.stages import Stage
-from data_prep.verdicts import Part, Run
+from data_prep.work.stage import Stage
+from data_prep.work.verdicts import Part, Run
 
 # Share of pairs at the very threshold that may be missed; without verification candidates below it count, so that the
 # curve is put lower, where fewer of them are caught.
@@ -35,7 +35,7 @@ class Near:
     name = "near"
     code = (
         *("dedup/near", "dedup/near_tasks", "dedup/pairs", "dedup/components", "dedup/shingles", "dedup/shuffle"),
-        *("dedup/numbering", "verdicts"),
+        *("dedup/document_index", "text/hashing", "work/verdicts", "work/parts"),
     )
 
     def __init__(self, settings: NearDuplicates, memory_edges: int = MEMORY_EDGES) -> None:

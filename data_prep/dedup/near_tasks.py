@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.components import keyed_for, smallest_members
-from data_prep.dedup.numbering import DOCUMENT_BITS, NumberedPart, Places
+from data_prep.dedup.document_index import DOCUMENT_BITS, NumberedPart, Places
 from data_prep.dedup.pairs import SetReader, as_similar, bucket_pairs, spread_buckets, write_sets
-from data_prep.dedup.shingles import MinHash, Shingler, band_keys, mix
+from data_prep.dedup.shingles import MinHash, Shingler, band_keys
 from data_prep.dedup.shuffle import Exchange, Records, ordered, starts_of_runs
-from data_prep.stages import Stage
-from data_prep.verdicts import VerdictWriter, remaining
+from data_prep.text.hashing import mix
+from data_prep.work.stage import Stage
+from data_prep.work.verdicts import VerdictWriter, remaining
 
 REASON = "near_duplicate"
 _BATCH_CHARACTERS = 2**18
@@ -32,7 +33,7 @@ class Near:
 
     Attributes:
         stage: where the work is done.
-        similarity, shingle, unit, keep, verify: as in `configs.data_sections.NearDuplicates`.
+        similarity, shingle, unit, keep, verify: as in `configs.schema.data.NearDuplicates`.
         bands, rows: of the signature.
         parts: how many there are.
     """

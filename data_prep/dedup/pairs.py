@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from configs.files import atomic_path
-from data_prep.dedup.shingles import Hashes, mix
+from configs.common.files import atomic_path
+from data_prep.dedup.shingles import Hashes
 from data_prep.dedup.shuffle import Records, ordered, starts_of_runs
+from data_prep.text.hashing import mix
 
 # Every member of a bucket is paired with the first and with this many before it: all pairs of small buckets, and no
 # more than linearly many of a bucket of a million.

@@ -19,9 +19,9 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from configs.files import atomic_path, temporary_beside
-from data_prep.stages import Stage
-from data_prep.verdicts import Run
+from configs.common.files import atomic_path, temporary_beside
+from data_prep.work.stage import Stage
+from data_prep.work.verdicts import Run
 
 Records = npt.NDArray[np.uint64]
 

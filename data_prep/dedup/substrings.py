@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from configs.data_sections import RepeatedSubstrings
-from configs.files import atomic_path
-from data_prep.dedup.numbering import DOCUMENT_BITS, NumberedPart, number_parts
+from configs.common.files import atomic_path
+from configs.schema.data import RepeatedSubstrings
+from data_prep.dedup.byte_windows import Block, Windows, blocks
+from data_prep.dedup.document_index import DOCUMENT_BITS, NumberedPart, number_parts
 from data_prep.dedup.shuffle import (
     Exchange,
     Records,
@@ -31,9 +32,9 @@ from data_prep.dedup.shuffle import (
     starts_of_runs,
     write_records,
 )
-from data_prep.dedup.windows import Block, Wide, Windows, blocks
-from data_prep.stages import Stage
-from data_prep.verdicts import Part, Run, VerdictWriter, remaining, without
+from data_prep.text.hashing import Wide
+from data_prep.work.stage import Stage
+from data_prep.work.verdicts import Part, Run, VerdictWriter, remaining, without
 
 REASON = "repeated_substrings"
 REASON_ALL = "only_repeated_substrings"
@@ -81,7 +82,10 @@ class Substrings:
     """The stage, for the pipeline."""
 
     name = "substrings"
-    code = ("dedup/substrings", "dedup/windows", "dedup/shingles", "dedup/shuffle", "dedup/numbering", "verdicts")
+    code = (
+        *("dedup/substrings", "dedup/byte_windows", "dedup/shingles", "dedup/shuffle", "dedup/document_index"),
+        *("text/hashing", "work/verdicts", "work/parts"),
+    )
 
     def __init__(self, settings: RepeatedSubstrings) -> None:
         self.inputs: dict[str, Any] = settings.model_dump()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from itertools import islice
 
-from configs.quality_rules import C4Rules
-from data_prep.quality.facts import TextFacts, sentence_count
+from configs.schema.quality_rules import C4Rules
 from data_prep.quality.judgement import Drop, Judgement
+from data_prep.quality.text_facts import TextFacts, sentence_count
 
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _ENDS = (".", "?", "!", '"', "'")

@@ -10,12 +10,12 @@ import re
 
 import numpy as np
 
-from configs.quality_rules import MassiveTextZhRules
-from data_prep.quality.facts import TextFacts
+from configs.schema.quality_rules import MassiveTextZhRules
 from data_prep.quality.judgement import Drop, Judgement, above, below
+from data_prep.quality.punctuation import TERMINAL
 from data_prep.quality.repetition import most_in_bucket, repeated_characters, repeated_parts, top_characters
-from data_prep.quality.signs import TERMINAL
-from data_prep.quality.table import UInt64, powers, scattered
+from data_prep.quality.text_facts import TextFacts
+from data_prep.quality.word_table import UInt64, powers, scattered
 
 _HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF), (0x3005, 0x3007))
 _ELLIPSIS = re.compile(r"…+|\.{3,}|。{3,}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from configs.quality_rules import FineWebRules
-from data_prep.quality.facts import TextFacts
+from configs.schema.quality_rules import FineWebRules
 from data_prep.quality.judgement import Drop, Judgement, above, below
+from data_prep.quality.punctuation import TERMINAL
 from data_prep.quality.repetition import repeated
-from data_prep.quality.signs import TERMINAL
+from data_prep.quality.text_facts import TextFacts
 
 
 def fineweb(settings: FineWebRules, facts: TextFacts) -> Judgement:

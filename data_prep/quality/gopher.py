@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from configs.quality_rules import GopherQualityRules
-from data_prep.quality.facts import TextFacts
+from configs.schema.quality_rules import GopherQualityRules
 from data_prep.quality.judgement import Drop, Judgement, above, below
+from data_prep.quality.text_facts import TextFacts
 
 _BULLETS = ("•", "-")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from data_prep.quality.facts import TextFacts
+from data_prep.quality.text_facts import TextFacts
 
 
 @dataclass(frozen=True, slots=True)

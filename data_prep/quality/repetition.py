@@ -10,10 +10,10 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-from configs.quality_rules import GopherRepetitionRules, MassiveTextZhRules
-from data_prep.quality.facts import TextFacts
+from configs.schema.quality_rules import GopherRepetitionRules, MassiveTextZhRules
 from data_prep.quality.judgement import Drop, Judgement, above
-from data_prep.quality.table import Int64, UInt64
+from data_prep.quality.text_facts import TextFacts
+from data_prep.quality.word_table import Int64, UInt64
 
 _BUCKET_BITS = 14
 _FEW = 200  # words; below, numpy's overhead is more than the work

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from configs.quality_rules import CustomRules
-from configs.quality_rules import Rule as Settings
-from configs.user_code import UserCode
+from configs.safety.user_code import UserCode
+from configs.schema.quality_rules import CustomRules
+from configs.schema.quality_rules import Rule as Settings
 from data_prep.quality.c4 import c4
 from data_prep.quality.chinese import massivetext_zh
-from data_prep.quality.facts import TextFacts
 from data_prep.quality.fineweb import fineweb
 from data_prep.quality.gopher import gopher_quality
 from data_prep.quality.judgement import Drop, Judgement, Rule
 from data_prep.quality.repetition import gopher_repetition
+from data_prep.quality.text_facts import TextFacts
 
 _RULES: dict[str, Callable[[Any, TextFacts], Judgement]] = {
     "c4": c4,

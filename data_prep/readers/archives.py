@@ -13,10 +13,10 @@ from fnmatch import translate
 from functools import cache
 from typing import Any, BinaryIO, cast
 
-from data_prep.readers.isolation import concerns_one, describe
-from data_prep.readers.places import shown
-from data_prep.readers.records import Damage, RawRecord, Reading, UnreadableFile, dropped
+from data_prep.readers.records import Damage, RawRecord, Reading, dropped
 from data_prep.readers.streams import CHUNK_BYTES
+from data_prep.sources.places import shown
+from data_prep.sources.unreadable import UnreadableFile, concerns_one, describe
 
 # A directory is held whole, some ten times as large as it is in the file.
 _MAX_DIRECTORY_BYTES = 32 * 2**20

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
-from configs.user_code import UserCode
+from configs.safety.user_code import UserCode
 from data_prep.readers.records import RawRecord, Reading, dropped, row_size
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, BinaryIO, cast
 
-from data_prep.charset import UTF8_MARK
 from data_prep.readers.records import Damage, RawRecord, Reading, dropped, unique
 from data_prep.readers.streams import CHUNK_BYTES
+from data_prep.text.charset import UTF8_MARK
 
 _SAMPLE_BYTES = 65536
 _SAMPLE_ROWS = 50

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_prep.readers.isolation import concerns_one
+from data_prep.sources.unreadable import concerns_one
 
 EVERYTHING = "*"
 _FRONT_MATTER = re.compile(r"---[ \t]*(?:\r\n?|\n)(.*?(?:\r\n?|\n))(?:---|\.\.\.)[ \t]*(?:\r\n?|\n|\Z)", re.DOTALL)
@@ -88,7 +88,7 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
     match = _FRONT_MATTER.match(text[:_FRONT_MATTER_CHARACTERS])
     if match is None:
         return {}, text
-    from configs.parsing import parse_yaml
+    from configs.safety.parsing import parse_yaml
 
     try:
         values = parse_yaml(match.group(1), twice=True)

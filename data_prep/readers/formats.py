@@ -13,15 +13,15 @@ from typing import BinaryIO, cast
 from data_prep.readers.archives import tar_records, zip_records
 from data_prep.readers.custom import custom_records
 from data_prep.readers.delimited import csv_rows, with_line_feeds
-from data_prep.readers.isolation import concerns_one, describe
 from data_prep.readers.json_items import json_items
 from data_prep.readers.parquet import parquet_rows
-from data_prep.readers.places import Place, Remote, open_place
 from data_prep.readers.records import CUSTOM, JSON_TYPE, MARKUP_TYPES, Damage, RawRecord, Reading, dropped
 from data_prep.readers.sequences import fasta_records, fastq_records
 from data_prep.readers.streams import CHUNK_BYTES, COMPRESSIONS, Counted, unpack
 from data_prep.readers.text import as_utf8, lines, skip_mark, text_records, whole
-from data_prep.readers.web import web_records
+from data_prep.readers.warc import web_records
+from data_prep.sources.places import Place, Remote, open_place
+from data_prep.sources.unreadable import concerns_one, describe
 
 FORMATS = {
     ".txt": "text", ".text": "text", ".md": "markdown", ".markdown": "markdown", ".jsonl": "jsonl", ".ndjson": "jsonl",

@@ -10,9 +10,9 @@ import re
 from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
-from data_prep.charset import UTF8_MARK
 from data_prep.readers.records import JSON_TYPE, Damage, RawRecord, Reading, dropped
 from data_prep.readers.streams import CHUNK_BYTES
+from data_prep.text.charset import UTF8_MARK
 
 # A string that ends in the same chunk is one step; else its beginning is, and the rest is looked for later.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[\[\]{},]', re.DOTALL)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, BinaryIO, cast
 
-from data_prep.readers.isolation import concerns_one, describe
 from data_prep.readers.records import Damage, RawRecord, Reading, dropped, row_size, unique
 from data_prep.readers.streams import CHUNK_BYTES
+from data_prep.sources.unreadable import concerns_one, describe
 
 _BATCH_BYTES = 4 * 2**20
 _BATCH_ROWS = 4096

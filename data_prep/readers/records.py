@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
-from configs.data_sections import Limits, Source
+from configs.schema.data import Limits, Source
 
 JSON_TYPE = "application/json"
 CUSTOM = "custom"  # the format of files that code of the user's reads
@@ -15,10 +15,6 @@ MARKUP_TYPES = {"html": "text/html", "xml": "application/xml", "markdown": "text
 _NUMBER_BYTES = 8
 
 Raw = bytes | dict[str, Any]
-
-
-class UnreadableFile(ValueError):
-    """A file of which nothing more can be read, ever; the message names it and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,7 @@ class RawRecord:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read; see `configs.data_sections` for what the settings mean."""
+    """How a file is read; see `configs.schema.data` for what the settings mean."""
 
     format: str = "auto"
     members: str = "**"

@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
-from data_prep.charset import wide
 from data_prep.readers.records import Damage
+from data_prep.text.charset import wide
 
 COMPRESSIONS = (".gz", ".zst", ".lz4", ".bz2", ".xz")
 CHUNK_BYTES = 2**20

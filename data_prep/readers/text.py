@@ -7,10 +7,10 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from data_prep.charset import ISO_2022_JP, UTF8_MARK, decide, decode, is_wide, utf8_evidence
-from data_prep.decoders import Decoder
 from data_prep.readers.records import Damage, RawRecord, Reading, dropped
 from data_prep.readers.streams import CHUNK_BYTES
+from data_prep.text.charset import ISO_2022_JP, UTF8_MARK, decide, decode, is_wide, utf8_evidence
+from data_prep.text.decoders import Decoder
 
 _HEAD_BYTES = 65536
 _BLOCK_BYTES = 2**18

@@ -1,1 +1,1 @@
-"""Renderings of `results.json`: the page, the Markdown summary, the gates."""
+"""Renders `results.json`: the page, the Markdown summary, the gates."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.recipe import Recipe, load_run
+from configs.schema.recipe import Recipe, load_run
 from eval.comparable import difference, difference_within
 from eval.results import Failure, Result, Results, load_results
 

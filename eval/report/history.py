@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretrain.json_lines import read_metrics
+from pretrain.metrics.metrics_file import read_metrics
 
 
 @dataclass

@@ -10,16 +10,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from configs import rendering
-from configs.files import write_text
-from configs.masking import mask
-from configs.numerics import numerics_lines
-from configs.recipe import Recipe, load_run, published, to_yaml
-from data_prep.funnel_table import funnel_rows
+from configs.common import rendering
+from configs.common.files import write_text
+from configs.common.numerics_record import numerics_lines
+from configs.safety.hide_secrets import mask
+from configs.schema.recipe import Recipe, load_run, published, to_yaml
+from data_prep.funnel.table import funnel_rows
 from eval.report.gates import Delta, Gate, compare, evaluate_gates
 from eval.report.history import History, read_history
-from eval.report.mixture import mixture_rows
-from eval.report.training import training_charts
+from eval.report.mixture_table import mixture_rows
+from eval.report.training_charts import training_charts
 from eval.results import Result, Results, load_results
 from eval.suite import check_current
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from configs.train_sections import Train
-from configs.user_code import UserCode
-from pretrain.model import Transformer
-from pretrain.objectives.base import LossModule
+from configs.safety.user_code import UserCode
+from configs.schema.train import Train
+from pretrain.model.transformer import Transformer
 from pretrain.objectives.language_modelling import LanguageModelling
+from pretrain.objectives.objective import LossModule
 
 
 def make_objective(model: Transformer, train: Train) -> LossModule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pretrain.objectives.base import LossModule
+from pretrain.objectives.objective import LossModule
 
 
 class LanguageModelling(LossModule):

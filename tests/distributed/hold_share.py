@@ -12,10 +12,10 @@ from typing import Any
 
 import deepspeed
 
-from configs.recipe import load
-from pretrain.engine import Engine, connected
+from configs.schema.recipe import load
+from pretrain.engine.engine import Engine, connected
 from pretrain.objectives.language_modelling import LanguageModelling
-from pretrain.ranks import find_ranks
+from pretrain.parallel.ranks import find_ranks
 from pretrain.session import build_model
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from configs.door import STOPPED_EARLY
-from pretrain.heartbeat import LOST_RANK, read_beats
-from tests.rank_processes import last_step
-from tests.training_run import prepare_data, start_training, write_recipe
+from configs.common.exit_codes import STOPPED_EARLY
+from pretrain.reliability.rank_heartbeat import LOST_RANK, read_beats
+from tests.parts.rank_processes import last_step
+from tests.parts.training_run import prepare_data, start_training, write_recipe
 
 pytestmark = pytest.mark.slow
 TIMEOUT = 6.0
@@ -103,7 +103,7 @@ def test_usr1_on_one_rank_saves_on_all(tmp_path: Path, data: Path, monkeypatch: 
 
 def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
     """Also where the first one cannot be answered: here nobody ever asks for it."""
-    code = "import time; from pretrain.stopping import stop_requests\n"
+    code = "import time; from pretrain.reliability.slices import stop_requests\n"
     code += "with stop_requests():\n print(1, flush=True)\n time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None

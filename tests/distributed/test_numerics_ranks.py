@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.numerics import numerics_lines
-from pretrain.checkpoint import latest
+from configs.common.numerics_record import numerics_lines
+from pretrain.checkpoint.manifest import latest
 from tests.distributed.test_ranks import launch
-from tests.training_run import metric_lines, prepare_data, write_recipe
+from tests.parts.training_run import metric_lines, prepare_data, write_recipe
 
 pytestmark = pytest.mark.slow
 MODEL = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "context_length": 32, "zero_init": True, "dropout": 0.1}

@@ -19,9 +19,9 @@ import pytest
 import yaml
 from torch import Tensor
 
-from pretrain.checkpoint import load_weights
-from tests import fp64_training
-from tests.training_run import metric_lines, prepare_data, write_recipe
+from pretrain.checkpoint.load_weights import load_weights
+from tests.parts import fp64_training
+from tests.parts.training_run import metric_lines, prepare_data, write_recipe
 
 pytestmark = pytest.mark.slow
 Exact = tuple[list[float], list[float], dict[str, Tensor]]

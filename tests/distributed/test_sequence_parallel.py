@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.recipe import load, solve_batch
-from pretrain.checkpoint import load_weights
-from pretrain.engine_config import deepspeed_config
-from pretrain.sequence import check_sequence
+from configs.schema.recipe import load, solve_batch
+from pretrain.checkpoint.load_weights import load_weights
+from pretrain.engine.deepspeed_config import deepspeed_config
+from pretrain.parallel.rows import check_sequence
 from tests.distributed.test_ranks import MUON_SETTINGS, Runs, differences
-from tests.training_run import tiny_recipe
+from tests.parts.training_run import tiny_recipe
 
 pytestmark = pytest.mark.slow
 MODEL: dict[str, Any] = {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 4, "context_length": 32}

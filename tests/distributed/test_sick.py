@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.distributed.test_ranks import launch
-from tests.training_run import metric_lines, prepare_data, write_recipe
+from tests.parts.training_run import metric_lines, prepare_data, write_recipe
 
 pytestmark = pytest.mark.slow
 STAGES = (0, 1, 2, 3)

@@ -10,12 +10,12 @@ import pytest
 import torch
 import yaml
 
-from configs.recipe import solve_batch
-from pretrain.checkpoint import load_weights
-from pretrain.engine_config import deepspeed_config
-from pretrain.tensor import check_tensor
+from configs.schema.recipe import solve_batch
+from pretrain.checkpoint.load_weights import load_weights
+from pretrain.engine.deepspeed_config import deepspeed_config
+from pretrain.parallel.tensor import check_tensor
 from tests.distributed.test_ranks import Runs, differences
-from tests.training_run import tiny_recipe
+from tests.parts.training_run import tiny_recipe
 
 pytestmark = pytest.mark.slow
 SHAPE: dict[str, Any] = {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 4, "context_length": 32}

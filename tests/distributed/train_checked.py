@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from configs.recipe import load
-from pretrain import compiling, numerics
-from pretrain.engine import connected
-from pretrain.kernel_check import Check, check_kernels
-from pretrain.ranks import find_ranks
+from configs.schema.recipe import load
+from pretrain.engine import compiling
+from pretrain.engine.engine import connected
+from pretrain.numerics import record
+from pretrain.numerics.kernel_check import Check, check_kernels
+from pretrain.parallel.ranks import find_ranks
 from pretrain.session import run
 
 
@@ -42,14 +43,14 @@ def main() -> None:
         for file in map(Path, sys.argv[1:]):
             plant = json.loads((file.parent / "plant.json").read_text())
             torch.compile = compiler(plant["compiled"] == "wrong" and plant["rank"] == ranks.rank)
-            numerics.check_kernels = check_kernels if plant["compared"] else _trusting  # type: ignore[attr-defined]
+            record.check_kernels = check_kernels if plant["compared"] else _trusting  # type: ignore[attr-defined]
             said = ""
             try:
                 run(load(file))
             except ValueError as error:
                 said = f"{type(error).__name__}: {error}"
             finally:
-                torch.compile, numerics.check_kernels = real, check_kernels  # type: ignore[attr-defined]
+                torch.compile, record.check_kernels = real, check_kernels  # type: ignore[attr-defined]
             (file.parent / f"said_{ranks.rank}.json").write_text(json.dumps(said))
 
 

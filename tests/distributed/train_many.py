@@ -9,9 +9,9 @@ from __future__ import annotations
 import gc
 import sys
 
-from configs.recipe import load
-from pretrain.engine import connected
-from pretrain.ranks import find_ranks
+from configs.schema.recipe import load
+from pretrain.engine.engine import connected
+from pretrain.parallel.ranks import find_ranks
 from pretrain.session import run
 
 if __name__ == "__main__":

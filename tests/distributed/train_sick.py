@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.recipe import load
-from pretrain.batches import Batch
-from pretrain.engine import Engine, connected
+from configs.schema.recipe import load
+from pretrain import loop
+from pretrain.batches.source import Batch
+from pretrain.engine.engine import Engine, connected
 from pretrain.objectives.language_modelling import LanguageModelling
-from pretrain.ranks import find_ranks
-from pretrain.replicas import digests
+from pretrain.parallel.ranks import find_ranks
+from pretrain.reliability.silent_corruption import digests
 from pretrain.session import run
 
 
@@ -32,7 +33,7 @@ class Injected:
         self.step, self.unchanged = -1, False
 
     def install(self) -> None:
-        step, forward, check = Engine.step, LanguageModelling.forward, Engine.check_replicas
+        step, forward, check = Engine.step, LanguageModelling.forward, loop.compare_replicas
 
         def watched_step(engine: Engine, batch: Batch, number: int, *arguments: Any) -> Any:
             self.step, before = number, weights(engine)
@@ -57,11 +58,11 @@ class Injected:
             check(engine, done)
 
         Engine.step, LanguageModelling.forward = watched_step, sick_forward  # type: ignore[method-assign]
-        Engine.check_replicas = flipped  # type: ignore[method-assign]
+        loop.compare_replicas = flipped
         self.restore = lambda: (
             setattr(Engine, "step", step),
             setattr(LanguageModelling, "forward", forward),
-            setattr(Engine, "check_replicas", check),
+            setattr(loop, "compare_replicas", check),
         )
 
 

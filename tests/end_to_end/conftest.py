@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import load
+from configs.schema.recipe import load
 from data_prep import pipeline
 from launch.cli import main
 

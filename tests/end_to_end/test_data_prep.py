@@ -20,20 +20,21 @@ import pytest
 import yaml
 import zstandard
 
-from configs import files
-from configs.recipe import Recipe, load
+from configs.common import files
+from configs.schema.recipe import Recipe, load
 from data_prep import __main__ as door
-from data_prep import encode, pipeline, tokenize_stages
-from data_prep.cluster import Cluster
-from data_prep.pipeline import is_current, prepare, prepare_inline
-from data_prep.shards import load_manifest
-from data_prep.verify import verify
+from data_prep.stages import make_tokens, pipeline
+from data_prep.stages.pipeline import is_current, prepare, prepare_inline
+from data_prep.stages.verify import verify
+from data_prep.tokens import encode
+from data_prep.tokens.shards import load_manifest
+from data_prep.work.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 INLINE = """
 import sys
-from configs.recipe import load
-from data_prep.pipeline import prepare_inline
+from configs.schema.recipe import load
+from data_prep.stages.pipeline import prepare_inline
 prepare_inline(load(sys.argv[1]))
 """
 
@@ -228,12 +229,12 @@ def test_only_what_changed_is_done_again(corpus: Path, tmp_path: Path, whole: Pa
 def test_slow_encoder_gives_the_same_shards(
     corpus: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tokenize_stages, "fast_encoder", lambda vocab, dtype: lambda text: b"\x01\x00" * len(text))
+    monkeypatch.setattr(make_tokens, "fast_encoder", lambda vocab, dtype: lambda text: b"\x01\x00" * len(text))
     file = make_recipe(corpus, tmp_path)
     prepare_inline(load(file))
     assert "the fast encoder gave other ids" in capsys.readouterr().err
     assert shard_hashes(tmp_path / "run") == shard_hashes(whole)
-    assert encode.fast_encoder is not tokenize_stages.fast_encoder
+    assert encode.fast_encoder is not make_tokens.fast_encoder
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

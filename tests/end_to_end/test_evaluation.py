@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.data_sections import Tokenizer
-from configs.model_section import Model
-from configs.recipe import Recipe, load, save
-from data_prep.vocab import train_vocab
+from configs.schema.data import Tokenizer
+from configs.schema.model import Model
+from configs.schema.recipe import Recipe, load, save
+from data_prep.tokens.vocab import train_vocab
 from eval.__main__ import main
 from eval.report.gates import check_gates
 from eval.report.page import write_report
 from eval.results import ScoresFailed, load_results
 from eval.suite import evaluate, is_current
-from launch.models import import_run
-from pretrain.export import export_directory
-from pretrain.model import Transformer
+from launch.models.import_model import import_run
+from pretrain.interchange.huggingface_export import export_directory
+from pretrain.model.transformer import Transformer
 
 TASKS = Path(__file__).parents[2] / "configs" / "tasks"
 RECIPE = f"""
@@ -125,8 +125,8 @@ def test_what_is_missing_is_said_in_one_line(run: Path, capsys: pytest.CaptureFi
         return error
 
     assert "only `evaluation.…`" in message("model.num_layers=3")
-    for checkpoint in (run / "checkpoints").iterdir():
-        checkpoint.rename(run / f"lost_{checkpoint.name}")
+    for manifest in (run / "checkpoints").iterdir():
+        manifest.rename(run / f"lost_{manifest.name}")
     assert "no checkpoint yet" in message()
 
 
@@ -162,9 +162,7 @@ def test_one_failing_score_loses_no_other(run: Path, capsys: pytest.CaptureFixtu
 
 def test_weights_that_are_no_numbers_get_one_message(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever comes first: samples, perplexity, translation and benchmarks; sizes of the compressors are kept."""
-    from pretrain import checkpoint
-
-    load_weights = checkpoint.load_weights
+    from pretrain.checkpoint.load_weights import load_weights
 
     def spoiled(directory: Path) -> Transformer:
         model = load_weights(directory)
@@ -172,7 +170,7 @@ def test_weights_that_are_no_numbers_get_one_message(run: Path, monkeypatch: pyt
             model.embed.weight.fill_(float("nan"))
         return model
 
-    monkeypatch.setattr("pretrain.checkpoint.load_weights", spoiled)
+    monkeypatch.setattr("pretrain.checkpoint.load_weights.load_weights", spoiled)
     with pytest.raises(ScoresFailed, match=r"^the checkpoint gives no finite.*Did training diverge.*/pairs"):
         evaluate(run, progress=False)
     results = load_results(run)

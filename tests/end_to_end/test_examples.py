@@ -39,7 +39,7 @@ def example() -> Iterator[Callable[[str], ModuleType]]:
 @pytest.fixture(scope="module")
 def run(example: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of the first example. Ray is started in the test of the reader: once is enough."""
-    from data_prep.pipeline import prepare_inline
+    from data_prep.stages.pipeline import prepare_inline
 
     place = tmp_path_factory.mktemp("tiny") / "run"
     module = example("train_and_evaluate")

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from test_data_prep import make_corpus, make_recipe, shard_hashes
 
-from configs.files import read_json, write_text
+from configs.common.files import read_json, write_text
 from data_prep import __main__ as door
-from data_prep import faults
-from data_prep.cluster import Cluster
-from data_prep.faults import Progress
-from data_prep.guard import Guard, TooSlow
-from data_prep.heartbeat import current
-from data_prep.pipeline import prepare_inline
-from data_prep.stages import Stage
+from data_prep.stages.pipeline import prepare_inline
+from data_prep.work import worker_deaths
+from data_prep.work.cluster import Cluster
+from data_prep.work.stage import Stage
+from data_prep.work.time_limit import Guard, TooSlow
+from data_prep.work.worker_deaths import Progress
+from data_prep.work.worker_notes import current
 
 DOCUMENTS = 30
 Task = tuple[Stage, str, str]  # stage, unit, what goes wrong at its document 17
@@ -103,7 +103,7 @@ def test_one_bad_document(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(faults, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(worker_deaths, "GRACE_SECONDS", 0.5)
     tasks: list[Task] = [(stage, "good", "nothing"), (stage, "bad", fault), (stage, "last", "nothing")]
     tries = {unit: count for (_, unit, _), count in cluster.map(write_unit, tasks)}
     assert tries == {"good": 1, "last": 1, "bad": 2 if fault.endswith("once") else 1 if fault == "loop" else 3}

@@ -15,9 +15,9 @@ import psutil
 import pytest
 from test_two_nodes import Machines, two_machines
 
-from pretrain.checkpoint import latest
-from tests.rank_processes import LAUNCHER, SCRIPT, last_step, launchers, ranks, wait_until
-from tests.training_run import ROOT, metric_lines, prepare_data, write_recipe
+from pretrain.checkpoint.manifest import latest
+from tests.parts.rank_processes import LAUNCHER, SCRIPT, last_step, launchers, ranks, wait_until
+from tests.parts.training_run import ROOT, metric_lines, prepare_data, write_recipe
 
 SCRIPT_FILE = str(ROOT / "launch" / "hostfile.sh")
 STEPS = 150

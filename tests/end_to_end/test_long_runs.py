@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.training import train_here
-from pretrain.heartbeat import read_beats
-from pretrain.json_lines import newest_step
-from pretrain.stopping import StoppedEarly
-from tests.training_run import ROOT, prepare_data, start_training, tiny_recipe, write_recipe
+from launch.processes.training import train_here
+from pretrain.metrics.metrics_file import newest_step
+from pretrain.reliability.rank_heartbeat import read_beats
+from pretrain.signals import StoppedEarly
+from tests.parts.training_run import ROOT, prepare_data, start_training, tiny_recipe, write_recipe
 
 pytestmark = pytest.mark.slow
 MEGABYTE = 2**20

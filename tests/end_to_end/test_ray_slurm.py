@@ -8,8 +8,8 @@ import pytest
 from test_data_prep import make_corpus, make_recipe, shard_hashes
 from test_slurm import Cluster, cluster, project
 
-from configs.recipe import load
-from data_prep.pipeline import prepare_inline
+from configs.schema.recipe import load
+from data_prep.stages.pipeline import prepare_inline
 
 __all__ = ["cluster", "project"]  # fixtures
 

@@ -13,10 +13,10 @@ import pytest
 from test_hosts import processes
 from test_two_nodes import SCRIPT, Machines, two_machines
 
-from pretrain.checkpoint import latest
-from tests.rank_processes import SCRIPT as RANK
-from tests.rank_processes import last_step, wait_until
-from tests.training_run import metric_lines, prepare_data, write_recipe
+from pretrain.checkpoint.manifest import latest
+from tests.parts.rank_processes import SCRIPT as RANK
+from tests.parts.rank_processes import last_step, wait_until
+from tests.parts.training_run import metric_lines, prepare_data, write_recipe
 
 SETTINGS = {"checkpoint": {"every": 10}, "validation": {"every": 10_000}}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.files import read_json
-from configs.recipe import load, load_run
+from configs.common.files import read_json
+from configs.schema.recipe import load, load_run
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 

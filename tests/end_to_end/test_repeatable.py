@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from configs.numerics import numerics_lines
-from tests.rank_processes import last_step, ranks, wait_until
-from tests.training_run import metric_lines, prepare_data, start_training, train_to_end, write_recipe
+from configs.common.numerics_record import numerics_lines
+from tests.parts.rank_processes import last_step, ranks, wait_until
+from tests.parts.training_run import metric_lines, prepare_data, start_training, train_to_end, write_recipe
 
-# Minutes of compilation: `tests/unit/test_numerics.py` looks at the kernel that had differed.
+# Minutes of compilation: `tests/unit/pretrain/numerics/test_numerics_record.py` looks at the kernel that had differed.
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(1500)]
 SETTINGS = {
     "steps": 60,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.files import read_json, sha256_file
+from configs.common.files import read_json, sha256_file
 
 ROOT = Path(__file__).resolve().parents[2]
 Replica = Callable[..., subprocess.CompletedProcess[str]]

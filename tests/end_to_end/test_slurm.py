@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from configs.files import read_json
-from pretrain.checkpoint import latest
+from configs.common.files import read_json
+from pretrain.checkpoint.manifest import latest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sh"

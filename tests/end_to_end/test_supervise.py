@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from configs.door import STOPPED_EARLY, USER_ERROR
-from configs.recipe import Recipe, save
-from configs.train_sections import Watch
-from launch import supervise as supervision
-from launch import training
-from launch.supervise import ranks_left, supervise
-from launch.training import TrainingFailed
-from pretrain.heartbeat import ENDED, LOST_RANK, Heartbeat
+from configs.common.exit_codes import STOPPED_EARLY, USER_ERROR
+from configs.schema.recipe import Recipe, save
+from configs.schema.train import Watch
+from launch.processes import supervise as supervision
+from launch.processes import training
+from launch.processes.supervise import ranks_left, supervise
+from launch.processes.training import TrainingFailed
+from pretrain.reliability.rank_heartbeat import ENDED, LOST_RANK, Heartbeat
 from pretrain.train import train
-from tests.rank_processes import last_step, launchers, ranks, wait_until
-from tests.training_run import metric_lines, prepare_data, tiny_recipe
+from tests.parts.rank_processes import last_step, launchers, ranks, wait_until
+from tests.parts.training_run import metric_lines, prepare_data, tiny_recipe
 
 STEPS = 120
 SETTINGS = {"steps": STEPS, "checkpoint": {"every": 15}, "validation": {"every": 10_000}}

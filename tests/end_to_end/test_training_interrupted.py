@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from configs.door import STOPPED_EARLY
-from pretrain.checkpoint import latest
-from pretrain.json_lines import newest_step
+from configs.common.exit_codes import STOPPED_EARLY
+from pretrain.checkpoint.manifest import latest
+from pretrain.metrics.metrics_file import newest_step
 from pretrain.train import main
-from tests.training_run import metric_lines, prepare_data, start_training, train_to_end, write_recipe
+from tests.parts.training_run import metric_lines, prepare_data, start_training, train_to_end, write_recipe
 
 pytestmark = pytest.mark.slow
 STEPS = 240

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from test_data_prep import make_corpus, make_recipe, shard_hashes
 
-from configs.files import read_json, sha256_file
-from configs.recipe import load
-from data_prep.pipeline import prepare_inline
+from configs.common.files import read_json, sha256_file
+from configs.schema.recipe import load
+from data_prep.stages.pipeline import prepare_inline
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch" / "ray.sh"

@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 
-from configs.recipe import Recipe, load
-from pretrain.checkpoint import latest, load_weights
-from pretrain.export import export_directory
+from configs.schema.recipe import Recipe, load
+from pretrain.checkpoint.load_weights import load_weights
+from pretrain.checkpoint.manifest import latest
+from pretrain.interchange.huggingface_export import export_directory
 from pretrain.session import run
-from tests.training_run import metric_lines, prepare_data, write_recipe
+from tests.parts.training_run import metric_lines, prepare_data, write_recipe
 
 
 @pytest.fixture(scope="module")

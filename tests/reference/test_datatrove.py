@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from configs.quality_rules import C4Rules, FineWebRules, GopherQualityRules, GopherRepetitionRules
+from configs.schema.quality_rules import C4Rules, FineWebRules, GopherQualityRules, GopherRepetitionRules
 from data_prep.quality import Drop, TextFacts, build_rules
-from data_prep.quality.facts import sentence_count
+from data_prep.quality.text_facts import sentence_count
 
 DATA = Path(__file__).parents[1] / "data"
 

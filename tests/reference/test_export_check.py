@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from configs.data_sections import Tokenizer
-from configs.model_section import Model
-from data_prep.vocab import train_vocab
+from configs.schema.data import Tokenizer
+from configs.schema.model import Model
+from data_prep.tokens.vocab import train_vocab
 from launch.cli import parse
 from launch.commands import export_command
-from launch.models import import_run
-from pretrain.export import export_directory
-from pretrain.model import Transformer
+from launch.models.import_model import import_run
+from pretrain.interchange.huggingface_export import export_directory
+from pretrain.model.transformer import Transformer
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
@@ -46,7 +46,7 @@ def test_what_was_written_is_the_checkpoint(
 def test_a_wrong_weight_is_found(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pretrain import export as module
+    from pretrain.interchange import huggingface_export as module
 
     right = module._tensor
 
@@ -65,7 +65,7 @@ def test_a_wrong_weight_is_found(
 def test_other_ids_are_found(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from data_prep.vocab import Vocab
+    from data_prep.tokens.vocab import Vocab
 
     right = Vocab.framed
     monkeypatch.setattr(Vocab, "framed", lambda self, text: [self.eod_id, *right(self, text)])

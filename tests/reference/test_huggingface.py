@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from configs.data_sections import Tokenizer
-from configs.model_section import Model
-from data_prep.vocab import Vocab, train_vocab
-from pretrain.export import export_directory
-from pretrain.generate import generate, generate_batch
-from pretrain.huggingface import import_directory
-from pretrain.model import Transformer
-from pretrain.rope import rope_base
+from configs.schema.data import Tokenizer
+from configs.schema.model import Model
+from data_prep.tokens.vocab import Vocab, train_vocab
+from pretrain.interchange.huggingface_export import export_directory
+from pretrain.interchange.huggingface_import import import_directory
+from pretrain.model.generate import generate, generate_batch
+from pretrain.model.rope import rope_base
+from pretrain.model.transformer import Transformer
 
 SHAPE: dict[str, Any] = {"num_layers": 2, "hidden_size": 48, "num_heads": 4, "context_length": 32}
 OURS = {

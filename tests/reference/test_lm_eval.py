@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from configs.data_sections import Tokenizer
-from configs.evaluation_sections import Benchmarks
-from configs.model_section import Model
-from configs.trust import trusting
-from data_prep.benchmark_tasks import quiet
-from data_prep.vocab import Vocab, train_vocab
-from eval.adapter import ReplicaLM
-from eval.benchmarks import benchmark_results, load_tasks
-from pretrain.export import export_directory
-from pretrain.model import Transformer
+from configs.safety.trust import trusting
+from configs.schema.data import Tokenizer
+from configs.schema.evaluation import Benchmarks
+from configs.schema.model import Model
+from data_prep.decontamination.benchmark_tasks import quiet
+from data_prep.tokens.vocab import Vocab, train_vocab
+from eval.harness.benchmarks import benchmark_results, load_tasks
+from eval.harness.lm_eval_adapter import ReplicaLM
+from pretrain.interchange.huggingface_export import export_directory
+from pretrain.model.transformer import Transformer
 
 CONTEXT = 512
 TASKS = Path(__file__).parents[2] / "configs" / "tasks"

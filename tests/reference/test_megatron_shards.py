@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from configs.data_sections import Normalize
-from configs.recipe import Recipe
-from data_prep.encode import NASTY
-from data_prep.normalize import normalize
-from data_prep.pipeline import prepare_inline
-from data_prep.shards import TokenStream
-from data_prep.vocab import Vocab
+from configs.schema.data import Normalize
+from configs.schema.recipe import Recipe
+from data_prep.stages.pipeline import prepare_inline
+from data_prep.text.normalize import normalize
+from data_prep.tokens.encode import NASTY
+from data_prep.tokens.shards import TokenStream
+from data_prep.tokens.vocab import Vocab
 
 TEXTS = [
     f"{text}\n{number} don't stop 中文没有空格 😀👩‍👩‍👧 \x07\x1b[0m <|endoftext|>"

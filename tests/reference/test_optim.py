@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.model_section import Model
-from configs.train_sections import MuonPolicy, Optimizer
-from pretrain.model import Transformer
-from pretrain.muon import orthogonalize
-from pretrain.optim import build_optimizer, matrices, parameter_groups
+from configs.schema.model import Model
+from configs.schema.train import MuonPolicy, Optimizer
+from pretrain.model.transformer import Transformer
+from pretrain.optimizer.groups import build_optimizer, matrices, parameter_groups
+from pretrain.optimizer.muon import orthogonalize
 
 SETTINGS = Optimizer(lr=0.01, betas=[0.9, 0.95], eps=1e-8, weight_decay=0.1)
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from configs.data_sections import Tokenizer
-from configs.model_section import Model
-from data_prep.vocab import Vocab, train_vocab
-from eval.perplexity import perplexity_results, score_texts
-from eval.scoring import score_windows, sliding_windows
-from pretrain.model import Transformer
+from configs.schema.data import Tokenizer
+from configs.schema.model import Model
+from data_prep.tokens.vocab import Vocab, train_vocab
+from eval.likelihood.perplexity import perplexity_results, score_texts
+from eval.likelihood.scoring import score_windows, sliding_windows
+from pretrain.model.transformer import Transformer
 
 CONTEXT = 12
 TEXTS = [

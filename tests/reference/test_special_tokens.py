@@ -12,14 +12,16 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data_prep.vocab import Vocab
-from eval.adapter import ReplicaLM
-from eval.perplexity import score_texts
-from launch.export_model import export_run
-from launch.models import choose_checkpoint, import_run
-from pretrain.checkpoint import load_weights, read_info
-from pretrain.generate import generate
-from pretrain.huggingface import open_directory
+from data_prep.tokens.vocab import Vocab
+from eval.harness.lm_eval_adapter import ReplicaLM
+from eval.likelihood.perplexity import score_texts
+from launch.models.choose import choose_checkpoint
+from launch.models.export_model import export_run
+from launch.models.import_model import import_run
+from pretrain.checkpoint.load_weights import load_weights
+from pretrain.checkpoint.manifest import read_info
+from pretrain.interchange.huggingface_import import open_directory
+from pretrain.model.generate import generate
 
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune must be in want of"
 TEXTS = [TEXT, " leading space", "naïve café 三国志 🦊\n\nend", "one"]

@@ -8,15 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.recipe import Recipe
-from data_prep.shards import TokenStream, load_manifest
-from data_prep.vocab import Vocab
-from pretrain.batches import BatchSource
-from pretrain.checkpoint import load_weights, step_directories
-from pretrain.model import Transformer
-from pretrain.schedule import learning_rate
+from configs.schema.recipe import Recipe
+from data_prep.tokens.shards import TokenStream, load_manifest
+from data_prep.tokens.vocab import Vocab
+from pretrain.batches.source import BatchSource
+from pretrain.checkpoint.load_weights import load_weights
+from pretrain.checkpoint.manifest import step_directories
+from pretrain.model.transformer import Transformer
+from pretrain.optimizer.schedule import learning_rate
 from pretrain.session import initial_weights, run
-from tests.training_run import metric_lines, prepare_data, tiny_recipe
+from tests.parts.training_run import metric_lines, prepare_data, tiny_recipe
 
 
 @pytest.fixture(scope="module", autouse=True)

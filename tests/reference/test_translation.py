@@ -11,14 +11,14 @@ import pytest
 import torch
 import zstandard
 
-from configs.data_sections import Tokenizer
-from configs.evaluation_sections import TranslationSet
-from configs.model_section import Model
-from data_prep.vocab import Vocab, train_vocab
-from eval.generation import Stops, complete
-from eval.translation import Pair, build_prompt, corpus_scores, fit_prompt, read_pairs, translation_results
-from pretrain.generate import generate
-from pretrain.model import Transformer
+from configs.schema.data import Tokenizer
+from configs.schema.evaluation import TranslationSet
+from configs.schema.model import Model
+from data_prep.tokens.vocab import Vocab, train_vocab
+from eval.generation.completions import Stops, complete
+from eval.generation.translation import Pair, build_prompt, corpus_scores, fit_prompt, read_pairs, translation_results
+from pretrain.model.generate import generate
+from pretrain.model.transformer import Transformer
 
 DATA = Path(__file__).parents[1] / "data" / "wmt22-zh-en-niutrans.jsonl.zst"
 SHIPPED = Path(__file__).parents[2] / "configs" / "corpus" / "classical-modern-zh-pairs.jsonl.zst"
@@ -172,7 +172,7 @@ def test_translations_keep_what_stands_before_the_line_end(tmp_path: Path, monke
         def keep(self, rows: list[int]) -> None:
             self.left = [self.left[row] for row in rows]
 
-    monkeypatch.setattr("pretrain.generate.Decoder", Knows)
+    monkeypatch.setattr("pretrain.model.generate.Decoder", Knows)
     config = Model(num_layers=1, hidden_size=8, num_heads=1, context_length=96)
     model = Transformer(config, config.padded_vocab(vocab.size)).eval()
     results, samples = translation_results(section, model, vocab, 2, 100)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import Recipe
+from configs.schema.recipe import Recipe
 from launch.cli import parse
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,12 +6,15 @@ configs <- data_prep <- pretrain <- eval <- launch; no imports the other way.
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import os
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -22,23 +25,40 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ["configs", "data_prep", "pretrain", "eval", "launch"]
 FILES = sorted(file for layer in LAYERS for file in (ROOT / layer).rglob("*.py"))
 MODULES = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in FILES]
+# The rooms of each package, from the ground up: a room (a folder, or a file beside the folders) imports only rooms that
+# stand before it in its line.
+ROOMS = {
+    "configs": "safety common schema",
+    "data_prep": "text sources readers extraction quality work funnel documents dedup decontamination tokens stages "
+    "__main__",
+    "pretrain": "signals garbage sizes batches model parallel objectives optimizer engine checkpoint interchange "
+    "reliability metrics numerics loop session planning train",
+    "eval": "results statistics contamination parts comparable likelihood generation harness scorer scaling_law "
+    "export_check suite report __main__",
+    "launch": "completion docs headlines trace processes stages planning models commands cli cluster",
+}
 # Heavy or optional packages, and the only places that may import them.
 ONLY_IN = {
-    "ray": ("data_prep/cluster.py", "launch/"),
-    # estimates.py calls its estimators of memory, which need no engine.
-    "deepspeed": ("pretrain/engine.py", "pretrain/estimates.py"),
-    "torchao": ("pretrain/float8.py",),
+    "ray": ("data_prep/work/cluster.py", "launch/"),
+    # deepspeed_estimate.py calls its estimators of memory, which need no engine.
+    "deepspeed": ("pretrain/engine/", "pretrain/planning/deepspeed_estimate.py"),
+    "torchao": ("pretrain/model/float8.py",),
     "torch": ("pretrain/", "eval/", "launch/"),
     "datasets": ("data_prep/", "eval/"),
     "transformers": ("eval/",),
     "ftfy": ("data_prep/",),
-    "lm_eval": ("eval/", "data_prep/benchmark_tasks.py"),
+    "lm_eval": ("eval/", "data_prep/decontamination/benchmark_tasks.py"),
 }
+
+
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def imports(file: Path) -> Iterator[tuple[str, int]]:
     """Every imported module with its line, those inside functions and under TYPE_CHECKING too."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(file)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -64,6 +84,73 @@ def test_imports_point_to_the_left(file: Path) -> None:
         assert top not in LAYERS or top in allowed, f"{name}:{line} imports {module}, which lies to its right"
         places = ONLY_IN.get(top)
         assert places is None or name.startswith(places), f"{name}:{line}: {top} belongs in {', '.join(places)}"
+
+
+def room_of(module: str) -> tuple[str, str]:
+    """`pretrain.model.attention` -> ("pretrain", "model")."""
+    package, _, rest = module.partition(".")
+    return package, rest.partition(".")[0]
+
+
+@cache
+def arrows() -> list[tuple[str, int, str]]:
+    """(file, line, imported module) of all imports within a package, `from package.room import module` too."""
+    found = []
+    for file in FILES:
+        package = file.relative_to(ROOT).parts[0]
+        submodules = [
+            (f"{node.module}.{alias.name}", node.lineno)
+            for node in ast.walk(tree_of(file))
+            if isinstance(node, ast.ImportFrom) and node.module in {package, *MODULES}
+            for alias in node.names
+            if f"{node.module}.{alias.name}" in MODULES
+        ]
+        for module, line in [*imports(file), *submodules]:
+            if module.startswith(f"{package}."):
+                found.append((file.relative_to(ROOT).as_posix(), line, module))
+    return found
+
+
+def test_every_room_stands_on_a_declared_floor() -> None:
+    for package, rooms in ROOMS.items():
+        found = {room_of(module)[1] for module in MODULES if module.startswith(f"{package}.")}
+        assert found == set(rooms.split())
+
+
+def test_rooms_import_only_rooms_below_them() -> None:
+    """Imports inside functions and under TYPE_CHECKING count, so there can be no circle of rooms either."""
+    wrong = []
+    for file, line, module in arrows():
+        package, below = room_of(module)
+        rooms = ROOMS[package].split()
+        own = room_of(file.removesuffix(".py").replace("/", "."))[1]
+        if rooms.index(below) > rooms.index(own):
+            wrong.append(f"{file}:{line} imports {module}, but {below} stands above {own}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_do_not_import_in_circles() -> None:
+    """Of files that import each other, one can be read only after the other."""
+    needs: dict[str, set[str]] = {module: set() for module in MODULES}
+    for file, _, module in arrows():
+        name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        if module in needs and module != name:
+            needs[name].add(module)
+    graphlib.TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_two_files_of_a_package_have_the_same_name() -> None:
+    """A name in a stack trace or a search must mean one file."""
+    for package in LAYERS:
+        names = Counter(file.name for file in (ROOT / package).rglob("*.py") if file.name != "__init__.py")
+        assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_every_room_says_in_one_sentence_what_it_is_for() -> None:
+    for file in FILES:
+        if file.name == "__init__.py":
+            sentence = ast.get_docstring(tree_of(file))
+            assert sentence and sentence.splitlines()[0].endswith("."), f"{file}: say what the room is for"
 
 
 def test_eval_is_never_imported_by_its_bare_name() -> None:
@@ -104,14 +191,14 @@ def probe(modules: list[str], directory: Path) -> dict[str, object]:
 
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
-    report = probe([name for name in MODULES if name != "pretrain.engine"], tmp_path)
+    report = probe([name for name in MODULES if name != "pretrain.engine.engine"], tmp_path)
     assert report["files"] == [] and report["threads"] == 1
 
 
 def test_the_doors_are_light(tmp_path: Path) -> None:
     """Help texts and skipped stages must not wait for torch, ray or datasets."""
     light = [name for name in MODULES if name.split(".")[0] in ("configs", "data_prep")]
-    loaded = probe([*light, "launch.cli", "eval.__main__", "pretrain.exportable"], tmp_path)["loaded"]
+    loaded = probe([*light, "launch.cli", "eval.__main__", "pretrain.interchange.exportable"], tmp_path)["loaded"]
     assert isinstance(loaded, dict)
     heavy = {"torch", "ray", "datasets", "transformers", "deepspeed", "lm_eval", "matplotlib"}
     for name, modules in loaded.items():

@@ -1,0 +1,1 @@
+"""Ground shared by all packages: files, locks, exit codes, progress, numbers on pages."""

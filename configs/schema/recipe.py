@@ -1,0 +1,418 @@
+"""The recipe: YAML file + `a.b=value` overrides -> one validated, immutable description of a run.
+
+Precedence: defaults, then the file, then overrides from left to right. Relative paths are resolved against the place
+they were written: the recipe file's directory, or the working directory for overrides.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from configs.common.files import fingerprint, write_text
+from configs.safety.hide_secrets import is_secret, mask, mask_override
+from configs.safety.own_files import refuse_links
+from configs.safety.parsing import parse_yaml
+from configs.schema.data import Data
+from configs.schema.deepspeed_keys import check_deepspeed
+from configs.schema.evaluation import Evaluation, Report
+from configs.schema.float8_limits import check_float8
+from configs.schema.model import Model
+from configs.schema.overrides import RecipeError as RecipeError
+from configs.schema.overrides import apply_override, set_value
+from configs.schema.presets import PRESETS
+from configs.schema.scaling import derive, filled, has_dial
+from configs.schema.section import PathMarker, Section
+from configs.schema.train import Train
+
+RESOLVED_NAME = "recipe.yaml"
+
+
+class Recipe(Section):
+    """Everything a run needs. See `docs/recipe.md` for all keys."""
+
+    name: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="Name of the run, and of its directory in `runs/`; where the file does not say it, the file's own.",
+    )
+    seed: int = Field(1234, ge=0, le=2**62, description="Seed of everything random.")
+    out: str | None = Field(
+        None, min_length=1, description="Run directory, relative to the working directory; null: `runs/<name>`."
+    )
+    data: Data
+    model: Model
+    train: Train
+    deepspeed: dict[str, Any] = Field(
+        {},
+        description="For DeepSpeed: settings that import no code and write no files (docs/security.md). A clash "
+        "with a derived value is an error.",
+    )
+    evaluation: Evaluation = Evaluation()
+    report: Report = Report()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _turn_dial(cls, values: Any) -> Any:
+        if not has_dial(values):
+            return values
+        try:
+            return filled(values, derive(values))
+        except (TypeError, AttributeError):  # something is of a wrong type: validation says what
+            return values
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Recipe:
+        check_float8(self.model, self.train)
+        check_deepspeed(self.deepspeed)
+        return self
+
+    @property
+    def run_directory(self) -> Path:
+        """Where everything of this run is written."""
+        return Path(self.out or f"runs/{self.name}").resolve()
+
+    @property
+    def data_directory(self) -> Path:
+        """Where the data stages are written: shared between runs when `data.directory` says so."""
+        return Path(self.data.directory).resolve() if self.data.directory else self.run_directory / "data"
+
+    def fingerprint(self) -> str:
+        """Digest of all settings but the place they are written to."""
+        return fingerprint(self.model_dump(mode="json", exclude={"out": True, "data": {"directory": True}}))
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise RecipeError(f"{where} is not valid YAML: {error}") from error
+
+
+def _copy(node: Any) -> Any:
+    """A copy in which nothing is shared: an override of a section must not reach its YAML aliases."""
+    if isinstance(node, dict):
+        return {key: _copy(value) for key, value in node.items()}
+    return [_copy(item) for item in node] if isinstance(node, list) else node
+
+
+# ------------------------------------------------------------------------------------------------------ problems, paths
+def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _nested_models(argument)
+
+
+def _keys_at(path: Sequence[str | int]) -> list[str]:
+    """The keys that are valid beside the last element of `path`."""
+    model: type[BaseModel] | None = Recipe
+    for key in path[:-1]:
+        if isinstance(key, int) or model is None:
+            continue
+        field = model.model_fields.get(key)
+        model = next(_nested_models(field.annotation), None) if field else model
+    return list(model.model_fields) if model else []
+
+
+def _describe(error: Any) -> str:
+    path = [
+        key for key in error["loc"] if not (isinstance(key, str) and ("[" in key or key in {"str", "constrained-str"}))
+    ]
+    dotted = ".".join(map(str, path)) or "recipe"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(path[-1]), _keys_at(path), n=1, cutoff=0.5)
+        hint = (
+            f"did you mean `{'.'.join(map(str, [*path[:-1], near[0]]))}`?"
+            if near
+            else f"known keys: {', '.join(_keys_at(path))}"
+        )
+        return f"{dotted}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{dotted}: missing; the recipe must set it"
+    message = error["msg"].removeprefix("Value error, ")
+    given = mask(error.get("input"), hidden=any(is_secret(key) for key in path))
+    return f"{dotted}: {message}" + (f" (given: {given!r})" if not isinstance(given, dict | list | BaseModel) else "")
+
+
+def _resolve_paths(section: BaseModel, values: Any, base_for: Any, prefix: tuple[str | int, ...] = ()) -> None:
+    """Rewrites relative path settings in the raw `values` to absolute ones, guided by the schema of `section`."""
+    for name, field in type(section).model_fields.items():
+        value = values.get(name) if isinstance(values, dict) else None
+        if value is None:
+            continue
+        here = (*prefix, name)
+        current = getattr(section, name)
+        if marker := path_marker(field):
+            values[name] = _absolute(value, base_for, here, marker.pattern)
+        elif isinstance(current, BaseModel):
+            _resolve_paths(current, value, base_for, here)
+        elif isinstance(current, list):
+            for index, item in enumerate(current):
+                if isinstance(item, BaseModel):
+                    _resolve_paths(item, value[index], base_for, (*here, index))
+
+
+def is_path(field: Any) -> bool:
+    return path_marker(field) is not None
+
+
+def path_marker(field: Any) -> PathMarker | None:
+    """What marks a field of a section as a path; None for other fields."""
+    return next(_markers((field.metadata, field.annotation)), None)
+
+
+def _markers(annotation: Any) -> Iterator[PathMarker]:
+    """The markers in a field's type, such as `list[PathText] | None`."""
+    if isinstance(annotation, PathMarker):
+        yield annotation
+    inner = annotation if isinstance(annotation, list | tuple) else get_args(annotation)
+    for part in (*inner, *getattr(annotation, "__metadata__", ())):
+        yield from _markers(part)
+
+
+def _absolute(value: Any, base_for: Any, path: tuple[str | int, ...], pattern: bool) -> Any:
+    if isinstance(value, list):
+        return [_absolute(item, base_for, (*path, index), pattern) for index, item in enumerate(value)]
+    if "://" in value:
+        return value
+    base, rest = base_for(path).absolute(), Path(value)
+    if rest.parts[:1] and rest.parts[0].startswith("~"):
+        base, rest = Path(rest.parts[0]).expanduser(), Path(*rest.parts[1:])
+    if pattern:
+        base = Path(glob.escape(str(base)))  # only what was written is a pattern
+    return str(base / rest)
+
+
+# -------------------------------------------------------------------------------------------------------------- public
+class Origins:
+    """Where each value came from: an override, the file, the dial, the data section's preset, or the default."""
+
+    def __init__(
+        self, file: Path, written: Any, overrides: dict[tuple[str | int, ...], str], preset: str, values: Any
+    ) -> None:
+        """`written` is what the file says, `values` the same with the overrides."""
+        self.file = file
+        self._dialled = derive(values)
+        model = values.get("model") or {}
+        self._dial = next((f"{key} {model[key]}" for key in ("size", "depth") if model.get(key) is not None), "")
+        self._written = written
+        self._overrides = overrides
+        self._preset = preset
+
+    def override(self, path: tuple[str | int, ...]) -> str | None:
+        """The override that set this path or a parent of it, if any."""
+        return next(
+            (self._overrides[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._overrides), None
+        )
+
+    def of(self, path: tuple[str | int, ...]) -> str:
+        """`override …`, `file`, `from size …` or `from depth …` (the dial), `preset …` or `default`."""
+        if path in self._dialled:
+            return f"from {self._dial}"
+        if text := self.override(path):
+            return f"override {mask_override(text)}"
+        if _reaches(self._written, path):
+            return self.file.name
+        if path[:1] == ("data",) and _reaches(PRESETS.get(self._preset, {}), path[1:]):
+            return f"preset {self._preset}"
+        return "default"
+
+
+def _reaches(node: Any, path: Sequence[str | int]) -> bool:
+    """Whether there is a value at this path."""
+    for key in path:
+        try:
+            node = node[key]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+def load_with_origins(
+    path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, str | int] | None = None
+) -> tuple[Recipe, Origins]:
+    """Like `load`, and also tells where each value came from."""
+    file = Path(path)
+    if not file.is_file():
+        shipped = sorted(item.name for item in Path(__file__).parents[1].glob("*.yaml"))
+        raise RecipeError(f"{file}: no such recipe. Shipped in configs/: {', '.join(shipped)}")
+    try:
+        written = _parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file} is not UTF-8 text ({error}); save it as UTF-8") from error
+    values = _copy(written)
+    if not isinstance(values, dict):
+        raise RecipeError(f"{file}: a recipe is a mapping of sections, such as `data:`, `model:`, `train:`")
+    problems: list[str] = []
+    origins: dict[tuple[str | int, ...], str] = {}
+    for override in overrides:
+        try:
+            origins[tuple(apply_override(values, override))] = override
+        except RecipeError as error:
+            problems.append(str(error))
+    for dotted, value in (literal or {}).items():
+        try:
+            origins[tuple(set_value(values, dotted, value, dotted))] = f"{dotted}={value}"
+        except RecipeError as error:
+            problems.append(str(error))
+    values.setdefault("name", _named_after(file))
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems += [_describe(item) for item in error.errors()]
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise RecipeError(f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in the recipe\n{listed}")
+    known = Origins(file, written, origins, recipe.data.preset, values)
+    _resolve_paths(recipe, values, lambda key: Path.cwd() if known.override(key) else file.absolute().parent)
+    return Recipe.model_validate(values), known
+
+
+def _named_after(file: Path) -> str:
+    """What a recipe is called that does not say its name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", file.stem).lstrip("_.-") or "recipe"
+
+
+def check_name(path: str | Path, recipe: Recipe, overrides: Sequence[str] = ()) -> None:
+    """Refuses a copied recipe that still has the original's name, and would run in the original's directory.
+
+    Raises:
+        RecipeError: when the file gives a name that is not its own, and nothing else says where to run.
+    """
+    file = Path(path)
+    own = _named_after(file)
+    given = recipe.out is not None or any(text.startswith("name=") for text in overrides)
+    if recipe.name != own and not given and file.name != RESOLVED_NAME:
+        raise RecipeError(
+            f"{file} says `name: {recipe.name}`, so it would run in runs/{recipe.name}, which is the place of "
+            f"{recipe.name}.yaml; leave `name` out (a recipe is called like its file), make it `{own}`, or choose a "
+            "directory with --out"
+        )
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, str | int] | None = None) -> Recipe:
+    """Reads and validates a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: `a.b=value` strings; values are YAML.
+        literal: dotted path -> value that is taken as it is, such as a path from the command line; these come last.
+
+    Raises:
+        RecipeError: every problem found, each with the full path of the key; for an unknown key, the nearest one.
+    """
+    return load_with_origins(path, overrides, literal)[0]
+
+
+def load_run(run: str | Path) -> Recipe:
+    """The resolved recipe of a run directory, pointing at that directory even if it was moved.
+
+    Raises:
+        RecipeError: when it is no run directory, or its recipe cannot be used.
+        ValueError: when something in it leads out of it.
+    """
+    refuse_links(Path(run).resolve())
+    file = Path(run) / RESOLVED_NAME
+    if not file.is_file():
+        raise RecipeError(
+            f"{run} is not a run directory: it has no {RESOLVED_NAME}. Start one with `replica run RECIPE --out {run}`."
+        )
+    recipe = load(file)
+    return recipe.model_copy(update={"out": str(Path(run).resolve())})
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out."""
+    return to_yaml(recipe.model_dump(mode="json"))
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """Settings as YAML, in their own order."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
+def published(recipe: Recipe) -> str:
+    """The recipe as `dump` gives it, to be shown around: secrets of URLs and of file systems' options are `***`."""
+    return to_yaml(mask(recipe.model_dump(mode="json")))
+
+
+def save(recipe: Recipe, run: Path) -> Path:
+    """Writes the resolved recipe into the run directory; returns the file.
+
+    The run goes on from it, so it holds the recipe's secrets; with any in it, it is for its owner alone (mode 0600).
+    """
+    target, text = run / RESOLVED_NAME, dump(recipe)
+    write_text(target, text, private=text != published(recipe))
+    return target
+
+
+def save_published(recipe: Recipe, directory: Path) -> Path:
+    """Writes the recipe without its secrets, for a directory that is copied and uploaded; returns the file."""
+    target = directory / RESOLVED_NAME
+    write_text(target, published(recipe))
+    return target
+
+
+def json_schema() -> str:
+    """JSON schema of a recipe, for editors (`# yaml-language-server: $schema=recipe.schema.json`)."""
+    return json.dumps(Recipe.model_json_schema(), indent=2) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------- derived settings
+class BatchPlan(BaseModel):
+    """One solution of: global = micro x accumulation x ranks / ranks that share a row (all in sequences)."""
+
+    global_batch: int
+    micro_batch: int
+    accumulation: int
+    ranks: int
+
+
+def solve_batch(train: Train, ranks: int) -> BatchPlan:
+    """Solves the batch equation; the one place where it is solved.
+
+    Raises:
+        ValueError: when the global batch cannot be divided over these ranks and micro-batches.
+    """
+    total, sharing = train.global_batch_size, train.parallel.sharing
+    if ranks % sharing:
+        name = "tensor" if train.parallel.tensor > 1 else "sequence"
+        raise ValueError(
+            f"train.parallel.{name} {sharing} does not divide {ranks} ranks; change it or the number of ranks"
+        )
+    groups = ranks // sharing
+    if total % groups:
+        raise ValueError(
+            f"train.global_batch_size {total} cannot be divided over {groups} ranks; make it a multiple of {groups}"
+        )
+    per_rank = total // groups
+    micro = train.micro_batch_size
+    if micro is None:
+        micro = max(size for size in range(1, min(per_rank, 16) + 1) if per_rank % size == 0)
+    elif per_rank % micro:
+        raise ValueError(
+            f"train.global_batch_size {total} over {groups} ranks is {per_rank} sequences per rank, "
+            f"not a multiple of train.micro_batch_size {micro}; change one of them"
+        )
+    return BatchPlan(global_batch=total, micro_batch=micro, accumulation=per_rank // micro, ranks=ranks)
+
+
+def total_steps(recipe: Recipe, train_windows: int) -> int:
+    """Optimizer steps of the run; `train_windows` is the number of windows in the training split (for epochs)."""
+    train = recipe.train
+    if train.steps is not None:
+        return train.steps
+    if train.tokens is not None:
+        return -(-train.tokens // (train.global_batch_size * recipe.model.context_length))
+    assert train.epochs is not None
+    return max(1, -(-int(train.epochs * train_windows) // train.global_batch_size))

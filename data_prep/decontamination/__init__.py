@@ -1,0 +1,1 @@
+"""Finds training documents that share text with evaluation sets."""

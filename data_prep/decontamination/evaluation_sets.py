@@ -1,0 +1,285 @@
+"""The sets that a recipe's models are scored on, as evaluation and decontamination both read them.
+
+An item's key is a hash of its text, so that both find the same item, whatever is left out or cut off before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from configs.safety.parsing import parse_json
+from configs.schema.data import Normalize, Source
+from configs.schema.evaluation import PerplexitySet, TranslationSet
+from configs.schema.recipe import Recipe
+from data_prep.decontamination.benchmark_tasks import SHIPPED_TASKS, check_places, task_passages
+from data_prep.documents.conversion import read_documents
+from data_prep.documents.document import Document, Rejected
+from data_prep.readers import Reading, read_records
+from data_prep.sources.places import Place, as_pattern, expand, names_within
+from data_prep.text.normalize import normalize
+
+# Web archives hold pages that are no text and responses without one; to leave those out is what is meant.
+_OF_OTHER_KINDS = {"http_status", "not_text_media"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sentence and its translation."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One scored thing: a document, a pair, a question with its answers."""
+
+    set: str  # such as perplexity/heldout, translation/wmt, benchmark/piqa, file/test.jsonl
+    key: str
+    passages: tuple[str, ...]
+
+
+def item_key(passages: Sequence[str]) -> str:
+    """16 hexadecimal digits; passages keep their borders."""
+    text = "\x00".join(passages).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8: JSON's escapes can spell half a surrogate pair, which cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def set_key(items: Iterable[Sequence[str]]) -> str:
+    """32 hexadecimal digits of a set's content: the passages of its items, in order, with all borders."""
+    digest = hashlib.blake2b(digest_size=16)
+    for passages in items:
+        digest.update(item_key(passages).encode())
+    return digest.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+def read_texts(section: PerplexitySet, rules: Normalize) -> list[str]:
+    """The set's documents, normalised like the training text; empty ones are left out.
+
+    Raises:
+        ValueError: a missing file, a broken one, a broken record in one, or a set without text.
+    """
+    source = Source(
+        name=section.name,
+        path=section.path,
+        text_field=section.text_field,
+        text_documents=section.text_documents,
+        max_documents=section.max_documents,
+    )
+    texts = [normalize(document.text, rules) for document in _all_documents(source, f"perplexity set `{section.name}`")]
+    texts = [text for text in texts if text]
+    if not texts:
+        raise ValueError(f"perplexity set `{section.name}`: no text in {section.path}")
+    return texts
+
+
+def _all_documents(source: Source, what: str) -> Iterator[Document]:
+    """As `read_documents`, but a record that is no document is an error: a score must not be of an unknown part.
+
+    Raises:
+        ValueError: naming the file, the record and what is wrong with it.
+    """
+    broken: list[Rejected] = []
+    for document in read_documents(source, on_reject=broken.append):
+        _refuse(broken, what)
+        yield document
+    _refuse(broken, what)
+
+
+def _refuse(broken: list[Rejected], what: str) -> None:
+    for item in broken:
+        if item.reason not in _OF_OTHER_KINDS:
+            file, _, place = item.where.rpartition(":")
+            where = f"{file}, record {int(place) + 1}," if place.isdecimal() else item.where
+            raise ValueError(
+                f"{what}: {where} is no document ({item.reason}: {item.excerpt}); mend it or take it out, and see that "
+                "text_field names the field with the text"
+            )
+    broken.clear()
+
+
+def read_all_pairs(section: TranslationSet) -> list[Pair]:
+    """All pairs of a set, white space evened out.
+
+    Raises:
+        ValueError: a missing file, a broken one, or a missing field.
+    """
+    pairs: list[Pair] = []
+    for row in _rows(section):
+        for field in (section.source_field, section.target_field):
+            if not isinstance(row.get(field), str):
+                raise ValueError(
+                    f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has no text in the "
+                    f"field `{field}` (its fields: {', '.join(row)}); set source_field and target_field"
+                )
+            if not is_unicode(row[field]):
+                raise ValueError(
+                    f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has half of a "
+                    f"surrogate pair in the field `{field}`, which is no character; mend it"
+                )
+        pairs.append(Pair(" ".join(row[section.source_field].split()), " ".join(row[section.target_field].split())))
+    return pairs
+
+
+def _rows(section: TranslationSet) -> Iterator[dict[str, Any]]:
+    for file in expand(section.path):
+        for record in read_records(file, Reading(fields=(section.source_field, section.target_field))):
+            where = f"translation set `{section.name}`: {file}, line {record.position + 1},"
+            if record.value is None:
+                raise ValueError(f"{where} cannot be read ({record.reason}: {record.detail})")
+            try:
+                row = parse_json(record.value) if isinstance(record.value, bytes) else record.value
+            except ValueError as error:
+                raise ValueError(f"{where} is not valid JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{where} is not an object of fields")
+            yield row
+
+
+# ------------------------------------------------------------------------------------------------------ decontamination
+def contents_of(recipe: Recipe, identify: Callable[[Any], Any]) -> dict[str, Any]:
+    """What the items depend on: settings and contents of every set that `data.decontaminate` names; nothing is parsed.
+
+    Of lm-eval's own tasks it is the name and lm-eval's version; their data is fetched when they are read.
+
+    Args:
+        recipe: the sets are `evaluation` and `data.decontaminate`.
+        identify: gives a file's size and digest.
+
+    Raises:
+        ValueError: a missing file.
+    """
+    settings, section = recipe.data.decontaminate, recipe.evaluation
+    assert settings is not None
+    found: dict[str, Any] = {"files": [identify(path) for path in _files(settings.files)]}
+    tasks = list(settings.tasks)
+    if settings.evaluation:
+        for kind, sets in (("perplexity", section.perplexity), ("translation", section.translation)):
+            for item in sets:
+                found[f"{kind}/{item.name}"] = _contents(item, identify)
+        tasks += section.benchmarks.tasks
+        found["normalize"] = recipe.data.normalize.model_dump(mode="json")
+    if tasks:
+        found["tasks"] = {"names": tasks, "files": _task_files(recipe, identify), "lm_eval": _lm_eval()}
+    return found
+
+
+def _contents(item: PerplexitySet | TranslationSet, identify: Callable[[Any], Any]) -> dict[str, Any]:
+    own = item.model_dump(mode="json", exclude={"path", "stride", "max_new_tokens", "tokenize"})
+    return {"settings": own, "files": [identify(path) for path in expand(item.path)]}
+
+
+def _task_files(recipe: Recipe, identify: Callable[[Any], Any]) -> list[Any]:
+    local = [path for place in _places(recipe) for path in sorted(Path(place).rglob("*")) if path.is_file()]
+    return [identify(path) for path in local]
+
+
+def changed_sets(recipe: Recipe, compared: dict[str, Any], identify: Callable[[Any], Any]) -> set[str]:
+    """Names of the sets that are scored and are not what they were; `benchmark` for all tasks.
+
+    A set that was not compared, or whose files are missing, is none of them.
+
+    Args:
+        recipe: the sets are those of `evaluation`.
+        compared: what `contents_of` gave before.
+        identify: gives a file's size and digest.
+    """
+    section, found = recipe.evaluation, set()
+    for kind, sets in (("perplexity", section.perplexity), ("translation", section.translation)):
+        for item in sets:
+            before = compared.get(f"{kind}/{item.name}")
+            if before is not None and _differs(before, partial(_contents, item, identify)):
+                found.add(f"{kind}/{item.name}")
+    if section.benchmarks.tasks and "tasks" in compared:
+        before = {"settings": {}, "files": compared["tasks"]["files"]}
+        if _differs(before, lambda: {"settings": {}, "files": _task_files(recipe, identify)}):
+            found.add("benchmark")
+    return found
+
+
+def _differs(before: dict[str, Any], contents: Callable[[], dict[str, Any]]) -> bool:
+    try:
+        now = contents()
+    except ValueError:  # missing: scoring says so
+        return False
+    known = before["settings"].keys() & now["settings"].keys()  # another version has other settings
+    return before["files"] != now["files"] or any(before["settings"][key] != now["settings"][key] for key in known)
+
+
+def read_items(recipe: Recipe) -> Iterator[Item]:
+    """All items of the sets that `data.decontaminate` names, set by set.
+
+    Raises:
+        ValueError: a set or task that cannot be read, by name.
+    """
+    settings, section = recipe.data.decontaminate, recipe.evaluation
+    assert settings is not None
+    if settings.evaluation:
+        for texts in section.perplexity:
+            for text in read_texts(texts, recipe.data.normalize):
+                yield _item(f"perplexity/{texts.name}", [text])
+        for pairs in section.translation:
+            for pair in read_all_pairs(pairs):
+                yield _item(f"translation/{pairs.name}", [pair.source, pair.target])
+        yield from _task_items(section.benchmarks.tasks, recipe, "evaluation.benchmarks.tasks")
+    files = _files(settings.files)
+    for name, path in zip(names_within(files), files, strict=True):
+        listed = Source(name="set", path=as_pattern(path), text_field="*")
+        for document in _all_documents(listed, "data.decontaminate.files"):
+            yield _item(f"file/{name}", [document.text])
+    further = [name for name in settings.tasks if not settings.evaluation or name not in section.benchmarks.tasks]
+    yield from _task_items(further, recipe, "data.decontaminate.tasks")
+
+
+def _task_items(names: Sequence[str], recipe: Recipe, setting: str) -> Iterator[Item]:
+    if names:
+        for task, docs in task_passages(names, _places(recipe), setting):
+            for passages in docs:
+                yield _item(f"benchmark/{task}", passages)
+
+
+def _item(name: str, passages: Sequence[str]) -> Item:
+    return Item(name, item_key(passages), tuple(passages))
+
+
+def _files(paths: Sequence[str]) -> list[Place]:
+    return expand(list(paths)) if paths else []
+
+
+def _places(recipe: Recipe) -> list[str]:
+    """Directories with task files: the shipped ones, and the recipe's own, which win."""
+    own = recipe.evaluation.benchmarks.include_path
+    if own is not None and not Path(own).is_dir():
+        raise ValueError(f"evaluation.benchmarks.include_path: there is no directory {own}")
+    return [str(SHIPPED_TASKS), *([own] if own is not None and Path(own).resolve() != SHIPPED_TASKS else [])]
+
+
+def check_tasks(recipe: Recipe) -> None:
+    """Refuses, before anything is done, a recipe whose tasks would be refused when they are opened.
+
+    Raises:
+        ValueError: as `benchmark_tasks.check_places`.
+    """
+    settings = recipe.data.decontaminate
+    if recipe.evaluation.benchmarks.tasks or (settings is not None and settings.tasks):
+        check_places(_places(recipe))
+
+
+def _lm_eval() -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Turns HTML and XML into the text that a reader would see."""

@@ -1,0 +1,1 @@
+"""Counts what became of every document, and shows it with examples."""

@@ -1,0 +1,1 @@
+"""Finds the files of a source: local paths, globs, URLs, lists of files."""

@@ -1,0 +1,1 @@
+"""Runs the stages of data preparation in order, on the driver."""

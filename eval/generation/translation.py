@@ -1,0 +1,191 @@
+"""BLEU and chrF of few-shot translation, by sacrebleu with its signature (Post 2018, arXiv:1804.08771)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from configs.schema.evaluation import TranslationSet
+from data_prep.decontamination.evaluation_sets import Pair as Pair
+from data_prep.decontamination.evaluation_sets import read_all_pairs, set_key
+from data_prep.tokens.vocab import Vocab
+from eval.contamination import labelled, split
+from eval.generation.completions import complete
+from eval.likelihood.scoring import Report
+from eval.results import Result, Sample
+from eval.statistics import no_interval
+from pretrain.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from data_prep.decontamination.decontaminate import Touched
+
+SHOWN_SAMPLES = 3
+
+
+def read_pairs(section: TranslationSet) -> tuple[list[Pair], list[Pair]]:
+    """The set's solved examples and its scored pairs.
+
+    Raises:
+        ValueError: a missing file, a missing field, or nothing left to score.
+    """
+    pairs = read_all_pairs(section)
+    scored = pairs[section.shots :][: section.max_items]
+    if not scored:
+        raise ValueError(
+            f"translation set `{section.name}`: {section.path} has {len(pairs)} pairs, none left after "
+            f"{section.shots} shots"
+        )
+    return pairs[: section.shots], scored
+
+
+def build_prompt(section: TranslationSet, shots: Sequence[Pair], source: str) -> str:
+    """Solved examples, then the sentence to translate; the translation ends at the line's end."""
+    solved = "".join(
+        f"{section.source_label}: {pair.source}\n{section.target_label}: {pair.target}\n\n" for pair in shots
+    )
+    return f"{solved}{section.source_label}: {source}\n{section.target_label}:"
+
+
+def fit_prompt(
+    section: TranslationSet, shots: Sequence[Pair], source: str, vocab: Vocab, room: int
+) -> tuple[list[int], int]:
+    """Prompt ids, with as many of the last shots as fit in `room` tokens, and how many those are."""
+    for dropped in range(len(shots) + 1):
+        ids = vocab.prompt(build_prompt(section, shots[dropped:], source))
+        if len(ids) <= room:
+            return ids, len(shots) - dropped
+    return ids[-room:], 0
+
+
+def bleu_with(tokenize: str) -> Any:
+    """sacrebleu's BLEU with one of its tokenizers, which may need a package or a file of its own.
+
+    Raises:
+        ValueError: sacrebleu has no such tokenizer, or what it needs is missing.
+    """
+    from sacrebleu.metrics import BLEU
+
+    if tokenize not in BLEU.TOKENIZERS:
+        raise ValueError(f"sacrebleu has no tokenizer `{tokenize}`; it has {', '.join(sorted(BLEU.TOKENIZERS))}")
+    try:
+        return BLEU(tokenize=tokenize)
+    except Exception as error:  # RuntimeError, ImportError, or whatever its download raises
+        said = " ".join(str(error).split()) or type(error).__name__
+        extra = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}.get(tokenize, "sentencepiece")
+        raise ValueError(
+            f"sacrebleu's tokenizer `{tokenize}` cannot be made ({said}); it needs `pip install '{extra}'`"
+            + ("" if "mecab" in tokenize else ", and a network once, to fetch its model")
+        ) from error
+
+
+def corpus_scores(
+    hypotheses: Sequence[str], references: Sequence[str], tokenize: str, bootstrap_samples: int
+) -> dict[str, tuple[Any, str]]:
+    """sacrebleu's BLEU and chrF with bootstrap, each with its signature.
+
+    Raises:
+        ValueError: see `bleu_with`.
+    """
+    from sacrebleu.metrics import CHRF
+
+    class PlainCHRF(CHRF):  # type: ignore[misc]  # sacrebleu's own types are partial
+        """chrF in Python floats: sacrebleu 2.6 cannot average scores of which one is a plain 0.0."""
+
+        def _compute_score_from_stats(self, stats: Any) -> Any:
+            score = super()._compute_score_from_stats(stats)
+            score.score = float(score.score)
+            return score
+
+    scores = {}
+    for name, metric in (("bleu", bleu_with(tokenize)), ("chrf", PlainCHRF())):
+        score = metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=bootstrap_samples)
+        scores[name] = (score, str(metric.get_signature()))
+    return scores
+
+
+def translation_results(
+    section: TranslationSet,
+    model: Transformer,
+    vocab: Vocab,
+    batch_size: int,
+    bootstrap_samples: int,
+    report: Report | None = None,
+    touched: Touched | None = None,
+) -> tuple[list[Result], list[Sample]]:
+    """Translates the set greedily and scores it, beside copying the source; also returns a few translations to show.
+
+    Pairs that the training documents touch, and the others, are scored by themselves too, where `touched` knows them.
+    """
+    bleu_with(section.tokenize)  # before any translating: what it needs may be missing
+    shots, pairs = read_pairs(section)
+    room = model.config.context_length - section.max_new_tokens
+    if room < 2:
+        raise ValueError(
+            f"translation set `{section.name}`: max_new_tokens {section.max_new_tokens} leaves no room for a prompt in "
+            f"model.context_length {model.config.context_length}; lower it"
+        )
+    fitted = [fit_prompt(section, shots, pair.source, vocab, room) for pair in pairs]
+    texts = complete(model, vocab, [ids for ids, _ in fitted], section.max_new_tokens, ["\n"], batch_size, report)
+    hypotheses = [text.strip() for text in texts]
+    references, sources = [pair.target for pair in pairs], [pair.source for pair in pairs]
+    shown = sum(count for _, count in fitted) / len(fitted)
+    note = f"{shown:.1f} of {section.shots} shots fit on average; greedy, at most {section.max_new_tokens} new tokens"
+    settings = {
+        "shots": section.shots,
+        "new tokens": section.max_new_tokens,
+        "labels": f"{section.source_label}, {section.target_label}",
+        "examples": set_key((pair.source, pair.target) for pair in shots)[:8],
+    }
+    passages = [(pair.source, pair.target) for pair in pairs]
+    scored = partial(_scored, section, bootstrap_samples=bootstrap_samples)
+    results = scored("", hypotheses, references, note=note, settings=settings, key=set_key(passages))
+    remark = "the source itself as its translation"
+    results += scored("copy_", sources, references, note=remark, settings={}, key=set_key(passages))
+    for part, mask in split(touched, f"translation/{section.name}", passages).items():
+        chosen = [number for number, inside in enumerate(mask) if inside]
+        ours, theirs = ([texts[number] for number in chosen] for texts in (hypotheses, references))
+        key = set_key(passages[number] for number in chosen)
+        results += labelled(scored("", ours, theirs, note=note, settings=settings, key=key), part)
+    samples = [
+        Sample("translation", f"{section.name}, pair {index + 1}", pair.source, text, "greedy", pair.target)
+        for index, (pair, text) in enumerate(zip(pairs[:SHOWN_SAMPLES], hypotheses, strict=False))
+    ]
+    return results, samples
+
+
+def _scored(
+    section: TranslationSet,
+    prefix: str,
+    outputs: Sequence[str],
+    references: Sequence[str],
+    *,
+    bootstrap_samples: int,
+    note: str,
+    settings: dict[str, Any],
+    key: str,
+) -> list[Result]:
+    """BLEU, and chrF but for copies, of some pairs."""
+    scores = corpus_scores(outputs, references, section.tokenize, bootstrap_samples)
+    # One pair, or pairs that all score alike, say nothing about others.
+    spread = {name: len(outputs) > 1 and score._ci > 0 for name, (score, _) in scores.items()}
+    return [
+        Result(
+            name=f"translation/{section.name}/{prefix}{name}",
+            value=min(100.0, score.score),  # rounding can bring 100.00000000000004
+            low=max(0.0, float(score._mean - score._ci)) if spread[name] else None,
+            high=min(100.0, float(score._mean + score._ci)) if spread[name] else None,
+            n=len(outputs),
+            unit={"bleu": "BLEU", "chrf": "chrF2"}[name],
+            higher_is_better=True,
+            interval=f"sacrebleu's bootstrap over {len(outputs)} pairs"
+            if spread[name]
+            else no_interval(len(outputs), "pair"),
+            signature=signature,
+            note=note,
+            set=key,
+            settings=settings,
+        )
+        for name, (score, signature) in scores.items()
+        if not prefix or name == "bleu"
+    ]

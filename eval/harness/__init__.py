@@ -1,0 +1,1 @@
+"""Runs lm-eval's benchmarks on our models."""

@@ -1,0 +1,190 @@
+"""Benchmark scores by lm-eval (EleutherAI/lm-evaluation-harness), with our own 95% intervals and the chance level.
+
+Tasks are looked up in `include_path` first; those need no network. Any other name is one of lm-eval's own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.schema.evaluation import Benchmarks
+from data_prep.decontamination.benchmark_tasks import open_tasks, passages_of, quiet
+from data_prep.decontamination.evaluation_sets import set_key
+from data_prep.tokens.vocab import Vocab
+from eval.contamination import labelled, split
+from eval.harness.benchmark_groups import group_results, is_score, score_name
+from eval.results import Result
+from eval.statistics import SEED, bootstrap, no_interval, wilson
+from pretrain.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from data_prep.decontamination.decontaminate import Touched
+
+# Right when the choice taken is right. Not `exact_match`: it asks whether greedy decoding writes the right choice.
+_GUESSED = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info"}
+
+
+def benchmark_results(
+    section: Benchmarks,
+    model: Transformer,
+    vocab: Vocab,
+    bootstrap_samples: int,
+    progress: bool = True,
+    touched: Touched | None = None,
+) -> list[Result]:
+    """Runs the recipe's tasks and returns one result per task and metric.
+
+    Items that the training documents touch, and the others, get results of their own, where `touched` knows them.
+
+    Raises:
+        ValueError: an unknown task, data that cannot be loaded (a task of lm-eval's own without a network), or a task
+            that does not fit the model's context.
+    """
+    from eval.harness.lm_eval_adapter import ReplicaLM  # lm-eval is heavy: only when there are tasks
+
+    adapter = ReplicaLM(model, vocab, section.batch_size, progress)
+    with tempfile.TemporaryDirectory(prefix="replica-datasets-") as cache, quiet():
+        from lm_eval.evaluator import evaluate
+
+        loaded = load_tasks(section, Path(cache))
+        raw = evaluate(adapter, loaded, limit=section.limit, bootstrap_iters=0, log_samples=True)
+    results = []
+    for name, task in loaded["tasks"].items():
+        results += _task_results(name, task, raw, section.limit, bootstrap_samples, touched)
+    for group in loaded["groups"].values():
+        results += group_results(group, raw, results)
+    return results
+
+
+# --------------------------------------------------------------------------------------------------------------- tasks
+def load_tasks(section: Benchmarks, cache: Path) -> dict[str, Any]:
+    """The recipe's tasks as lm-eval's `evaluate` takes them.
+
+    See `data_prep.decontamination.benchmark_tasks.open_tasks`.
+    """
+    if section.include_path is not None and not Path(section.include_path).is_dir():
+        raise ValueError(f"evaluation.benchmarks.include_path: there is no directory {section.include_path}")
+    places = [] if section.include_path is None else [section.include_path]
+    loaded = open_tasks(section.tasks, places, cache, "evaluation.benchmarks.tasks")
+    for task in loaded["tasks"].values():
+        _set_shots(task, section.num_fewshot)
+        _allow_infinity(task)
+    return loaded
+
+
+def _set_shots(task: Any, num_fewshot: int | None) -> None:
+    """As lm-eval does it: the recipe's number replaces the task's own, unless the task insists on none."""
+    own = task.get_config("num_fewshot")
+    if own is None or (num_fewshot is not None and own != 0):
+        task.set_config(key="num_fewshot", value=num_fewshot or 0)
+    task.set_fewshot_seed(seed=SEED)
+
+
+def _allow_infinity(task: Any) -> None:
+    """A perplexity beyond what a float holds is infinite, and no reason to lose the task's other scores."""
+    rules = getattr(task, "_aggregation_list", {})
+    for metric, aggregate in list(rules.items()):
+
+        def bounded(items: list[Any], aggregate: Any = aggregate) -> Any:
+            try:
+                return aggregate(items)
+            except OverflowError:
+                return math.inf
+
+        rules[metric] = bounded
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+def _task_results(
+    name: str, task: Any, raw: dict[str, Any], limit: int | None, samples: int, touched: Touched | None
+) -> list[Result]:
+    logged = raw["samples"][name]
+    total = raw["n-samples"][name]["original"]
+    results = []
+    for key, value in raw["results"][name].items():
+        metric, _, filter_name = key.partition(",")
+        if not is_score(key, value):
+            continue
+        kept = [item for item in logged if item["filter"] == filter_name and metric in item]
+        whole = _result(name, task, raw, key, kept, float(value), samples)
+        if limit and limit < total:
+            whole = replace(whole, note=f"the first {len(kept)} of {total} items")
+        results.append(whole)
+        masks = split(touched, f"benchmark/{name}", [passages_of(item["doc"]) for item in kept])
+        aggregate = task.aggregation().get(metric, _mean)
+        for part, mask in masks.items():
+            own = [item for item, inside in zip(kept, mask, strict=True) if inside]
+            score = float(aggregate([item[metric] for item in own]))
+            results += labelled([_result(name, task, raw, key, own, score, samples)], part)
+    return results
+
+
+def _result(
+    name: str, task: Any, raw: dict[str, Any], key: str, items: list[dict[str, Any]], value: float, samples: int
+) -> Result:
+    """One metric (`metric,filter`) over some items of a task."""
+    metric, _, filter_name = key.partition(",")
+    scores = [item[metric] for item in items]
+    low, high, how = _interval(scores, value, task.aggregation().get(metric), samples)
+    return Result(
+        name=score_name(name, metric, filter_name),
+        value=value,
+        low=low,
+        high=high,
+        n=len(scores),
+        unit="accuracy" if metric in _GUESSED else metric,
+        higher_is_better=bool(task.higher_is_better().get(metric, True)),
+        interval=how,
+        chance=_chance(task, metric, items),
+        task_version=str(raw["versions"][name]),
+        set=set_key([item["doc_hash"], item["target_hash"]] for item in items),
+        settings={
+            "lm-eval": version("lm_eval"),
+            "shots": raw["n-shot"][name],
+            "prompts": set_key([json.dumps(item["arguments"], default=str)] for item in items)[:8],
+        },
+    )
+
+
+def _mean(items: list[Any]) -> float:
+    return float(sum(items) / len(items))
+
+
+def _interval(scores: list[Any], value: float, aggregate: Any, samples: int) -> tuple[float | None, float | None, str]:
+    numbers = all(isinstance(score, int | float) for score in scores)
+    if numbers and set(scores) <= {0, 1} and math.isclose(value, sum(scores) / len(scores)):
+        return *wilson(sum(scores), len(scores)), f"Wilson over {len(scores)} items"
+    outcome = bootstrap(scores, aggregate or _mean, samples)
+    if outcome is None:
+        return None, None, no_interval(len(scores), "item")
+    (low, high), drawn = outcome
+    return low, high, f"bootstrap over {len(scores)} items ({drawn} resamples)"
+
+
+def _chance(task: Any, metric: str, items: list[dict[str, Any]]) -> float | None:
+    """Accuracy of blind guessing: the mean share of right answers among the choices of each item.
+
+    None where there are no choices, or where the task has a scoring rule of its own.
+    """
+    if task.OUTPUT_TYPE != "multiple_choice" or metric not in _GUESSED or not items:
+        return None
+    if not hasattr(task, "doc_to_choice") or callable(task.get_config("process_results")):
+        return None
+    return sum(_share_of_right(task, item["doc"]) for item in items) / len(items)
+
+
+def _share_of_right(task: Any, doc: Any) -> float:
+    """Right answers of an item divided by its choices, by the rules of lm-eval's `ConfigurableTask.process_results`."""
+    choices = task.doc_to_choice(doc)
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    right = {
+        choices.index(answer) if isinstance(answer, str) and answer in choices else answer
+        for answer in (gold if isinstance(gold, list) else [gold])
+    }
+    return sum(answer in range(len(choices)) for answer in right) / len(choices)

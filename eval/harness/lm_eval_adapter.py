@@ -1,0 +1,145 @@
+"""Our model as lm-eval sees one; scores equal those of lm-eval's own `hf` model on the exported checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+import numpy as np
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
+
+from configs.common.progress import ProgressBar, progress_bar
+from data_prep.tokens.vocab import Vocab
+from eval.generation.completions import complete, sample
+from eval.likelihood.scoring import score_windows, sliding_windows
+from pretrain.model.transformer import Transformer
+
+_KNOWN = {"until", "do_sample", "max_gen_toks", "temperature", "top_k", "top_p"}
+# What transformers' `generate` (GenerationConfig) takes where neither the task nor the model's directory says anything.
+_USUAL = {"temperature": 0.0, "top_k": 50, "top_p": 1.0}
+# Values of other settings that change nothing.
+_NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "typical_p": 1.0, "use_cache": True}
+
+
+class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
+    """The three methods that make a model for lm-eval.
+
+    How a context and its continuation are split into tokens is theirs: `TemplateLM` does it.
+    """
+
+    def __init__(self, model: Transformer, vocab: Vocab, batch_size: int, progress: bool = True) -> None:
+        super().__init__()
+        self._model, self._vocab, self._batch_size, self._progress = model, vocab, batch_size, progress
+        # lm-eval's own bars are silenced by redirecting stderr; ours goes to the real one.
+        self._stderr = sys.stderr
+
+    @property
+    def eot_token_id(self) -> int:
+        return self._vocab.eod_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What a text without a context is conditioned on; not what ends one in many imported models."""
+        return self._vocab.begin_id
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens read at once."""
+        return self._model.config.context_length
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        return self._vocab.encode(string) if add_special_tokens is False else self._vocab.framed(string)
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return scored
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        return self._score([(context, continuation) for _, context, continuation in requests])
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        # As `hf` does it: a tokenizer that puts a beginning before a text has it scored, after another one.
+        pairs = [([self.prefix_token_id], self.tok_encode(request.args[0])) for request in requests]
+        return [nats for nats, _ in self._score(pairs)]
+
+    def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation after its context, and whether greedy decoding writes it."""
+        windows, owners = [], []
+        for index, (context, continuation) in enumerate(pairs):
+            tokens = np.array(context + continuation, dtype=np.int64)
+            for window in sliding_windows(tokens, len(context), self.max_length, self.max_length):
+                windows.append(window)
+                owners.append(index)
+        with self._bar("benchmarks: windows", len(windows)) as bar:
+            scores = score_windows(self._model, windows, self._vocab.size, self._batch_size, bar.update)
+        totals, greedy = np.zeros(len(pairs)), np.ones(len(pairs), dtype=bool)
+        for owner, score in zip(owners, scores, strict=True):
+            totals[owner] -= score.nats
+            greedy[owner] &= score.greedy
+        return [(float(total), bool(match)) for total, match in zip(totals, greedy, strict=True)]
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(repr(sorted(request.args[1].items())), []).append(index)
+        texts = [""] * len(requests)
+        for indices in groups.values():
+            prompts = [requests[index].args[0] for index in indices]
+            for index, text in zip(indices, self._generate(prompts, requests[indices[0]].args[1]), strict=True):
+                texts[index] = text
+        return texts
+
+    def _generate(self, prompts: list[str], settings: dict[str, Any]) -> list[str]:
+        wanted = _generation_settings(settings)
+        new = wanted["max_gen_toks"]
+        # As `hf` does: a text that spells the end-of-text token in ordinary tokens ends there too.
+        stops = [*filter(None, wanted["until"]), self._vocab.end_of_document]
+        room = self.max_length - new
+        if room < 1:
+            raise ValueError(
+                f"a benchmark task generates up to {new} tokens, which leaves no room for its prompt in "
+                f"model.context_length {self.max_length}; leave the task out or set max_gen_toks in its YAML"
+            )
+        ids = [self._vocab.prompt(prompt)[-room:] for prompt in prompts]
+        with self._bar("benchmarks: answers", len(prompts)) as bar:
+            if not wanted["do_sample"]:
+                return complete(self._model, self._vocab, ids, new, stops, self._batch_size, bar.update)
+            texts = []
+            for number, prompt in enumerate(ids, start=1):
+                choice = {key: wanted[key] for key in ("temperature", "top_k", "top_p")}
+                texts.append(sample(self._model, self._vocab, prompt, new, stops, seed=number, **choice))
+                bar.update(number)
+            return texts
+
+    @contextmanager
+    def _bar(self, description: str, total: int) -> Iterator[ProgressBar]:
+        with redirect_stderr(self._stderr), progress_bar(description, total, self._progress) as bar:
+            yield bar
+
+
+def _generation_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """A task's `generation_kwargs` by lm-eval's rules, what is missing filled in as transformers' `generate` does.
+
+    Raises:
+        ValueError: a setting that would change the text and that is unknown here, or sampling without a temperature.
+    """
+    wanted: dict[str, Any] = {**_USUAL, **normalize_gen_kwargs(settings)}
+    for name, value in wanted.items():
+        if name not in _KNOWN and value != _NEUTRAL.get(name):
+            raise ValueError(
+                f"a benchmark task generates with `{name}: {value}`, which is not supported; leave the task out, or "
+                f"take it out of the task's generation_kwargs (supported: {', '.join(sorted(_KNOWN))})"
+            )
+    if wanted["do_sample"] and not wanted["temperature"]:
+        raise ValueError(
+            "a benchmark task has `do_sample: true` in its generation_kwargs without a temperature above 0; set one, "
+            "or `do_sample: false`"
+        )
+    if wanted["top_k"] == 0:
+        wanted["top_k"] = None
+    return wanted

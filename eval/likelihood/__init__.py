@@ -1,0 +1,1 @@
+"""Scores text by its likelihood: perplexity, bits per byte, compressors beside them."""

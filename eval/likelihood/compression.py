@@ -1,0 +1,40 @@
+"""General-purpose compressors on the very bytes a perplexity set is scored on: what a model has to beat."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+
+from data_prep.decontamination.evaluation_sets import set_key
+from eval.results import Result
+
+
+def compressed_sizes(data: bytes) -> dict[str, int]:
+    """Bytes after `gzip -9`, `xz -9e` and `zstd -19`, headers included."""
+    import zstandard
+
+    return {
+        "gzip": len(gzip.compress(data, 9, mtime=0)),
+        "xz": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
+        "zstd": len(zstandard.ZstdCompressor(level=19).compress(data)),
+    }
+
+
+def compression_results(name: str, texts: list[str]) -> list[Result]:
+    """Bits per byte of each compressor on the set's texts (UTF-8), one after the other as a single file."""
+    data = "".join(texts).encode()
+    return [
+        Result(
+            name=f"compression/{name}/{program}_bits_per_byte",
+            value=8 * size / len(data),
+            low=8 * size / len(data),
+            high=8 * size / len(data),
+            n=len(texts),
+            unit="bits per byte of normalised text",
+            higher_is_better=False,
+            interval="exact: a size, not an estimate",
+            note=f"{len(data):,} bytes to {size:,}",
+            set=set_key([[text] for text in texts]),
+        )
+        for program, size in compressed_sizes(data).items()
+    ]

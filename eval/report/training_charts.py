@@ -1,0 +1,68 @@
+"""The charts of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from configs.common.rendering import short
+from eval.report.charts import Series, line_chart, smooth
+from eval.report.history import History
+
+# Fewer points than this are drawn as they are.
+_NOISY = 60
+
+
+def training_charts(history: History) -> list[dict[str, Any]]:
+    """Title, legend and SVG of each chart there is data for."""
+    loss = [("train/loss", "training"), ("val/loss", "validation")]
+    size = [
+        ("train/code_bits_per_byte", "training, on first sight"),
+        ("val/bits_per_byte", "validation"),
+    ]
+    charts = [
+        _chart(history, "Loss, nats per token", loss),
+        _chart(history, "Bits per byte", size),
+        _chart(history, "Learning rate", [("train/lr", "rate")], zero=True, small=True, y_format=_power),
+        _chart(history, "Tokens per second", [("train/tokens_per_s", "tokens/s")], zero=True, small=True),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def _power(value: float) -> str:
+    """0.0005 -> `5e-4`."""
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}" if value else "0"
+
+
+def _chart(
+    history: History,
+    title: str,
+    metrics: list[tuple[str, str]],
+    zero: bool = False,
+    small: bool = False,
+    y_format: Callable[[float], str] = short,
+) -> dict[str, Any] | None:
+    series: list[Series] = []
+    for number, (metric, label) in enumerate(metrics, start=1):
+        points = history.get(metric)
+        if not points:
+            continue
+        style, validation = f"series-{number}", metric.startswith("val/")
+        if len(points) > _NOISY and not validation:
+            series.append(Series(label, points, style, faint=True))
+            points = smooth(points)
+        series.append(Series(label, points, style, markers=validation and len(points) < _NOISY))
+    if not series:
+        return None
+    shown = [line for line in series if not line.faint]
+    svg = line_chart(
+        series,
+        title=title,
+        x_label="step",
+        x_format=short,
+        y_format=y_format,
+        zero=zero,
+        height=200 if small else 280,
+    )
+    return {"title": title, "legend": shown if len(shown) > 1 else [], "svg": svg, "small": small}

@@ -1,0 +1,1 @@
+"""Starts training on all nodes of a Ray cluster."""

@@ -1,0 +1,380 @@
+"""`launch/ray.sh train RECIPE`: one training run on all nodes of a Ray cluster, placed and watched by Ray Train.
+
+Ray Train gives every node one worker (`launch/cluster/ray_node.py`) and ends all when one is lost. Whether to start
+again, and on how many nodes, is decided here: the global batch must divide over the ranks, and progress is a newer
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from configs.common.exit_codes import STOPPED_EARLY, USER_ERROR, add_debug, run_door
+from configs.safety.trust import add_trust, trust_options, trusting
+from configs.schema.recipe import RESOLVED_NAME, Recipe, check_name, load, solve_batch
+from launch.cli import restart_options
+from launch.cluster.ray_node import STOPPED, Coordinator, Start, train_node
+from launch.planning.checks import check
+from launch.processes.supervise import until_finished
+from launch.processes.training import TRAIN_SCRIPT
+from launch.stages import working_in
+from pretrain.checkpoint.compatible import is_finished
+from pretrain.checkpoint.manifest import latest
+from pretrain.reliability.rank_heartbeat import LOST_RANK
+
+_PLACING_SECONDS = 120
+_POLL_SECONDS = 0.5
+_GRACE = "REPLICA_GRACE"  # seconds, as for launch/hostfile.sh
+_RAYS_OWN = ".ray-train"  # in the run directory: a mark that tells Ray Train that it may write there, no more
+_FORWARDED = ("NCCL_", "GLOO_", "UCX_", "TORCH_", "OMP_", "REPLICA_")
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# Ray Train's own settings. Its preemption watcher would restart by itself, on the old number of nodes.
+_SETTINGS = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(_PLACING_SECONDS),
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one attempt runs."""
+
+    nodes: int
+    ranks: int  # of each node
+    gpus: int  # of each node; 0: on CPUs
+
+    def __str__(self) -> str:
+        return f"{self.nodes} node{'s' * (self.nodes > 1)} x {self.ranks} rank{'s' * (self.ranks > 1)}"
+
+
+def place(recipe: Recipe, cluster: Sequence[Mapping[str, float]], asked: int | None, restart: bool) -> Placement:
+    """Nodes and ranks for an attempt.
+
+    Args:
+        recipe: its `train.ranks` is the ranks of each node; null: the GPUs that every node with GPUs has, else one.
+        cluster: what each node has, as Ray counts it: CPU, GPU. When any has GPUs, nodes without are left alone.
+        asked: nodes wanted; None: all there are.
+        restart: take the most nodes that are left and the batch divides over, where a first start insists.
+
+    Raises:
+        ValueError: with fewer nodes than asked for, or a batch that cannot be divided.
+    """
+    gpus = [int(node.get("GPU", 0)) for node in cluster if node.get("GPU", 0) >= 1]
+    ranks = recipe.train.ranks or (min(gpus) if gpus else 1)
+    fit = sum(node.get("CPU", 0) >= 1 and (not gpus or node.get("GPU", 0) >= ranks) for node in cluster)
+    need = f"1 CPU and {ranks} GPUs" if gpus else "1 CPU"
+    if fit < (1 if restart else asked or 1):
+        raise ValueError(
+            f"{fit} of the cluster's {len(cluster)} nodes have {need}, and {1 if restart else asked or 1} are needed "
+            "(launch/ray.sh status); add nodes with launch/ray.sh start --address …, or ask for fewer with --nodes"
+        )
+    most = min(asked or fit, fit)
+    for nodes in range(most, 0, -1):
+        try:
+            solve_batch(recipe.train, nodes * ranks)
+        except ValueError:
+            if not restart or nodes == 1:
+                raise
+            continue
+        return Placement(nodes, ranks, ranks if gpus else 0)
+    raise AssertionError(most)
+
+
+def outcome(codes: Mapping[int, Sequence[int]], nodes: int) -> int:
+    """One exit code for an attempt: what the user must fix, then a rank's own failure, then a lost node or rank.
+
+    Args:
+        codes: exit codes of the ranks of the nodes that reported.
+        nodes: how many should have.
+    """
+    every = [code for node in sorted(codes) for code in codes[node]]
+    if USER_ERROR in every:
+        return USER_ERROR
+    # Ranks that lost another one, or that were told to end because of it, are not the cause.
+    causes = [code for code in every if code not in STOPPED | {LOST_RANK}]
+    if causes:
+        return causes[0]
+    if len(codes) < nodes:
+        return LOST_RANK
+    return next((code for code in every if code), 0)
+
+
+def train_on(recipe: Recipe, address: str, nodes: int | None, restarts: int, pause: float) -> Path:
+    """Trains on a running Ray cluster to the last step, through lost nodes and ranks; returns the checkpoint.
+
+    Args:
+        recipe: whose resolved form lies in the run directory.
+        address: the cluster's, or `auto`.
+        nodes: how many to begin with; None: all that are there. A restart takes those that are left.
+        restarts: how many times in a row training may end without a newer checkpoint than before.
+        pause: seconds before each restart.
+
+    Raises:
+        ValueError: when the cluster cannot be reached or has fewer nodes than were asked for, or training cannot go on.
+        KeyboardInterrupt, SystemExit: after a signal, when the ranks have ended; 75 for SIGTERM and SIGUSR1.
+    """
+    os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
+    began = False
+
+    def attempt() -> int:
+        nonlocal began
+        if received:
+            _raise_stopped(received)
+        try:
+            with _joined(address) as ray:
+                placement = place(recipe, _resources(ray), nodes, restart=began)
+                print(f"training on {placement}", file=sys.stderr, flush=True)
+                return _attempt(ray, recipe, placement, received)
+        except ValueError as error:
+            if not began:
+                raise
+            print(f"error: {error}", file=sys.stderr)  # the next restart may find more nodes
+            return LOST_RANK
+        finally:
+            began = True
+
+    with _signals_noted() as received:
+        return until_finished(recipe, restarts, pause, attempt, lambda: "the nodes that are left")
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[Any]:
+    """Ray, connected to a cluster; for each attempt anew, so that Ray clears away all that the last one left."""
+    try:
+        import ray
+        import ray.train
+    except ImportError as error:
+        raise ValueError(f"Ray Train cannot be used here: {error}; `make setup` installs all that it needs") from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    path = os.pathsep.join(dict.fromkeys([str(TRAIN_SCRIPT.parents[1]), *os.environ.get("PYTHONPATH", "").split(":")]))
+    try:
+        with _signals_stay_ours():
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": {"PYTHONPATH": path.strip(":")}},
+                configure_logging=False,
+                logging_level=logging.ERROR,
+            )
+    except ConnectionError as error:
+        raise ValueError(
+            f"no Ray cluster answers at {address}: this machine must be one of its nodes (`launch/ray.sh start` makes "
+            "it one) and have the cluster's token in ~/.ray/auth_token; or hand the command to the cluster with "
+            f"`launch/ray.sh submit` ({_first_line(error)})"
+        ) from error
+    try:
+        yield ray
+    finally:
+        with _signals_stay_ours():
+            ray.shutdown()
+
+
+def _resources(ray: Any) -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def _signals_stay_ours() -> Iterator[None]:
+    """Puts the handlers back that Ray replaces or leaves out when it begins and ends."""
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """While open, SIGTERM, SIGUSR1 and SIGINT are noted in the list it yields; a second SIGINT interrupts at once."""
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        if received.count(signal.SIGINT) > 1:
+            raise KeyboardInterrupt
+
+    handlers = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _attempt(ray: Any, recipe: Recipe, placement: Placement, received: list[int]) -> int:
+    """Trains once; returns an exit code.
+
+    Raises:
+        ValueError: when the nodes have no room.
+        KeyboardInterrupt, SystemExit: when a signal came and all ranks have ended.
+    """
+    from ray.train import ControllerError, WorkerGroupError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 100_000}
+    coordinator = ray.remote(Coordinator).options(**options).remote(placement.nodes)
+    error = _fit(_trainer(recipe, placement, coordinator), lambda: coordinator.stop.remote(_grace()), received)
+    try:
+        addresses, codes = ray.get(coordinator.known.remote())
+        ray.kill(coordinator)
+    except ray.exceptions.RayError:
+        addresses, codes = {}, {}
+    if received and not is_finished(recipe):
+        _say_disorder(codes, placement.nodes)
+        _raise_stopped(received)
+    if isinstance(error, WorkerGroupError):
+        for node, failure in sorted(error.worker_failures.items()):
+            print(f"node {addresses.get(node, node)}: {_summary(failure)}", file=sys.stderr)
+    elif isinstance(error, ControllerError):
+        raise ValueError(
+            f"{placement} with a free CPU{' and GPUs' * (placement.gpus > 0)} each were not to be had within "
+            f"{_PLACING_SECONDS} s ({_first_line(error.controller_failure)}); see launch/ray.sh status"
+        ) from error
+    elif isinstance(error, ray.exceptions.RayError):
+        print(f"Ray Train or its cluster is lost: {_first_line(error)}", file=sys.stderr)
+    elif error is not None:
+        raise error
+    return outcome(codes, placement.nodes)
+
+
+def _grace() -> float:
+    return float(os.environ.get(_GRACE, 60))
+
+
+def _summary(failure: BaseException) -> str:
+    """The last line of a trace, or the first of a message."""
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+    return (lines[-1] if lines and lines[0].startswith("Traceback") else _first_line(failure))[:500]
+
+
+def _say_disorder(codes: Mapping[int, Sequence[int]], nodes: int) -> None:
+    others = sorted({code for node in codes.values() for code in node} - STOPPED)
+    if others or len(codes) < nodes:
+        print(f"not all ranks saved: exit codes {others}, {nodes - len(codes)} nodes lost", file=sys.stderr)
+
+
+def _raise_stopped(received: list[int]) -> NoReturn:
+    if received[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(STOPPED_EARLY)
+
+
+def _trainer(recipe: Recipe, placement: Placement, coordinator: Any) -> Any:
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    run = recipe.run_directory.resolve()
+    start = Start(
+        arguments=("-u", str(TRAIN_SCRIPT), "--recipe", str(run / RESOLVED_NAME), "--out", str(run), *trust_options()),
+        directory=str(Path.cwd()),
+        run=str(run),
+        environment=forwarded(os.environ),
+        ranks=placement.ranks,
+        grace=_grace(),
+    )
+    each = {"CPU": 1.0, **({"GPU": float(placement.gpus)} if placement.gpus else {})}
+    # Not TorchTrainer: its backend would make a process group in the workers.
+    trainer = DataParallelTrainer(
+        train_node,
+        train_loop_config={"start": start, "coordinator": coordinator},
+        scaling_config=ScalingConfig(
+            num_workers=placement.nodes,
+            use_gpu=placement.gpus > 0,
+            resources_per_worker=each,
+            placement_strategy="STRICT_SPREAD",
+        ),
+        run_config=RunConfig(
+            name=_RAYS_OWN,
+            storage_path=str(run),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            logging_config=LoggingConfig(log_level="CRITICAL"),
+        ),
+    )
+    # Its cleaner of placement groups asks the dashboard, without which every attempt ends 12 s late with an error. Ours
+    # go with this process, to which they belong.
+    callbacks: Callable[[], list[object]] = trainer._create_default_callbacks
+    trainer._create_default_callbacks = lambda: [
+        callback for callback in callbacks() if type(callback).__name__ != "PlacementGroupCleanerCallback"
+    ]
+    return trainer
+
+
+def forwarded(command: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the command's environment that ranks need; in a Ray job OMP_NUM_THREADS is Ray's own."""
+    ours = {name: value for name, value in command.items() if name.startswith(_FORWARDED)}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in command:
+        ours.pop("OMP_NUM_THREADS", None)
+    return ours
+
+
+def _fit(trainer: Any, stop: Callable[[], object], received: list[int]) -> Exception | None:
+    """Runs Ray Train beside this thread, which takes the signals; returns what it raised."""
+    failures: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    told = False
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+        if received and not told:
+            told = True
+            stop()
+    shutil.rmtree(Path(trainer.run_config.storage_path) / _RAYS_OWN, ignore_errors=True)
+    return failures[0] if failures else None
+
+
+def main() -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="launch/ray.sh train", description="One training run on a Ray cluster.")
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file; its data must be prepared (replica data)")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that replace the recipe's")
+    parser.add_argument("--out", metavar="DIR", help="run directory, on a file system that all nodes share")
+    parser.add_argument("--nodes", type=int, metavar="N", help="default: all that the cluster has")
+    parser.add_argument("--ray-address", default="auto", metavar="ADDRESS", help="default: this machine's cluster")
+    restart_options(parser)
+    add_trust(parser)
+    add_debug(parser)
+    options = parser.parse_intermixed_args()
+    if options.nodes is not None and options.nodes < 1:
+        parser.error(f"--nodes {options.nodes}: at least 1")
+
+    def command() -> int:
+        recipe = load(options.recipe, options.overrides, {} if options.out is None else {"out": options.out})
+        check_name(options.recipe, recipe, options.overrides)
+        check(recipe, trains_here=False, reads_sources=False)
+        with trusting(options.trust), working_in(recipe):
+            if not is_finished(recipe):
+                train_on(recipe, options.ray_address, options.nodes, options.restarts, options.pause)
+            print(latest(recipe.run_directory))
+        return 0
+
+    return run_door(command, getattr(options, "debug", False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

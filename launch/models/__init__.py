@@ -1,0 +1,1 @@
+"""Uses a trained model: sample from it, export it, import one."""

@@ -1,0 +1,116 @@
+"""`replica import`: makes a run of a Hugging Face model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from configs.common.files import sha256_file
+from configs.safety.own_files import refuse_links
+from configs.schema.data import Data, Source, Tokenizer
+from configs.schema.model import Model
+from configs.schema.recipe import Recipe, load, save
+from configs.schema.train import Train
+
+if TYPE_CHECKING:
+    from pretrain.model.transformer import Transformer
+    from pretrain.parallel.fragments import Fragment
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """Plays the training engine for `save_checkpoint`: one process that holds all weights and no optimizer."""
+
+    model: Transformer
+    is_main: bool = True
+
+    @property
+    def ranks(self) -> Any:
+        from pretrain.parallel.ranks import Ranks
+
+        return Ranks(rank=0, count=1, local_rank=0, local_count=1)
+
+    def shapes(self) -> dict[str, list[int]]:
+        return {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
+
+    def own_fragments(self) -> list[Fragment]:
+        import torch
+
+        from pretrain.parallel.fragments import Fragment
+
+        return [
+            Fragment(name, 0, parameter.detach().flatten(), {}, torch.zeros(()))
+            for name, parameter in self.model.named_parameters()
+        ]
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
+    """Makes a run directory with one checkpoint from a Hugging Face directory; returns the checkpoint.
+
+    Args:
+        directory: with config.json, safetensors and tokenizer.json.
+        out: the run directory; must not hold a run yet.
+        recipe_file: recipe whose evaluation section the new run gets.
+    """
+    if (out / "recipe.yaml").exists():
+        raise ValueError(f"{out} already holds a run; choose another --out")
+    refuse_links(out.resolve())
+    from data_prep.tokens.shards import DataManifest
+    from data_prep.tokens.vocab import Vocab
+    from pretrain.checkpoint.manifest import IMPORTED
+    from pretrain.checkpoint.saver import save_checkpoint
+    from pretrain.interchange.huggingface_import import import_directory, open_directory
+
+    open_directory(directory)  # all that its headers can tell, before the weights are read
+    vocab = Vocab.load(directory)
+    model, _ = import_directory(directory)
+    tokenizer = out.resolve() / "data" / "tokenizer"
+    _keep_tokenizer(directory, tokenizer)
+    recipe = _recipe_for(model.config, directory, out, recipe_file)
+    origin = DataManifest(
+        directory=directory,
+        fingerprint=f"{IMPORTED}config.json {sha256_file(directory / 'config.json')[:16]}",
+        tokenizer=tokenizer,
+        vocab_size=vocab.size,
+        eod_id=vocab.eod_id,
+        train=[],
+        validation=[],
+        funnel=[],
+    )
+    checkpoint = save_checkpoint(cast(Any, _Imported(model)), recipe, origin, step=0, train_windows=0, state={})
+    save(recipe, recipe.run_directory)  # last: a run is what has it, and an import that broke off can be repeated
+    return checkpoint
+
+
+def _keep_tokenizer(directory: Path, target: Path) -> None:
+    """Copies a model's tokenizer with all that belongs to it, and the ids that config.json names."""
+    from configs.common.files import atomic_directory, read_object, write_json
+    from data_prep.tokens.special_tokens import IDS, SPECIAL_IDS, copy_companions
+    from data_prep.tokens.vocab import TOKENIZER_NAME
+
+    source = read_object(directory / "config.json")
+    with atomic_directory(target) as kept:
+        (kept / TOKENIZER_NAME).write_bytes((directory / TOKENIZER_NAME).read_bytes())
+        copy_companions(directory, kept)
+        write_json(kept / SPECIAL_IDS, {key: source[key] for key in (*IDS, "vocab_size") if key in source})
+
+
+def _recipe_for(model: Model, directory: Path, out: Path, recipe_file: str | None) -> Recipe:
+    tokenizer = Tokenizer(kind="file", path=str(out.resolve() / "data" / "tokenizer"))
+    if recipe_file is not None:
+        given = load(recipe_file)
+        data = given.data.model_copy(update={"tokenizer": tokenizer})
+        return given.model_copy(update={"model": model, "data": data, "out": str(out.resolve())})
+    sources = [Source(name="imported", path=str(directory.resolve()))]
+    name = "".join(letter if letter.isalnum() or letter in "_.-" else "-" for letter in directory.resolve().name)
+    return Recipe(
+        name=f"imported-{name}",
+        out=str(out.resolve()),
+        data=Data(sources=sources, tokenizer=tokenizer),
+        model=model,
+        train=Train(steps=1),
+    )

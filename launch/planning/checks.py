@@ -1,0 +1,199 @@
+"""What of a recipe can be known to fail, asked before hours of work and all at once.
+
+Problems of the recipe, and files that are missing, are refused by every command that takes one. What depends on this
+machine (its devices and packages) is refused where training is to run here, and said as a note elsewhere: a recipe may
+be looked at, or its data prepared, on another machine than it is trained on.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from configs.safety.own_files import refuse_links
+from configs.safety.user_code import UserCode
+from configs.schema.recipe import Recipe, RecipeError, solve_batch
+from pretrain.checkpoint.compatible import is_finished
+
+# Tokenizers of sacrebleu that need another package: its module, and what installs it.
+_BLEU_PACKAGES = {
+    "ja-mecab": ("MeCab", "sacrebleu[ja]"),
+    "ko-mecab": ("mecab_ko", "sacrebleu[ko]"),
+    **dict.fromkeys(("spm", "flores101", "flores200", "spBLEU-1K"), ("sentencepiece", "sentencepiece")),
+}
+
+
+def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True) -> None:
+    """Refuses a recipe for everything that can be known; says on standard error what is only worth knowing.
+
+    Args:
+        recipe: validated.
+        trains_here: training is to run on this machine.
+        reads_sources: its source files are about to be read, whether data is prepared already or not.
+
+    Raises:
+        RecipeError: listing all problems.
+        ValueError: when something in the run directory leads out of it; then nothing there is read.
+    """
+    refuse_links(recipe.run_directory)
+    found, machine = [*recipe_problems(recipe), *file_problems(recipe, reads_sources)], []
+    if not is_finished(recipe):  # what has been trained needs no device, and the answer no torch
+        machine = machine_problems(recipe, trains_here)
+        found += training_problems(recipe)
+    if trains_here:
+        found += machine
+    if found:
+        listed = "\n".join(f"  - {problem}" for problem in found)
+        raise RecipeError(f"{len(found)} problem{'s' if len(found) > 1 else ''} in the recipe {recipe.name}\n{listed}")
+    for text in [*notes(recipe), *([] if trains_here else [f"on this machine, {text}" for text in machine])]:
+        print(f"note: {text}", file=sys.stderr)
+
+
+def _said(work: Callable[[], object]) -> list[str]:
+    try:
+        work()
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+# ------------------------------------------------------------------------------------------------------- of the recipe
+def recipe_problems(recipe: Recipe) -> list[str]:
+    """What cannot work on any machine."""
+    from eval.report.gates import gate_problems
+
+    context, found = recipe.model.context_length, gate_problems(recipe)
+    for item in recipe.evaluation.perplexity:
+        if item.stride is not None and item.stride > context:
+            found.append(
+                f"evaluation.perplexity `{item.name}`: stride {item.stride} is more than model.context_length "
+                f"{context}, so tokens would be left out; lower it"
+            )
+    for pairs in recipe.evaluation.translation:
+        found += _bleu_problem(pairs.name, pairs.tokenize)
+        if context - pairs.max_new_tokens < 2:
+            found.append(
+                f"evaluation.translation `{pairs.name}`: max_new_tokens {pairs.max_new_tokens} leaves no room for a "
+                f"prompt in model.context_length {context}; lower it"
+            )
+    return found
+
+
+def training_problems(recipe: Recipe) -> list[str]:
+    """What training would refuse on any device."""
+    if undivided := _said(lambda: solve_batch(recipe.train, _least_ranks(recipe))):
+        return undivided
+    try:
+        from pretrain.parallel.rows import check_sequence
+        from pretrain.parallel.tensor import check_tensor
+    except ModuleNotFoundError:  # without torch, where data is prepared alone
+        return []
+    found = [*_said(lambda: check_sequence(recipe)), *_said(lambda: check_tensor(recipe))]
+    given = recipe.train.precision
+    return found or _deepspeed_problems(recipe, ["bf16", "fp32"] if given == "auto" else [given])
+
+
+def _least_ranks(recipe: Recipe) -> int:
+    """The fewest ranks that there can be, on however many nodes: what does not work with them works with none."""
+    return math.lcm(recipe.train.ranks or 1, recipe.train.parallel.sharing)
+
+
+def _deepspeed_problems(recipe: Recipe, precisions: list[str]) -> list[str]:
+    """Why DeepSpeed's configuration cannot be made with any of these precisions."""
+    from pretrain.engine.deepspeed_config import deepspeed_config
+
+    plan = solve_batch(recipe.train, _least_ranks(recipe))
+    found = [_said(partial(deepspeed_config, recipe, plan, precision)) for precision in precisions]
+    return found[0] if all(found) else []
+
+
+def _bleu_problem(name: str, tokenize: str) -> list[str]:
+    where = f"evaluation.translation `{name}`"
+    if find_spec("sacrebleu") is None:
+        return [f"{where}: sacrebleu is not installed; run `pip install sacrebleu`"]
+    from sacrebleu.metrics import BLEU
+
+    if tokenize not in BLEU.TOKENIZERS:
+        return [f"{where}: sacrebleu has no tokenizer `{tokenize}`; it has {', '.join(sorted(BLEU.TOKENIZERS))}"]
+    module, package = _BLEU_PACKAGES.get(tokenize, (None, ""))
+    if module is not None and find_spec(module) is None:
+        return [f"{where}: sacrebleu's tokenizer `{tokenize}` needs another package; run `pip install '{package}'`"]
+    return []
+
+
+# ----------------------------------------------------------------------------------------------------------- its files
+def file_problems(recipe: Recipe, reads_sources: bool) -> list[str]:
+    """Files that the recipe names and that are not there; addresses are not asked."""
+    named = _files(recipe, reads_sources)
+    return [problem for what, path, directory in named for problem in _gone(what, path, directory)]
+
+
+def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | None, bool]]:
+    data, evaluation = recipe.data, recipe.evaluation
+    if reads_sources or not (recipe.data_directory / "manifest.json").is_file():
+        for source in data.sources:
+            listed = [source.path] if isinstance(source.path, str) else source.path or []
+            yield from ((f"data.sources `{source.name}`", path, False) for path in listed)
+            yield f"data.sources `{source.name}`.paths_file", source.paths_file, False
+        yield "data.tokenizer.path", data.tokenizer.path, True
+        yield "data.quality.blocklist", data.quality.blocklist, False
+        if data.quality.classifier is not None:
+            yield "data.quality.classifier.path", data.quality.classifier.path, False
+        for path in data.decontaminate.files if data.decontaminate else []:
+            yield "data.decontaminate.files", path, False
+    for item in evaluation.perplexity:
+        yield f"evaluation.perplexity `{item.name}`", item.path, False
+    for pairs in evaluation.translation:
+        yield f"evaluation.translation `{pairs.name}`", pairs.path, False
+    if evaluation.benchmarks.tasks:
+        yield "evaluation.benchmarks.include_path", evaluation.benchmarks.include_path, True
+    if not (recipe.run_directory / "checkpoints").is_dir():
+        yield "train.init_from", recipe.train.init_from, True
+
+
+def _gone(what: str, path: str | None, directory: bool) -> list[str]:
+    """What is wrong with a path; `directory`: it may be one."""
+    from configs.common.stores import is_url
+    from data_prep.sources.places import expand
+
+    if path is None or is_url(path):
+        return []
+    if directory:
+        return [] if Path(path).exists() else [f"{what}: {path} is not there"]
+    return [f"{what}: {text}" for text in _said(lambda: expand(path))]
+
+
+# -------------------------------------------------------------------------------------------------------- this machine
+def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
+    """What training would refuse with the devices and packages of this machine."""
+    train, found = recipe.train, []
+    if train.wandb is not None and find_spec("wandb") is None:
+        found.append("train.wandb is set, but wandb is not installed; run `pip install wandb` or drop train.wandb")
+    if (own := train.objective) is not None:
+        found += _said(lambda: UserCode.read(own.code, own.options).allowed("train.objective"))
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return found if not trains_here else [*found, "torch is not installed; `make setup` installs it"]
+    from launch.processes.training import count_ranks
+    from pretrain.engine.deepspeed_config import resolve_precision
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found += _said(lambda: resolve_precision(train.precision, device))
+    if train.ranks is None:
+        found += _said(lambda: solve_batch(train, count_ranks(recipe)))
+    if found or training_problems(recipe):
+        return found
+    return _deepspeed_problems(recipe, [resolve_precision(train.precision, device)])
+
+
+# --------------------------------------------------------------------------------------------------------------- notes
+def notes(recipe: Recipe) -> list[str]:
+    """What is no mistake, and had better be known before training."""
+    from pretrain.interchange.exportable import export_problems
+
+    return [f"`replica export` will not be possible: {text}" for text in export_problems(recipe)]

@@ -1,0 +1,138 @@
+"""`replica show`: every setting of a recipe, where it came from, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from rich.text import Text
+
+from configs.common.console import Console
+from configs.safety.hide_secrets import is_secret, mask
+from configs.schema.recipe import Origins, Recipe, solve_batch, total_steps
+
+if TYPE_CHECKING:
+    from pretrain.model.transformer import Transformer
+
+Path = tuple[str | int, ...]
+_ORIGIN_COLUMN = 64
+
+
+def settings(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every leaf of a recipe with its path, depth first; sections and list items come as their own rows."""
+    if isinstance(value, BaseModel):
+        items: list[tuple[str | int, Any]] = [(name, getattr(value, name)) for name in type(value).model_fields]
+    elif isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
+        items = list(enumerate(value))
+    else:
+        yield path, value
+        return
+    if path:
+        yield path, None if items else {}
+    for key, item in items:
+        yield from settings(item, (*path, key))
+
+
+def print_recipe(recipe: Recipe, origins: Origins, console: Console) -> None:
+    """Prints the listing: YAML on the left, the origin of each value on the right."""
+    for path, value in settings(recipe):
+        is_section = value is None and _is_section(recipe, path)
+        label = f"- {path[-1]}" if isinstance(path[-1], int) else f"{path[-1]}"
+        line = Text("  " * (len(path) - 1)).append(f"{label}:", style="bold" if is_section else "cyan")
+        if not is_section:
+            line.append(" ").append(_plain(mask(value, hidden=any(map(is_secret, path)))))
+            origin = origins.of(path)
+            style = {"default": "dim"}.get(origin, "yellow" if origin.startswith("override") else "green")
+            line.append(" " * max(2, _ORIGIN_COLUMN - len(line))).append(f"# {origin}", style=style)
+        console.print(line, soft_wrap=True)
+
+
+def _is_section(recipe: Recipe, path: Path) -> bool:
+    node: Any = recipe
+    for key in path:
+        node = node[key] if isinstance(key, int) else getattr(node, key)
+    return isinstance(node, BaseModel | list)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def print_facts(recipe: Recipe, ranks: int, console: Console) -> None:
+    """Prints what follows from the recipe: parameters, the batch equation, steps and tokens."""
+    console.print()
+    for name, text in facts(recipe, ranks).items():
+        console.print(Text(f"{name:<16}", style="bold").append(text, style=""), soft_wrap=True)
+
+
+def facts(recipe: Recipe, ranks: int) -> dict[str, str]:
+    """Name -> what follows from the recipe, for this number of ranks."""
+    found = {"run directory": str(recipe.run_directory)}
+    plan = solve_batch(recipe.train, ranks)
+    tokens_per_step = plan.global_batch * recipe.model.context_length
+    found["batch"] = (
+        f"{plan.global_batch} sequences = {plan.micro_batch} micro x {plan.accumulation} accumulation x "
+        f"{plan.ranks} ranks; {tokens_per_step:,} tokens a step"
+    )
+    tokens = None
+    if recipe.train.epochs is None:
+        steps = total_steps(recipe, train_windows=0)
+        tokens = steps * tokens_per_step
+        found["length"] = f"{steps:,} steps = {tokens:,} tokens"
+    else:
+        found["length"] = f"{recipe.train.epochs:g} passes over the training split"
+    if (recipe.data_directory / "manifest.json").is_file():
+        found["mixture"] = "; ".join(_mixture(recipe))
+    rows = embedding_rows(recipe)
+    model = meta_model(recipe, rows or 1)
+    if model is not None:
+        count = model.parameter_count()
+        found["parameters"] = f"{count.non_embedding:,} without embeddings" + (
+            f"; {count.total:,} with {rows:,} rows" if rows else "; the alphabet is known once the data is prepared"
+        )
+        if tokens is not None and rows:
+            found["compute"] = f"{model.flops_per_token() * tokens:.2e} FLOPs (PaLM, appendix B)"
+    return found
+
+
+def _mixture(recipe: Recipe) -> list[str]:
+    """What training would read of the prepared data, or why it could not."""
+    from data_prep.tokens.shards import load_manifest
+    from pretrain.batches.mixture import mixture_lines, mixture_table
+
+    try:
+        return mixture_lines(mixture_table(recipe, load_manifest(recipe.data_directory)))
+    except ValueError as error:  # this command only looks: stale data or shares that cannot be had are a finding
+        return [str(error)]
+
+
+def embedding_rows(recipe: Recipe) -> int | None:
+    """Rows of the embedding, padding included; None for an alphabet that the data decides."""
+    tokenizer = recipe.data.tokenizer
+    if tokenizer.kind == "char":
+        return None
+    if tokenizer.kind == "file":
+        from data_prep.tokens.vocab import Vocab
+
+        assert tokenizer.path is not None
+        return recipe.model.padded_vocab(Vocab.load(tokenizer.path).size)
+    if tokenizer.kind in ("byte", "kmer"):
+        from data_prep.tokens.vocab import train_vocab
+
+        return recipe.model.padded_vocab(train_vocab(tokenizer, []).size)
+    return recipe.model.padded_vocab(tokenizer.vocab_size)
+
+
+def meta_model(recipe: Recipe, vocab_size: int) -> Transformer | None:
+    """The recipe's model without memory for its weights; None when torch is not installed."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    from pretrain.model.transformer import Transformer
+
+    with torch.device("meta"):
+        return Transformer(recipe.model, vocab_size)

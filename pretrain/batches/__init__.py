@@ -1,0 +1,1 @@
+"""Decides which text stands in which batch at which step."""

@@ -1,0 +1,225 @@
+"""Batches as a pure function of (recipe, step).
+
+A *window* is `model.context_length` target positions of one source's token stream: tokens [w*C, w*C + C], where the
+target of each token is the next one. The last, partial window of a stream is left out of training. With best-fit
+packing a window holds whole documents instead, and no token is left out (`pretrain.batches.packing`). A *slot* is a
+place in the endless order of windows (`pretrain.batches.order`); step s takes the slots [s*G, (s+1)*G) with G the
+global batch size, and rank r of R the r-th R-th of them. Nothing depends on ranks, micro-batches, accumulation or
+restarts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from configs.schema.recipe import Recipe
+from data_prep.tokens.shards import DataManifest, DocumentSpan, TokenStream
+from data_prep.tokens.vocab import Vocab
+from pretrain.batches.mixture import plan_mixture
+from pretrain.batches.order import Places
+from pretrain.batches.packing import load_packing
+from pretrain.batches.windows import CutWindows, PackedWindows, Windows
+
+PREFETCH_BATCHES = 4
+PLACED_SLOTS = 1024
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences to train on or to score."""
+
+    tokens: Tensor  # (B, T) int64
+    targets: Tensor  # (B, T) int64: the token after each
+    weights: Tensor  # (B, T) float32: how much each target counts in the loss; 0 leaves it out
+    target_bytes: int  # UTF-8 bytes that the targets with weight stand for
+    fresh: bool  # no window of the *global* batch was seen in an earlier epoch
+    positions: Tensor | None = None  # (B, T) int64: of each token in its document, where they do not see each other
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a `LossModule` takes."""
+        inputs = (self.tokens, self.targets, self.weights)
+        return inputs if self.positions is None else (*inputs, self.positions)
+
+    def to(self, device: torch.device) -> Batch:
+        """A copy on `device`; does not wait for the transfer if the batch is pinned."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """A copy in page-locked memory, from which transfers to a GPU run by themselves."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        changed: dict[str, Any] = {name: change(value) for name, value in values if isinstance(value, Tensor)}
+        return replace(self, **changed)
+
+
+def document_positions(begins: NDArray[np.bool_]) -> Tensor:
+    """(B, T) int64: the place of each token in its document, from 0, given where one begins; a row begins at 0 too.
+
+    As input, an end-of-document token begins the next document: it is what that document's first token is predicted
+    from, in training as in generation and evaluation. As target it ends its own. So every target can be predicted, and
+    all are coded.
+    """
+    columns = np.arange(begins.shape[1])
+    return torch.from_numpy(columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1))
+
+
+class Batches(Protocol):
+    """What the loop needs of a source of batches."""
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """This rank's share of the global batch of a step."""
+
+
+class BatchSource:
+    """Training windows in the order of the recipe.
+
+    Raises:
+        ValueError: without a whole window, with shares that cannot be had (see `Mixture`), or, on reading, when a token
+            id lies outside the vocabulary.
+    """
+
+    def __init__(self, recipe: Recipe, manifest: DataManifest) -> None:
+        self.context = recipe.model.context_length
+        self.global_batch = recipe.train.global_batch_size
+        self._token_bytes = Vocab.load(manifest.tokenizer).token_bytes
+        self._eod, self._masking = manifest.eod_id, recipe.train.document_masking
+        self.packed = recipe.train.packing == "best_fit"
+        streams = {
+            source.name: TokenStream(source.prefixes, source.name, manifest.vocab_size) for source in manifest.train
+        }
+        self._mixture = plan_mixture(recipe, manifest, {name: stream.length for name, stream in streams.items()})
+        nothing = np.zeros(0, dtype=np.int64)
+        self._placed = (-1, Places(nothing, nothing, nothing))
+        shards = {source.name: source for source in manifest.train}
+        self._windows: list[Windows] = [
+            PackedWindows(stream, load_packing(manifest, shards[name], self.context), self._eod)
+            if self.packed
+            else CutWindows(stream, self.context)
+            for name, stream in ((source.name, streams[source.name]) for source in self._mixture.sources)
+        ]
+        self.windows = sum(source.windows for source in self._mixture.sources)
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """Rows [rank*G/ranks, (rank+1)*G/ranks) of the global batch of `step`."""
+        assert self.global_batch % ranks == 0
+        share = self.global_batch // ranks
+        # All slots are placed on every rank, so that `fresh` is the same everywhere.
+        places = self._places(step)
+        rows = slice(rank * share, (rank + 1) * share)
+        chosen = zip(places.source[rows].tolist(), places.window[rows].tolist(), strict=True)
+        # Padding holds end-of-document tokens: they stand for no bytes.
+        tokens, targets = np.full((2, share, self.context), self._eod)
+        pieces = [
+            self._windows[source].read(window, tokens[row], targets[row]) for row, (source, window) in enumerate(chosen)
+        ]
+        return Batch(
+            tokens=torch.from_numpy(tokens),
+            targets=torch.from_numpy(targets),
+            weights=self._weights(pieces),
+            target_bytes=int(self._token_bytes[targets].sum(dtype=np.int64)),
+            fresh=not places.epoch.any(),
+            positions=document_positions(self._begins(tokens, pieces)) if self._masking else None,
+        )
+
+    def digest(self, step: int, ranks: int = 1) -> str:
+        """SHA-256 of the global batch of `step`, put together from `ranks` shares."""
+        shares = [self.batch(step, rank, ranks) for rank in range(ranks)]
+        digest = hashlib.sha256()
+        for parts in zip(*(share.inputs for share in shares), strict=True):
+            digest.update(torch.cat(parts).numpy().tobytes())
+        return digest.hexdigest()
+
+    def documents(self, step: int) -> list[list[DocumentSpan]]:
+        """For each row of the global batch: the documents its window was cut from."""
+        places = self._places(step)
+        return [
+            self._windows[source].documents(window)
+            for source, window in zip(places.source.tolist(), places.window.tolist(), strict=True)
+        ]
+
+    def _places(self, step: int) -> Places:
+        """The places of a step's slots, which are looked up for several steps at once: that costs little more."""
+        steps = max(1, PLACED_SLOTS // self.global_batch)
+        stretch, place = divmod(step, steps)
+        known, places = self._placed
+        if known != stretch:
+            first, end = stretch * steps * self.global_batch, self._mixture.end
+            stop = first + steps * self.global_batch
+            places = self._mixture.places(np.arange(first, stop if end is None else min(stop, end), dtype=np.int64))
+            self._placed = stretch, places  # at once, so that threads may share this object
+        rows = slice(place * self.global_batch, (place + 1) * self.global_batch)
+        assert rows.stop <= len(places.window), "a step beyond the planned end of the run"
+        return Places(places.source[rows], places.epoch[rows], places.window[rows])
+
+    def _weights(self, pieces: list[list[int]]) -> Tensor:
+        used = np.array([sum(lengths) for lengths in pieces])
+        return torch.from_numpy((np.arange(self.context) < used[:, None]).astype(np.float32))
+
+    def _begins(self, tokens: NDArray[np.int64], pieces: list[list[int]]) -> NDArray[np.bool_]:
+        """Where a document, a piece of one, or padding begins."""
+        begins: NDArray[np.bool_] = tokens == self._eod
+        if not self.packed:
+            return begins
+        for row, lengths in enumerate(pieces):
+            ends = np.cumsum(lengths)
+            begins[row, ends[ends < self.context]] = True
+        return begins
+
+
+@contextmanager
+def prefetched(
+    source: Batches, steps: Sequence[int], rank: int, ranks: int, device: torch.device
+) -> Iterator[Iterator[Batch]]:
+    """Yields an iterator over the batches of `steps`, which a thread reads ahead so that training does not wait.
+
+    They stay on the CPU; for a GPU in page-locked memory.
+    """
+    ready: queue.Queue[Batch | Exception] = queue.Queue(maxsize=PREFETCH_BATCHES)
+    stop = threading.Event()
+
+    def put(item: Batch | Exception) -> None:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                break
+
+    def read_ahead() -> None:
+        try:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # a thread starts on GPU 0, where pinning would make a context
+            for step in steps:
+                if stop.is_set():
+                    return
+                batch = source.batch(step, rank, ranks)
+                put(batch.pinned() if device.type == "cuda" else batch)
+        except Exception as error:
+            put(error)  # raised again where the batch is taken
+
+    def take() -> Iterator[Batch]:
+        for _ in steps:
+            item = ready.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    thread = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield take()
+    finally:
+        stop.set()
+        thread.join()

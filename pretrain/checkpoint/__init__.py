@@ -1,0 +1,1 @@
+"""Writes, finds, checks and loads checkpoints."""

@@ -1,0 +1,235 @@
+"""Whether a recipe may go on from a checkpoint, and what of it changed on the way. Free of torch.
+
+What decided the steps that were made must not change. What acts on later steps may, as long as there are any; each
+such change is kept in the checkpoints that follow, so that a checkpoint says what made it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from configs.common.files import read_json
+from configs.safety.user_code import UserCode
+from configs.schema.decisive import LENGTH, acts_ahead, changed_settings
+from configs.schema.recipe import Recipe, total_steps
+from data_prep.tokens.shards import DataManifest
+from data_prep.tokens.vocab import Vocab
+from pretrain.batches.mixture import plan_mixture
+from pretrain.batches.order import ORDER_VERSION
+from pretrain.checkpoint.manifest import CheckpointInfo, latest, read_info
+from pretrain.optimizer.schedule import learning_rate
+
+OBJECTIVE = "objective"  # in the state: `objective_code`
+CHANGES = "changes"  # in the state: [{step, setting, before, after}, …], each from that step on
+BATCH = "train.global_batch_size"
+DATA = "the data's fingerprint"
+_ACCEPTED = {BATCH: "global_batch_size", DATA: "data"}
+_NOTICEABLE = 0.01  # of a learning rate
+
+
+def differences(info: CheckpointInfo, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Setting -> (the checkpoint's value, the recipe's): all that forbids the recipe to call this checkpoint its own.
+
+    Settings of later steps count when the recipe has none: a run that has ended cannot have had another learning rate.
+    """
+    wanted = total_steps(recipe, info.train_windows)
+    length = changed_length(info, recipe)
+    found = changed_settings(info.recipe, recipe)
+    code = (info.state.get(OBJECTIVE), objective_code(recipe))
+    if code[0] != code[1]:
+        found["the code of train.objective"] = code
+    if info.step < wanted:
+        return {path: pair for path, pair in found.items() if not acts_ahead(path) and not _accepted(path, recipe)}
+    return {**{path: pair for path, pair in found.items() if not _accepted(path, recipe)}, **length}
+
+
+def objective_code(recipe: Recipe) -> dict[str, Any] | None:
+    """What the user's own objective is, whatever file it lies in; None: language modelling.
+
+    Raises:
+        ValueError: when there is no such file.
+    """
+    own = recipe.train.objective
+    return None if own is None else UserCode.read(own.code, own.options).identity
+
+
+def _accepted(path: str, recipe: Recipe) -> bool:
+    accepted = recipe.train.checkpoint.accept_changed
+    if path.startswith("data.") and "data" in accepted:
+        return True
+    return path in _ACCEPTED and _ACCEPTED[path] in accepted
+
+
+def changed_length(info: CheckpointInfo, recipe: Recipe) -> dict[str, tuple[int, int]]:
+    """The recipes' numbers of steps under the name of the setting, when they differ."""
+    before, now = (total_steps(one, info.train_windows) for one in (info.recipe, recipe))
+    name = next(path for path in LENGTH if getattr(recipe.train, path.removeprefix("train.")) is not None)
+    return {} if before == now else {f"the number of steps ({name})": (before, now)}
+
+
+def check_settings(recipe: Recipe) -> CheckpointInfo | None:
+    """The newest checkpoint of the recipe's run directory, None without one; writes nothing.
+
+    Raises:
+        ValueError: naming both values, when the recipe cannot go on from it, or calls a finished run its own that was
+            trained otherwise.
+    """
+    newest = latest(recipe.run_directory)
+    if newest is None:
+        return None
+    info = read_info(newest)
+    refuse(info, differences(info, recipe))
+    return info
+
+
+def refuse(info: CheckpointInfo, different: dict[str, tuple[Any, Any]]) -> None:
+    """Raises `ValueError` with both values of each difference, if there are any."""
+    if not different:
+        return
+    listed = [f"{name} = {_short(was)}, but now it is {_short(now)}" for name, (was, now) in different.items()]
+    ways = [
+        f"accept it (train.checkpoint.accept_changed=[{_ACCEPTED[name]}])" for name in different if name in _ACCEPTED
+    ]
+    if any(name.startswith("the number of steps") for name in different):
+        ways.append(f"score what there is: replica eval {info.directory.parent.parent} [--step N]")
+    raise ValueError(
+        f"{info.directory} was made with {'; '.join(listed)}; set it back, or start a new run with another --out"
+        + "".join(f", or {way}" for way in ways)
+    )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+def check_belongs(info: CheckpointInfo, recipe: Recipe, data: DataManifest) -> None:
+    """Raises `ValueError`, naming both values, when training cannot go on from this checkpoint with this data.
+
+    `train.checkpoint.accept_changed` of the recipe lets some changes pass.
+    """
+    refuse(info, differences(info, recipe))
+    pairs = {"the tokenizer's fingerprint": (info.tokenizer_fingerprint, Vocab.load(data.tokenizer).fingerprint)}
+    pairs[DATA] = (info.data_fingerprint, data.fingerprint)
+    refuse(info, {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not _accepted(name, recipe)})
+
+
+def is_finished(recipe: Recipe) -> bool:
+    """Whether the run of this recipe has made all its steps on the data that lies there now; fast, without torch."""
+    newest = latest(recipe.run_directory)
+    return newest is not None and _ends_with(read_info(newest), recipe)
+
+
+def check_finished(recipe: Recipe) -> bool:
+    """`check_settings`, then `is_finished`."""
+    info = check_settings(recipe)
+    return info is not None and _ends_with(info, recipe)
+
+
+def _ends_with(info: CheckpointInfo, recipe: Recipe) -> bool:
+    manifest = recipe.data_directory / "manifest.json"
+    return (
+        info.step == total_steps(recipe, info.train_windows)
+        and not differences(info, recipe)
+        and manifest.is_file()
+        and (read_json(manifest).get("fingerprint") == info.data_fingerprint or _accepted(DATA, recipe))
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- what changed
+def changes(info: CheckpointInfo, recipe: Recipe, data: DataManifest) -> list[dict[str, Any]]:
+    """What changed over the whole run when the recipe goes on from this checkpoint; for `CHANGES` of the state."""
+    now = {**changed_settings(info.recipe, recipe), **changed_length(info, recipe)}
+    if info.data_fingerprint != data.fingerprint:
+        now[DATA] = (info.data_fingerprint, data.fingerprint)
+    added = [
+        {"step": info.step, "setting": name, "before": _plain(was), "after": _plain(value)}
+        for name, (was, value) in now.items()
+    ]
+    return [*info.state.get(CHANGES, []), *added]
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | list | None) else str(value)
+
+
+def recipe_of_step(info: CheckpointInfo, step: int) -> Recipe:
+    """The recipe that update `step` (counted from 1) of a checkpoint's run was made with, as far as it decides batches.
+
+    Raises:
+        ValueError: when that step was made on other data than the checkpoint.
+    """
+    recipe = info.recipe
+    for change in reversed(info.state.get(CHANGES, [])):
+        if step > change["step"]:
+            break
+        if change["setting"] == DATA:
+            raise ValueError(
+                f"step {step} was made on other data (fingerprint {change['before']}), which the run left at step "
+                f"{change['step']}"
+            )
+        if change["setting"] == BATCH:
+            train = recipe.train.model_copy(update={"global_batch_size": change["before"]})
+            recipe = recipe.model_copy(update={"train": train})
+    return recipe
+
+
+def rate_jump(info: CheckpointInfo, recipe: Recipe) -> str | None:
+    """A sentence when the learning rate takes a step that no schedule has, because its settings or length changed."""
+    if info.step == 0:
+        return None
+    before, now = info.recipe, recipe
+    lengths = [total_steps(one, info.train_windows) for one in (before, now)]
+    if info.step >= lengths[1]:
+        return None
+    rates = [
+        learning_rate(one.train.schedule, one.train.optimizer.lr, info.step, total)
+        for one, total in zip((before, now), lengths, strict=True)
+    ]
+    if abs(rates[1] - rates[0]) <= _NOTICEABLE * max(rates):
+        return None
+    what = [
+        f"{name} was {_short(was)} and is {_short(value)}" for name, (was, value) in _about_the_rate(info, now).items()
+    ]
+    return (
+        f"the learning rate goes from {rates[0]:.3g} to {rates[1]:.3g} at step {info.step + 1:,}: {'; '.join(what)}. "
+        + _advice(info, before)
+    )
+
+
+def _about_the_rate(info: CheckpointInfo, now: Recipe) -> dict[str, tuple[Any, Any]]:
+    named = ("train.schedule", "train.optimizer.lr")
+    found = {path: pair for path, pair in changed_settings(info.recipe, now).items() if path.startswith(named)}
+    return {**changed_length(info, now), **found}
+
+
+def _advice(info: CheckpointInfo, before: Recipe) -> str:
+    schedule, total = before.train.schedule, total_steps(before, info.train_windows)
+    if schedule.kind != "wsd":
+        return "A run that is to be made longer is better given train.schedule.kind wsd, whose rate stays until its end"
+    start = max(schedule.warmup_steps, total - 1 - max(1, round(schedule.decay_fraction * total)))
+    return f"A wsd run had better go on from a checkpoint before its decay, which began at step {start + 1:,}"
+
+
+def check_past(info: CheckpointInfo, now: Recipe, data: DataManifest) -> None:
+    """Raises `ValueError` when the steps that were made would have had other windows under the recipe of now.
+
+    What lies ahead may change: another phase, or more steps where neither phases nor caps hang on their number.
+    """
+    before, step = info.recipe, info.step
+    old, new = plan_mixture(before, data), plan_mixture(now, data)
+    if not old.pooled and info.state.get("order", 1) != ORDER_VERSION:
+        raise ValueError(
+            f"{info.directory} was made by an earlier version of Replica, which put weighted sources into another "
+            "order; start a new run with another --out"
+        )
+    if old.same_before(new, step * now.train.global_batch_size):
+        return
+    begun = "weights, caps and phases"
+    if before.data.mixture == now.data.mixture:
+        begun += "; a phase starts at a fraction of the run, and caps are shared out over its length, so both move with"
+        begun += " train.steps, train.tokens and train.epochs"
+    raise ValueError(
+        f"the mixture of the first {step:,} steps, which are trained already, would be another one (it follows from "
+        f"{begun}); set them back, or start a new run with another --out"
+    )

@@ -1,0 +1,65 @@
+"""Loads the model of a checkpoint; needs neither DeepSpeed nor the run it came from."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from configs.schema.recipe import RESOLVED_NAME
+from data_prep.tokens.special_tokens import SPECIAL_IDS
+from data_prep.tokens.vocab import Vocab
+from pretrain.checkpoint.fragment_files import FragmentReader
+from pretrain.checkpoint.manifest import IMPORTED, TOKENIZER, CheckpointInfo, damage, read_info
+from pretrain.model.transformer import Transformer
+
+
+def open_weights(directory: Path) -> tuple[CheckpointInfo, int, FragmentReader]:
+    """A checkpoint's description, the rows of its embedding, and its weights: compared, and none of them read yet.
+
+    Raises:
+        ValueError: when the directory is not a checkpoint, is damaged, was imported by a version that lost what texts
+            begin with, or its weights are not those of its settings.
+    """
+    from pretrain.checkpoint.fragment_files import FragmentReader
+    from pretrain.sizes.shapes import check_context, parameter_shapes
+
+    info = read_info(directory)
+    if problem := damage(info):
+        raise ValueError(f"{directory} is damaged: {problem}; use another checkpoint")
+    _check_import(info)
+    config = info.recipe.model
+    rows = config.padded_vocab(Vocab.load(info.tokenizer).size)
+    weights = FragmentReader(directory, "weights")
+    weights.expect(parameter_shapes(config, rows))
+    numbers = sum(math.prod(shape) for _, shape in parameter_shapes(config, rows))
+    check_context(config, 4 * numbers, f"{directory / RESOLVED_NAME}: model.context_length")
+    return info, rows, weights
+
+
+def _check_import(info: CheckpointInfo) -> None:
+    """Earlier imports took what ends a text for what begins it, and might drop a head: neither can be seen any more."""
+    if info.data_fingerprint.startswith(IMPORTED) and f"{TOKENIZER}/{SPECIAL_IDS}" not in info.files:
+        raise ValueError(
+            f"{info.directory} was imported by an earlier version, which did not keep the token that texts begin with, "
+            "so its scores could be wrong; import the model again: replica import DIRECTORY --out NEW_RUN"
+        )
+
+
+def load_weights(directory: Path) -> Transformer:
+    """The model of a checkpoint in evaluation mode, fp32, on the CPU; needs neither DeepSpeed nor the run it came from.
+
+    Raises:
+        ValueError: as `open_weights`, before memory is asked for.
+    """
+    import torch
+
+    from pretrain.model.transformer import Transformer
+
+    info, rows, weights = open_weights(directory)
+    with torch.device("meta"):
+        model = Transformer(info.recipe.model, rows)
+    model.materialize("cpu")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights.whole(name, parameter.shape))
+    return model.eval()

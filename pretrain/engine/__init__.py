@@ -1,0 +1,1 @@
+"""Makes one training step with DeepSpeed; the one room that knows it."""

@@ -1,0 +1,1 @@
+"""Reads and writes models in the formats of others: Hugging Face directories, GGUF files."""

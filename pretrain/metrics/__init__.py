@@ -1,0 +1,1 @@
+"""Measures a run: training metrics, validation loss, start-up times."""

@@ -1,0 +1,191 @@
+"""What a run says about itself: metrics.jsonl always, TensorBoard and Weights & Biases where the recipe asks."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from configs.safety.hide_secrets import mask
+from configs.schema.recipe import Recipe
+from pretrain.engine.engine import StepResult
+from pretrain.metrics.metrics_file import JsonLines
+
+
+class Writer(Protocol):
+    """Where measurements go."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Writes the values of a step."""
+
+    def close(self) -> None:
+        """Flushes and closes."""
+
+
+class TensorBoard:
+    """Event files in `tensorboard/`; of steps that are made again, only the new ones show."""
+
+    def __init__(self, directory: Path, start_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=start_step + 1)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A W&B run, continued under the same id when training resumes."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        settings = recipe.train.wandb
+        assert settings is not None
+        try:
+            import wandb
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "train.wandb is set, but wandb is not installed; run `pip install wandb` or drop train.wandb"
+            ) from error
+        self._run = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            name=settings.name or recipe.name,
+            id=f"{recipe.name}-{recipe.fingerprint()[:12]}",
+            resume="allow",
+            dir=str(recipe.run_directory),
+            config=mask(recipe.model_dump(mode="json")),
+        )
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Tracker:
+    """All the writers of a run; none on ranks other than the main one."""
+
+    def __init__(self, recipe: Recipe, start_step: int, enabled: bool) -> None:
+        self._writers: list[Writer] = []
+        if not enabled:
+            return
+        self._writers.append(JsonLines(recipe.run_directory, start_step))
+        if recipe.train.tensorboard:
+            self._writers.append(TensorBoard(recipe.run_directory / "tensorboard", start_step))
+        if recipe.train.wandb is not None:
+            self._writers.append(WeightsAndBiases(recipe))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Writes the values measured after `step` updates."""
+        for writer in self._writers:
+            writer.log(step, values)
+
+    def close(self) -> None:
+        """Flushes and closes all writers."""
+        for writer in self._writers:
+            writer.close()
+
+
+class Meter:
+    """Turns steps into measurements.
+
+    `code_nats`: the sum of each step's loss *before* its update, as long as no window was seen before. By prequential
+    coding (Dawid 1984; Rissanen 1984) a model trained like this compresses the text so far to that many nats.
+    """
+
+    def __init__(
+        self,
+        flops_per_token: float,
+        peak_flops: float,
+        state: dict[str, Any],
+        measure_peak: Callable[[], float] | None = None,
+    ) -> None:
+        """`peak_flops` of all devices together; `state` from a checkpoint continues its sums.
+
+        `measure_peak` is asked for the peak again when training is faster than that; None where nobody reads the rates.
+        """
+        self._flops_per_token, self._peak, self._measure_peak = flops_per_token, peak_flops, measure_peak
+        self.state: dict[str, float] = {"targets": 0.0, "code_nats": 0.0, "code_bytes": 0.0, **state}
+        self._since, self._targets, self._wait = time.monotonic(), 0.0, 0.0
+        self._speed, self._once = 0.0, dict[str, float]()
+
+    def remark(self, values: dict[str, float]) -> None:
+        """Adds values to the next measurement, once."""
+        self._once.update(values)
+
+    def add(self, result: StepResult, fresh: bool, data_wait: float) -> None:
+        """Counts a step; `data_wait` is how many seconds it waited for its batch."""
+        self._targets += result.targets
+        self._wait += data_wait
+        self.state["targets"] += result.targets
+        if fresh:
+            self.state["code_nats"] += result.nats
+            self.state["code_bytes"] += result.target_bytes
+
+    def measure(self, result: StepResult, learning_rate: float) -> dict[str, float]:
+        """The step's own loss, and rates since the last call."""
+        self._speed = self._targets / max(time.monotonic() - self._since, 1e-9)
+        code_bits = self.state["code_nats"] / math.log(2)
+        if self._speed * self._flops_per_token > self._peak:
+            self._correct_peak()
+        values = {
+            "tokens": self.state["targets"],
+            "train/loss": result.loss,
+            "train/lr": learning_rate,
+            "train/grad_norm": result.grad_norm,
+            "train/tokens_per_s": self._speed,
+            "train/mfu": self._speed * self._flops_per_token / self._peak,
+            "train/peak_flops": self._peak,
+            "train/memory_bytes": float(memory_bytes()),
+            "train/data_wait_s": self._wait,
+            "train/code_length_bits": code_bits,
+            "train/code_bits_per_byte": code_bits / max(self.state["code_bytes"], 1.0),
+        }
+        values |= self._once
+        self._since, self._targets, self._wait, self._once = time.monotonic(), 0.0, 0.0, {}
+        return values
+
+    def _correct_peak(self) -> None:
+        """An MFU above 1 is a peak that was measured too low, beside other work; says so when it remains one."""
+        if self._measure_peak is None:
+            return
+        self._peak = max(self._peak, self._measure_peak())
+        if (mfu := self._speed * self._flops_per_token / self._peak) > 1:
+            print(
+                f"warning: an MFU of {mfu:.2f}: training is faster than the {self._peak:.3g} FLOP/s of matrix products "
+                "here, measured twice; other work on the machine, or a wrong entry in pretrain/engine/devices.py. The "
+                "tokens per second are right",
+                file=sys.stderr,
+            )
+            self._measure_peak = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside (validation, saving) does not count as training's."""
+        start = time.monotonic()
+        yield
+        self._since += time.monotonic() - start
+
+    def note(self, result: StepResult) -> str:
+        """Beside the progress bar."""
+        return f"loss {result.loss:.3f}  {self._speed:,.0f} tok/s" if self._speed else f"loss {result.loss:.3f}"
+
+
+def memory_bytes() -> int:
+    """The most memory used so far: of the GPU where there is one, else resident memory of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

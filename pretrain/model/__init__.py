@@ -1,0 +1,1 @@
+"""The transformer: its layers, its kernels, and text generation."""

@@ -1,0 +1,67 @@
+"""Whether a run gives the same numbers bit for bit when it is made again, and what is switched on for it.
+
+What is not repeatable by itself: additions in the order in which threads come to them. On CPUs the compiler scatters
+the embedding's gradient with atomic additions; on GPUs scattered additions, FlashAttention's backward pass and cuBLAS
+with several streams do the same. `torch.use_deterministic_algorithms` has another way for each, and is part of the key
+under which compiled code is cached.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from configs.schema.train import Train
+
+# cuBLAS is repeatable with buffers of its own for each stream (CUDA's manual, "Results reproducibility").
+_CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def is_deterministic(train: Train, device: torch.device) -> bool:
+    """`train.deterministic`, with `auto` decided: on CPUs, where it cost 3 to 4% of a step (docs/benchmarks.md)."""
+    return device.type == "cpu" if train.deterministic == "auto" else train.deterministic
+
+
+@contextmanager
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Inside, torch takes deterministic algorithms only; put it around everything that compiles or computes.
+
+    An operation that has none raises torch's `RuntimeError`, which names it.
+    """
+    if not enabled:
+        yield
+        return
+    given = os.environ.get(_CUBLAS[0])
+    os.environ.setdefault(*_CUBLAS)  # before the first product on a GPU
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    switches: Any = torch.utils.deterministic  # whose attribute is a property of its class
+    filled = switches.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    switches.fill_uninitialized_memory = False  # a search for mistakes, which costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        switches.fill_uninitialized_memory = filled
+        if given is None:
+            os.environ.pop(_CUBLAS[0], None)
+
+
+def promise(deterministic: bool, device: torch.device, threads: int, ranks: int) -> str:
+    """What a run may say about being made again, in one sentence without a full stop."""
+    where = f"{ranks} rank{'s' * (ranks != 1)} of {threads} thread{'s' * (threads != 1)}"
+    if not deterministic:
+        return "not promised to repeat bit for bit: train.deterministic is off, and additions may come in any order"
+    if device.type != "cpu":
+        return (
+            f"deterministic algorithms only ({ranks} rank{'s' * (ranks != 1)}); that this repeats bit for bit on GPUs "
+            "is torch's promise, which this project has not measured"
+        )
+    return (
+        f"repeats bit for bit, killed and resumed or not, with {where}, this recipe, data and software, on CPUs of "
+        "this kind"
+    )

@@ -1,0 +1,1 @@
+"""Updates parameters: AdamW, Muon, parameter groups, the learning rate."""

@@ -1,0 +1,1 @@
+"""Divides batches, parameters and matrices between ranks."""

@@ -1,0 +1,118 @@
+"""Tensor parallelism: consecutive ranks share the matrices of every block (Megatron-LM, arXiv:1909.08053).
+
+DeepSpeed's AutoTP cuts queries, keys, values, gate and up by their outputs (heads stay whole), the matrices after them
+by their inputs, and adds what ranks computed where a block writes to the residual stream. Embeddings, head and norms
+stay whole on every rank. All ranks of a group see the same rows; ZeRO partitions over ranks with different rows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from configs.schema.model import Model
+from configs.schema.recipe import Recipe
+from pretrain.model.attention import Attention
+from pretrain.model.transformer import Transformer
+from pretrain.parallel.fragments import Block, Shard
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How the parameters of one linear layer are divided: its outputs, in sections each by itself, or its inputs."""
+
+    name: str  # the layer's, from its block on
+    sections: list[int] | None  # numbers of outputs; None: by inputs
+
+    def shard(self, shape: torch.Size, part: int, parts: int) -> Shard | None:
+        if self.sections is None:
+            if len(shape) == 1:  # a bias is added once, after the sum
+                return None
+            rows, columns = shape
+            width = columns // parts
+            return Shard(shape, (Block(0, part * width, rows, width, columns),))
+        width = shape[1] if len(shape) == 2 else 1
+        blocks, start, first = [], 0, 0
+        for size in self.sections:
+            mine = size // parts * width
+            blocks.append(Block(start, first * width + part * mine, 1, mine, mine))
+            start, first = start + mine, first + size
+        return Shard(shape, tuple(blocks))
+
+
+def _cuts(model: Model) -> list[_Cut]:
+    queries, values = model.num_heads * model.head_width, model.kv_heads * model.head_width
+    return [
+        _Cut("attention.qkv", [queries, values, values]),
+        _Cut("attention.out", None),
+        _Cut("mlp.up", [model.mlp_width] * (2 if model.activation == "swiglu" else 1)),
+        _Cut("mlp.down", None),
+    ]
+
+
+def deepspeed_section(model: Model, parts: int) -> dict[str, Any]:
+    """What DeepSpeed is told of it. Norms of heads and shares of values see a rank's own heads: gradients add up."""
+    layers = []
+    for cut in _cuts(model):
+        layer: dict[str, Any] = {"patterns": [rf".*\.{re.escape(cut.name)}\.weight$"]}
+        if cut.sections is None:
+            layer["partition_type"] = "row"
+        else:
+            layer |= {"partition_type": "column", "partition_dim": 0, "shape": [cut.sections, model.hidden_size]}
+        layers.append(layer)
+    of_heads = [r".*\.attention\.[qk]_norm\.weight$", r".*\.attention\.value_mix\.weight$"]
+    layers.append({"patterns": of_heads, "partition_type": "skip", "grad_allreduce": True})
+    return {"autotp_size": parts, "partition_config": {"use_default_specs": False, "layer_specs": layers}}
+
+
+def mark_shards(model: Transformer, part: int, parts: int) -> None:
+    """Tells every parameter that DeepSpeed is about to divide what this rank keeps of it."""
+    cuts = {cut.name: cut for cut in _cuts(model.config)}
+    for name, parameter in model.named_parameters():
+        layer = name.split(".", 2)[-1].rpartition(".")[0]  # blocks.0.mlp.up.weight -> mlp.up
+        shard = cuts[layer].shard(parameter.shape, part, parts) if layer in cuts else None
+        if shard is not None:
+            parameter.shard = shard  # type: ignore[attr-defined]
+
+
+def split_heads(model: Transformer, parts: int) -> None:
+    """Makes attention work on this rank's heads; after DeepSpeed has divided the matrices."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.heads, module.kv_heads = module.heads // parts, module.kv_heads // parts
+
+
+def local(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """What this rank keeps of a whole value."""
+    shard: Shard | None = getattr(parameter, "shard", None)
+    return value if shard is None else shard.of(value).view(parameter.shape)
+
+
+def check_tensor(recipe: Recipe) -> None:
+    """Raises `ValueError` where `train.parallel.tensor` cannot be, or was not found to train as one rank does."""
+    train, model = recipe.train, recipe.model
+    parts, name = train.parallel.tensor, f"train.parallel.tensor {train.parallel.tensor}"
+    if parts == 1:
+        return
+    sizes = {
+        "model.num_heads": model.num_heads,
+        "model.num_kv_heads": model.kv_heads,
+        "the MLP's width": model.mlp_width,
+    }
+    for what, size in sizes.items():
+        if size % parts:
+            raise ValueError(f"{name} needs {what} to be a multiple of it, not {size}")
+    for what, given in {
+        "train.parallel.sequence": train.parallel.sequence > 1,
+        "train.zero.stage 3": train.zero.stage == 3,
+        "train.optimizer.name muon": train.optimizer.name == "muon",
+        "train.precision fp8": train.precision == "fp8",
+        "train.activation_checkpointing selective": train.activation_checkpointing == "selective",
+        "model.dropout": model.dropout > 0,
+    }.items():
+        if given:
+            raise ValueError(f"{name} does not go together with {what} (docs/large-models.md says why)")

@@ -1,0 +1,1 @@
+"""Predicts memory and time of training before it runs."""

@@ -1,0 +1,1 @@
+"""Watches training: loss spikes, heartbeats, slow ranks, silent corruption."""

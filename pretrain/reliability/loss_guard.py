@@ -1,0 +1,198 @@
+"""Sick numbers: loss spikes and losses that are no numbers, what is done about them, and the record of it.
+
+A *skipped* step makes no update; every other step reads the batch that it would have read anyway. So what a run
+computes stays a pure function of (recipe, skipped ranges, step), and the ranges are kept in the run directory and in
+every checkpoint: a resumed run, or one that is made again with the same `skipped.json`, skips the same.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.common.files import read_json, write_json
+from configs.schema.recipe import Recipe
+from data_prep.tokens.vocab import Vocab
+from pretrain.batches.source import BatchSource
+from pretrain.batches.trace import traced
+from pretrain.engine.non_finite import NonFiniteLoss
+from pretrain.parallel.ranks import Ranks
+
+SKIPPED = "skipped.json"
+RECORDS = "faults"
+_MAD_TO_SIGMA = 1.4826  # of a normal distribution
+_LEAST_SIGMA = 0.005  # of the median: a loss that hardly moves must not make a spike of rounding
+_NAMED_DOCUMENTS = 3
+
+
+class LossSpike(ValueError):
+    """A loss spike that the recipe lets stop the run; its update was not made."""
+
+
+class Rewind(Exception):
+    """Training must go on from the newest checkpoint; the steps to skip from there are in the lineage."""
+
+
+def check_validation(step: int, values: dict[str, float]) -> None:
+    """Raises `ValueError` when the validation loss after `step` updates is not finite.
+
+    Every rank has the same values. A batch's loss is looked at before its update, so what the last update of a run did
+    shows here alone.
+    """
+    loss = values.get("val/loss", 0.0)
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the validation loss after step {step} is {loss}: training diverged, and this step is not saved. Lower "
+            "train.optimizer.lr or lengthen the warm-up, and start a new run with another --out"
+        )
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A range of steps without updates, counted from 1 as in metrics.jsonl, both ends included."""
+
+    first: int
+    last: int
+    action: str  # skip or rewind
+    reason: str
+
+
+class Lineage:
+    """The skipped ranges of a run."""
+
+    def __init__(self, run: Path, checkpoint_step: int, of_checkpoint: list[dict[str, Any]]) -> None:
+        """`of_checkpoint` is the `Lineage.entries` that the checkpoint of `checkpoint_step` updates was saved with.
+
+        Raises:
+            ValueError: when that checkpoint made an update that the run directory's file says to skip.
+        """
+        self._file = run / SKIPPED
+        trained = [Skipped(**entry) for entry in of_checkpoint]
+        kept = [Skipped(**entry) for entry in read_json(self._file)] if self._file.is_file() else []
+        for entry in kept:
+            if entry.first <= checkpoint_step and entry not in trained:
+                raise ValueError(
+                    f"{self._file} skips the steps {entry.first} to {entry.last}, but the checkpoint of step "
+                    f"{checkpoint_step} was trained on them; take the entry out, or start a new run with another --out"
+                )
+        self.all = trained + [entry for entry in kept if entry not in trained]
+
+    def __contains__(self, step: int) -> bool:
+        """Whether the step (counted from 0) makes no update."""
+        return any(entry.first <= step + 1 <= entry.last for entry in self.all)
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """For a checkpoint's manifest."""
+        return [asdict(entry) for entry in self.all]
+
+    def add(self, entry: Skipped, write: bool) -> None:
+        """Adds a range; on the main rank (`write`) durably, before training goes on."""
+        self.all.append(entry)
+        if write:
+            write_json(self._file, self.entries)
+
+
+def robust_z(loss: float, before: list[float]) -> float:
+    """Robust standard deviations of `loss` above the median of `before` (Iglewicz and Hoaglin 1993)."""
+    median = statistics.median(before)
+    mad = statistics.median(abs(value - median) for value in before)
+    return (loss - median) / max(_MAD_TO_SIGMA * mad, _LEAST_SIGMA * abs(median), 1e-12)
+
+
+class FaultGuard:
+    """Judges every step's loss before its update. All ranks see the same losses, and so decide the same."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        checkpoint_step: int,
+        state: dict[str, Any],
+        documents: tuple[BatchSource, Vocab],
+        ranks: Ranks,
+    ) -> None:
+        """`state` is from the checkpoint of `checkpoint_step` updates; empty at the start of a run."""
+        self._run, self._settings = recipe.run_directory, recipe.train.faults
+        self.lineage = Lineage(self._run, checkpoint_step, state.get("skipped", []))
+        self.newest_checkpoint = checkpoint_step
+        self._documents = documents
+        self._losses: deque[float] = deque(state.get("losses", []), maxlen=self._settings.window)
+        self._rank, self._ranks, self._sharing = ranks.rank, ranks.count, recipe.train.parallel.sharing
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"losses": list(self._losses), "skipped": self.lineage.entries}
+
+    def accepts(self, step: int, loss: float) -> bool:
+        """Whether the update of `step` (from 0) is to be made.
+
+        Raises:
+            LossSpike, Rewind: as the recipe says.
+        """
+        before = list(self._losses)
+        z = robust_z(loss, before) if len(before) >= self._settings.window // 2 else 0.0
+        spike = z > self._settings.zscore
+        if spike:
+            reason = f"loss {loss:.4g}, {z:.1f} robust standard deviations above the median of {len(before)} steps"
+            file = self._record(step, reason, {"loss": loss, "z": z}, range(self._ranks))
+            if self._settings.action != "record":
+                self._act(step, reason, file, LossSpike)
+                return False
+            self._say(f"step {step + 1}: {reason}; its documents are in {file}")
+        self._losses.append(loss)
+        return True
+
+    def cannot_be(self, step: int, error: NonFiniteLoss) -> None:
+        """After a loss or gradient that is no number: returns when the step is to be skipped.
+
+        Raises:
+            NonFiniteLoss, Rewind: as the recipe says; the former with the documents.
+        """
+        file = self._record(step, str(error), {"loss": None, "z": None}, error.ranks)
+        names = list(dict.fromkeys(f"{span['source']} {span['id']}" for span in self._spans(step, error.ranks)))
+        shown = ", ".join(names[:_NAMED_DOCUMENTS]) + (", …" if len(names) > _NAMED_DOCUMENTS else "")
+        reason = f"{error} (documents: {shown}; all of them in {file})"
+        if self._settings.action in ("record", "stop"):
+            raise NonFiniteLoss(reason, error.ranks) from error
+        self._act(step, str(error), file, lambda text: NonFiniteLoss(text, error.ranks))
+
+    def _act(self, step: int, reason: str, file: Path, stop: Any) -> None:
+        action = self._settings.action
+        if action == "stop":
+            raise stop(f"step {step + 1}: {reason}; its update was not made. Its documents are in {file}")
+        if len(self.lineage.all) >= self._settings.most:
+            raise stop(
+                f"step {step + 1}: {reason}; this run has skipped {len(self.lineage.all)} times already "
+                f"(train.faults.most). Look at the documents in {file}, and lower train.optimizer.lr or raise the limit"
+            )
+        first = step + 1
+        if action == "rewind":
+            first = max(self.newest_checkpoint + 1, first + 1 - (self._settings.rewind_steps or first))
+        self.lineage.add(Skipped(first, step + 1, action, reason), write=self._rank == 0)
+        self._say(f"step {step + 1}: {reason}; {action}: no updates in steps {first} to {step + 1}. Documents: {file}")
+        if action == "rewind":
+            raise Rewind
+
+    def _record(self, step: int, reason: str, values: dict[str, Any], ranks: Any) -> Path:
+        file = self._run / RECORDS / f"step_{step + 1:08d}.json"
+        if self._rank == 0:
+            content = {"step": step + 1, "reason": reason, "action": self._settings.action, "ranks": list(ranks)}
+            write_json(file, {**content, **values, "documents": list(self._spans(step, ranks))})
+        return file
+
+    def _spans(self, step: int, ranks: Any) -> Iterator[dict[str, Any]]:
+        """What these ranks read in this step."""
+        share = self._documents[0].global_batch * self._sharing // self._ranks  # rows of a group of ranks
+        groups = {rank // self._sharing for rank in ranks}
+        return (asdict(span) for span in traced(*self._documents, step) if span.row // share in groups)
+
+    def _say(self, text: str) -> None:
+        if self._rank == 0:
+            print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,186 @@
+"""Signs of life of every rank, and the end of a run in which a rank is stuck.
+
+`RUN/ranks/rank_00003.json` is one line of fixed length, rewritten in place every few seconds by a thread: where the
+rank is (step, phase) and since when. A rank whose file stands still is stopped or cut off; one whose file goes on, but
+in another place than the others, holds them up. `rank_00003.stacks` takes the stacks of all its threads, when a phase
+lasts too long and on SIGUSR2. Free of torch.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from configs.safety.parsing import parse_json
+from configs.schema.train import Watch
+
+DIRECTORY = "ranks"
+LOST_RANK = 76  # EX_PROTOCOL, exit code: another rank is gone, stuck or cut off; starting again continues
+SAVING = "checkpoint"
+ENDED = "ended because of another rank"
+# A phase that may take longer than a collective, as long as every rank gives signs of life.
+_SAVING_SECONDS = 7200.0
+_BYTES = 256
+_REPORTED_PLACES = 8
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a rank says of itself."""
+
+    rank: int
+    host: str
+    pid: int
+    step: int  # under way, counted from 1; the last one made when the phase is `between steps`
+    phase: str
+    since: float  # Unix time at which the phase began
+    time: float  # of this sign of life
+
+
+def read_beats(run: Path) -> dict[int, Beat]:
+    """The last sign of life of every rank; a file that cannot be read is as none."""
+    beats = {}
+    for file in sorted((run / DIRECTORY).glob("rank_*.json")):
+        with suppress(OSError, ValueError, TypeError):
+            beat = Beat(**parse_json(file.read_text(encoding="utf-8")))
+            beats[beat.rank] = beat
+    return beats
+
+
+class Heartbeat:
+    """One rank's signs of life, and its watch over how long its phases last."""
+
+    def __init__(self, run: Path, settings: Watch, rank: int, ranks: int) -> None:
+        self._run, self._settings, self._ranks = run, settings, ranks
+        now = time.time()
+        self._beat = Beat(rank, socket.gethostname()[:64], os.getpid(), 0, "between steps", now, now)
+        self._began = time.monotonic()  # of the phase
+        self._reporting = threading.Lock()
+        self._stop = threading.Event()
+        directory = run / DIRECTORY
+        directory.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(directory / f"rank_{rank:05d}.json", os.O_RDWR | os.O_CREAT, 0o644)
+        self._stacks = (directory / f"rank_{rank:05d}.stacks").open("w", encoding="utf-8")
+        self._write()
+
+    def enter(self, phase: str, step: int | None = None) -> None:
+        """Says where this rank is now; a step (from 1) stays until the next one is given."""
+        step = self._beat.step if step is None else step
+        self._beat = replace(self._beat, phase=phase, step=step, since=time.time())
+        self._began = time.monotonic()
+
+    @property
+    def step(self) -> int:
+        """The step under way, or the last one made."""
+        return self._beat.step
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While open, writes signs of life, dumps stacks on SIGUSR2, and ends the process when it is stuck."""
+        thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
+        with suppress(ValueError):  # not in the main thread: then without the signal
+            faulthandler.register(signal.SIGUSR2, file=self._stacks, all_threads=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+            faulthandler.unregister(signal.SIGUSR2)
+            self._write()
+            os.close(self._descriptor)
+            self._stacks.close()
+
+    def lost(self, cause: str) -> None:
+        """Ends this process after a collective failed; `cause` is what the library said."""
+        with self._reporting:  # the watch may be writing its own report, and ends the process then
+            found = self._look()
+            self._end(f"a collective failed ({cause.strip().splitlines()[0][:300]})", *found)
+
+    # ------------------------------------------------------------------------------------------------------ the thread
+    def _watch(self) -> None:
+        every = self._settings.heartbeat_seconds
+        # Before the collective's own timeout, so that the stacks show where everything hangs.
+        limit = max(self._settings.timeout_seconds - 2 * every, self._settings.timeout_seconds / 2)
+        dumped = 0.0
+        while not self._stop.wait(min(every, limit / 4)):
+            self._write()
+            began = self._began
+            if time.monotonic() - began < limit or self._ranks == 1:
+                continue
+            if dumped != began:
+                dumped = began
+                self._dump()
+            with self._reporting:
+                before, after = self._look()
+                if self._began != began or self._stop.is_set():
+                    continue
+                saving = self._beat.phase == SAVING and time.monotonic() - began < _SAVING_SECONDS
+                if saving and not silent(before, after):
+                    continue
+                self._end(f"nothing for {time.monotonic() - began:.0f} s", before, after)
+
+    def _write(self) -> None:
+        line = json.dumps(asdict(replace(self._beat, time=time.time())))
+        with suppress(OSError):  # a full disk must not end training here; the save says what it needs to say
+            os.pwrite(self._descriptor, line[: _BYTES - 1].ljust(_BYTES - 1).encode() + b"\n", 0)
+
+    def _dump(self) -> None:
+        self._stacks.write(f"--- step {self._beat.step}, {self._beat.phase}, {time.strftime('%F %T')}\n")
+        self._stacks.flush()
+        faulthandler.dump_traceback(self._stacks, all_threads=True)
+
+    def _look(self) -> tuple[dict[int, Beat], dict[int, Beat]]:
+        """All signs of life twice, with more than one interval between: clocks of hosts need not agree for that."""
+        before = read_beats(self._run)
+        until = time.monotonic() + 1.25 * self._settings.heartbeat_seconds
+        while time.monotonic() < until:
+            self._write()
+            time.sleep(min(0.25, self._settings.heartbeat_seconds))
+        self._write()
+        return before, read_beats(self._run)
+
+    def _end(self, what: str, before: dict[int, Beat], after: dict[int, Beat]) -> None:
+        me, still = self._beat, silent(before, after)
+        told = any(beat.phase == ENDED and beat.rank < self._ranks for beat in after.values())
+        # All of them would say the same, and who ends later would name those that ended before.
+        if not told and me.rank == min((rank for rank in after if rank not in still), default=me.rank):
+            text = (
+                f"error: rank {me.rank} of {self._ranks} in step {me.step}, {me.phase}: {what}. "
+                f"{places(after, still, self._ranks)}. Stacks and signs of life of all ranks: {self._run / DIRECTORY}. "
+                "The same command continues from the newest checkpoint\n"
+            )
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        self._beat = replace(me, phase=ENDED)
+        self._write()
+        os._exit(LOST_RANK)  # leaving in order would wait for the ranks that are gone
+
+
+def silent(before: dict[int, Beat], after: dict[int, Beat]) -> list[int]:
+    """Ranks whose file stood still."""
+    return [rank for rank, beat in after.items() if rank in before and before[rank].time == beat.time]
+
+
+def places(beats: dict[int, Beat], still: list[int], ranks: int) -> str:
+    """Where the ranks are, in words: the silent ones first, then those that are behind."""
+    groups: dict[tuple[bool, int, str], list[Beat]] = {}
+    for beat in beats.values():
+        if beat.rank < ranks:  # files of more ranks are of an earlier start
+            groups.setdefault((beat.rank not in still, beat.step, beat.phase), []).append(beat)
+    lines = []
+    for (alive, step, phase), members in sorted(groups.items(), key=lambda item: item[0])[:_REPORTED_PLACES]:
+        names = ", ".join(f"rank {beat.rank} ({beat.host}, pid {beat.pid})" for beat in members[:_REPORTED_PLACES])
+        names += f" and {len(members) - _REPORTED_PLACES} more" if len(members) > _REPORTED_PLACES else ""
+        lines.append(f"{names} {'is' if alive else 'is silent, last heard of'} in step {step}, {phase}")
+    return "; ".join(lines)

@@ -1,0 +1,31 @@
+"""How fast each rank computes by itself: whole steps take as long on all ranks, because the fast wait for the slow."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pretrain.engine.engine import Engine
+
+
+def slow_ranks(seconds: list[float], ratio: float) -> dict[int, float]:
+    """Rank -> how many times the median it takes, where that is more than `ratio`; of two ranks the faster counts."""
+    median = sorted(seconds)[(len(seconds) - 1) // 2]
+    return {rank: value / median for rank, value in enumerate(seconds) if value > ratio * median > 0}
+
+
+def report_slow_ranks(engine: Engine, step: int, ratio: float) -> None:
+    """Says which ranks compute slowly, since the last call; every rank must call it."""
+    if engine.ranks.count == 1:
+        return
+    found = engine.gather((engine.clock.median(), socket.gethostname()))
+    for rank, times in slow_ranks([seconds for seconds, _ in found], ratio).items():
+        if engine.is_main:
+            print(
+                f"step {step:,}: rank {rank} ({found[rank][1]}) is slow: {times:.1f} times the median of all ranks, "
+                f"{found[rank][0]:.3g} s for a forward pass",
+                file=sys.stderr,
+                flush=True,
+            )

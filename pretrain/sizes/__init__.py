@@ -1,0 +1,1 @@
+"""Computes from the `model` section alone: parameters, operations, shapes. Needs no torch."""

@@ -1,0 +1,100 @@
+"""Samples of documents that begin or end awkwardly, and what decides a part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.schema.data import Tokenizer
+from configs.schema.evaluation import Evaluation, PerplexitySet, Samples
+from configs.schema.model import Model
+from configs.schema.recipe import Recipe
+from data_prep.tokens.vocab import Vocab, train_vocab
+from eval.results import Result
+from eval.scorer import Scorer, passage
+from pretrain.model.transformer import Transformer
+from tests.parts.fake_run import fake_recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [
+        ("first\n\nsecond\n\nthird", "third"),
+        ("a long first half without a break\n\nend", "end"),
+        ("ends with an empty line.\n\n", "ends with"),
+        ("\n\nbegins with one", "\n\nbegins"),
+        ("one line", "one line"),
+        ("\n\n", "\n\n"),
+    ],
+)
+def test_a_passage_is_never_empty(text: str, begins: str) -> None:
+    assert passage(text).startswith(begins)
+
+
+@pytest.fixture(scope="module")
+def vocab() -> Vocab:
+    return train_vocab(Tokenizer(kind="byte"), [])
+
+
+def scorer(vocab: Vocab, evaluation: Evaluation, context: int = 8, **changes: object) -> Scorer:
+    torch.manual_seed(1)
+    config = Model(num_layers=1, hidden_size=8, num_heads=1, context_length=context)
+    model = Transformer(config, config.padded_vocab(vocab.size)).eval()
+    recipe: Recipe = fake_recipe(Path("/nowhere")).model_copy(update={"evaluation": evaluation, **changes})
+    return Scorer(recipe, model, vocab, None, {"checkpoint": "c"}, {}, progress=False)
+
+
+@pytest.mark.parametrize("text", ["ends.\n\n", "\n\n", "🦊 begins", "🦊"])
+@pytest.mark.parametrize("context", [2, 8])
+def test_documents_with_nothing_to_continue(vocab: Vocab, tmp_path: Path, text: str, context: int) -> None:
+    """An empty passage, or one whose first character has more tokens than are read: from a document's beginning."""
+    (tmp_path / "set.txt").write_text(text)
+    item = PerplexitySet(name="p", path=str(tmp_path / "set.txt"))
+    parts = scorer(vocab, Evaluation(perplexity=[item], samples=Samples(prompts=[""], max_new_tokens=4)), context)
+    parts._texts["p"] = [text]  # as normalisation leaves it with `whitespace: false`
+    (sample,) = parts._sample_document(item)[1]
+    assert text.startswith(sample.prompt) or text.endswith(sample.prompt)
+    (_, (prompt,)) = parts._sample_prompts()
+    assert prompt.prompt == ""
+
+
+def test_what_decides_a_part(vocab: Vocab) -> None:
+    """Its own settings and files; not those of other parts, places, or how large batches are."""
+
+    def inputs(**changes: object) -> dict[str, object]:
+        item = PerplexitySet(name="p", path=str(changes.pop("path", "x")), stride=changes.pop("stride", None))  # type: ignore[arg-type]
+        own = Evaluation(perplexity=[item], **changes)  # type: ignore[arg-type]
+        return {part.name: part.inputs for part in scorer(vocab, own).parts()}
+
+    usual = inputs()
+    assert usual.keys() == {"samples/prompts", "perplexity/p", "compression/p", "samples/document"}
+    assert inputs(path="y", batch_size=3) == usual
+    changed = {name for name, value in inputs(stride=3).items() if value != usual[name]}
+    assert changed == {"perplexity/p", "samples/document"}
+    changed = {name for name, value in inputs(samples=Samples(prompts=["x"])).items() if value != usual[name]}
+    assert changed == {"samples/prompts"}
+    assert all(inputs(bootstrap_samples=101)[name] != value for name, value in usual.items())
+
+
+def test_scores_say_what_they_are_of(vocab: Vocab) -> None:
+    """The set, the stride, and per token the tokenizer; equal content has one fingerprint wherever it lies."""
+
+    def scores(texts: list[str], stride: int | None = None) -> dict[str, Result]:
+        item = PerplexitySet(name="p", path="x", stride=stride)
+        made = scorer(vocab, Evaluation(perplexity=[item]))
+        made._texts["p"] = texts
+        results = made._score_texts(item)[0] + made._compress(item)[0]
+        return {result.name.split("/")[2]: result for result in results}
+
+    one = scores(["some text", "and more"])
+    assert {result.set for result in one.values()} == {scores(["some text", "and more"])["perplexity"].set}
+    assert scores(["some textand", " more"])["perplexity"].set != one["perplexity"].set, "borders count"
+    tokenizers = {name: result.tokenizer for name, result in one.items() if result.tokenizer}
+    assert tokenizers == dict.fromkeys(("perplexity", "nats_per_token"), vocab.fingerprint)
+    assert one["perplexity"].settings == {"new tokens per window": "half the context"}
+    assert scores(["some text"], 4)["perplexity"].settings == one["perplexity"].settings
+    assert scores(["some text"], 3)["perplexity"].settings == {"new tokens per window": 3}
+    with pytest.raises(ValueError, match="stride 9 is more than"):
+        scores(["some text"], 9)
