@@ -105,7 +105,7 @@ class Source(Section):
         description="Share of training windows, relative to the other sources; null: in proportion to its tokens.",
     )
     max_epochs: float | None = Field(
-        None, gt=0, description="Largest number of passes over this source; what it then leaves, the others share."
+        None, gt=0, description="Most passes over this source; the other sources share the rest."
     )
     max_documents: int | None = Field(None, ge=1, description="Read no more than this many documents of each file.")
     max_bytes: int | None = Field(
@@ -135,18 +135,18 @@ class Source(Section):
 
 
 class Limits(Section):
-    """What no document and no file may exceed: what does is cut, or dropped with a reason."""
+    """Limits of documents and files. Larger ones are cut, or dropped with a reason."""
 
     record_bytes: int = Field(
         256 * 2**20, ge=1024, description="Longer records (lines, rows, web pages) are dropped: `record_too_long`."
     )
     expansion: float = Field(
-        1000, gt=1, description="A compressed file that unfolds to more than this many times its size is given up."
+        1000, gt=1, description="A compressed file that unpacks to more than this many times its size is given up."
     )
     document_seconds: float = Field(
         30,
         gt=0,
-        description="A document whose extraction or judgement takes more processor time for each megabyte begun is "
+        description="A document that takes more processor time than this, in seconds for each megabyte begun, is "
         "dropped: `too_slow`.",
     )
     attempts: int = Field(
@@ -155,7 +155,7 @@ class Limits(Section):
 
 
 class Extract(Section):
-    """Markup to text."""
+    """Text from markup."""
 
     html: Literal["trafilatura", "resiliparse", "text"] = Field(
         "trafilatura",
@@ -168,7 +168,7 @@ class Extract(Section):
 
 
 class Normalize(Section):
-    """Text to text; applied to every document before anything judges it."""
+    """Normalisation of every document, before the language and quality steps."""
 
     unicode: Literal["NFC", "NFKC", "none"] = Field("NFC", description="Unicode normalisation form (UAX #15).")
     whitespace: bool = Field(
@@ -180,16 +180,16 @@ class Normalize(Section):
 
 
 class Lines(Section):
-    """Lines taken out before documents are judged; one that has no others is dropped: `only_boilerplate`."""
+    """Cuts lines before the quality rules. A document without other lines is dropped: `only_boilerplate`."""
 
     boilerplate: bool = Field(
         False, description="Cookie banners, share buttons, `read more`, notices about scripts and the like."
     )
-    patterns: list[str] = Field([], description="Regular expressions; a line in which one is found is taken out.")
+    patterns: list[str] = Field([], description="Regular expressions; a line in which one is found is cut.")
 
 
 class Language(Section):
-    """Which languages stay; identified by a model that is part of the installation."""
+    """Identifies languages with a model that is part of the installation; keeps some of them."""
 
     identify: bool = Field(False, description="Write language and confidence into every document's metadata.")
     keep: list[str] = Field([], description="ISO 639-1 codes to keep; empty: all. Implies `identify`.")
@@ -207,7 +207,7 @@ class Classifier(Section):
 
 
 class Quality(Section):
-    """Which documents stay. Rules are applied in the order given; the first that objects names the reason."""
+    """Drops documents by quality. Rules are applied in the order given; the first that fails names the reason."""
 
     min_characters: int = Field(1, ge=1, description="Shorter documents are dropped with reason `too_short`.")
     max_unprintable_fraction: float = Field(
@@ -218,11 +218,11 @@ class Quality(Section):
     )
     blocked_words: list[str] = Field([], description="Documents whose URL contains one of these words: `blocked_url`.")
     rules: list[Rule] = Field([], description="Rule sets with their published thresholds, in this order.")
-    classifier: Classifier | None = Field(None, description="A trained judge of quality; applied last.")
+    classifier: Classifier | None = Field(None, description="A trained quality classifier; applied last.")
 
 
 class Privacy(Section):
-    """What is replaced by a placeholder; documents are kept, replacements counted."""
+    """Replaces personal data by placeholders. Documents stay; replacements are counted."""
 
     emails: bool = Field(False, description="E-mail addresses.")
     ip_addresses: bool = Field(False, description="Public IPv4 and IPv6 addresses.")
@@ -232,7 +232,7 @@ class Privacy(Section):
 
 
 class RepeatedLines(Section):
-    """Lines or paragraphs that come again in other documents of the same source; the first ones stay."""
+    """Cuts lines or paragraphs that earlier documents of the same source have."""
 
     unit: Literal["line", "paragraph"] = Field("line", description="What is compared.")
     keep: int = Field(1, ge=1, description="How many occurrences stay, in the order of files and documents.")
@@ -254,13 +254,13 @@ class NearDuplicates(Section):
 
 
 class RepeatedSubstrings(Section):
-    """Exact substrings met before (Lee et al., arXiv:2107.06499), cut out of the later document."""
+    """Cuts exact substrings that an earlier document has (Lee et al., arXiv:2107.06499)."""
 
     min_bytes: int = Field(200, ge=50, description="Shortest substring that counts.")
 
 
 class Dedup(Section):
-    """Which documents, lines and passages are counted once; in this order."""
+    """Removes repeated documents, lines and passages, in this order."""
 
     exact: bool = Field(True, description="Drop documents whose text was seen before, over all sources.")
     lines: RepeatedLines | None = Field(None, description="Cut lines or paragraphs seen before in the same source.")
@@ -287,7 +287,7 @@ class Decontaminate(Section):
 
 
 class Phase(Section):
-    """From this point of training on, another mixture."""
+    """Another mixture, from a point of training on."""
 
     start: float = Field(ge=0, lt=1, description="Fraction of all training tokens at which it begins.")
     weights: dict[str, float] = Field(
@@ -373,8 +373,8 @@ class Data(Section):
     )
     directory: PathText | None = Field(
         None,
-        description="Where stages put their output; null: `data/` in the run directory, and what a run beside it has "
-        "made is used again.",
+        description="Directory of the prepared data; null: `data/` in the run directory, and data that a run beside it "
+        "has prepared is used again.",
     )
     extract: Extract = Extract()
     normalize: Normalize = Normalize()

@@ -33,28 +33,30 @@ class PerplexitySet(Section):
 
     name: SetName
     path: PatternText = Field(description="Any file that data_prep reads.")
-    text_field: str = "text"
-    text_documents: Literal["file", "line", "paragraph"] = "file"
+    text_field: str = Field("text", description="Field with the text, as of a source.")
+    text_documents: Literal["file", "line", "paragraph"] = Field(
+        "file", description="What one document is in a .txt file."
+    )
     stride: int | None = Field(
         None, ge=1, description="New tokens per window of context_length; null: half the context."
     )
-    max_documents: int | None = Field(None, ge=1)
+    max_documents: int | None = Field(None, ge=1, description="Score no more than the first n documents.")
 
 
 class TranslationSet(Section):
     """Pairs for BLEU; `path` is .jsonl(.gz/.zst) with one object per pair."""
 
     name: SetName
-    path: PatternText
-    source_field: str = "source"
-    target_field: str = "target"
+    path: PatternText = Field(description="The file of pairs.")
+    source_field: str = Field("source", description="Field with the source sentence.")
+    target_field: str = Field("target", description="Field with the reference translation.")
     source_label: Prompt = Field("Source", description="Written before a source sentence in the prompt.")
     target_label: Prompt = Field("Target", description="Written before a translation in the prompt.")
     shots: int = Field(
         4, ge=0, description="Solved examples in the prompt, taken from the start of the file and not scored."
     )
-    max_items: int | None = Field(None, ge=1)
-    max_new_tokens: int = Field(96, ge=1)
+    max_items: int | None = Field(None, ge=1, description="Score no more than n pairs.")
+    max_new_tokens: int = Field(96, ge=1, description="Longest translation, in tokens.")
     tokenize: str = Field(
         "13a", description="sacrebleu tokenizer: 13a, zh, ja-mecab, char, flores200, …; part of the signature."
     )
@@ -67,7 +69,7 @@ class Benchmarks(Section):
     include_path: PathText | None = Field(None, description="Directory with task YAML files.")
     num_fewshot: int | None = Field(None, ge=0, description="Overrides the tasks' own number of examples.")
     limit: int | None = Field(None, ge=1, description="Only the first n items of each task (said in the report).")
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, description="Requests per forward pass; changes speed, never a score.")
 
     @model_validator(mode="after")
     def _tasks_differ(self) -> Benchmarks:
@@ -78,18 +80,20 @@ class Benchmarks(Section):
 class Samples(Section):
     """Text to show in the report."""
 
-    prompts: list[Prompt] = Field(["Once upon a time"])
-    max_new_tokens: int = Field(128, ge=1)
-    temperature: float = Field(0.8, ge=0)
+    prompts: list[Prompt] = Field(["Once upon a time"], description="Texts to continue.")
+    max_new_tokens: int = Field(128, ge=1, description="Longest continuation, in tokens.")
+    temperature: float = Field(0.8, ge=0, description="0: always the likeliest token.")
     top_k: int | None = Field(None, ge=0, description="Only the most likely tokens; 0 or null: all.")
-    top_p: float | None = Field(0.95, gt=0, le=1)
+    top_p: float | None = Field(
+        0.95, gt=0, le=1, description="Only the likeliest tokens that add up to this probability; null: all."
+    )
 
 
 class Evaluation(Section):
-    """What is scored after training."""
+    """Scores made after training; see docs/evaluation.md."""
 
-    perplexity: list[PerplexitySet] = Field([])
-    translation: list[TranslationSet] = Field([])
+    perplexity: list[PerplexitySet] = Field([], description="Sets for perplexity and bits per byte.")
+    translation: list[TranslationSet] = Field([], description="Sets for BLEU and chrF.")
     benchmarks: Benchmarks = Benchmarks()
     samples: Samples = Samples()
     batch_size: int = Field(16, ge=1, description="Windows per forward pass; changes speed, never a score.")
@@ -105,7 +109,7 @@ class Evaluation(Section):
 class Report(Section):
     """The page and its gates."""
 
-    title: str | None = None
+    title: str | None = Field(None, description="Title of the page; null: the run's name.")
     gates: list[str] = Field(
         [],
         description="`metric op value`, such as `perplexity/heldout/bits_per_byte < 2.4`; "

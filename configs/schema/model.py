@@ -31,7 +31,7 @@ class RopeScaling(Section):
     beta_fast: float = Field(32.0, gt=0, description="yarn: pairs with more turns in the old context stay.")
     beta_slow: float = Field(1.0, gt=0, description="yarn: pairs with fewer turns are divided by factor.")
     attention_factor: float | None = Field(
-        None, gt=0, description="yarn: what cos and sin are multiplied by; null: 0.1 ln(factor) + 1."
+        None, gt=0, description="yarn: factor of cos and sin; null: 0.1 ln(factor) + 1."
     )
     low_freq_factor: float = Field(1.0, gt=0, description="llama3: below so many turns, divided by factor.")
     high_freq_factor: float = Field(4.0, gt=0, description="llama3: above so many turns, kept.")

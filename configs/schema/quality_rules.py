@@ -18,12 +18,12 @@ class RuleSet(Section):
     """What all rule sets have."""
 
     languages: list[str] = Field(
-        [], description="Only documents in these languages (ISO 639-1); empty: all. The others pass unjudged."
+        [], description="Apply to documents in these languages only (ISO 639-1); the others pass. Empty: all."
     )
 
 
 class C4Rules(RuleSet):
-    """Raffel et al., arXiv:1910.10683, section 2.2, and its code (c4_utils.py). Takes out lines, then judges."""
+    """Raffel et al., arXiv:1910.10683, section 2.2, and its code (c4_utils.py). Cuts lines, then drops documents."""
 
     rule: Literal["c4"]
     max_word_characters: int = Field(1000, ge=1, description="Take out lines with a longer word.")

@@ -42,7 +42,7 @@ class Recipe(Section):
     name: str = Field(
         "",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-        description="Name of the run, and of its directory in `runs/`; where the file does not say it, the file's own.",
+        description="Name of the run and of its directory in `runs/`; default: the name of the recipe's file.",
     )
     seed: int = Field(1234, ge=0, le=2**62, description="Seed of everything random.")
     out: str | None = Field(

@@ -76,9 +76,7 @@ class Zero(Section):
         description="Where the optimizer's state and the fp32 weights lie, and the update is made: cpu is host memory "
         "(stages 1 to 3). true and false are cpu and none.",
     )
-    offload_parameters: Literal["none", "cpu"] = Field(
-        "none", description="Where weights lie that are not being used (stage 3)."
-    )
+    offload_parameters: Literal["none", "cpu"] = Field("none", description="Where unused weights lie (stage 3).")
 
     @field_validator("offload_optimizer", "offload_parameters", mode="before")
     @classmethod
@@ -89,7 +87,7 @@ class Zero(Section):
 
 
 class Parallel(Section):
-    """How ranks share one sequence, beside ZeRO; see docs/large-models.md."""
+    """How ranks share rows and matrices, beside ZeRO; see docs/large-models.md."""
 
     sequence: int = Field(
         1,
@@ -112,7 +110,7 @@ class Parallel(Section):
 
 
 class CheckpointPolicy(Section):
-    """When to save and what to keep."""
+    """Saving and keeping checkpoints; see docs/checkpoints.md."""
 
     every: int = Field(1000, ge=1, description="Steps between checkpoints; the last step is always saved.")
     keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
@@ -136,8 +134,8 @@ class CheckpointPolicy(Section):
     mirror_options: dict[str, Any] = Field({}, description="Passed to fsspec with the mirror.")
     accept_changed: list[Literal["global_batch_size", "data"]] = Field(
         [],
-        description="Go on although this changed since the checkpoint. The step stays, and with it the place in the "
-        "data, step x global_batch_size: windows before it are not trained on again, those between are passed over.",
+        description="Continue although this changed since the checkpoint. The step stays, and the place in the data is "
+        "step x global_batch_size; see docs/resume.md.",
     )
 
 
@@ -149,19 +147,20 @@ class ValidationPolicy(Section):
 
 
 class Faults(Section):
-    """What training does when numbers fall ill; see docs/reliability.md."""
+    """What to do on a NaN loss or a loss spike; see docs/faults.md."""
 
     action: Literal["record", "stop", "skip", "rewind"] = Field(
         "record",
-        description="On a loss spike. record: write the batch's documents to `RUN/faults/` and go on. stop: before the "
-        "update. skip: no update with this batch. rewind: back to the newest checkpoint, and no updates from there to "
-        "this batch. skip and rewind take a loss or gradient that is no number likewise; otherwise that stops.",
+        description="On a loss spike. record: write the batch's documents to `RUN/faults/` and go on. stop: stop "
+        "before the update. skip: make no update with this batch. rewind: go back to the newest checkpoint, and make "
+        "no updates from there to this batch. On a NaN or infinite loss or gradient skip and rewind do the same; "
+        "record and stop end the run.",
     )
     zscore: float = Field(
-        10.0, gt=0, description="A spike: so many robust standard deviations (1.4826 MAD) above the median."
+        10.0, gt=0, description="A spike: a loss this many robust standard deviations (1.4826 MAD) above the median."
     )
     window: int = Field(
-        128, ge=8, description="Steps whose losses make that median; the first half-window judges none."
+        128, ge=8, description="Steps whose losses make that median; no spike is reported before half of them."
     )
     rewind_steps: int | None = Field(
         None, ge=1, description="rewind only: batches left out, the spike's included; null: all since the checkpoint."
@@ -170,14 +169,14 @@ class Faults(Section):
 
 
 class Watch(Section):
-    """What training watches on all ranks; see docs/reliability.md."""
+    """Timeouts, heartbeats and comparisons between ranks; see docs/faults.md."""
 
     timeout_seconds: float = Field(
         900.0,
         gt=0,
         description="A collective, or a rank's phase, that takes longer ends the run. Longer than any save.",
     )
-    heartbeat_seconds: float = Field(5.0, gt=0, description="Seconds between a rank's signs of life in `RUN/ranks/`.")
+    heartbeat_seconds: float = Field(5.0, gt=0, description="Seconds between a rank's heartbeats in `RUN/ranks/`.")
     compare_every: int = Field(
         100, ge=0, description="Steps between comparisons of replicated weights over ranks, and of speeds; 0: never."
     )
@@ -187,9 +186,9 @@ class Watch(Section):
 class WandB(Section):
     """Weights & Biases, if wanted (`pip install wandb`)."""
 
-    project: str
-    entity: str | None = None
-    name: str | None = None
+    project: str = Field(description="Project there.")
+    entity: str | None = Field(None, description="User or team; null: your default.")
+    name: str | None = Field(None, description="Name of the run there; null: the recipe's name.")
 
 
 class Train(Section):
@@ -258,8 +257,8 @@ class Train(Section):
     deterministic: Literal["auto"] | bool = Field(
         "auto",
         description="Take algorithms that repeat bit for bit: the same command on the same machine with as many ranks "
-        "and threads gives the same numbers. auto: on CPUs. true: on GPUs too, at a cost not measured here; an "
-        "operation without such an algorithm stops the run. See docs/reliability.md.",
+        "and threads gives the same values. auto: on CPUs. true: on GPUs too, at a cost not measured here; an "
+        "operation without such an algorithm stops the run. See docs/numerics.md.",
     )
     faults: Faults = Faults()
     watch: Watch = Watch()

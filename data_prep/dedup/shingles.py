@@ -148,7 +148,7 @@ class MinHash:
     """Signatures: for each of `size` permutations of the 32-bit numbers the smallest image of a set's members.
 
     The permutations are x -> a * x + b modulo 2**32 with odd a (multiply-add), which on hashed, hence random, members
-    estimate the Jaccard similarity as well as independent random permutations do (see docs/data.md).
+    estimate the Jaccard similarity as well as independent random permutations do (see docs/deduplication.md).
     """
 
     def __init__(self, size: int) -> None:

@@ -28,7 +28,7 @@ class Document:
 class Rejected:
     """A record that is no document."""
 
-    reason: str  # see docs/data.md
+    reason: str  # see docs/sources.md
     source: str
     where: str  # file name:record number
     bytes: int

@@ -1,4 +1,4 @@
-"""Which documents stay: rule sets with their published thresholds, applied in the order given."""
+"""Drops documents by rule sets with their published thresholds, applied in the order given."""
 
 from __future__ import annotations
 

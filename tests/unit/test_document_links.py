@@ -1,7 +1,8 @@
-"""Names in the documents lead somewhere: links, anchors, `docs/x.md` in code and messages, files in backticks."""
+"""Names in the documents lead somewhere: links, anchors, `docs/x.md` in code, files in backticks, rooms."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -55,3 +56,15 @@ def test_pages_that_code_and_messages_name_exist() -> None:
     }
     assert len(named) > 20
     assert not [pair for pair in named if not (ROOT / pair[1]).is_file()]
+
+
+def test_every_room_stands_in_the_architecture_with_its_own_sentence() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = [file for package in PACKAGES[:5] for file in sorted((ROOT / package).glob("*/__init__.py"))]
+    assert len(rooms) > 25
+    for file in rooms:
+        words = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+        assert words, file
+        row = f"| `{file.parent.relative_to(ROOT).as_posix()}/` | {words.splitlines()[0]} | `"
+        assert row in page, row
+        assert (file.parent / page.split(row)[1].partition("`")[0]).is_file(), row
