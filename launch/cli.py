@@ -12,6 +12,7 @@ from pathlib import Path
 
 from configs.common.exit_codes import CONTINUES, add_debug, run_door
 from configs.safety.trust import add_trust, trusting
+from configs.schema.shipped import shipped_recipes
 
 _OVERRIDE = re.compile(r"^[A-Za-z_][\w.]*=")
 Add = Callable[[argparse.ArgumentParser], None]
@@ -26,7 +27,7 @@ def _version() -> str:
 
 # ------------------------------------------------------------------------------------------------- groups of arguments
 def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, such as configs/demo.yaml")
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of one that ships: demo")
     parser.add_argument(
         "overrides",
         metavar="a.b=value",
@@ -256,22 +257,22 @@ def _tokenizer(parser: argparse.ArgumentParser) -> None:
 COMMANDS: dict[str, tuple[str, str, Add]] = {
     "run": (
         "All stages: data, training, evaluation, report. Stages whose inputs did not change are skipped.",
-        "replica run configs/demo.yaml --out runs/mine train.steps=200",
+        "replica run demo --out runs/mine train.steps=200",
         _all,
     ),
     "data": (
         "Raw text to clean, deduplicated, counted documents, a tokenizer and token shards.",
-        "replica data configs/demo.yaml --sample 200",
+        "replica data demo --sample 200",
         _data,
     ),
     "tokenizer": (
         "Compare vocabularies on a sample of the recipe's own text, before choosing one.",
-        "replica tokenizer compare configs/demo.yaml --sizes 2k,4k --kinds bpe,byte",
+        "replica tokenizer compare demo --sizes 2k,4k --kinds bpe,byte",
         _tokenizer,
     ),
     "train": (
         "Train; resumes by itself from the newest checkpoint.",
-        "replica train configs/demo.yaml --ranks 2 --supervise train.optimizer.lr=3e-4",
+        "replica train demo --ranks 2 --supervise train.optimizer.lr=3e-4",
         _train,
     ),
     "eval": ("Score the newest checkpoint, or another: results.json.", "replica eval runs/demo --best", _eval),
@@ -283,29 +284,29 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
     ),
     "import": (
         "Make a run directory from a Hugging Face directory, for `eval` and `sample`.",
-        "replica import exported/demo --out runs/imported --recipe configs/demo.yaml",
+        "replica import exported/demo --out runs/imported --recipe demo",
         _import,
     ),
     "sample": ("Continue a prompt, token by token.", 'replica sample runs/demo --prompt "It was"', _sample),
     "trace": ("The documents a training step read.", "replica trace runs/demo --step 10", _trace),
     "doctor": (
         "Versions, devices, links between ranks, disks, clocks, limits: exit code 1 when something will break a run.",
-        "replica doctor configs/demo.yaml --ranks 2",
+        "replica doctor demo --ranks 2",
         _doctor,
     ),
     "sweep": (
         "Train several sizes, fit loss against compute, predict the next size; or compare settings.",
-        "replica sweep configs/demo.yaml --depths 1,2,3 train.tokens_per_parameter=2",
+        "replica sweep demo --depths 1,2,3 train.tokens_per_parameter=2",
         _sweep,
     ),
     "plan": (
         "What a run will need: memory by part and ZeRO stage, time, cost, data; before it is paid for.",
-        "replica plan configs/llama-8b.yaml --gpus 8xH100 --nodes 8 --price 2.5",
+        "replica plan llama-8b --gpus 8xH100 --nodes 8 --price 2.5",
         _plan,
     ),
     "show": (
         "The resolved recipe with every default, and where each value came from.",
-        "replica show configs/demo.yaml model.num_layers=2",
+        "replica show demo model.num_layers=2",
         _show,
     ),
 }
@@ -316,7 +317,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="replica",
         description="From raw text to a scored, talkable GPT.",
-        epilog="Example: replica run configs/demo.yaml   (help on one command: replica run --help)",
+        epilog="Example: replica run demo   (help on one command: replica run --help)",
     )
     parser.add_argument("--version", action="version", version=f"replica {_version()}")
     add_debug(parser)
@@ -334,11 +335,11 @@ def _recipe_before_files(argv: Sequence[str]) -> list[str]:
     """Takes the recipe out of the files in `tokenizer compare --files A B RECIPE`, where argparse leaves it."""
     if list(argv[:2]) != ["tokenizer", "compare"]:
         return list(argv)
-    among_files, moved, rest = False, [], []
+    among_files, known, moved, rest = False, shipped_recipes(), [], []
     for item in argv[2:]:
         if item.startswith("-"):
             among_files = item == "--files"
-        if among_files and (item.endswith((".yaml", ".yml")) or _OVERRIDE.match(item)):
+        if among_files and (item.endswith((".yaml", ".yml")) or item in known or _OVERRIDE.match(item)):
             moved.append(item)
         else:
             rest.append(item)

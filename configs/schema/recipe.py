@@ -31,6 +31,7 @@ from configs.schema.overrides import apply_override, set_value
 from configs.schema.presets import PRESETS
 from configs.schema.scaling import derive, filled, has_dial
 from configs.schema.section import PathMarker, Section
+from configs.schema.shipped import find_recipe
 from configs.schema.train import Train
 
 RESOLVED_NAME = "recipe.yaml"
@@ -242,10 +243,7 @@ def load_with_origins(
     path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, str | int] | None = None
 ) -> tuple[Recipe, Origins]:
     """Like `load`, and also tells where each value came from."""
-    file = Path(path)
-    if not file.is_file():
-        shipped = sorted(item.name for item in Path(__file__).parents[1].glob("*.yaml"))
-        raise RecipeError(f"{file}: no such recipe. Shipped in configs/: {', '.join(shipped)}")
+    file = find_recipe(path)
     try:
         written = _parse_yaml(file.read_text(encoding="utf-8"), str(file))
     except UnicodeDecodeError as error:
@@ -289,7 +287,7 @@ def check_name(path: str | Path, recipe: Recipe, overrides: Sequence[str] = ()) 
     Raises:
         RecipeError: when the file gives a name that is not its own, and nothing else says where to run.
     """
-    file = Path(path)
+    file = find_recipe(path)
     own = _named_after(file)
     given = recipe.out is not None or any(text.startswith("name=") for text in overrides)
     if recipe.name != own and not given and file.name != RESOLVED_NAME:
@@ -304,7 +302,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, 
     """Reads and validates a recipe.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a recipe that ships.
         overrides: `a.b=value` strings; values are YAML.
         literal: dotted path -> value that is taken as it is, such as a path from the command line; these come last.
 

@@ -148,7 +148,7 @@ def test_files_that_are_no_recipe(file: Path, text: str | bytes, words: str) -> 
 
 def test_a_missing_file_names_the_shipped_recipes(tmp_path: Path) -> None:
     message = problems(tmp_path / "demoo.yaml")
-    assert "no such recipe" in message and "demo.yaml" in message
+    assert "no such recipe" in message and "Did you mean `demo`?" in message and "zh-en-small" in message
 
 
 def test_list_items_and_yaml_values_in_overrides(file: Path) -> None:

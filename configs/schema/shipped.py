@@ -1,0 +1,38 @@
+"""Finds a recipe's file: by its path, or by the name of a recipe that ships, such as `demo`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from configs.schema.overrides import RecipeError
+
+DIRECTORY = Path(__file__).resolve().parents[1]
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that ship, by name: in a clone those in `configs/`, else those installed with the package."""
+    return {file.name.removesuffix(".yaml"): file for file in sorted(DIRECTORY.glob("*.yaml"))}
+
+
+def find_recipe(written: str | Path) -> Path:
+    """Returns the file of a recipe that somebody wrote as a path or as a name.
+
+    A path of a file is that file. Otherwise it is the name of a recipe that ships, unless `NAME.yaml` lies in the
+    working directory: then it could be either, and the writer must say which.
+
+    Raises:
+        RecipeError: there is no such recipe, or two.
+    """
+    path, known = Path(written), shipped_recipes()
+    if path.is_file():
+        return path
+    beside, file = Path(f"{written}.yaml"), known.get(str(written))
+    if file is None:
+        near = difflib.get_close_matches(path.name.removesuffix(".yaml"), known, n=1, cutoff=0.7)
+        meant = str(beside) if beside.is_file() else near[0] if near else ""
+        hint = f" Did you mean `{meant}`?" if meant else ""
+        raise RecipeError(f"{written}: no such recipe.{hint} Those that ship, by name: {', '.join(known)}")
+    if beside.is_file() and not beside.samefile(file):
+        raise RecipeError(f"{written} is a recipe that ships, and {beside} lies here: write ./{beside}, or {file}")
+    return file
