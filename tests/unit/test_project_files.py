@@ -115,11 +115,20 @@ def test_hooks_call_what_the_development_group_installs() -> None:
 
 
 def test_links_of_the_project_files_lead_somewhere() -> None:
-    files = [ROOT / name for name in ("SECURITY.md", "CODE_OF_CONDUCT.md")]
+    files = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")]
     files += [ROOT / ".github" / "pull_request_template.md", *(ROOT / "docs" / "decisions").glob("*.md")]
     for file in files:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", file.read_text(encoding="utf-8")):
             assert "://" in target or (file.parent / target).exists(), f"{file.name}: {target} is not there"
+
+
+def test_the_guide_names_files_that_exist() -> None:
+    """Those that a contributor is to write have their name in <angle brackets>."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = r"configs|data_prep|pretrain|eval|launch|tests|docs|examples|benchmarks|\.ci|\.github"
+    paths = re.findall(rf"(?<![\w/])((?:{folders})/[\w./-]*\w/?)(?![\w<*-])", text)
+    assert len(paths) > 40
+    assert not [path for path in paths if not (ROOT / path).exists()]
 
 
 def test_decisions_are_numbered_dated_and_listed() -> None:
