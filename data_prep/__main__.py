@@ -1,5 +1,5 @@
 """`python -m data_prep run RECIPE [a.b=value …]` prepares data; `python -m data_prep verify DIR` checks it;
-`python -m data_prep classifier GOOD BAD --out FILE` trains a judge of quality for `data.quality.classifier`."""
+`python -m data_prep classifier GOOD BAD --out FILE` trains a quality classifier for `data.quality.classifier`."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     check = commands.add_parser("verify", help="recompute hashes and counts of prepared data")
     check.add_argument("directory", help="data directory, such as runs/demo/data")
     check.set_defaults(function=_verify)
-    judge = commands.add_parser("classifier", help="train a judge of quality from two sets of example documents")
-    judge.add_argument("good", type=Path, help="file or folder of what is wanted, in any format that sources may have")
-    judge.add_argument("bad", type=Path, help="file or folder of what is not")
+    judge = commands.add_parser("classifier", help="train a quality classifier from two sets of example documents")
+    judge.add_argument("good", type=Path, help="file or folder of good examples, in any format that sources may have")
+    judge.add_argument("bad", type=Path, help="file or folder of bad examples")
     judge.add_argument("--out", type=Path, required=True, help="model file, for data.quality.classifier.path")
     judge.set_defaults(function=_classifier)
     for command in (run, check, judge):

@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__)
     add_debug(parser)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="score the newest checkpoint: results.json")
+    run = commands.add_parser("run", help="score the newest checkpoint; write results.json")
     run.add_argument("run", type=Path, metavar="RUN", help="run directory")
     run.add_argument("overrides", nargs="*", metavar="evaluation.a.b=value", help="settings of the evaluation section")
     add_trust(run)

@@ -49,7 +49,7 @@ def _data(parser: argparse.ArgumentParser) -> None:
         "--sample",
         type=int,
         metavar="N",
-        help="only try N documents of every source, and show what each rule does to them, side by side",
+        help="try the rules on N documents of every source, and write a page of what they do",
     )
     _ray(parser)
 
@@ -80,25 +80,23 @@ def _ranks(parser: argparse.ArgumentParser) -> None:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     _ranks(parser)
-    parser.add_argument(
-        "--supervise", action="store_true", help="start again after a crash, a killed rank or a hang, until it is done"
-    )
+    parser.add_argument("--supervise", action="store_true", help="start again after a crash, a killed rank or a hang")
     restart_options(parser)
 
 
 def restart_options(parser: argparse.ArgumentParser) -> None:
     """`--restarts` and `--pause`, of every command that starts training again by itself."""
     parser.add_argument(
-        "--restarts", type=_count, default=3, metavar="K", help="give up after K without progress (default: 3)"
+        "--restarts", type=_count, default=3, metavar="K", help="give up after K restarts without progress (default: 3)"
     )
     parser.add_argument(
-        "--pause", type=_seconds, default=5.0, metavar="SECONDS", help="before each restart (default: 5)"
+        "--pause", type=_seconds, default=5.0, metavar="SECONDS", help="wait before restarts (default: 5)"
     )
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text!r}")
     return int(text)
 
 
@@ -108,20 +106,20 @@ def _number(text: str) -> float:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, got {text!r}")
     return number
 
 
 def _share(text: str) -> float:
     share = _number(text)
     if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no probability above 0 and up to 1")
+        raise argparse.ArgumentTypeError(f"expected a probability above 0 and up to 1, got {text!r}")
     return share
 
 
 def _seed(text: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,19}", text) or not -(2**63) <= int(text) < 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from -2**63 to 2**63 - 1")
+        raise argparse.ArgumentTypeError(f"expected a whole number from -2**63 to 2**63 - 1, got {text!r}")
     return int(text)
 
 
@@ -133,7 +131,7 @@ def _utf8(text: str) -> str:
 
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
     return float(text)
 
 
@@ -145,9 +143,9 @@ def _run_and_checkpoint(parser: argparse.ArgumentParser) -> None:
     _run(parser)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
-        "--step", dest="checkpoint_step", type=_count, metavar="N", help="the checkpoint of this step, not the newest"
+        "--step", dest="checkpoint_step", type=_count, metavar="N", help="take this step's checkpoint, not the newest"
     )
-    choice.add_argument("--best", action="store_true", help="the checkpoint with the lowest validation loss")
+    choice.add_argument("--best", action="store_true", help="take the checkpoint with the lowest validation loss")
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:
@@ -156,12 +154,12 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         "overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace the run's, by their path"
     )
     add_trust(parser)
-    parser.add_argument("--again", action="store_true", help="make all scores again, also those that still hold")
+    parser.add_argument("--again", action="store_true", help="score everything again, not only what changed")
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
     _run(parser)
-    parser.add_argument("--baseline", metavar="RUN", type=Path, help="a second run to compare with")
+    parser.add_argument("--baseline", metavar="RUN", type=Path, help="compare with this run")
     parser.add_argument("--gate", action="store_true", help="exit with 1 when a gate of the recipe fails")
 
 
@@ -171,13 +169,11 @@ def _export(parser: argparse.ArgumentParser) -> None:
         "directory", metavar="TARGET", type=Path, help="a directory for Hugging Face, or a FILE.gguf for llama.cpp"
     )
     parser.add_argument(
-        "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="of the weights (default: fp32, as scored)"
+        "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="dtype of weights (default: fp32, as scored)"
     )
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="most bytes of a file (default: 5GB)")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest file (default: 5GB)")
     parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare logits and ids with transformers; exit code 1 when they differ",
+        "--verify", action="store_true", help="compare logits and ids with transformers; exit code 1 when they differ"
     )
 
 
@@ -190,9 +186,11 @@ def _import(parser: argparse.ArgumentParser) -> None:
 def _sample(parser: argparse.ArgumentParser) -> None:
     _run_and_checkpoint(parser)
     parser.add_argument("--prompt", type=_utf8, required=True, help="text to continue")
-    parser.add_argument("--max-new-tokens", type=_count, default=200, metavar="N", help="default: 200")
     parser.add_argument(
-        "--temperature", type=_number, default=0.8, metavar="T", help="0: always the likeliest (default: 0.8)"
+        "--max-new-tokens", type=_count, default=200, metavar="N", help="at most N tokens (default: 200)"
+    )
+    parser.add_argument(
+        "--temperature", type=_number, default=0.8, metavar="T", help="0 takes the likeliest (default: 0.8)"
     )
     parser.add_argument("--top-k", type=_count, metavar="K", help="choose among the K likeliest tokens only (0: all)")
     parser.add_argument("--top-p", type=_share, metavar="P", help="choose among the likeliest tokens that add up to P")
@@ -206,62 +204,71 @@ def _trace(parser: argparse.ArgumentParser) -> None:
 
 def _show(parser: argparse.ArgumentParser) -> None:
     _recipe_and_out(parser)
-    parser.add_argument("--run-directory", action="store_true", help="print only where the run is written")
+    parser.add_argument("--run-directory", action="store_true", help="print only the run directory")
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
     _recipe(parser)
-    parser.add_argument("--gpus", metavar="NxNAME", help="of a node, such as 8xH100 (default: this machine)")
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="default: 1")
-    parser.add_argument("--price", type=float, metavar="P", help="of an hour of one GPU")
-    parser.add_argument("--probe", action="store_true", help="make 20 steps here and put measured beside predicted")
+    parser.add_argument("--gpus", metavar="NxNAME", help="GPUs of a node, such as 8xH100 (default: this machine)")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="number of nodes (default: 1)")
+    parser.add_argument("--price", type=float, metavar="P", help="price of one GPU for an hour")
+    parser.add_argument("--probe", action="store_true", help="measure up to 20 steps on this machine")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="adds its run directory and the space it needs")
-    parser.add_argument("overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace its own")
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="also check its run directory and space")
+    parser.add_argument(
+        "overrides",
+        metavar="a.b=value",
+        nargs="*",
+        default=[],
+        help="settings that replace the recipe's, by their path",
+    )
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<name of the recipe>)")
-    parser.add_argument("--ranks", type=int, metavar="N", help="processes on this machine (default: as training has)")
-    parser.add_argument("--nodes", type=int, metavar="N", help="fail unless so many nodes report")
-    parser.add_argument("--quick", action="store_true", help="small messages and files, one rank of each node")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured here")
+    parser.add_argument("--ranks", type=int, metavar="N", help="processes on this machine (default: as in training)")
+    parser.add_argument("--nodes", type=int, metavar="N", help="fail unless N nodes report")
+    parser.add_argument("--quick", action="store_true", help="use small messages and files, one rank a node")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to FILE")
 
 
 def _sweep(parser: argparse.ArgumentParser) -> None:
     _recipe_and_out(parser)
     choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--depths", metavar="N,…", help="models of so many layers; the next one's loss is predicted")
-    choice.add_argument("--sizes", metavar="N,…", help="models of so many parameters, such as 1M,3M,10M")
-    choice.add_argument("--vary", metavar="a.b=x,y", action="append", help="a grid over this setting (or two) instead")
-    parser.add_argument("--check", action="store_true", help="train the predicted size too")
+    choice.add_argument("--depths", metavar="N,…", help="train models of so many layers, and predict the next one")
+    choice.add_argument("--sizes", metavar="N,…", help="train models of sizes such as 1M,3M,10M")
+    choice.add_argument("--vary", metavar="a.b=x,y", action="append", help="compare values of a setting; twice: a grid")
+    parser.add_argument("--check", action="store_true", help="train the predicted size too, and compare")
 
 
 def _tokenizer(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["compare"], help="what to do")
+    parser.add_argument("action", choices=["compare"], help="compare vocabularies")
     _recipe(parser)
-    parser.add_argument(
-        "--sizes", default="8k,16k,32k", metavar="N,…", help="of BPE vocabularies (default: 8k,16k,32k)"
-    )
+    parser.add_argument("--sizes", default="8k,16k,32k", metavar="N,…", help="sizes of BPE (default: 8k,16k,32k)")
     parser.add_argument("--kinds", default="bpe", metavar="KIND,…", help="bpe, char, byte, kmer (default: bpe)")
     parser.add_argument(
-        "--files", nargs="+", action="extend", default=[], metavar="FILE", help="tokenizer.json files to compare with"
+        "--files",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="also compare these tokenizer.json files",
     )
     parser.add_argument(
-        "--sample-bytes", type=int, default=10_000_000, metavar="N", help="text to read in all (default: 10000000)"
+        "--sample-bytes", type=int, default=10_000_000, metavar="N", help="bytes to read (default: 10000000)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
 
 
 # name -> (what it does, example, arguments)
 COMMANDS: dict[str, tuple[str, str, Add]] = {
     "run": (
-        "All stages: data, training, evaluation, report. Stages whose inputs did not change are skipped.",
+        "Run all stages: data, training, evaluation, report. Skip those whose inputs did not change.",
         "replica run demo --out runs/mine train.steps=200",
         _all,
     ),
     "data": (
-        "Raw text to clean, deduplicated, counted documents, a tokenizer and token shards.",
+        "Turn raw text into clean, deduplicated, counted documents, a tokenizer and token shards.",
         "replica data demo --sample 200",
         _data,
     ),
@@ -271,11 +278,11 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
         _tokenizer,
     ),
     "train": (
-        "Train; resumes by itself from the newest checkpoint.",
+        "Train; continue from the newest checkpoint if there is one.",
         "replica train demo --ranks 2 --supervise train.optimizer.lr=3e-4",
         _train,
     ),
-    "eval": ("Score the newest checkpoint, or another: results.json.", "replica eval runs/demo --best", _eval),
+    "eval": ("Score the newest checkpoint, or another; write results.json.", "replica eval runs/demo --best", _eval),
     "report": ("Write report/index.html and report/report.md.", "replica report runs/demo --gate", _report),
     "export": (
         "Write a run's model as a Hugging Face directory or a GGUF file.",
@@ -288,9 +295,9 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
         _import,
     ),
     "sample": ("Continue a prompt, token by token.", 'replica sample runs/demo --prompt "It was"', _sample),
-    "trace": ("The documents a training step read.", "replica trace runs/demo --step 10", _trace),
+    "trace": ("List the documents that a training step read.", "replica trace runs/demo --step 10", _trace),
     "doctor": (
-        "Versions, devices, links between ranks, disks, clocks, limits: exit code 1 when something will break a run.",
+        "Check versions, devices, links between ranks, disks, clocks, limits; exit code 1 when one will break a run.",
         "replica doctor demo --ranks 2",
         _doctor,
     ),
@@ -300,12 +307,12 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
         _sweep,
     ),
     "plan": (
-        "What a run will need: memory by part and ZeRO stage, time, cost, data; before it is paid for.",
+        "Predict what a run will need: memory by part and ZeRO stage, time, cost, data.",
         "replica plan llama-8b --gpus 8xH100 --nodes 8 --price 2.5",
         _plan,
     ),
     "show": (
-        "The resolved recipe with every default, and where each value came from.",
+        "Show the resolved recipe with every default, and where each value came from.",
         "replica show demo model.num_layers=2",
         _show,
     ),

@@ -132,7 +132,7 @@ def read_size(text: Any) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMBT]?)", str(text).replace("_", "").upper())
     if isinstance(text, bool) or not match or not float(match[1]):
-        raise ValueError(f"model.size {text!r} is no number of parameters; write it as 124M, 1.3B or 500k")
+        raise ValueError(f"model.size {text!r} is not a number of parameters; write it as 124M, 1.3B or 500k")
     return float(match[1]) * _UNITS[match[2]]
 
 

@@ -354,8 +354,10 @@ def main() -> int:
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file; its data must be prepared (replica data)")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that replace the recipe's")
     parser.add_argument("--out", metavar="DIR", help="run directory, on a file system that all nodes share")
-    parser.add_argument("--nodes", type=int, metavar="N", help="default: all that the cluster has")
-    parser.add_argument("--ray-address", default="auto", metavar="ADDRESS", help="default: this machine's cluster")
+    parser.add_argument("--nodes", type=int, metavar="N", help="number of nodes (default: all of the cluster)")
+    parser.add_argument(
+        "--ray-address", default="auto", metavar="ADDRESS", help="address of the cluster (default: this machine's)"
+    )
     restart_options(parser)
     add_trust(parser)
     add_debug(parser)

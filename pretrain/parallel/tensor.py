@@ -115,4 +115,4 @@ def check_tensor(recipe: Recipe) -> None:
         "model.dropout": model.dropout > 0,
     }.items():
         if given:
-            raise ValueError(f"{name} does not go together with {what} (docs/large-models.md says why)")
+            raise ValueError(f"{name} cannot be combined with {what} (docs/large-models.md says why)")

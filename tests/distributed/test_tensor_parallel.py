@@ -144,9 +144,9 @@ def test_checkpoints_of_four_ranks_load_anywhere(more_runs: Runs, name: str) -> 
     ("settings", "message"),
     [
         ({"parallel": {"tensor": 4}}, r"tensor 4 needs model\.num_heads to be a multiple of it, not 2"),
-        ({"zero": {"stage": 3}}, r"tensor 2 does not go together with train\.zero\.stage 3"),
-        ({"optimizer": {"name": "muon"}}, r"tensor 2 does not go together with train\.optimizer\.name muon"),
-        ({"parallel": {"tensor": 2, "sequence": 2}}, r"tensor 2 does not go together with train\.parallel\.sequence"),
+        ({"zero": {"stage": 3}}, r"tensor 2 cannot be combined with train\.zero\.stage 3"),
+        ({"optimizer": {"name": "muon"}}, r"tensor 2 cannot be combined with train\.optimizer\.name muon"),
+        ({"parallel": {"tensor": 2, "sequence": 2}}, r"tensor 2 cannot be combined with train\.parallel\.sequence"),
         ({"activation_checkpointing": "selective"}, r"tensor 2 .* with train\.activation_checkpointing selective"),
     ],
 )

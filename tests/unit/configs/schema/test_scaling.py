@@ -155,8 +155,8 @@ def test_a_recipe_without_the_dial_gets_nothing() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model={size: banana}", "model.size 'banana' is no number of parameters; write it as 124M, 1.3B or 500k"),
-        ("model={size: 0}", "is no number of parameters"),
+        ("model={size: banana}", "model.size 'banana' is not a number of parameters; write it as 124M, 1.3B or 500k"),
+        ("model={size: 0}", "is not a number of parameters"),
         ("model={size: 5M}", "model.size 5M: the nearest shape, "),
         ("model={size: 124M, num_layers: 2, hidden_size: 64}", "what it says wins over the size"),
         ("model={size: 124M, depth: 12}", "two names of one dial; give one of them"),
