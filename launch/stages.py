@@ -117,11 +117,15 @@ def _stays(recipe: Recipe) -> bool:
         return False
     if changed := changed_inputs(recipe):
         raise ValueError(
-            f"{recipe.data_directory} would be made of something else now ({', '.join(changed)}), but {newest} was "
+            f"{recipe.data_directory} would be made anew now ({', '.join(changed)}), but {newest} was "
             "trained on it as it is; set that back, start a new run with another --out, or go on without preparing "
             "data: `replica train` uses it as it is"
         )
-    print("data: made by another version of Replica or its libraries; kept, as training used it", file=sys.stderr)
+    print(
+        "data: made by another version of Replica or its libraries, or some of its files are gone; kept, as training "
+        "used it",
+        file=sys.stderr,
+    )
     return True
 
 

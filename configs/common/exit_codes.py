@@ -133,7 +133,21 @@ def explain(error: Exception) -> str | None:
         return f"no permission for {error.filename or text}; change its owner or mode, or choose another directory"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if (memory := _full_memory(error)) is not None:
+        detail = " ".join(text.split())[:200] or "no more to be had"
+        return (
+            f"{memory} is full ({detail}); lower train.micro_batch_size or set train.activation_checkpointing; "
+            "`replica plan RECIPE` says what fits, docs/troubleshooting.md more"
+        )
     return text if isinstance(error, ValueError) else None
+
+
+def _full_memory(error: Exception) -> str | None:
+    """Which memory an error says is full; by names, because torch is not imported here."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch.OutOfMemoryError, a RuntimeError
+        return "the GPU's memory"
+    of_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return "this machine's memory" if of_cpu or isinstance(error, MemoryError) else None
 
 
 def _disk(place: str | None) -> str:

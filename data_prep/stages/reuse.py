@@ -131,7 +131,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def changed_inputs(recipe: Recipe) -> list[str]:
-    """What prepared data would be made of now and was not: `stage.input`; other versions of programs do not count."""
+    """What prepared data would be made of now and was not: `stage.input`; other versions of programs do not count.
+
+    A stage without a manifest does not say what it was made of, and is named as such.
+    """
     plan = Plan(recipe)
     stages = [plan.documents, *(stage for _, stage in plan.verdicts), plan.tokenizer]
     if (plan.tokenizer.directory / MANIFEST_NAME).is_file():
@@ -139,7 +142,10 @@ def changed_inputs(recipe: Recipe) -> list[str]:
     found = []
     for stage in stages:
         file = stage.directory / MANIFEST_NAME
-        made = read_json(file).get("inputs", {}) if file.is_file() else {}
+        if not file.is_file():
+            found.append(f"{stage.name}/{MANIFEST_NAME} is gone")
+            continue
+        made = read_json(file).get("inputs", {})
         keys = (made.keys() | stage.inputs.keys()) - _PROGRAMS
         found += [f"{stage.name}.{key}" for key in sorted(keys) if made.get(key) != stage.inputs.get(key)]
     return found

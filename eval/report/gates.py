@@ -74,6 +74,22 @@ def gate_problems(recipe: Recipe) -> list[str]:
     return found
 
 
+def gates_on_other_tasks(recipe: Recipe) -> list[str]:
+    """Gates on a benchmark that the recipe does not list: right only if a listed one is a group that has it."""
+    listed = recipe.evaluation.benchmarks.tasks
+    found = []
+    for text in recipe.report.gates:
+        match = _PATTERN.match(text)
+        sides = [match[1], match[3]] if match and listed else []
+        tasks = [side.split("/")[1] for side in sides if side.startswith("benchmark/") and side.count("/") > 1]
+        if others := [task for task in tasks if task not in listed]:
+            found.append(
+                f"gate `{text}`: evaluation.benchmarks.tasks lists no `{others[0]}`; the gate fails unless a group "
+                f"among {', '.join(listed)} has it"
+            )
+    return found
+
+
 def _metrics(recipe: Recipe) -> Iterator[str]:
     """Names of all scores that the evaluation section leads to, those of benchmarks apart."""
     for item in recipe.evaluation.perplexity:

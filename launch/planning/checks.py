@@ -26,6 +26,9 @@ _BLEU_PACKAGES = {
     **dict.fromkeys(("spm", "flores101", "flores200", "spBLEU-1K"), ("sentencepiece", "sentencepiece")),
 }
 
+_HUB = "; a model of the hub is fetched first, `hf download NAME --local-dir DIR`, and its directory given"
+_FROM_HUB = {"train.init_from": _HUB, "data.tokenizer.path": _HUB.replace("model", "tokenizer")}
+
 
 def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True) -> None:
     """Refuses a recipe for everything that can be known; says on standard error what is only worth knowing.
@@ -163,7 +166,7 @@ def _gone(what: str, path: str | None, directory: bool) -> list[str]:
     if path is None or is_url(path):
         return []
     if directory:
-        return [] if Path(path).exists() else [f"{what}: {path} is not there"]
+        return [] if Path(path).exists() else [f"{what}: {path} is not there{_FROM_HUB.get(what, '')}"]
     return [f"{what}: {text}" for text in _said(lambda: expand(path))]
 
 
@@ -194,6 +197,8 @@ def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------- notes
 def notes(recipe: Recipe) -> list[str]:
     """What is no mistake, and had better be known before training."""
+    from eval.report.gates import gates_on_other_tasks
     from pretrain.interchange.exportable import export_problems
 
-    return [f"`replica export` will not be possible: {text}" for text in export_problems(recipe)]
+    unexportable = [f"`replica export` will not be possible: {text}" for text in export_problems(recipe)]
+    return [*unexportable, *gates_on_other_tasks(recipe)]

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from configs.common.console import Console
 from configs.common.files import read_json
-from configs.common.rendering import short, size
+from configs.common.rendering import duration, short, size
 from configs.safety.trust import trust_options
 from configs.schema.recipe import Recipe, load, total_steps
 from configs.schema.train import Train
@@ -79,6 +79,8 @@ def make_plan(
         for row in (own, best):
             if row is not None:
                 row["seconds"] = tokens / row["tokens_per_s"]
+                # As if all of it were computation, which most of it is.
+                row["seconds_range"] = [row["seconds"] * place.mfu[0] / mfu for mfu in (place.mfu[2], place.mfu[1])]
                 hours = row["seconds"] / 3600 * place.ranks
                 row["cost"] = None if price is None else hours * price
         _judge_data(recipe, tokens, warnings)
@@ -185,7 +187,7 @@ def _fastest(recipe: Recipe, rows: int, setup: Setup, place: Place, limit: float
     found = [
         _row(recipe, rows, replace(choice, micro_batch=n, accumulation=per_rank // n, checkpointing=kept), place, limit)
         for choice in variants(setup, offload=True)
-        for n in _MICRO_BATCHES
+        for n in sorted({*_MICRO_BATCHES, setup.micro_batch})
         for kept in ("none", "selective", "full")
         if per_rank % n == 0
     ]
@@ -351,5 +353,11 @@ def _print_choice(title: str, row: dict[str, Any] | None, console: Console) -> N
         f"{row['step_seconds']:.3f} s, {short(speed * 86400)} tokens a day"
     )
     if "seconds" in row:
-        text += f", {row['seconds'] / 86400:.2f} days" + ("" if row["cost"] is None else f", cost {row['cost']:,.0f}")
+        fast, slow = (_time(seconds) for seconds in row["seconds_range"])
+        text += f", {_time(row['seconds'])}" + ("" if fast == slow else f" ({fast} to {slow})")
+        text += "" if row["cost"] is None else f", cost {row['cost']:,.0f}"
     console.print(text)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 86400:.2f} days" if seconds >= 86400 else duration(seconds)

@@ -15,6 +15,10 @@ from configs.common.console import Console
 from configs.common.exit_codes import BROKEN_PIPE, BUG, INTERRUPTED, STOPPED_EARLY, TERMINATED, USER_ERROR, run_door
 
 
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's."""
+
+
 def raising(error: BaseException) -> int:
     def command() -> int:
         raise error
@@ -35,6 +39,15 @@ def raising(error: BaseException) -> int:
         ),
         (OSError(errno.EADDRINUSE, "Address already in use"), "error: a network port is in use"),
         (ModuleNotFoundError("No module named 'ray'", name="ray"), "error: the Python package `ray` is not installed"),
+        (
+            OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 23 GiB"),
+            "error: the GPU's memory is full (CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a",
+        ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            "error: this machine's memory is full ([enforce fail",
+        ),
+        (MemoryError(), "error: this machine's memory is full (no more to be had); lower train.micro_batch_size"),
     ],
 )
 def test_what_the_user_can_fix_is_one_line_and_exit_code_2(

@@ -121,6 +121,20 @@ def test_what_is_right_passes(make: Callable[..., Recipe], capsys: pytest.Captur
     assert not gate_problems(compared)
 
 
+def test_a_gate_on_a_benchmark_that_is_not_listed_is_said(
+    make: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gates = ["benchmark/any/acc > 0.1", "benchmark/hellaswag/acc_norm > 0.3"]
+    check(make("evaluation.benchmarks.tasks=[any]", f"report.gates={gates}"), trains_here=True)
+    said = capsys.readouterr().err
+    assert said.count("note:") == 1 and "lists no `hellaswag`; the gate fails unless a group among any has it" in said
+
+
+def test_a_name_of_the_hub_is_no_directory(make: Callable[..., Recipe]) -> None:
+    with pytest.raises(ValueError, match=r"train.init_from: .*gpt2 is not there; a model of the hub is fetched first"):
+        check(make("train.init_from=gpt2"), trains_here=True)
+
+
 def test_ranks_of_several_nodes_may_share_a_row(make: Callable[..., Recipe]) -> None:
     recipe = make("train.ranks=1", "train.parallel.tensor=2")
     assert not checks.training_problems(recipe), "on two nodes"

@@ -81,6 +81,22 @@ def test_an_8b_model_fits_eight_gpus_in_parts_and_no_gpu_whole() -> None:
     assert parts["fastest"]["cost"] > 0
 
 
+def test_time_is_told_in_units_that_say_something(capsys: pytest.CaptureFixture[str]) -> None:
+    """A small run takes minutes, not 0.00 days; beside the assumed MFU stands what its range means."""
+    assert main(["plan", str(CONFIGS / "llama-8b.yaml"), "--gpus", "8xH100", "--nodes", "16"]) == 0
+    assert "3.00 days (2.18 days to 4.80 days)" in " ".join(capsys.readouterr().out.split())
+    assert main(["plan", str(CONFIGS / "gpt2-124m.yaml"), "--gpus", "8xH100"]) == 0
+    assert "47 min 18 s (34 min 24 s to 1 h 15 min)" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", ["gpt2-124m", "gpt3-1.3b", "llama-8b"])
+def test_the_fastest_is_no_slower_than_what_the_recipe_says(name: str) -> None:
+    """Its own micro-batch is among those tried, also when it is no power of two."""
+    plan = make_plan(load(CONFIGS / f"{name}.yaml"), Place(parse_gpus("8xH100")[1], 8), None)
+    assert plan["recipe_settings"]["fits"]
+    assert plan["fastest"]["step_seconds"] <= plan["recipe_settings"]["step_seconds"]
+
+
 @pytest.mark.parametrize("text", ["8xH1000000", "x", "0xH100", "8 of them"])
 def test_unknown_gpus_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--gpus"):
