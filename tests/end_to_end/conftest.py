@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema.recipe import load
-from data_prep import pipeline
+from data_prep.stages import pipeline
 from launch.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
