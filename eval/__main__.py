@@ -33,7 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def score(run: Path, overrides: Sequence[str] = ()) -> int:
     """Scores a run unless its results still hold."""
-    from eval.suite import evaluate, is_current
+    from eval.currency import is_current
+    from eval.suite import evaluate
 
     if not overrides and is_current(run):
         print(f"{run}: results.json is up to date")

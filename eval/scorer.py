@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from configs.common.progress import progress_bar
+from configs.common.versions import installed
 from configs.schema.evaluation import PerplexitySet, TranslationSet
 from configs.schema.recipe import Recipe
 from eval.parts import Part, Scored
@@ -72,7 +72,7 @@ class Scorer:
     def _benchmark(self, task: str) -> dict[str, Any]:
         section = self.recipe.evaluation.benchmarks
         own = {"task": task, "shots": section.num_fewshot, "limit": section.limit}
-        return {**own, "files": self.sets.get("benchmark tasks"), "lm_eval": _version("lm_eval")}
+        return {**own, "files": self.sets.get("benchmark tasks"), "lm_eval": installed("lm_eval")}
 
     def _perplexity(self, item: PerplexitySet) -> dict[str, Any]:
         settings = item.model_dump(mode="json", exclude={"path"})
@@ -82,7 +82,7 @@ class Scorer:
     def _translation(self, pairs: TranslationSet) -> dict[str, Any]:
         settings = pairs.model_dump(mode="json", exclude={"path"})
         files = self.sets.get(f"translation set {pairs.name}")
-        return {**settings, "files": files, "sacrebleu": _version("sacrebleu")}
+        return {**settings, "files": files, "sacrebleu": installed("sacrebleu")}
 
     def _shown(self) -> dict[str, Any]:
         settings = self.recipe.evaluation.samples.model_dump(mode="json", exclude={"prompts"})
@@ -198,10 +198,3 @@ def passage(text: str) -> str:
     """The text from the first paragraph that begins in its second half; the whole where there is none."""
     place = text.find("\n\n", len(text) // 2)
     return (text[place + 2 :] if place >= 0 else "") or text
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -7,22 +7,15 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from configs.common.exit_codes import CONTINUES, add_debug, run_door
+from configs.common.versions import own_version
 from configs.safety.trust import add_trust, trusting
 from configs.schema.shipped import shipped_recipes
 
 _OVERRIDE = re.compile(r"^[A-Za-z_][\w.]*=")
 Add = Callable[[argparse.ArgumentParser], None]
-
-
-def _version() -> str:
-    try:
-        return version("gpt-replica")
-    except PackageNotFoundError:
-        return "0 (not installed; `make setup` installs it)"
 
 
 # ------------------------------------------------------------------------------------------------- groups of arguments
@@ -326,7 +319,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="From raw text to a scored, talkable GPT.",
         epilog="Example: replica run demo   (help on one command: replica run --help)",
     )
-    parser.add_argument("--version", action="version", version=f"replica {_version()}")
+    parser.add_argument("--version", action="version", version=f"replica {own_version()}")
     add_debug(parser)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (description, example, add_arguments) in COMMANDS.items():

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.common.console import Console
-from configs.common.files import content_identity, fingerprint, read_json, write_json
+from configs.common.files import read_json
 from configs.common.locks import held_run
 from configs.common.rendering import duration
-from configs.schema.recipe import Recipe, load_run, save
+from configs.schema.recipe import Recipe, save
+from eval.report.stamp import page_is_current
 from eval.results import ScoresBroken, ScoresFailed
 from launch.headlines import print_headlines, print_verdict
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage: its name, whether its output is current, and the work."""
+class RunStage:
+    """One stage of a run: its name, whether its output is current, and the work."""
 
     title: str
     is_current: Callable[[], bool]
@@ -44,10 +45,10 @@ def run_all(recipe: Recipe) -> int:
     check_tasks(recipe)  # not after days of training
     run = recipe.run_directory
     stages = [
-        Stage("data: documents, tokenizer, shards", lambda: _data_is_current(recipe), lambda: data_stage(recipe)),
-        Stage("training", lambda: _training_is_done(recipe), lambda: train_stage(recipe)),
-        Stage("evaluation", lambda: _results_are_current(run), lambda: eval_stage(run)),
-        Stage("report", lambda: _report_is_current(run), lambda: report_stage(run)),
+        RunStage("data: documents, tokenizer, shards", lambda: _data_is_current(recipe), lambda: data_stage(recipe)),
+        RunStage("training", lambda: _training_is_done(recipe), lambda: train_stage(recipe)),
+        RunStage("evaluation", lambda: _results_are_current(run), lambda: eval_stage(run)),
+        RunStage("report", lambda: page_is_current(run), lambda: report_stage(run)),
     ]
     console = Console(stderr=True)
     began = time.monotonic()
@@ -68,7 +69,7 @@ def run_all(recipe: Recipe) -> int:
     return verdict
 
 
-def _do(stage: Stage, heading: str, console: Console) -> None:
+def _do(stage: RunStage, heading: str, console: Console) -> None:
     if stage.is_current():
         console.print(heading, "– up to date", style="dim")
         return
@@ -191,7 +192,7 @@ def train_stage(recipe: Recipe) -> Path:
 
 # ---------------------------------------------------------------------------------------------------------- evaluation
 def _results_are_current(run: Path) -> bool:
-    from eval.suite import is_current
+    from eval.currency import is_current
 
     return is_current(run)
 
@@ -204,30 +205,11 @@ def eval_stage(run: Path) -> Path:
 
 
 # -------------------------------------------------------------------------------------------------------------- report
-def _report_fingerprint(run: Path, baseline: Path | None) -> str:
-    import eval.report.gates
-    from pretrain.metrics.metrics_file import metric_files
-
-    inputs = [run / "results.json", *metric_files(run)]
-    if baseline is not None:
-        inputs.append(baseline / "results.json")
-    code = sorted(path for path in Path(eval.report.gates.__file__).parent.iterdir() if path.is_file())
-    contents = [content_identity(path) if path.is_file() else None for path in [*inputs, *code]]
-    return fingerprint([load_run(run).model_dump(mode="json"), contents])
-
-
-def _report_is_current(run: Path) -> bool:
-    stamp = run / "report" / "manifest.json"
-    pages = [run / "report" / name for name in ("index.html", "report.md")]
-    if not all(path.is_file() for path in (stamp, *pages)):
-        return False
-    return bool(read_json(stamp).get("fingerprint") == _report_fingerprint(run, None))
-
-
 def report_stage(run: Path, baseline: Path | None = None) -> Path:
     """Renders the report; returns the page."""
     from eval.report.page import write_report
+    from eval.report.stamp import write_stamp
 
     page = write_report(run, baseline)
-    write_json(run / "report" / "manifest.json", {"fingerprint": _report_fingerprint(run, baseline)})
+    write_stamp(run, baseline)
     return page

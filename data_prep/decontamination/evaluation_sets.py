@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from configs.common.versions import installed
 from configs.safety.parsing import parse_json
 from configs.schema.data import Normalize, Source
 from configs.schema.evaluation import PerplexitySet, TranslationSet
@@ -171,7 +172,7 @@ def contents_of(recipe: Recipe, identify: Callable[[Any], Any]) -> dict[str, Any
         tasks += section.benchmarks.tasks
         found["normalize"] = recipe.data.normalize.model_dump(mode="json")
     if tasks:
-        found["tasks"] = {"names": tasks, "files": _task_files(recipe, identify), "lm_eval": _lm_eval()}
+        found["tasks"] = {"names": tasks, "files": _task_files(recipe, identify), "lm_eval": installed("lm_eval")}
     return found
 
 
@@ -274,12 +275,3 @@ def check_tasks(recipe: Recipe) -> None:
     settings = recipe.data.decontaminate
     if recipe.evaluation.benchmarks.tasks or (settings is not None and settings.tasks):
         check_places(_places(recipe))
-
-
-def _lm_eval() -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("lm_eval")
-    except PackageNotFoundError:
-        return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from configs.common.files import read_json, write_json
+from configs.common.versions import code_version, installed
 from configs.safety.user_code import UserCode
 from configs.schema.data import Source
 from configs.schema.quality_rules import CustomRules
@@ -21,7 +22,7 @@ from data_prep.dedup.substrings import Substrings
 from data_prep.sources.file_lists import source_files
 from data_prep.sources.places import Place, Remote, ask_all, expand, names_within, place_identity
 from data_prep.tokens.vocab import TOKENIZER_NAME, Vocab
-from data_prep.work.stage import Stage, code_version
+from data_prep.work.stage import Stage
 from data_prep.work.verdicts import VerdictStage
 
 _IDENTITIES = "inputs.json"
@@ -40,12 +41,9 @@ _SHARD_MODULES = (
 )
 
 
-def _installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True
+def _code(*places: str) -> str:
+    """Of rooms and modules of `data_prep`."""
+    return code_version(*(f"data_prep/{place}" for place in places))
 
 
 def _reader(source: Source) -> dict[str, Any]:
@@ -113,7 +111,7 @@ class Plan:
             "max_document_bytes": settings.max_document_bytes,
             "unit_bytes": settings.unit_bytes,
             "keep_dropped": settings.keep_dropped,
-            "code": code_version(*_DOCUMENT_MODULES),
+            "code": _code(*_DOCUMENT_MODULES),
             "unicode": unicodedata.unidata_version,
             "libraries": {name: version(name) for name in self._libraries()},
         }
@@ -143,7 +141,7 @@ class Plan:
         }
         # What a damaged file still gives, and how text in other encodings is read.
         always = ("brotli", "isal", "lz4", "orjson", "pyarrow", "zstandard", "chardetng-py", "webencodings")
-        return [name for name in (*always, *(n for n, needed in used.items() if needed)) if _installed(name)]
+        return [name for name in (*always, *(n for n, needed in used.items() if needed)) if installed(name)]
 
     @cached_property
     def verdicts(self) -> list[tuple[VerdictStage, Stage]]:
@@ -151,7 +149,7 @@ class Plan:
         before = self.documents.fingerprint
         stages = []
         for verdict in self._verdict_stages():
-            inputs = {"before": before, "code": code_version(*verdict.code), **verdict.inputs}
+            inputs = {"before": before, "code": _code(*verdict.code), **verdict.inputs}
             stage = Stage(self.directory / verdict.name, inputs)
             stages.append((verdict, stage))
             before = stage.fingerprint
@@ -178,7 +176,7 @@ class Plan:
         """Depends on the file it is read from, or on the documents of the training split."""
         settings = self.data.tokenizer
         inputs: dict[str, Any] = {"kind": settings.kind, "special_tokens": settings.special_tokens}
-        inputs["code"] = code_version("tokens/vocab", "tokens/vocab_checks")
+        inputs["code"] = _code("tokens/vocab", "tokens/vocab_checks")
         if settings.kind == "file":
             assert settings.path is not None
             path = Path(settings.path)
@@ -188,7 +186,7 @@ class Plan:
             inputs["content"] = self.identities.of(file)
         elif settings.kind in ("bpe", "char"):
             inputs |= {"documents": self.last, "split": self._split}
-            inputs["sample_code"] = code_version("tokens/pack", "tokens/encode", "text/characters")
+            inputs["sample_code"] = _code("tokens/pack", "tokens/encode", "text/characters")
         if settings.kind == "kmer":
             inputs |= {"kmer": settings.kmer, "alphabet": settings.alphabet}
         if settings.kind == "bpe":
@@ -204,7 +202,7 @@ class Plan:
             "split": self._split,
             "shard_tokens": self.data.shard_tokens,
             "keep_dropped": self.data.keep_dropped,
-            "code": code_version(*_SHARD_MODULES),
+            "code": _code(*_SHARD_MODULES),
         }
         return Stage(self.directory / "shards", inputs)
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from configs.common.files import fingerprint, sha256_file
+from configs.common.versions import code_version
 from data_prep.work import worker_deaths
 from data_prep.work.ray_token import private_token, token_file
 from data_prep.work.worker_deaths import Job, Progress, bury
@@ -380,7 +380,5 @@ def _check_site(token: Path, directory: str, versions: tuple[tuple[str, str], ..
 @cache
 def _versions() -> dict[str, str]:
     """What must be the same on all nodes."""
-    here = Path(__file__).parents[1]
-    code = {path.relative_to(here).as_posix(): sha256_file(path) for path in sorted(here.rglob("*.py"))}
-    found = {"python": platform.python_version(), "data_prep": fingerprint(code)}
+    found = {"python": platform.python_version()} | {name: code_version(name) for name in ("data_prep", "configs")}
     return found | {name: version(name) for name in _LIBRARIES}

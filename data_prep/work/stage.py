@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,6 @@ from data_prep.work.worker_notes import current
 
 _MARKER = "in_progress.json"
 _UNITS = "units"
-
-
-@cache
-def code_version(*modules: str) -> str:
-    """Digest of these modules and packages of `data_prep`, with their tables: another program makes other files."""
-    here = Path(__file__).parents[1]
-    files = [
-        file
-        for name in modules
-        for file in (sorted((here / name).rglob("*.*")) if (here / name).is_dir() else [here / f"{name}.py"])
-        if file.suffix in (".py", ".json")
-    ]
-    return fingerprint({file.relative_to(here).as_posix(): sha256_file(file) for file in files})
 
 
 def describe_file(path: Path) -> dict[str, Any]:

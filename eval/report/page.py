@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,16 @@ from markupsafe import Markup, escape
 from configs.common import rendering
 from configs.common.files import write_text
 from configs.common.numerics_record import numerics_lines
+from configs.common.versions import own_version
 from configs.safety.hide_secrets import mask
 from configs.schema.recipe import Recipe, load_run, published, to_yaml
 from data_prep.funnel.table import funnel_rows
+from eval.currency import check_current
 from eval.report.gates import Delta, Gate, compare, evaluate_gates
 from eval.report.history import History, read_history
 from eval.report.mixture_table import mixture_rows
 from eval.report.training_charts import training_charts
 from eval.results import Result, Results, load_results
-from eval.suite import check_current
 
 _HERE = Path(__file__).parent
 _VERDICTS = {
@@ -109,7 +109,7 @@ def _facts(
         "lineage": results.lineage,
         "versions": sorted(results.versions.items()),
         "recipe": _made_with(recipe, results),
-        "replica_version": _own_version(),
+        "replica_version": own_version(),
         "style": rendering.style_sheet(),
         "script": (_HERE / "hover.js").read_text(encoding="utf-8"),
     }
@@ -126,13 +126,6 @@ def _verdict(failed: int, count: int) -> str:
     if count == 1:
         return "The gate fails" if failed else "The gate passes"
     return f"{failed} of {count} gates fail" if failed else f"All {count} gates pass"
-
-
-def _own_version() -> str:
-    try:
-        return version("gpt-replica")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _settings(settings: dict[str, Any]) -> str:

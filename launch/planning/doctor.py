@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from configs.common.files import write_text
+from configs.common.versions import installed
 from configs.schema.recipe import Recipe
 from pretrain.parallel.ranks import Ranks, find_ranks
 
@@ -80,10 +80,7 @@ def _versions() -> dict[str, str]:
     if torch.cuda.is_available():
         found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
     for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
+        found[name] = installed(name) or "missing"
     return found
 
 

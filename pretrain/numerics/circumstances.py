@@ -6,13 +6,13 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from configs.common.files import fingerprint
+from configs.common.versions import code_version, installed
 from configs.schema.recipe import Recipe
 from pretrain.engine.engine import Engine
 
@@ -73,14 +73,8 @@ def _hardware(device: torch.device) -> dict[str, Any]:
 def _software() -> dict[str, str]:
     found = {"python": platform.python_version(), "cuda": str(torch.version.cuda), "compiler": _compiler()}
     for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    here = Path(__file__).parents[1]
-    files = sorted(here.rglob("*.py"))
-    own = {file.relative_to(here).as_posix(): file.read_text(encoding="utf-8") for file in files}
-    return {**found, "pretrain": fingerprint(own)}
+        found[name] = installed(name) or "none"
+    return {**found, "pretrain": code_version("pretrain")}
 
 
 def _compiler() -> str:

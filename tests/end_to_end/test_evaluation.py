@@ -15,10 +15,11 @@ from configs.schema.model import Model
 from configs.schema.recipe import Recipe, load, save
 from data_prep.tokens.vocab import train_vocab
 from eval.__main__ import main
+from eval.currency import is_current
 from eval.report.gates import check_gates
 from eval.report.page import write_report
 from eval.results import ScoresFailed, load_results
-from eval.suite import evaluate, is_current
+from eval.suite import evaluate
 from launch.models.import_model import import_run
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.model.transformer import Transformer
@@ -111,7 +112,9 @@ def test_batch_size_changes_no_score(run: Path) -> None:
 
 
 def test_skipping_needs_no_torch(run: Path) -> None:
-    code = f"import sys; from eval.suite import is_current; from pathlib import Path; is_current(Path({str(run)!r}))\n"
+    code = (
+        f"import sys; from eval.currency import is_current; from pathlib import Path; is_current(Path({str(run)!r}))\n"
+    )
     code += "print([name for name in ('torch', 'lm_eval', 'datasets', 'ray', 'sacrebleu') if name in sys.modules])"
     evaluate(run, ["evaluation.translation=[]", "evaluation.benchmarks.tasks=[]"], progress=False)
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -33,8 +33,8 @@ ROOMS = {
     "__main__",
     "pretrain": "signals garbage sizes batches model parallel objectives optimizer engine checkpoint interchange "
     "reliability metrics numerics loop session planning train",
-    "eval": "results statistics contamination parts comparable likelihood generation harness scorer scaling_law "
-    "export_check suite report __main__",
+    "eval": "results statistics contamination parts comparable currency likelihood generation harness scorer "
+    "scaling_law export_check lineage suite report __main__",
     "launch": "completion docs headlines trace processes stages planning models commands cli cluster",
 }
 # Heavy or optional packages, and the only places that may import them.

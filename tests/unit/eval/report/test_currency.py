@@ -10,8 +10,8 @@ import pytest
 
 from configs.schema.evaluation import PerplexitySet
 from configs.schema.recipe import Recipe, load_run, save
-from eval import suite
 from eval.__main__ import main
+from eval.currency import scored_recipe, scores_fingerprint, set_identities
 from eval.report.history import read_history
 from eval.report.page import write_report
 from eval.results import load_results
@@ -47,12 +47,12 @@ def rescored(run: Path, at: int, recipe: Recipe | None = None, **chosen: Any) ->
     if not directory.exists():
         write_fake_checkpoint(recipe, at, {"meter": {"targets": at * 4096.0}, "validation_loss": at / 100})
     info = read_info(directory)
-    used = suite._scored(run, info)
+    used = scored_recipe(run, info)
     facts = {"name": directory.name, "step": at, "fingerprint": info.fingerprint, "tokens": at * 4096.0}
     replace(
         load_results(run),
         checkpoint=facts,
-        fingerprint=suite._fingerprint(used, info, suite._set_identities(used)),
+        fingerprint=scores_fingerprint(used, info, set_identities(used)),
         recipe=used.model_dump(mode="json"),
         chosen={"step": None, "best": False, "overrides": [], **chosen},
     ).save(run)
@@ -129,7 +129,7 @@ def test_what_the_scores_are_of_is_the_checkpoints_word(run: Path) -> None:
     recipe = load_run(run)
     save(recipe.model_copy(update={"seed": 77}), run)
     info = Choice().find(run)
-    assert suite._scored(run, info).seed == recipe.seed
+    assert scored_recipe(run, info).seed == recipe.seed
     assert "seed: 77" not in page(run)
 
 

@@ -1,0 +1,135 @@
+"""Tells whether scores are current: made of this checkpoint, by these settings, from these sets, with this code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.common.files import fingerprint, read_json
+from configs.common.versions import code_version
+from configs.schema.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
+from data_prep.sources.places import Place, expand, place_identity
+from eval.results import RESULTS_NAME, Results
+from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, Choice, latest
+
+# What scores are made with; not the pages that show them.
+CODE = (
+    *("eval/likelihood", "eval/generation", "eval/harness", "eval/scorer", "eval/contamination", "eval/statistics"),
+    *("eval/results", "pretrain/model", "pretrain/checkpoint/load_weights", "data_prep/text", "data_prep/tokens"),
+    *("data_prep/decontamination", "data_prep/documents/conversion", "data_prep/documents/document"),
+    *("data_prep/extraction", "data_prep/readers", "eval/parts", "pretrain/sizes"),
+)
+
+
+def scoring_code() -> str:
+    """Digest of the code that scores are made with."""
+    return code_version(*CODE)
+
+
+def scored_recipe(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str] = ()) -> Recipe:
+    """What a checkpoint is scored by: the settings that it was trained with, and the run's evaluation and report."""
+    if foreign := [text for text in overrides if not text.startswith("evaluation.")]:
+        raise RecipeError(f"override `{foreign[0]}`: only `evaluation.…` can be changed for a trained run")
+    own = load_run(run)
+    evaluation = load(run / RESOLVED_NAME, overrides).evaluation if overrides else own.evaluation
+    made = checkpoint.recipe
+    data = made.data.model_copy(update={"directory": own.data.directory})
+    return made.model_copy(update={"out": own.out, "data": data, "evaluation": evaluation, "report": own.report})
+
+
+def set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:
+    """Name -> identity of the content of every file that is scored.
+
+    Raises:
+        ValueError: a file that is missing; not with `missing`, where its set has no files then.
+    """
+    section = recipe.evaluation
+    files: dict[str, Sequence[Place]] = {}
+    for kind, items in (("perplexity", section.perplexity), ("translation", section.translation)):
+        for item in items:
+            try:
+                files[f"{kind} set {item.name}"] = expand(item.path)
+            except ValueError:
+                if not missing:
+                    raise
+                files[f"{kind} set {item.name}"] = []
+    if section.benchmarks.tasks and section.benchmarks.include_path is not None:
+        files["benchmark tasks"] = sorted(
+            path for path in Path(section.benchmarks.include_path).rglob("*") if path.is_file()
+        )
+    return {name: [place_identity(path) for path in paths] for name, paths in files.items()}
+
+
+def scores_fingerprint(
+    recipe: Recipe, checkpoint: CheckpointInfo, sets: dict[str, Any], contamination: str | None = None
+) -> str:
+    """Of everything that decides a score. Where the files lie and how large batches are does not.
+
+    `contamination`: what its fingerprint was, for when the data is no longer there.
+    """
+    from eval.contamination import identity
+
+    settings = recipe.evaluation.model_dump(
+        mode="json", exclude={"batch_size": True, "benchmarks": {"include_path", "batch_size"}}
+    )
+    for item in [*settings["perplexity"], *settings["translation"]]:
+        del item["path"]
+    inputs = {
+        "code": scoring_code(),
+        "checkpoint": checkpoint.fingerprint,
+        "settings": settings,
+        "normalize": recipe.data.normalize.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "sets": sets,
+    }
+    if compared := identity(recipe, checkpoint) or contamination:
+        inputs["contamination"] = compared
+    return fingerprint(inputs)
+
+
+def is_current(run: Path) -> bool:
+    """Whether `results.json` holds for the newest checkpoint, the recipe's evaluation and the contents of its sets.
+
+    Scores that could not be made are tried again: then it does not.
+    """
+    if not (run / RESULTS_NAME).is_file():
+        return False
+    checkpoint = Choice().find(run)
+    recipe = scored_recipe(run, checkpoint)
+    wanted = scores_fingerprint(recipe, checkpoint, set_identities(recipe, missing=True))
+    found = read_json(run / RESULTS_NAME)
+    return bool(found.get("fingerprint") == wanted and not found.get("failures"))
+
+
+def check_current(run: Path, results: Results) -> None:
+    """Raises `ValueError` when the scores are not those of the checkpoint that they are taken for.
+
+    That is the one chosen when they were made, by a step, as the best or as the newest. Where nothing can be compared,
+    because no checkpoint or no set is there any more, the scores stand.
+    """
+    step, best = results.chosen.get("step"), bool(results.chosen.get("best"))
+    choice, name = Choice(step, best), results.checkpoint["name"]
+    if latest(run) is None or (step is not None and not (run / DIRECTORY / name).is_dir()):
+        return
+    checkpoint = choice.find(run)
+    again = f"score it first with `replica eval {run}{f' --step {step}' if step else ' --best' if best else ''}`"
+    if checkpoint.fingerprint != results.checkpoint["fingerprint"]:
+        other = f", or keep to {name} with `replica eval {run} --step {results.checkpoint['step']}`"
+        raise ValueError(
+            f"{run / RESULTS_NAME} holds the scores of {name}, but {checkpoint.directory.name} is {choice} checkpoint "
+            f"now; {again}{other if (run / DIRECTORY / name).is_dir() else ''}"
+        )
+    if results.chosen.get("overrides"):
+        return  # settings of that one time, which the page shows
+    recipe = scored_recipe(run, checkpoint)
+    try:
+        sets = set_identities(recipe)
+    except ValueError:
+        return
+    known = results.chosen.get("contamination")
+    if results.fingerprint != scores_fingerprint(recipe, checkpoint, sets, known):
+        raise ValueError(
+            f"{run / RESULTS_NAME} was made with other settings than `evaluation` of {run / RESOLVED_NAME}, from sets "
+            f"that have changed since, or by another version of Replica; {again}"
+        )

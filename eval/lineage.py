@@ -1,0 +1,87 @@
+"""Collects what a report says of a run beside its scores: model, checkpoint, data, and what made each of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from configs.common.files import fingerprint
+from configs.common.versions import git_commit, installed
+from configs.schema.recipe import Recipe
+from data_prep.tokens.shards import load_manifest
+from data_prep.work.stage import MANIFEST_NAME
+from pretrain.batches.mixture import mixture_table
+from pretrain.checkpoint.compatible import CHANGES
+from pretrain.checkpoint.manifest import CheckpointInfo
+
+if TYPE_CHECKING:
+    from data_prep.tokens.vocab import Vocab
+    from pretrain.model.transformer import Transformer
+
+_PACKAGES = (
+    "torch", "numpy", "tokenizers", "deepspeed", "ray", "datasets", "transformers", "lm_eval", "sacrebleu", "zstandard",
+)  # fmt: skip
+
+
+def model_facts(model: Transformer, vocab: Vocab) -> dict[str, Any]:
+    config = model.config
+    return {
+        "family": config.family,
+        "parameters": model.parameter_count().total,
+        "layers": config.num_layers,
+        "width": config.hidden_size,
+        "context_length": config.context_length,
+        "vocab_size": vocab.size,
+    }
+
+
+def checkpoint_facts(checkpoint: CheckpointInfo) -> dict[str, Any]:
+    return {
+        "name": checkpoint.directory.name,
+        "step": checkpoint.step,
+        "fingerprint": checkpoint.fingerprint,
+        "tokens": checkpoint.state.get("meter", {}).get("targets"),
+    }
+
+
+def data_facts(recipe: Recipe, checkpoint: CheckpointInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Counts, mixture and funnel of the data trained on; empty when the data is gone or is no longer the same."""
+    if not (recipe.data_directory / MANIFEST_NAME).is_file():
+        return {}, []
+    manifest = load_manifest(recipe.data_directory)
+    if manifest.fingerprint != checkpoint.data_fingerprint:
+        return {}, []
+    counts: dict[str, Any] = {
+        split: {key: sum(getattr(source, key) for source in sources) for key in ("documents", "tokens", "bytes")}
+        for split, sources in (("train", manifest.train), ("validation", manifest.validation))
+    }
+    # The checkpoint's own recipe is what it was trained by.
+    counts["mixture"] = mixture_table(checkpoint.recipe, manifest, checkpoint.step)
+    return counts, manifest.funnel
+
+
+def lineage(
+    recipe: Recipe, checkpoint: CheckpointInfo, vocab: Vocab, sets: dict[str, Any], outcome: str
+) -> list[dict[str, Any]]:
+    """What made the scores, in order, each with a fingerprint."""
+    rows = [
+        ("Recipe", recipe.fingerprint(), f"{recipe.name}, seed {recipe.seed}"),
+        ("Training data", checkpoint.data_fingerprint, ", ".join(source.name for source in recipe.data.sources)),
+        ("Tokenizer", vocab.fingerprint, f"{recipe.data.tokenizer.kind}, {vocab.size:,} tokens"),
+        ("Checkpoint", checkpoint.fingerprint, f"{checkpoint.directory.name}, step {checkpoint.step:,}"),
+    ]
+    for name, identities in sets.items():
+        total = sum(item["bytes"] for item in identities)
+        files = f"{len(identities):,} file{'s' if len(identities) > 1 else ''}"
+        rows.append((name[0].upper() + name[1:], fingerprint(identities), f"{files}, {total:,} bytes"))
+    rows.append(("Results", outcome, "all of the above, and the settings of the evaluation"))
+    for change in checkpoint.state.get(CHANGES, []):
+        detail = f"after step {change['step']:,}: {change['before']}, then {change['after']}"
+        rows.append((f"Changed {change['setting']}", "", detail))
+    if commit := git_commit():
+        rows.append(("Code", commit, "git commit"))
+    return [dict(zip(("name", "fingerprint", "detail"), row, strict=True)) for row in rows]
+
+
+def package_versions() -> dict[str, str]:
+    """Distribution -> version, of those that are installed and bear on scores."""
+    return {name: version for name in _PACKAGES if (version := installed(name)) is not None}
