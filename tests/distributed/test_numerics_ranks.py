@@ -12,7 +12,7 @@ import yaml
 
 from configs.common.numerics_record import numerics_lines
 from pretrain.checkpoint.manifest import latest
-from tests.distributed.test_ranks import launch
+from tests.distributed.groups import TRAIN_CHECKED, RankGroups
 from tests.parts.training_run import metric_lines, prepare_data, write_recipe
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
-def train(directory: Path, ways: dict[str, dict[str, Any]]) -> Path:
+def train(directory: Path, ways: dict[str, dict[str, Any]], groups: RankGroups) -> Path:
     data, recipes = prepare_data(directory / "data"), []
 
     def add(name: str, plant: dict[str, Any], **train: Any) -> None:
@@ -50,18 +50,18 @@ def train(directory: Path, ways: dict[str, dict[str, Any]]) -> Path:
     add("plain", {}, zero={"stage": 1})
     add("wrong", wrong, zero={"stage": 1}, compile="auto")
     add("refused", wrong, zero={"stage": 1}, compile=True)
-    launch(2, recipes, "train_checked.py", seconds=280)
+    groups.run(2, recipes, TRAIN_CHECKED, seconds=280)
     return directory
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("numerics"), WAYS)
+def runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> Path:
+    return train(tmp_path_factory.mktemp("numerics"), WAYS, rank_groups)
 
 
 @pytest.fixture(scope="module")
-def more_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("more"), MORE)
+def more_runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> Path:
+    return train(tmp_path_factory.mktemp("more"), MORE, rank_groups)
 
 
 def assert_nothing_changed(runs: Path, name: str) -> None:

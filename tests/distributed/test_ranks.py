@@ -1,17 +1,13 @@
 """Real processes over gloo: two ranks = one rank, accumulation = one batch, at every ZeRO stage, resumed anywhere.
 
-Each launch trains many recipes (`train_many.py`), because a launch costs seconds and a run here tenths of one.
+One launch trains many recipes (`groups.py`), because starting a process takes seconds and a run here tenths of one.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,9 @@ import yaml
 from torch import Tensor
 
 from pretrain.checkpoint.load_weights import load_weights
-from tests.parts import fp64_training
-from tests.parts.training_run import metric_lines, prepare_data, write_recipe
+from tests import fp64_training
+from tests.distributed.groups import RankGroups, Runs, differences, start_ranks
+from tests.parts.training_run import write_recipe
 
 pytestmark = pytest.mark.slow
 Exact = tuple[list[float], list[float], dict[str, Tensor]]
@@ -65,64 +62,14 @@ MOVES = [
 ]
 
 
-def launch(ranks: int, recipes: list[Path], script: str = "train_many.py", seconds: float = 200) -> None:
-    """Trains the recipes, one after the other, in `ranks` processes; fails with what they said."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, recipes)]
-    processes = []
-    for rank in range(ranks):
-        environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=seconds)
-            assert process.returncode == 0, errors[-4000:]
-    finally:
-        for process in processes:
-            process.kill()
-
-
 def name_of(ranks: int, stage: int, precision: str, micro: int) -> str:
     return f"{ranks} ranks stage {stage} {precision} micro {micro}"
 
 
-class Runs:
-    """All runs of this file by name; collects recipes, then launches them together."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.data = prepare_data(directory / "data")
-        self._waiting: dict[int, list[Path]] = {1: [], 2: [], 4: []}
-
-    def add(self, name: str, ranks: int, stage: int, offload: Iterable[str] = (), **train: Any) -> Path:
-        (self.directory / name).mkdir()
-        zero = {"stage": stage, **{f"offload_{part}": "cpu" for part in offload}}
-        file = write_recipe(self.directory / name / "recipe.yaml", self.data, zero=zero, **train)
-        self._waiting[ranks].append(file)
-        return file.parent / "run"
-
-    def launch(self, seconds: float = 200) -> None:
-        """All at once: ranks of one launch wait for each other, and another launch uses that time."""
-        groups = [(ranks, recipes) for ranks, recipes in self._waiting.items() if recipes]
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda group: launch(*group, seconds=seconds), groups))
-        for recipes in self._waiting.values():
-            recipes.clear()
-
-    def values(self, name: str, key: str = "train/loss") -> dict[int, float]:
-        return metric_lines(self.directory / name / "run", key)
-
-    def checkpoint(self, name: str, step: int) -> Path:
-        return self.directory / name / "run" / "checkpoints" / f"step_{step:08d}"
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> Runs:
     """First every combination for 20 steps with a checkpoint at 10, then runs that go on from those checkpoints."""
-    runs = Runs(tmp_path_factory.mktemp("ranks"))
+    runs = Runs(tmp_path_factory.mktemp("runs"), rank_groups)
     for ranks, stage, precision, micro in COMBINATIONS:
         train = {"global_batch_size": 4, "micro_batch_size": micro, "precision": precision, "checkpoint": {"every": 10}}
         runs.add(name_of(ranks, stage, precision, micro), ranks, stage, **train)
@@ -132,7 +79,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for ranks, stage, micro in MUON:
         train = {"global_batch_size": 4, "micro_batch_size": micro, "checkpoint": {"every": 10}}
         runs.add(f"muon {ranks} {stage} {micro}", ranks, stage, optimizer=MUON_SETTINGS, **train)
-    runs.launch(400)
+    runs.launch(seconds=400)
     for (ranks, stage), (new_ranks, new_stage) in MUON_MOVES:
         saved = runs.checkpoint(f"muon {ranks} {stage} {WHOLE[ranks]}", 10)
         name = f"muon {ranks} {stage} to {new_ranks} {new_stage}"
@@ -149,10 +96,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     shutil.copytree(saved, run / "checkpoints" / saved.name)
     runs.launch()
     return runs
-
-
-def differences(one: dict[int, float], other: dict[int, float], steps: range = range(1, 21)) -> list[float]:
-    return [abs(one[step] - other[step]) for step in steps]
 
 
 REFERENCE = name_of(1, 0, "fp32", 4)
@@ -268,4 +211,12 @@ def test_no_rank_ever_holds_the_whole_model(tmp_path: Path) -> None:
     content = yaml.safe_load(file.read_text())
     content["model"] |= {"num_layers": 8, "hidden_size": 768}  # 226 MB
     file.write_text(yaml.safe_dump(content))
-    launch(2, [file], "hold_share.py")
+    command = [sys.executable, str(Path(__file__).with_name("hold_share.py")), str(file)]
+    processes = start_ranks(2, command, stderr=subprocess.PIPE)
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors[-4000:]
+    finally:
+        for process in processes:
+            process.kill()

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.test_ranks import MUON_SETTINGS, STAGES, WHOLE, Runs, differences
+from tests.distributed.groups import RankGroups, Runs, differences
+from tests.distributed.test_ranks import MUON_SETTINGS, STAGES, WHOLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(3600)]
 Matrix = dict[tuple[str, str], list[float]]
@@ -28,10 +29,10 @@ def place_name(ranks: int, stage: int) -> str:
 
 @pytest.fixture(scope="module", params=["adamw", "muon"])
 def matrix(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups
 ) -> dict[tuple[str, str], list[float]]:
     """(saved at, went on at) -> what each of the next 20 losses differs by from those of the run that saved."""
-    runs = Runs(tmp_path_factory.mktemp("matrix"))
+    runs = Runs(tmp_path_factory.mktemp("matrix"), rank_groups)
     settings: dict[str, Any] = {"global_batch_size": 4, "steps": STEPS}
     if request.param == "muon":
         settings["optimizer"] = MUON_SETTINGS

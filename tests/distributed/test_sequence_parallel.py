@@ -12,7 +12,8 @@ from configs.schema.recipe import load, solve_batch
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.engine.deepspeed_config import deepspeed_config
 from pretrain.parallel.rows import check_sequence
-from tests.distributed.test_ranks import MUON_SETTINGS, Runs, differences
+from tests.distributed.groups import RankGroups, Runs, differences
+from tests.distributed.test_ranks import MUON_SETTINGS
 from tests.parts.training_run import tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -51,8 +52,8 @@ MORE: dict[str, tuple[int, int, int, dict[str, Any]]] = {
 }
 
 
-def train(directory: Path, cases: dict[str, tuple[int, int, int, dict[str, Any]]]) -> Runs:
-    runs = Runs(directory)
+def train(directory: Path, cases: dict[str, tuple[int, int, int, dict[str, Any]]], groups: RankGroups) -> Runs:
+    runs = Runs(directory, groups)
     for name, (ranks, sharing, stage, settings) in {**REFERENCES, **cases}.items():
         settings = {"global_batch_size": 4, "checkpoint": {"every": 12}, "parallel": {"sequence": sharing}, **settings}
         file = runs.add(name, ranks, stage, steps=12, **settings).parent / "recipe.yaml"
@@ -63,13 +64,13 @@ def train(directory: Path, cases: dict[str, tuple[int, int, int, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return train(tmp_path_factory.mktemp("sequence"), CASES)
+def runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> Runs:
+    return train(tmp_path_factory.mktemp("sequence"), CASES, rank_groups)
 
 
 @pytest.fixture(scope="module")
-def more_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return train(tmp_path_factory.mktemp("more"), MORE)
+def more_runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> Runs:
+    return train(tmp_path_factory.mktemp("more"), MORE, rank_groups)
 
 
 def assert_the_same_training(runs: Runs, name: str) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.test_ranks import launch
-from tests.parts.training_run import metric_lines, prepare_data, write_recipe
+from tests.distributed.groups import TRAIN_SICK, RankGroups, Runs
 
 pytestmark = pytest.mark.slow
 STAGES = (0, 1, 2, 3)
@@ -36,54 +35,44 @@ SPIKES = {"window": 8, "zscore": 50.0}
 FLIP_STAGES = (0, 2)  # at stage 3 each weight lies on one rank
 
 
-class Runs:
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.data = directory, prepare_data(directory / "data")
-        self.recipes: list[Path] = []
-
-    def add(self, name: str, fault: dict[str, Any], **train: Any) -> Path:
-        (self.directory / name).mkdir()
-        recipe = write_recipe(self.directory / name / "recipe.yaml", self.data, **COMMON, watch=WATCH, **train)
-        (recipe.parent / "fault.json").write_text(json.dumps(fault))
-        self.recipes.append(recipe)
-        return recipe.parent / "run"
-
-    def launch(self) -> None:
-        launch(2, self.recipes, "train_sick.py")
-        self.recipes.clear()
+class SickRuns(Runs):
+    def add_faulty(self, name: str, fault: dict[str, Any], stage: int, **train: Any) -> Path:
+        run = self.add(name, 2, stage, **COMMON, watch=WATCH, **train)
+        (run.parent / "fault.json").write_text(json.dumps(fault))
+        return run
 
     def said(self, name: str) -> list[dict[str, Any]]:
         return [json.loads((self.directory / name / f"said_{rank}.json").read_text()) for rank in (0, 1)]
 
     def losses(self, name: str) -> dict[int, float]:
-        return metric_lines(self.directory / name / "run", "train/loss")
+        return self.values(name)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> SickRuns:
     """First all faults, then clean runs that are told to skip what the sick ones skipped."""
-    runs = Runs(tmp_path_factory.mktemp("sick"))
+    runs = SickRuns(tmp_path_factory.mktemp("sick"), rank_groups)
     for name, (kind, stage, precision) in SICK.items():
-        runs.add(name, {"kind": kind, "rank": 1, "step": STEP}, zero={"stage": stage}, precision=precision)
+        runs.add_faulty(name, {"kind": kind, "rank": 1, "step": STEP}, stage, precision=precision)
     for name, (action, stage, precision) in ACTIONS.items():
         faults = {"action": action, **SPIKES}
         fault = {"kind": "spike", "rank": 1, "step": STEP}
-        runs.add(name, fault, zero={"stage": stage}, faults=faults, precision=precision)
+        runs.add_faulty(name, fault, stage, faults=faults, precision=precision)
     for stage in FLIP_STAGES:
-        runs.add(f"flip {stage}", {"kind": "flip", "rank": 1, "step": 3}, zero={"stage": stage})
+        runs.add_faulty(f"flip {stage}", {"kind": "flip", "rank": 1, "step": 3}, stage)
     fault = {"kind": "gradient", "rank": 0, "step": STEP}
-    runs.add("skip gradient", fault, zero={"stage": 2}, faults={"action": "skip", **SPIKES})
-    runs.launch()
+    runs.add_faulty("skip gradient", fault, 2, faults={"action": "skip", **SPIKES})
+    runs.launch(TRAIN_SICK)
     for name, (_, stage, precision) in {**ACTIONS, "skip gradient": ("skip", 2, "fp32")}.items():
-        run = runs.add(f"{name} again", {}, zero={"stage": stage}, faults=SPIKES, precision=precision)
+        run = runs.add_faulty(f"{name} again", {}, stage, faults=SPIKES, precision=precision)
         run.mkdir()
         shutil.copy(runs.directory / name / "run" / "skipped.json", run)
-    runs.launch()
+    runs.launch(TRAIN_SICK)
     return runs
 
 
 @pytest.mark.parametrize("name", SICK)
-def test_no_number_on_one_rank_stops_all_before_the_update(runs: Runs, name: str) -> None:
+def test_no_number_on_one_rank_stops_all_before_the_update(runs: SickRuns, name: str) -> None:
     kind, _, _ = SICK[name]
     for outcome in runs.said(name):
         assert outcome["said"].startswith("NonFiniteLoss: the " + {"loss": "loss", "gradient": "gradient norm"}[kind])
@@ -96,7 +85,7 @@ def test_no_number_on_one_rank_stops_all_before_the_update(runs: Runs, name: str
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_a_run_that_skips_the_same_is_the_same_run(runs: Runs, name: str) -> None:
+def test_a_run_that_skips_the_same_is_the_same_run(runs: SickRuns, name: str) -> None:
     """Letting go of a step's gradients leaves nothing behind; after a rewind neither do the steps before."""
     action, _, _ = ACTIONS[name]
     assert [outcome["said"] for outcome in runs.said(name)] == ["", ""]
@@ -110,13 +99,13 @@ def test_a_run_that_skips_the_same_is_the_same_run(runs: Runs, name: str) -> Non
     assert checkpoint["state"]["updates"] == len(made)
 
 
-def test_a_gradient_that_is_no_number_is_skipped_where_the_recipe_says_so(runs: Runs) -> None:
+def test_a_gradient_that_is_no_number_is_skipped_where_the_recipe_says_so(runs: SickRuns) -> None:
     assert sorted(runs.losses("skip gradient")) == [step for step in range(1, STEPS + 1) if step != STEP]
     assert runs.losses("skip gradient") == runs.losses("skip gradient again")
 
 
 @pytest.mark.parametrize("stage", FLIP_STAGES)
-def test_one_flipped_bit_is_found_and_of_two_ranks_both_are_named(runs: Runs, stage: int) -> None:
+def test_one_flipped_bit_is_found_and_of_two_ranks_both_are_named(runs: SickRuns, stage: int) -> None:
     for outcome in runs.said(f"flip {stage}"):
         assert outcome["said"].startswith("SilentCorruption: after step 3 "), outcome["said"]
         assert "rank 0 (" in outcome["said"] and "rank 1 (" in outcome["said"] and "first in blocks" in outcome["said"]

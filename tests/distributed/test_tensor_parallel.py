@@ -14,7 +14,7 @@ from configs.schema.recipe import solve_batch
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.engine.deepspeed_config import deepspeed_config
 from pretrain.parallel.tensor import check_tensor
-from tests.distributed.test_ranks import Runs, differences
+from tests.distributed.groups import RankGroups, Runs, differences
 from tests.parts.training_run import tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -65,8 +65,8 @@ def add(runs: Runs, name: str, case: tuple[str, int, int, int, dict[str, Any]]) 
     return run
 
 
-def train(directory: Path, cases: Cases, moves: dict[str, tuple[int, int, int]]) -> Runs:
-    runs = Runs(directory)
+def train(directory: Path, cases: Cases, moves: dict[str, tuple[int, int, int]], groups: RankGroups) -> Runs:
+    runs = Runs(directory, groups)
     cases = {**REFERENCES, **cases}
     for name, case in cases.items():
         add(runs, name, case)
@@ -80,14 +80,14 @@ def train(directory: Path, cases: Cases, moves: dict[str, tuple[int, int, int]])
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return train(tmp_path_factory.mktemp("tensor"), CASES, MOVES)
+def runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> Runs:
+    return train(tmp_path_factory.mktemp("tensor"), CASES, MOVES, rank_groups)
 
 
 @pytest.fixture(scope="module")
-def more_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def more_runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> Runs:
     moves = {"llama, 2 of 4 share, stage 1": (4, 2, 1), "modern, 2 of 4 share, stage 1": (1, 1, 1), "gpt2": (4, 4, 2)}
-    return train(tmp_path_factory.mktemp("more"), MORE, moves)
+    return train(tmp_path_factory.mktemp("more"), MORE, moves, rank_groups)
 
 
 def assert_the_same_training(runs: Runs, name: str, reference: str, first: int = 1) -> None:

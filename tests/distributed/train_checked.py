@@ -8,7 +8,6 @@ raises is written beside the recipe.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ import torch
 
 from configs.schema.recipe import load
 from pretrain.engine import compiling
-from pretrain.engine.engine import connected
 from pretrain.numerics import record
 from pretrain.numerics.kernel_check import Check, check_kernels
-from pretrain.parallel.ranks import find_ranks
+from pretrain.parallel.ranks import Ranks
 from pretrain.session import run
 
 
@@ -36,27 +34,23 @@ def compiler(wrong: bool) -> Any:
     return compile_
 
 
-def main() -> None:
-    ranks, real = find_ranks(), torch.compile
+def main(ranks: Ranks, files: list[Path]) -> None:
+    real, pays_from = torch.compile, compiling.PAYS_FROM_FLOPS
     compiling.PAYS_FROM_FLOPS = {"cpu": 0.0}
-    with connected(ranks):
-        for file in map(Path, sys.argv[1:]):
-            plant = json.loads((file.parent / "plant.json").read_text())
-            torch.compile = compiler(plant["compiled"] == "wrong" and plant["rank"] == ranks.rank)
-            record.check_kernels = check_kernels if plant["compared"] else _trusting  # type: ignore[attr-defined]
-            said = ""
-            try:
-                run(load(file))
-            except ValueError as error:
-                said = f"{type(error).__name__}: {error}"
-            finally:
-                torch.compile, record.check_kernels = real, check_kernels  # type: ignore[attr-defined]
-            (file.parent / f"said_{ranks.rank}.json").write_text(json.dumps(said))
+    for file in files:
+        plant = json.loads((file.parent / "plant.json").read_text())
+        torch.compile = compiler(plant["compiled"] == "wrong" and plant["rank"] == ranks.rank)
+        record.check_kernels = check_kernels if plant["compared"] else _trusting  # type: ignore[attr-defined]
+        said = ""
+        try:
+            run(load(file))
+        except ValueError as error:
+            said = f"{type(error).__name__}: {error}"
+        finally:
+            torch.compile, record.check_kernels = real, check_kernels  # type: ignore[attr-defined]
+        (file.parent / f"said_{ranks.rank}.json").write_text(json.dumps(said))
+    compiling.PAYS_FROM_FLOPS = pays_from
 
 
 def _trusting(engine: Any, *_: Any) -> Check:
     return Check(engine.compiled, "not compared", True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,24 +1,22 @@
-"""Trains several recipes one after the other in this process, as one rank of however many were started.
-
-One launch for many configurations, because starting processes and importing torch and DeepSpeed costs most of a test.
-Arguments: recipe files. Writes nothing but what training writes.
-"""
+"""Trains several recipes one after the other in this process, as one rank of however many were started."""
 
 from __future__ import annotations
 
-import gc
 import sys
+from pathlib import Path
 
 from configs.schema.recipe import load
-from pretrain.engine.engine import connected
-from pretrain.parallel.ranks import find_ranks
+from pretrain.parallel.ranks import Ranks
 from pretrain.session import run
 
-if __name__ == "__main__":
-    gc.freeze()  # torch's and DeepSpeed's objects: each run would walk over them
-    recipes = [load(file) for file in sys.argv[1:]]
-    with connected(find_ranks()):  # once: gloo cannot join twice through the same port
-        for recipe in recipes:
-            run(recipe)
-    if not any(recipe.train.compile is True for recipe in recipes):
-        assert "torch._inductor.compile_fx" not in sys.modules, "the compiler takes seconds to load"
+COMPILER = "torch._inductor.compile_fx"
+
+
+def main(ranks: Ranks, files: list[Path]) -> None:
+    """Writes nothing but what training writes."""
+    had_compiler = COMPILER in sys.modules
+    for file in files:
+        recipe = load(file)
+        run(recipe)
+        had_compiler |= recipe.train.compile is True
+    assert had_compiler or COMPILER not in sys.modules, "the compiler takes seconds to load, and nothing is compiled"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ import torch
 from torch import Tensor
 
 from configs.schema.recipe import load
-from pretrain import loop
 from pretrain.batches.source import Batch
-from pretrain.engine.engine import Engine, connected
+from pretrain.engine.engine import Engine
 from pretrain.objectives.language_modelling import LanguageModelling
-from pretrain.parallel.ranks import find_ranks
+from pretrain.parallel.ranks import Ranks
 from pretrain.reliability.silent_corruption import digests
 from pretrain.session import run
 
@@ -33,7 +31,7 @@ class Injected:
         self.step, self.unchanged = -1, False
 
     def install(self) -> None:
-        step, forward, check = Engine.step, LanguageModelling.forward, loop.compare_replicas
+        step, forward, check = Engine.step, LanguageModelling.forward, Engine.check_replicas
 
         def watched_step(engine: Engine, batch: Batch, number: int, *arguments: Any) -> Any:
             self.step, before = number, weights(engine)
@@ -58,11 +56,11 @@ class Injected:
             check(engine, done)
 
         Engine.step, LanguageModelling.forward = watched_step, sick_forward  # type: ignore[method-assign]
-        loop.compare_replicas = flipped
+        Engine.check_replicas = flipped  # type: ignore[method-assign]
         self.restore = lambda: (
             setattr(Engine, "step", step),
             setattr(LanguageModelling, "forward", forward),
-            setattr(loop, "compare_replicas", check),
+            setattr(Engine, "check_replicas", check),
         )
 
 
@@ -71,23 +69,16 @@ def weights(engine: Engine) -> Tensor:
     return digests([value for piece in engine.fragments() for value in (piece.weight, *piece.moments.values())])
 
 
-def main() -> None:
-    ranks = find_ranks()
-    with connected(ranks):
-        for file in map(Path, sys.argv[1:]):
-            injected = Injected(json.loads((file.parent / "fault.json").read_text()), ranks.rank)
-            injected.install()
-            said = ""
-            try:
-                run(load(file))
-            except ValueError as error:
-                said = f"{type(error).__name__}: {error}"
-            finally:
-                injected.restore()
-            (file.parent / f"said_{ranks.rank}.json").write_text(
-                json.dumps({"said": said, "unchanged": injected.unchanged})
-            )
-
-
-if __name__ == "__main__":
-    main()
+def main(ranks: Ranks, files: list[Path]) -> None:
+    for file in files:
+        injected = Injected(json.loads((file.parent / "fault.json").read_text()), ranks.rank)
+        injected.install()
+        said = ""
+        try:
+            run(load(file))
+        except ValueError as error:
+            said = f"{type(error).__name__}: {error}"
+        finally:
+            injected.restore()
+        outcome = {"said": said, "unchanged": injected.unchanged}
+        (file.parent / f"said_{ranks.rank}.json").write_text(json.dumps(outcome))
