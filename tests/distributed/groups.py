@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.parts.training_run import metric_lines, prepare_data, write_recipe
+from tests.parts.training_run import ROOT, metric_lines, prepare_data, write_recipe
 
 TRAIN, TRAIN_CHECKED, TRAIN_SICK = "train_many", "train_checked", "train_sick"  # modules beside this one
 
@@ -43,9 +43,9 @@ class RankGroup:
         """What the ranks print goes to a file in `directory`."""
         self._said = directory / f"{count}-ranks-{time.monotonic_ns()}.txt"
         with self._said.open("w", encoding="utf-8") as said:
-            command = [sys.executable, str(Path(__file__).with_name("serve.py"))]
+            command = [sys.executable, "-m", "tests.distributed.serve"]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said}
-            self._processes = start_ranks(count, command, **pipes)
+            self._processes = start_ranks(count, command, cwd=ROOT, **pipes)
 
     def run(self, work: str, recipes: Iterable[Path], seconds: float) -> None:
         """Has all ranks do the `work` on the recipes, one after the other.

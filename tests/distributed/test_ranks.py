@@ -16,8 +16,8 @@ import yaml
 from torch import Tensor
 
 from pretrain.checkpoint.load_weights import load_weights
-from tests import fp64_training
 from tests.distributed.groups import RankGroups, Runs, differences, start_ranks
+from tests.parts import fp64_training
 from tests.parts.training_run import write_recipe
 
 pytestmark = pytest.mark.slow

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from configs.schema.recipe import load
+from pretrain import loop
 from pretrain.batches.source import Batch
 from pretrain.engine.engine import Engine
 from pretrain.objectives.language_modelling import LanguageModelling
@@ -31,7 +32,7 @@ class Injected:
         self.step, self.unchanged = -1, False
 
     def install(self) -> None:
-        step, forward, check = Engine.step, LanguageModelling.forward, Engine.check_replicas
+        step, forward, check = Engine.step, LanguageModelling.forward, loop.compare_replicas
 
         def watched_step(engine: Engine, batch: Batch, number: int, *arguments: Any) -> Any:
             self.step, before = number, weights(engine)
@@ -56,11 +57,11 @@ class Injected:
             check(engine, done)
 
         Engine.step, LanguageModelling.forward = watched_step, sick_forward  # type: ignore[method-assign]
-        Engine.check_replicas = flipped  # type: ignore[method-assign]
+        loop.compare_replicas = flipped
         self.restore = lambda: (
             setattr(Engine, "step", step),
             setattr(LanguageModelling, "forward", forward),
-            setattr(Engine, "check_replicas", check),
+            setattr(loop, "compare_replicas", check),
         )
 
 
