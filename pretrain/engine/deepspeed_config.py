@@ -59,13 +59,13 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, precision: str) -> dict[st
         "gradient_accumulation_steps": plan.accumulation,
         # Without ZeRO, DeepSpeed neither reports the norm nor clips by it in fp32: `Engine` does.
         "gradient_clipping": train.grad_clip if stage else 0.0,
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": stage} | ({"compute_grad_norm": True} if stage else {}),
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,  # ours is tested here
         "steps_per_print": None,
     }
     if precision in BF16 and stage:
-        derived["bf16"] = {"enabled": True}
+        derived["bf16"] = {"enabled": True, "check_grad_overflow": True}  # or a NaN in the gradient would be applied
         # Micro-batches add up in fp32: bf16 sums lose small gradients (DeepSpeed #1800).
         derived["data_types"] = {"grad_accum_dtype": "fp32"}
     if precision == "fp16":

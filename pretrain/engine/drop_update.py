@@ -1,62 +1,83 @@
-"""What DeepSpeed offers no call for: letting go of a step's gradients, and whose gradients are no numbers."""
+"""Does two things that DeepSpeed has no call for: discards an update; finds ranks with a non-finite gradient."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pretrain.engine.deepspeed_private import Layout, UnknownDeepSpeed
 
-def drop_update(engine: Any, stage: int) -> None:
-    """Ends a step after its last backward pass as if it had not been: weights, moments, counters and scale stay.
+# What DeepSpeed's optimizer asks in a step before it updates: hidden, it is told of an overflow.
+_ASKED = {
+    Layout.FLAT: "check_overflow",
+    Layout.FLAT_BF16: "step",
+    Layout.SUBGROUPS: "_overflow_check_and_loss_scale_update",
+}
 
-    ZeRO's own way out of an overflow does it. Without ZeRO, an optimizer passes over parameters without a gradient.
+
+def drop_update(engine: Any, layout: Layout) -> None:
+    """Ends a step after its last backward pass without an update: weights, moments, counters and loss scale stay.
+
+    ZeRO's own treatment of an overflow does it. Without ZeRO, an optimizer passes over parameters without a gradient.
+
+    Raises:
+        UnknownDeepSpeed: when the installed version would make the update, or did not ask whether to; weights are then
+            as they were.
     """
     optimizer = engine.optimizer
-    if stage == 0:
+    if layout is Layout.WHOLE:
         for parameter in engine.module.parameters():
             parameter.grad = None
         engine.step()
         return
-    if not hasattr(optimizer, "loss_scaler"):  # BF16_Optimizer, of ZeRO-1 in bf16 with sums in fp32
-        _step_without_update(engine, optimizer)
-        return
-    scale = dict(vars(optimizer.loss_scaler))
+    asked = False
 
     def overflow(*_: object, **__: object) -> bool:
-        optimizer.overflow = True
+        nonlocal asked
+        asked = optimizer.overflow = True
+        if layout is Layout.FLAT_BF16:  # as its own `step` does when the norm is not finite
+            optimizer.clear_hp_grads()
+            optimizer.clear_lp_grads()
         return True
 
-    # Methods of the class, hidden for one step by attributes of the object.
-    hidden = {"_overflow_check_and_loss_scale_update": overflow} if stage == 3 else {"check_overflow": overflow}
-    settings = {"check_grad_overflow": True} if stage < 3 else {}
-    before = {name: getattr(optimizer, name) for name in settings}
-    try:
-        vars(optimizer).update(hidden | settings)
+    method = _ASKED[layout]
+    if not callable(getattr(type(optimizer), method, None)):
+        raise UnknownDeepSpeed([f"{type(optimizer).__name__} has no method `{method}`"])
+    # Attributes of an object hide the methods of its class, here for one step.
+    hidden: dict[str, Any] = {method: overflow} | ({"check_grad_overflow": True} if layout is Layout.FLAT else {})
+    scale = vars(optimizer.loss_scaler) if layout is not Layout.FLAT_BF16 else {}
+    kept = dict(scale)
+    with _replaced(optimizer, **hidden), _replaced(optimizer.optimizer, step=_refuse):
         engine.step()
-    finally:
-        for name in hidden:
-            delattr(optimizer, name)
-        vars(optimizer).update(before)
-        vars(optimizer.loss_scaler).update(scale)
+    scale.update(kept)
+    if not asked or engine.was_step_applied():
+        raise UnknownDeepSpeed([f"{type(optimizer).__name__} did not ask `{method}` whether to discard an update"])
 
 
-def _step_without_update(engine: Any, optimizer: Any) -> None:
-    def step() -> None:  # what its own does when the norm is no number
-        optimizer.overflow = True
-        optimizer.clear_hp_grads()
-        optimizer.clear_lp_grads()
+def _refuse(*_: object, **__: object) -> None:
+    raise UnknownDeepSpeed(["it makes an update that was refused"])
 
-    optimizer.step = step  # hides the method of the class
+
+@contextmanager
+def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Inside, the object has these attributes; afterwards those it had before."""
+    own = vars(owner)
+    before = {name: own[name] for name in attributes if name in own}
+    own.update(attributes)
     try:
-        engine.step()
+        yield
     finally:
-        del optimizer.step
+        for name in attributes:
+            own.pop(name, None)
+        own.update(before)
 
 
 def gradient_is_finite(module: nn.Module, *inputs: Tensor) -> bool:
-    """Whether this rank's own gradient of a micro-batch is finite; every rank must ask at ZeRO-3.
+    """Whether this rank's own gradient of a micro-batch is finite; at ZeRO-3 every rank must call it.
 
     A hook sees each gradient where it enters a parameter, before DeepSpeed's reduction mixes the ranks.
     """

@@ -8,6 +8,7 @@ accumulation steps is turned off.
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 import math
@@ -27,6 +28,15 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from configs.schema.recipe import Recipe, solve_batch
 from pretrain.batches.source import Batch
 from pretrain.engine.deepspeed_config import BF16, deepspeed_config, resolve_precision
+from pretrain.engine.deepspeed_private import (
+    COMPATIBLE_OPS,
+    OWN_MUON,
+    UnknownDeepSpeed,
+    check_engine,
+    check_imported,
+    forget_tensor_groups,
+    imported,
+)
 from pretrain.engine.devices import tell_deepspeed_of_cpu
 from pretrain.engine.drop_update import drop_update, gradient_is_finite
 from pretrain.engine.forward_clock import ForwardClock
@@ -63,14 +73,14 @@ class StepResult:
 
 def _connect(ranks: Ranks) -> torch.device:
     tell_deepspeed_of_cpu()
-    import deepspeed.ops
+    import deepspeed
     from deepspeed.accelerator import get_accelerator
 
     _quieten()
-
+    check_imported()
     if get_accelerator().device_name() == "cpu":
         # DeepSpeed would compile its shared-memory all-reduce now (30-80 s); only its inference engine calls it.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        imported(*COMPATIBLE_OPS[:2])["deepspeed_shm_comm"] = False
     else:
         get_accelerator().set_device(ranks.local_rank)
     backend = get_accelerator().communication_backend_name()
@@ -128,7 +138,7 @@ def _import_muon() -> None:
     compile_function = torch.compile
     torch.compile = lambda function: function  # type: ignore[assignment]
     try:
-        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+        importlib.import_module(OWN_MUON)
     except ImportError:  # a DeepSpeed that keeps it elsewhere: the start takes longer
         pass
     finally:
@@ -170,6 +180,7 @@ class Engine:
         _import_muon()
         with redirect_stdout(io.StringIO()):  # it prints memory figures there
             self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        self._layout = check_engine(self._deepspeed, self.stage, module.parameters())
         if self._tensor > 1:
             split_heads(module.model, self._tensor)
         set_timeouts(timedelta(seconds=recipe.train.watch.timeout_seconds))
@@ -239,7 +250,7 @@ class Engine:
         loss = sums[0] / targets if targets else math.nan
         self.enter("update")
         if not math.isfinite(loss):
-            drop_update(self._deepspeed, self.stage)
+            drop_update(self._deepspeed, self._layout)
             sick = [rank for rank, fine in enumerate(gather(bool(torch.isfinite(nats)))) if not fine]
             raise self._non_finite("loss", loss, step, sick)
         applied = False
@@ -247,7 +258,7 @@ class Engine:
             applied = accepts(loss)
         finally:  # it may also raise, and training go on from a checkpoint
             if not applied:
-                drop_update(self._deepspeed, self.stage)
+                drop_update(self._deepspeed, self._layout)
         grad_norm = self._update(step, batch) if applied else 0.0
         self.enter("between steps")
         return StepResult(loss, sums[0], targets, int(target_bytes), grad_norm, stop, applied)
@@ -290,12 +301,14 @@ class Engine:
             limit = self._grad_clip or math.inf
             norm = self._clip(limit)
             if not math.isfinite(norm):
-                drop_update(self._deepspeed, self.stage)
+                drop_update(self._deepspeed, self._layout)
                 raise self._non_finite("gradient norm", norm, step, self._sick_gradients(batch, step))
             self._deepspeed.step()
             return norm
         self._deepspeed.step()  # makes no update when the norm is not finite
         norm = float(self._deepspeed.get_global_grad_norm())
+        if not math.isfinite(norm) and self._deepspeed.was_step_applied():
+            raise UnknownDeepSpeed([f"it made an update with a gradient norm of {norm}"])
         if self.precision != "fp16" and not math.isfinite(norm):  # fp16 lowers the loss scale instead
             raise self._non_finite("gradient norm", norm, step, self._sick_gradients(batch, step))
         return norm
@@ -307,8 +320,7 @@ class Engine:
             if norm > limit:  # `clip_grad_norm_` multiplies by one otherwise, which takes as long
                 clip_grads_with_norm_(self.module.parameters(), limit, torch.tensor(norm))
             return norm
-        from deepspeed.runtime.utils import clip_grad_norm_
-
+        clip_grad_norm_ = imported("deepspeed.runtime.utils", "clip_grad_norm_")
         return float(clip_grad_norm_(self.module.parameters(), limit, mpu=self._deepspeed.mpu))
 
     def _sick_gradients(self, batch: Batch, step: int) -> list[int]:
@@ -425,7 +437,4 @@ class Engine:
         """Releases DeepSpeed's hooks and buffers."""
         self._deepspeed.destroy()
         if self._tensor > 1:  # or the next engine of this process would take them up
-            from deepspeed.utils import groups
-
-            groups.mpu = groups._TENSOR_MODEL_PARALLEL_GROUP = None
-            groups._MODEL_PARALLEL_GROUP = groups._DATA_PARALLEL_GROUP = None
+            forget_tensor_groups()

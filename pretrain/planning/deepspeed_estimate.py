@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pretrain.engine.deepspeed_private import imported
 from pretrain.engine.devices import tell_deepspeed_of_cpu
 
 
@@ -13,14 +14,10 @@ def deepspeed_states(parameters: int, largest_layer: int, stage: int, per_node: 
     """
     tell_deepspeed_of_cpu()
     if stage == 2:
-        from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
-
-        _, device = estimate_zero2_model_states_mem_needs(parameters, per_node, nodes, cpu_offload=False)
+        estimate = imported("deepspeed.runtime.zero.stage_1_and_2", "estimate_zero2_model_states_mem_needs")
+        _, device = estimate(parameters, per_node, nodes, cpu_offload=False)
         return float(device)
     assert stage == 3
-    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
-
-    _, device, _ = estimate_zero3_model_states_mem_needs(
-        parameters, largest_layer, per_node, nodes, cpu_offload=False, cpu_offload_params=False
-    )
+    estimate = imported("deepspeed.runtime.zero.stage3", "estimate_zero3_model_states_mem_needs")
+    _, device, _ = estimate(parameters, largest_layer, per_node, nodes, cpu_offload=False, cpu_offload_params=False)
     return float(device)

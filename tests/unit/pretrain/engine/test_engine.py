@@ -29,8 +29,8 @@ def test_what_the_recipe_says_is_derived_and_the_rest_passed_on(tmp_path: Path) 
     derived = config(recipe, "bf16", zero_optimization={"reduce_bucket_size": 10}, wall_clock_breakdown=True)
     assert derived["train_batch_size"] == 8
     assert derived["train_micro_batch_size_per_gpu"] == 2 and derived["gradient_accumulation_steps"] == 2
-    assert derived["gradient_clipping"] == 0.7 and derived["bf16"] == {"enabled": True}
-    assert derived["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 10}
+    assert derived["gradient_clipping"] == 0.7 and derived["bf16"]["enabled"] is True
+    assert derived["zero_optimization"] == {"stage": 1, "compute_grad_norm": True, "reduce_bucket_size": 10}
     assert derived["wall_clock_breakdown"] is True
     assert config(recipe, zero_optimization={"stage": 1})["zero_optimization"]["stage"] == 1, "agreeing is no clash"
 
@@ -41,6 +41,9 @@ def test_what_the_recipe_says_is_derived_and_the_rest_passed_on(tmp_path: Path) 
         ({"gradient_clipping": 0.5}, r"deepspeed.gradient_clipping: 0.5 clashes with 1.0"),
         ({"zero_optimization": {"stage": 3}}, r"deepspeed.zero_optimization.stage: 3 clashes with 1"),
         ({"bf16": {"enabled": False}}, r"deepspeed.bf16.enabled: False clashes with True"),
+        # Either would let an update with a non-finite gradient pass.
+        ({"bf16": {"check_grad_overflow": False}}, r"deepspeed.bf16.check_grad_overflow: False clashes with True"),
+        ({"zero_optimization": {"compute_grad_norm": False}}, r"compute_grad_norm: False clashes with True"),
         ({"train_batch_size": 16}, r"deepspeed.train_batch_size: 16 clashes with 8"),
     ],
 )
