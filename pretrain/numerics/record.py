@@ -72,5 +72,5 @@ class Numerics:
             return
         deterministic = is_deterministic(self._recipe.train, engine.device)
         repeats = promise(deterministic, engine.device, torch.get_num_threads(), engine.ranks.count)
-        print(f"numbers: {text}; {repeats}", file=sys.stderr, flush=True)
+        print(f"numerics: {text}; {repeats}", file=sys.stderr, flush=True)
         write_json(self._recipe.run_directory / NUMERICS, {**self.state, "repeats": repeats})
