@@ -65,8 +65,7 @@ docs: setup ## Write docs/recipe.md and configs/recipe.schema.json from the sche
 	$(BIN)/python -m launch.docs
 
 docs-site: setup ## The documentation as a site with an API reference, in build/site; a warning is an error
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	@echo "build/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 constraints: setup ## Write constraints.txt from this environment
 	@{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -v '^#' | sed 's/+cpu$$//'; } > .constraints.partial

@@ -168,7 +168,9 @@ def generate(
     """Continues `tokens`, yielding each new token as it is chosen.
 
     Args:
-        temperature, top_k, top_p: see `distribution`; temperature 0 takes the most likely token.
+        temperature: see `distribution`; 0 takes the most likely token.
+        top_k: see `distribution`.
+        top_p: see `distribution`.
         stop: token ids that end the text; they are not yielded.
         is_over: asked after each token with all new tokens so far; True ends the text, whose last token is kept.
         seed: of the draws; equal arguments give equal text.

@@ -25,8 +25,11 @@ class LossModule(nn.Module, ABC):
     def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None = None) -> Tensor:
         """`loss` in training; outside of it `nats`, so that validation is comparable between objectives.
 
-        Args: tokens (B, T) int64; targets (B, T) int64; weights (B, T) float32; positions (B, T) int64 of each token in
-            its document, where documents are not to see each other.
+        Args:
+            tokens: (B, T) int64.
+            targets: (B, T) int64, the token after each of `tokens`.
+            weights: (B, T) float32, how much each target counts.
+            positions: (B, T) int64 of each token in its document, where documents are not to see each other.
         """
         take = self.loss if self.training else self.nats
         return take(tokens, targets, weights, positions)
