@@ -20,7 +20,7 @@ MKDOCS: dict[str, Any] = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding
 
 @pytest.fixture(scope="module")
 def reference() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("reference_pages", ROOT / "docs" / "site" / "reference.py")
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "docs" / "site" / "pages.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -95,6 +95,7 @@ def test_a_room_shows_its_own_words_then_what_is_in_it(reference: ModuleType, tm
         ("[the `x`](../data_prep/readers)", "[the `x`](api/data_prep/readers.md)"),
         ("[a](../data_prep)", "[a](api/data_prep/index.md)"),
         ("[a](../configs/demo.yaml)", "[a](https://code.example/blob/main/configs/demo.yaml)"),
+        ("[a](../examples/custom_reader.py)", "[a](examples.md#custom_reader)"),
         ("[a](../CHANGELOG.md#unreleased)", "[a](changelog.md#unreleased)"),
         ("[a](../not-there.py)", "[a](../not-there.py)"),
         ("[a](data.md) and ![b](../docs/images/funnel.png)", "[a](data.md) and ![b](../docs/images/funnel.png)"),
@@ -110,4 +111,9 @@ def test_without_an_address_of_the_repository_a_link_to_it_is_text(reference: Mo
 
 def test_links_of_a_page_of_the_root_are_those_of_docs(reference: ModuleType) -> None:
     text = "[a](docs/data.md#x) [b](https://x.example) [c](#here) [d](configs/demo.yaml)"
-    assert reference._as_in_docs(text) == "[a](data.md#x) [b](https://x.example) [c](#here) [d](../configs/demo.yaml)"
+    made = "[a](data.md#x) [b](https://x.example) [c](#here) [d](../configs/demo.yaml)"
+    assert reference.as_in_docs(text, "CHANGELOG.md") == made
+    assert (
+        reference.as_in_docs("[a](../docs/data.md) [b](x.py)", "examples/README.md")
+        == "[a](data.md) [b](../examples/x.py)"
+    )

@@ -1,12 +1,14 @@
-"""Adds the API reference to the site: one page for each package and room, made from the files that are there.
+"""Adds to the site what lies outside docs/: the API reference, a page for each package and room, and the examples.
 
-mkdocs calls the functions `on_*` (mkdocs.yml, `hooks`). The pages hold mkdocstrings' `:::` lines alone, which read the
-docstrings from the sources: nothing of the project is imported, so that the site needs neither torch nor Ray.
+mkdocs calls the functions `on_*` (mkdocs.yml, `hooks`). Pages are made from the files that are there. Those of the API
+hold mkdocstrings' `:::` lines alone, which read the docstrings from the sources: nothing of the project is imported, so
+that the site needs neither torch nor Ray.
 """
 
 from __future__ import annotations
 
 import ast
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("configs", "data_prep", "pretrain", "eval", "launch")
 SECTION = "API"  # of the nav in mkdocs.yml; the pages are put behind those that stand there
 # Files outside docs/ that are pages of the site too.
-ROOT_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+ROOT_PAGES = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "examples/README.md": "examples.md",
+}
+_SHOWN = {".py": "python", ".yaml": "yaml"}  # files of examples/ whose text is shown
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((\.\./[^()\s#]*)(#[^()\s]*)?\)")
 
 
@@ -94,6 +101,8 @@ def repointed(markdown: str, here: str, repository: str | None, root: Path = ROO
             return f"[{text}]({up}{address(path, root)})"
         if path.suffix == ".py" and path.parent in set(rooms(root)) and path in modules(path.parent):
             return f"[{text}]({up}{address(path.parent, root)}#{dotted(path, root)})"
+        if path.parent == root / "examples" and path.suffix in _SHOWN:
+            return f"[{text}]({up}{ROOT_PAGES['examples/README.md']}#{path.stem})"
         if name in ROOT_PAGES:
             return f"[{text}]({up}{ROOT_PAGES[name]}{anchor})"
         return f"[{text}]({repository.rstrip('/')}/blob/main/{name}{anchor})" if repository else text
@@ -101,12 +110,34 @@ def repointed(markdown: str, here: str, repository: str | None, root: Path = ROO
     return _LINK.sub(replace, markdown)
 
 
+def as_in_docs(markdown: str, name: str) -> str:
+    """A page from outside docs/ with its links as they would be written in docs/.
+
+    Args:
+        markdown: the page.
+        name: its file, relative to the root.
+    """
+    folder = name.rpartition("/")[0]
+
+    def replace(link: re.Match[str]) -> str:
+        place = posixpath.normpath(posixpath.join(folder, link[1]))
+        return f"]({place.removeprefix('docs/') if place.startswith('docs/') else f'../{place}'})"
+
+    return re.sub(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)", replace, markdown)
+
+
+def shown(file: Path) -> str:
+    """A section with the text of a program."""
+    text = file.read_text(encoding="utf-8").rstrip()
+    return f"\n## {file.name} {{ #{file.stem} }}\n\n```{_SHOWN[file.suffix]}\n{text}\n```\n"
+
+
 # ----------------------------------------------------------------------------------------------------------- for mkdocs
 def on_config(config: Any) -> Any:
     """Puts the pages into the nav."""
     entries: list[Any] = []
     for package in PACKAGES:
-        own = [{dotted(room): address(room)} for room in rooms() if room.relative_to(ROOT).parts[0] == package]
+        own: list[Any] = [{room.name: address(room)} for room in rooms() if room.relative_to(ROOT).parts[0] == package]
         own[0] = address(ROOT / package)  # the section's own page
         entries.append({package: own})
     section = next(item for item in config.nav if isinstance(item, dict) and SECTION in item)
@@ -119,14 +150,12 @@ def on_files(files: Files, config: Any) -> Files:
     for room in rooms():
         files.append(File.generated(config, address(room), content=page(room)))
     for name, place in ROOT_PAGES.items():
-        if (ROOT / name).is_file():
-            files.append(File.generated(config, place, content=_as_in_docs((ROOT / name).read_text(encoding="utf-8"))))
+        if (file := ROOT / name).is_file():
+            text = as_in_docs(file.read_text(encoding="utf-8"), name)
+            if file.parent.name == "examples":
+                text += "".join(shown(path) for path in sorted(file.parent.iterdir()) if path.suffix in _SHOWN)
+            files.append(File.generated(config, place, content=text))
     return files
-
-
-def _as_in_docs(markdown: str) -> str:
-    """A page of the root with its links as they would be written in docs/."""
-    return re.sub(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)", r"](../\1)", markdown).replace("](../docs/", "](")
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
