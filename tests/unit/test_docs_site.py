@@ -91,7 +91,7 @@ def test_a_room_shows_its_own_words_then_what_is_in_it(reference: ModuleType, tm
 @pytest.mark.parametrize(
     ("written", "shown"),
     [
-        ("[a](../configs/common/files.py)", "[a](api/configs/index.md#configs.common.files)"),
+        ("[a](../configs/common/files.py)", "[a](api/configs/common.md#configs.common.files)"),
         ("[the `x`](../data_prep/readers)", "[the `x`](api/data_prep/readers.md)"),
         ("[a](../data_prep)", "[a](api/data_prep/index.md)"),
         ("[a](../configs/demo.yaml)", "[a](https://code.example/blob/main/configs/demo.yaml)"),
