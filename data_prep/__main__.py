@@ -1,5 +1,8 @@
-"""`python -m data_prep run RECIPE [a.b=value …]` prepares data; `python -m data_prep verify DIR` checks it;
-`python -m data_prep classifier GOOD BAD --out FILE` trains a quality classifier for `data.quality.classifier`."""
+"""Prepares data without the `replica` command.
+
+`python -m data_prep run RECIPE [a.b=value …]` prepares it, `python -m data_prep verify DIR` checks it, and
+`python -m data_prep classifier GOOD BAD --out FILE` trains a quality classifier for `data.quality.classifier`.
+"""
 
 from __future__ import annotations
 

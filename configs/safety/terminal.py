@@ -24,7 +24,7 @@ _SHOWN = {
 
 
 def printable(text: str) -> str:
-    """The text with control characters written out: ESC becomes `\\x1b`. Line ends (LF) and tabs stay."""
+    r"""The text with control characters written out: ESC becomes `\x1b`. Line ends (LF) and tabs stay."""
     return text.translate(_SHOWN)
 
 

@@ -164,6 +164,7 @@ def _resolve_paths(section: BaseModel, values: Any, base_for: Any, prefix: tuple
 
 
 def is_path(field: Any) -> bool:
+    """Whether a field of a section is a path."""
     return path_marker(field) is not None
 
 

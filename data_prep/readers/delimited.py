@@ -228,7 +228,7 @@ def _text(line: bytes) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------- files
 def csv_rows(stream: BinaryIO, reading: Reading, damage: Damage, tabs: bool) -> Iterator[RawRecord]:
-    """One record a row; columns without a header are named `0`, `1`, …
+    """One record a row; columns without a header are named `0`, `1` and so on.
 
     A row with more or fewer values than the header is `broken_record`, as which value belongs to which column is not
     known; unless the values that are too many are empty, or the columns that are missing have no name.

@@ -35,8 +35,11 @@ def words_of(text: str) -> list[str]:
 
 
 def _chunks(text: str) -> list[str]:
-    """Stretches without white space. Of plain ASCII text, which is most, they are the words: that is several times
-    faster, and there are fewer of them to remember."""
+    """Stretches without white space.
+
+    Of plain ASCII text, which is most, they are the words: that is several times faster, and there are fewer of them to
+    remember.
+    """
     return text.lower().translate(_ASCII_MARKS).split() if text.isascii() else text.split()
 
 

@@ -64,8 +64,10 @@ class Weights:
         return frozenset(name for name, _ in parameter_shapes(self.config, self.rows))
 
     def plain(self, name: str) -> Tensor:
-        """A weight of the same function without muP, whose factors no architecture has: they go into the last norm
-        and the queries, and logits stay the same."""
+        """A weight of the same function without muP, whose factors no architecture has.
+
+        They go into the last norm and the queries, and logits stay the same.
+        """
         value, config = self.read(name), self.config
         if name in ("norm.weight", "norm.bias") and config.mup_ratio != 1:
             return value * config.mup_ratio

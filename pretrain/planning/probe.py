@@ -103,8 +103,10 @@ def _made_up(engine: Engine, length: int, rows: int, step: int) -> Batch:
 
 
 def _warm_up(recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
-    """A step of a model of next to nothing: libraries, threads and kernels that come with the first step are no
-    memory of the recipe's."""
+    """Makes a step of a very small model.
+
+    Libraries, threads and kernels that come with the first step are no memory of the recipe's.
+    """
     model = recipe.model.model_copy(
         update={"num_layers": 1, "hidden_size": 16, "num_heads": 1, "num_kv_heads": 1, "head_dim": 16}
         | {"intermediate_size": 32, "context_length": 16, "rope_scaling": None, "value_residual": False}

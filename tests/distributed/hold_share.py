@@ -28,8 +28,10 @@ def stop(**_: Any) -> None:
 
 
 def resident(peak: bool = False) -> int:
-    """Bytes of this process in memory, now or at most since `forget_peak`. Torch's memory profiler would not do: it
-    misses what gloo's threads free, so that its sum grows by chance."""
+    """Bytes of this process in memory, now or at most since `forget_peak`.
+
+    Torch's memory profiler would not do: it misses what gloo's threads free, so that its sum grows by chance.
+    """
     key = "VmHWM:" if peak else "VmRSS:"
     return 1024 * next(
         int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)

@@ -1,5 +1,7 @@
-"""Every shipped recipe runs from raw text to a report when overrides make it tiny: its own model family, tokenizer,
-schedule, ZeRO stage and precision, on a small local corpus."""
+"""Every shipped recipe runs from raw text to a report when overrides make it tiny.
+
+Each keeps its own model family, tokenizer, schedule, ZeRO stage and precision, on a small local corpus.
+"""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def test_exported_tokenizer_loads(name: str, vocab_dir: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "settings, words",
+    ("settings", "words"),
     [
         ({"family": "gpt2", "num_kv_heads": 2}, ["GPT2LMHeadModel", "num_kv_heads=2"]),
         ({"family": "gpt2", "head_dim": 16}, ["GPT2LMHeadModel", "head_dim=16"]),
@@ -255,7 +255,7 @@ def _cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil, words",
+    ("spoil", "words"),
     [
         (_only_pickle, "pickle (pytorch_model.bin)"),
         (_cut, "cannot be read as safetensors"),

@@ -125,7 +125,7 @@ SENTENCES = "He came.\n\nShe went.\nWho was it?\nIt is a truth!\n\n"
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def writers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, Vocab, Any]:
-    """As `models`, but one that likes tokens in which text stands before a line end, such as `.\\n`."""
+    r"""As `models`, but one that likes tokens in which text stands before a line end, such as `.\n`."""
     from lm_eval.models.huggingface import HFLM
 
     torch.manual_seed(5)

@@ -1,6 +1,6 @@
-"""Shards read by a reader written from the description of Megatron-LM's format alone, and decoded back to the text.
+r"""Shards read by a reader written from the description of Megatron-LM's format alone, and decoded back to the text.
 
-Layout of `.idx` (megatron/core/datasets/indexed_dataset.py, `_IndexWriter`): 9 bytes `MMIDIDX\\0\\0`; uint64 version 1;
+Layout of `.idx` (megatron/core/datasets/indexed_dataset.py, `_IndexWriter`): 9 bytes `MMIDIDX\0\0`; uint64 version 1;
 uint8 type code (4 int32, 8 uint16); uint64 number of sequences S; uint64 number of document indices D; S int32
 sequence lengths; S int64 byte pointers into `.bin`; D int64 document indices, the first 0 and the last S.
 """

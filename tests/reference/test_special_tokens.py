@@ -1,5 +1,8 @@
-"""What a text begins and ends with, in imported models: numbers of lm-eval's `hf`, text of `transformers`, both on the
-original directory; and what was imported is exported as it was."""
+"""What a text begins and ends with, in imported models.
+
+Numbers are those of lm-eval's `hf`, text is that of `transformers`, both on the original directory. What was imported
+is exported as it was.
+"""
 
 from __future__ import annotations
 

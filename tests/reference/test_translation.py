@@ -147,7 +147,7 @@ def test_a_stop_string_is_found_however_it_is_written(vocab: Vocab) -> None:
 
 
 def test_translations_keep_what_stands_before_the_line_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that writes every reference, in tokens such as `.\\n`, has BLEU 100."""
+    r"""A model that writes every reference, in tokens such as `.\n`, has BLEU 100."""
     targets = ["le chat dort.", "il mange une pomme rouge!", "la maison est grande."]
     vocab = train_vocab(Tokenizer(vocab_size=290, pattern="gpt4"), ["".join(f"{text}\n" for text in targets) * 50])
     rows = [{"source": f"s{number}", "target": text} for number, text in enumerate(targets)]

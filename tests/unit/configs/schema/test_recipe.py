@@ -72,7 +72,7 @@ def test_scientific_notation_is_a_number(file: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "override, words",
+    ("override", "words"),
     [
         ("model.num_layer=2", "model.num_layer: unknown key; did you mean `model.num_layers`?"),
         ("train.optimizer.weightdecay=0", "did you mean `train.optimizer.weight_decay`?"),
@@ -109,7 +109,7 @@ def test_all_problems_are_reported_at_once(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides, words",
+    ("overrides", "words"),
     [
         (["train.tokens=100"], "exactly one of steps, tokens and epochs (given: steps, tokens)"),
         (["train.steps=null"], "exactly one of steps, tokens and epochs (given: none)"),
@@ -128,7 +128,7 @@ def test_settings_that_contradict_each_other(file: Path, overrides: list[str], w
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    ("text", "words"),
     [
         (TEXT + "name: again\n", "line 12: the key `name` stands twice"),
         (TEXT.replace("num_layers: 2,", "num_layers: 2, num_layers: 3,"), "the key `num_layers` stands twice"),
@@ -233,7 +233,7 @@ def test_defaults_written_out_say_the_same(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "total, micro, ranks, plan",
+    ("total", "micro", "ranks", "plan"),
     [(64, 4, 2, (4, 8)), (64, 64, 1, (64, 1)), (64, None, 1, (16, 4)), (6, None, 2, (3, 1)), (34, None, 1, (2, 17))],
 )
 def test_batch_equation(total: int, micro: int | None, ranks: int, plan: tuple[int, int]) -> None:
@@ -243,7 +243,7 @@ def test_batch_equation(total: int, micro: int | None, ranks: int, plan: tuple[i
 
 
 @pytest.mark.parametrize(
-    "total, micro, ranks, words", [(10, None, 4, "over 4 ranks"), (12, 4, 2, "6 sequences per rank")]
+    ("total", "micro", "ranks", "words"), [(10, None, 4, "over 4 ranks"), (12, 4, 2, "6 sequences per rank")]
 )
 def test_batch_equation_without_solution(total: int, micro: int | None, ranks: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -251,7 +251,7 @@ def test_batch_equation_without_solution(total: int, micro: int | None, ranks: i
 
 
 @pytest.mark.parametrize(
-    "length, windows, steps",
+    ("length", "windows", "steps"),
     [
         ("train.steps=7", 0, 7),
         ("train.tokens=128", 0, 1),

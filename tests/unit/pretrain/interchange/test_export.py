@@ -109,7 +109,9 @@ def test_weights_are_read_one_at_a_time_from_pieces_of_any_rank(
     assert all(torch.equal(value, expected[key]) for key, value in tensors(out).items())
 
 
-@pytest.mark.parametrize("dtype, kind", [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
 def test_dtypes(model: Transformer, vocab_dir: Path, tmp_path: Path, dtype: str, kind: torch.dtype) -> None:
     out = export_directory(model, vocab_dir, tmp_path / "out", dtype)
     assert json.loads((out / "config.json").read_text())["torch_dtype"] == str(kind).removeprefix("torch.")
@@ -197,7 +199,9 @@ def test_what_stands_there_is_kept(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == (tmp_path / "mine.gguf").read_text() == "x"
 
 
-@pytest.mark.parametrize("text, size", [("5GB", 5 * 10**9), ("500mb", 5 * 10**8), ("1.5 GiB", 3 * 2**29), ("77", 77)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5 * 10**9), ("500mb", 5 * 10**8), ("1.5 GiB", 3 * 2**29), ("77", 77)]
+)
 def test_sizes(text: str, size: int) -> None:
     assert read_size(text) == size
 
@@ -277,7 +281,7 @@ def test_the_end_of_text_from_config_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file, text, words",
+    ("file", "text", "words"),
     [
         ("tokenizer_config.json", "null", "tokenizer_config.json"),
         ("tokenizer_config.json", "{", "tokenizer_config.json is not valid JSON"),

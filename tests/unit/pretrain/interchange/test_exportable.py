@@ -19,7 +19,7 @@ def recipe(**model: Any) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    "model, words",
+    ("model", "words"),
     [
         ({"logit_softcap": 30.0}, "LlamaForCausalLM excludes model.logit_softcap=30.0"),
         ({"activation": "relu2"}, "model.activation=relu2"),

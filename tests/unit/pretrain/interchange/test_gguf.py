@@ -168,7 +168,7 @@ def test_what_an_imported_vocabulary_begins_and_ends_with(vocab_dir: Path, tmp_p
     assert fields["tokenizer.ggml.add_bos_token"] is True and fields["tokenizer.chat_template"] == "{{ x }}"
 
 
-@pytest.mark.parametrize("dtype, file_type", [("fp32", 0), ("fp16", 1), ("bf16", 32)])
+@pytest.mark.parametrize(("dtype", "file_type"), [("fp32", 0), ("fp16", 1), ("bf16", 32)])
 def test_dtypes(dtype: str, file_type: int, vocab_dir: Path, tmp_path: Path) -> None:
     made = model()
     found, fields = read(export_gguf(Weights.of_model(made), vocab_dir, tmp_path / "m.gguf", dtype))
@@ -198,7 +198,7 @@ def test_pre_tokenizers_by_their_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings, words",
+    ("settings", "words"),
     [
         ({"pattern": "sequence", "vocab_size": 270}, "no pre-tokenizer for the pattern sequence"),
         ({"kind": "char"}, "not byte-level BPE"),

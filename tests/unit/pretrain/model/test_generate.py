@@ -73,7 +73,9 @@ def test_it_streams(model: Transformer) -> None:
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("prompt, words", [([], "prompt is empty"), ([3, VOCAB], "vocabulary has 40"), ([-1], "-1 to")])
+@pytest.mark.parametrize(
+    ("prompt", "words"), [([], "prompt is empty"), ([3, VOCAB], "vocabulary has 40"), ([-1], "-1 to")]
+)
 def test_bad_prompts_are_refused(model: Transformer, prompt: list[int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         next(generate(model, prompt, 1))
@@ -130,7 +132,7 @@ def test_distribution_by_hand() -> None:
     assert distribution(LOGITS, 1.0, top_k=2, top_p=0.7).tolist() == [1, 0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("top_k, top_p", [(None, None), (7, None), (None, 0.6), (12, 0.8), (1, None), (99, 1.0)])
+@pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (7, None), (None, 0.6), (12, 0.8), (1, None), (99, 1.0)])
 def test_distribution_equals_transformers(top_k: int | None, top_p: float | None) -> None:
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 

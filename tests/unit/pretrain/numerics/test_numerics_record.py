@@ -32,14 +32,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[Tensor], Tensor]], None]]:
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Tensor], Tensor]], None]:
     """Stands for torch's: `compiler(change)` makes compiled calls return `change(loss)`; no machine code is made."""
 
     def install(change: Callable[[Tensor], Tensor]) -> None:
         monkeypatch.setattr(torch, "compile", lambda call, *_, **__: lambda *inputs: change(call(*inputs)))
 
     monkeypatch.setattr(compiling, "PAYS_FROM_FLOPS", {"cpu": 0.0})
-    yield install
+    return install
 
 
 def train(directory: Path, data: Path, **settings: Any) -> Path:

@@ -36,7 +36,7 @@ def warmed(optimizer: Any, warmup: int, after: Any) -> SequentialLR:
 
 
 # torch's cosine is recursive and gathers rounding; its other two agree to the last bits.
-@pytest.mark.parametrize("warmup, total, ratio", [(10, 100, 0.1), (1, 37, 0.0), (25, 60, 0.5)])
+@pytest.mark.parametrize(("warmup", "total", "ratio"), [(10, 100, 0.1), (1, 37, 0.0), (25, 60, 0.5)])
 def test_equals_torch(warmup: int, total: int, ratio: float) -> None:
     span = total - 1 - warmup
     cosine = theirs(total, lambda o: warmed(o, warmup, lambda o: CosineAnnealingLR(o, span, eta_min=PEAK * ratio)))

@@ -47,7 +47,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "key, value, words",
+    ("key", "value", "words"),
     [
         ("num_hidden_layers", 3_000_000, "lacks the weight model.layers.2."),
         ("vocab_size", 2**40, "config.json asks for (1099511627776, 48)"),
@@ -98,7 +98,7 @@ def test_contexts_are_bounded_by_the_weights() -> None:
 
 # ------------------------------------------------------------------------------------------------------------ fragments
 @pytest.mark.parametrize(
-    "key, shape, words",
+    ("key", "shape", "words"),
     [
         ("embed.weight", [4], "`embed.weight` names no piece"),
         ("embed.weight@x", [4], "names no piece"),
