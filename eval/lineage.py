@@ -23,6 +23,7 @@ _PACKAGES = (
 
 
 def model_facts(model: Transformer, vocab: Vocab) -> dict[str, Any]:
+    """Sizes of the model and of its vocabulary, as `results.json` holds them."""
     config = model.config
     return {
         "family": config.family,
@@ -35,6 +36,7 @@ def model_facts(model: Transformer, vocab: Vocab) -> dict[str, Any]:
 
 
 def checkpoint_facts(checkpoint: CheckpointInfo) -> dict[str, Any]:
+    """Name, step and fingerprint of a checkpoint, as `results.json` holds them."""
     return {
         "name": checkpoint.directory.name,
         "step": checkpoint.step,
