@@ -70,7 +70,7 @@ end_all() {
     done
 }
 # A rank that is stopped cannot end itself, and its launcher waits for it. When ranks of this start, on whichever host, have
-# given the run up (the words are those of pretrain/reliability/rank_heartbeat.py), what is left here has some seconds to end.
+# given the run up (the words are those of pretrain/phases.py), what is left here has some seconds to end.
 given_up() {
     find "$run/ranks" -name 'rank_*.json' -newer "$started" -exec grep -l 'ended because of another rank' {} + 2>/dev/null |
         grep -q .

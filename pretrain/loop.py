@@ -14,8 +14,8 @@ from pretrain.garbage import collected_at_steps
 from pretrain.metrics.meter import Meter, Tracker
 from pretrain.optimizer.schedule import learning_rate
 from pretrain.parallel.rows import SlicedBatches
+from pretrain.phases import Phase
 from pretrain.reliability.loss_guard import FaultGuard, check_validation
-from pretrain.reliability.rank_heartbeat import SAVING
 from pretrain.reliability.silent_corruption import compare_replicas
 from pretrain.reliability.slow_ranks import report_slow_ranks
 from pretrain.signals import stop_requests
@@ -54,7 +54,7 @@ def fit(
 
     def made(step: int, rate: float) -> StepResult | None:
         """The step's result; None when its loss is no number and the recipe skips it."""
-        engine.enter("waiting for data", step + 1)
+        engine.report_phase(Phase.WAITING_FOR_DATA, step + 1)
         began = time.monotonic()
         batch = next(ahead)
         waited = time.monotonic() - began
@@ -92,14 +92,14 @@ def fit(
                     compare_replicas(engine, done)
                     report_slow_ranks(engine, done, train.watch.slow_ratio)
                 if due(done, train.validation.every):
-                    engine.enter("validation", done)
+                    engine.report_phase(Phase.VALIDATION, done)
                     values = validate()
                     tracker.log(done, values)
                     check_validation(done, values)
                 if saving:
-                    engine.enter(SAVING, done)
+                    engine.report_phase(Phase.SAVING, done)
                     save(done, ends or done == steps.stop)
-                engine.enter("between steps", done)
+                engine.report_phase(Phase.BETWEEN_STEPS, done)
             if result is not None and ends and done < steps.stop:
                 return result.stop
     return 0

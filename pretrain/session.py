@@ -48,6 +48,7 @@ from pretrain.objectives.chosen import make_objective
 from pretrain.parallel.collectives import background_group, gather
 from pretrain.parallel.ranks import Ranks, check_ranks, placed_ranks, share_cores
 from pretrain.parallel.rows import SlicedBatches
+from pretrain.phases import CurrentPhase
 from pretrain.reliability.loss_guard import FaultGuard, Rewind
 from pretrain.reliability.watching import watched
 from pretrain.signals import StoppedEarly
@@ -131,8 +132,8 @@ class _Session:
         model = build_model(self._recipe, self._data.vocab_size, self._device)
         self._flops_per_token = model.flops_per_token()
         objective = make_objective(model, self._recipe.train)
-        compile_model = self._compiles()
-        self._engine = engine = Engine(self._recipe, objective, self._ranks, self._device, compile_model)
+        compile_model, phases = self._compiles(), CurrentPhase()
+        self._engine = engine = Engine(self._recipe, objective, self._ranks, self._device, compile_model, phases.enter)
         self._numerics = Numerics(self._recipe, engine)
         self._initial = initial_weights(model, engine.shapes(), self._recipe.seed)
         if self._recipe.train.init_from and checkpoint is None:
@@ -150,7 +151,7 @@ class _Session:
                     place = self.newest()
 
         try:
-            return watched(self._recipe, engine, checkpoint.step if checkpoint else 0, work)
+            return watched(self._recipe, engine, phases, checkpoint.step if checkpoint else 0, work)
         finally:
             engine.close()
 

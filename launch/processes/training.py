@@ -21,7 +21,8 @@ from pathlib import Path
 from configs.common.exit_codes import INTERRUPTED, STOPPED_EARLY, TERMINATED
 from configs.safety.trust import trust_options
 from configs.schema.recipe import RESOLVED_NAME, Recipe
-from pretrain.reliability.rank_heartbeat import ENDED, LOST_RANK, read_beats
+from pretrain.phases import Phase
+from pretrain.reliability.rank_heartbeat import LOST_RANK, read_beats
 
 TRAIN_SCRIPT = Path(__file__).resolve().parents[2] / "pretrain" / "train.py"
 _GRACE_SECONDS = 60.0  # to finish a step and save
@@ -184,4 +185,4 @@ def _wait(process: subprocess.Popen[bytes], run: Path, began: float) -> int:
 
 def _rank_is_lost(run: Path, began: float) -> bool:
     """Whether a rank of this start has ended because another one is gone or stuck."""
-    return any(beat.phase == ENDED and beat.time >= began for beat in read_beats(run).values())
+    return any(beat.phase == Phase.ENDED and beat.time >= began for beat in read_beats(run).values())

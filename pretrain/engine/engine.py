@@ -51,6 +51,7 @@ from pretrain.parallel.ranks import Ranks
 from pretrain.parallel.rendezvous import open_store
 from pretrain.parallel.rows import check_sequence, row_share, split_rows
 from pretrain.parallel.tensor import check_tensor, local, mark_shards, split_heads
+from pretrain.phases import Phase, ReportPhase, report_nothing
 from pretrain.signals import STOP_SIGNALS
 
 # Dropout masks: a seed per (seed, step, rank), so that no generator state has to be saved. Odd constants keep the
@@ -149,7 +150,13 @@ class Engine:
     """The model, its optimizer and its gradients on all ranks."""
 
     def __init__(
-        self, recipe: Recipe, module: LossModule, ranks: Ranks, device: torch.device, compile_model: bool = False
+        self,
+        recipe: Recipe,
+        module: LossModule,
+        ranks: Ranks,
+        device: torch.device,
+        compile_model: bool = False,
+        report_phase: ReportPhase = report_nothing,
     ) -> None:
         """Wraps `module`; its weights are undefined until `set_weights`.
 
@@ -191,7 +198,7 @@ class Engine:
         self.module = module
         self.clock = ForwardClock(device)
         self.compiled = compile_model
-        self.enter: Callable[..., None] = lambda phase, step=None: None  # is told where in a step this rank is
+        self.report_phase = report_phase  # is told where in a step this rank is
         if compile_model:
             self._deepspeed.compile()
 
@@ -238,17 +245,17 @@ class Engine:
             group["lr"] = learning_rate * group["ratio"]
         batch_bytes = float(batch.target_bytes)
         batch = batch.to(self.device)
-        self.enter("all-reduce of the targets", step + 1)
+        self.report_phase(Phase.SUM_TARGETS, step + 1)
         totals = self._sum(torch.stack([batch.weights.sum(dtype=torch.float64), self._scalar(batch_bytes)]))
         nats = self._gradients(batch, (self.ranks.count // self._tensor / totals[0]).float())
-        self.enter("all-reduce of the loss")
+        self.report_phase(Phase.SUM_LOSS)
         orders = torch.tensor([float(stop == number) for number in STOP_SIGNALS], dtype=torch.float64).to(self.device)
         sums = self._sum(torch.cat([nats.view(1), orders])).tolist()
         self.clock.end_step()
         stop = next((int(number) for number, ranks in zip(STOP_SIGNALS, sums[1:], strict=True) if ranks), 0)
         targets, target_bytes = totals.tolist()
         loss = sums[0] / targets if targets else math.nan
-        self.enter("update")
+        self.report_phase(Phase.UPDATE)
         if not math.isfinite(loss):
             drop_update(self._deepspeed, self._layout)
             sick = [rank for rank, fine in enumerate(gather(bool(torch.isfinite(nats)))) if not fine]
@@ -260,7 +267,7 @@ class Engine:
             if not applied:
                 drop_update(self._deepspeed, self._layout)
         grad_norm = self._update(step, batch) if applied else 0.0
-        self.enter("between steps")
+        self.report_phase(Phase.BETWEEN_STEPS)
         return StepResult(loss, sums[0], targets, int(target_bytes), grad_norm, stop, applied)
 
     def uncompile(self) -> None:
@@ -286,11 +293,11 @@ class Engine:
         """Sums up the gradients of all micro-batches; returns this rank's nats, a float64 scalar."""
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         for micro, inputs in enumerate(self._micro_batches(batch)):
-            self.enter("forward")
+            self.report_phase(Phase.FORWARD)
             with self.clock.running(), self.autocast():
                 loss = self._deepspeed(*inputs)
             nats += loss.detach()
-            self.enter("backward and all-reduce of the gradients")
+            self.report_phase(Phase.BACKWARD)
             self._deepspeed.backward(loss * scale, scale_wrt_gas=False)
             if micro < self.plan.accumulation - 1:
                 self._deepspeed.step()
@@ -342,7 +349,7 @@ class Engine:
     def score(self, batch: Batch) -> Tensor:
         """Sum of nats of this rank's rows, without gradient or dropout; a float64 scalar on the device."""
         self.module.eval()
-        self.enter("validation")  # each batch of it may take as long as a collective
+        self.report_phase(Phase.VALIDATION)  # each batch of it may take as long as a collective
         batch = batch.to(self.device)
         with self.autocast():
             nats: Tensor = self._deepspeed(*batch.inputs)

@@ -20,6 +20,7 @@ from pretrain.engine.engine import Engine
 from pretrain.numerics.circumstances import all_circumstances
 from pretrain.numerics.kernel_check import Check, check_kernels
 from pretrain.numerics.repeatable import is_deterministic, promise
+from pretrain.phases import Phase
 
 
 class Numerics:
@@ -51,7 +52,7 @@ class Numerics:
                 engine.uncompile()
             self._say(f"not compared again ({found[:12]}, as at step {state['step']:,}): {state['text']}")
             return {}
-        engine.enter("comparing fast code with plain code", step + 1)
+        engine.report_phase(Phase.COMPARING_KERNELS, step + 1)
         rows = engine.rows
         inputs = batches.batch(step, rows.rank, rows.count).inputs
         micro = tuple(part[: engine.plan.micro_batch].to(engine.device) for part in inputs)

@@ -18,16 +18,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.safety.parsing import parse_json
 from configs.schema.train import Watch
+from pretrain.phases import CurrentPhase, Phase
 
 DIRECTORY = "ranks"
 LOST_RANK = 76  # EX_PROTOCOL, exit code: another rank is gone, stuck or cut off; starting again continues
-SAVING = "checkpoint"
-ENDED = "ended because of another rank"
 # A phase that may take longer than a collective, as long as every rank gives signs of life.
 _SAVING_SECONDS = 7200.0
 _BYTES = 256
@@ -41,8 +40,8 @@ class Beat:
     rank: int
     host: str
     pid: int
-    step: int  # under way, counted from 1; the last one made when the phase is `between steps`
-    phase: str
+    step: int  # under way, counted from 1; the last one made when the phase is BETWEEN_STEPS
+    phase: str  # of `pretrain.phases.Phase`
     since: float  # Unix time at which the phase began
     time: float  # of this sign of life
 
@@ -60,11 +59,11 @@ def read_beats(run: Path) -> dict[int, Beat]:
 class Heartbeat:
     """One rank's signs of life, and its watch over how long its phases last."""
 
-    def __init__(self, run: Path, settings: Watch, rank: int, ranks: int) -> None:
-        self._run, self._settings, self._ranks = run, settings, ranks
-        now = time.time()
-        self._beat = Beat(rank, socket.gethostname()[:64], os.getpid(), 0, "between steps", now, now)
-        self._began = time.monotonic()  # of the phase
+    def __init__(self, run: Path, settings: Watch, rank: int, ranks: int, phases: CurrentPhase | None = None) -> None:
+        """`phases`: where training says what it does; by default one that stays between steps."""
+        self._run, self._settings, self._rank, self._ranks = run, settings, rank, ranks
+        self.phases = phases or CurrentPhase()
+        self._host = socket.gethostname()[:64]
         self._reporting = threading.Lock()
         self._stop = threading.Event()
         directory = run / DIRECTORY
@@ -72,17 +71,6 @@ class Heartbeat:
         self._descriptor = os.open(directory / f"rank_{rank:05d}.json", os.O_RDWR | os.O_CREAT, 0o644)
         self._stacks = (directory / f"rank_{rank:05d}.stacks").open("w", encoding="utf-8")
         self._write()
-
-    def enter(self, phase: str, step: int | None = None) -> None:
-        """Says where this rank is now; a step (from 1) stays until the next one is given."""
-        step = self._beat.step if step is None else step
-        self._beat = replace(self._beat, phase=phase, step=step, since=time.time())
-        self._began = time.monotonic()
-
-    @property
-    def step(self) -> int:
-        """The step under way, or the last one made."""
-        return self._beat.step
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -115,7 +103,7 @@ class Heartbeat:
         dumped = 0.0
         while not self._stop.wait(min(every, limit / 4)):
             self._write()
-            began = self._began
+            began = self.phases.now.began
             if time.monotonic() - began < limit or self._ranks == 1:
                 continue
             if dumped != began:
@@ -123,20 +111,24 @@ class Heartbeat:
                 self._dump()
             with self._reporting:
                 before, after = self._look()
-                if self._began != began or self._stop.is_set():
+                if self.phases.now.began != began or self._stop.is_set():
                     continue
-                saving = self._beat.phase == SAVING and time.monotonic() - began < _SAVING_SECONDS
+                saving = self.phases.now.phase is Phase.SAVING and time.monotonic() - began < _SAVING_SECONDS
                 if saving and not silent(before, after):
                     continue
                 self._end(f"nothing for {time.monotonic() - began:.0f} s", before, after)
 
+    def _beat(self) -> Beat:
+        now = self.phases.now
+        return Beat(self._rank, self._host, os.getpid(), now.step, now.phase, now.since, time.time())
+
     def _write(self) -> None:
-        line = json.dumps(asdict(replace(self._beat, time=time.time())))
+        line = json.dumps(asdict(self._beat()))
         with suppress(OSError):  # a full disk must not end training here; the save says what it needs to say
             os.pwrite(self._descriptor, line[: _BYTES - 1].ljust(_BYTES - 1).encode() + b"\n", 0)
 
     def _dump(self) -> None:
-        self._stacks.write(f"--- step {self._beat.step}, {self._beat.phase}, {time.strftime('%F %T')}\n")
+        self._stacks.write(f"--- step {self.phases.now.step}, {self.phases.now.phase}, {time.strftime('%F %T')}\n")
         self._stacks.flush()
         faulthandler.dump_traceback(self._stacks, all_threads=True)
 
@@ -151,8 +143,8 @@ class Heartbeat:
         return before, read_beats(self._run)
 
     def _end(self, what: str, before: dict[int, Beat], after: dict[int, Beat]) -> None:
-        me, still = self._beat, silent(before, after)
-        told = any(beat.phase == ENDED and beat.rank < self._ranks for beat in after.values())
+        me, still = self._beat(), silent(before, after)
+        told = any(beat.phase == Phase.ENDED and beat.rank < self._ranks for beat in after.values())
         # All of them would say the same, and who ends later would name those that ended before.
         if not told and me.rank == min((rank for rank in after if rank not in still), default=me.rank):
             text = (
@@ -162,7 +154,7 @@ class Heartbeat:
             )
             sys.stderr.write(text)
             sys.stderr.flush()
-        self._beat = replace(me, phase=ENDED)
+        self.phases.enter(Phase.ENDED)
         self._write()
         os._exit(LOST_RANK)  # leaving in order would wait for the ranks that are gone
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from pretrain.engine.engine import Engine
 from pretrain.parallel.collectives import gather
 from pretrain.parallel.fragments import full_shape
+from pretrain.phases import Phase
 
 
 class SilentCorruption(ValueError):
@@ -89,6 +90,6 @@ def compare_replicas(engine: Engine, step: int) -> None:
         for piece in (piece for piece in engine.fragments() if piece.name in whole):
             whole.update({f"{key} of {piece.name}": value for key, value in piece.moments.items()})
     if whole:
-        engine.enter("all-gather of digests")
+        engine.report_phase(Phase.COMPARING_RANKS)
         found = gather((socket.gethostname(), digests(whole.values()).tolist()))
         check_replicas(list(whole), [column for _, column in found], [host for host, _ in found], step)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from configs.schema.recipe import Recipe
 from pretrain.engine.engine import Engine
+from pretrain.phases import CurrentPhase, Phase
 from pretrain.reliability.rank_heartbeat import Heartbeat, read_beats
 from pretrain.reliability.slices import Slices
 
@@ -17,11 +18,11 @@ from pretrain.reliability.slices import Slices
 _LOST = re.compile(r"gloo|nccl|timed out|connection (closed|reset|refused)|broken pipe|process ?group", re.IGNORECASE)
 
 
-def watched(recipe: Recipe, engine: Engine, start: int, work: Callable[[int], int]) -> int:
+def watched(recipe: Recipe, engine: Engine, phases: CurrentPhase, start: int, work: Callable[[int], int]) -> int:
     """Does `work(every)` from the checkpoint of step `start` on, and returns the signal's number that it returns.
 
-    `every` is how many steps to put between checkpoints. When a collective fails or a rank is stuck, this does not
-    return: the process ends with `LOST_RANK`.
+    `every` is how many steps to put between checkpoints; the engine reports to `phases`. When a collective fails
+    or a rank is stuck, this does not return: the process ends with `LOST_RANK`.
     """
     run, ranks = recipe.run_directory, engine.ranks
     seen = read_beats(run).get(0)
@@ -30,12 +31,12 @@ def watched(recipe: Recipe, engine: Engine, start: int, work: Callable[[int], in
     if slices is not None:
         every = slices.begin(start, every, seen.step - 1 if seen else None)
     every = engine.gather(every)[0]
-    heartbeat = Heartbeat(run, recipe.train.watch, ranks.rank, ranks.count)
-    engine.enter = heartbeat.enter
+    phases.enter(Phase.BETWEEN_STEPS, 0)  # the time that the engine took to start is no rank that is stuck
+    heartbeat = Heartbeat(run, recipe.train.watch, ranks.rank, ranks.count, phases)
 
     def finish(how: str) -> None:
         if slices is not None:
-            slices.finish(heartbeat.step, how)
+            slices.finish(phases.now.step, how)
 
     with heartbeat.watching():
         try:

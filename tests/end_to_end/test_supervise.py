@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,8 @@ from launch.processes import supervise as supervision
 from launch.processes import training
 from launch.processes.supervise import ranks_left, supervise
 from launch.processes.training import TrainingFailed
-from pretrain.reliability.rank_heartbeat import ENDED, LOST_RANK, Heartbeat
+from pretrain.phases import Phase
+from pretrain.reliability.rank_heartbeat import LOST_RANK, Heartbeat
 from pretrain.train import train
 from tests.parts.rank_processes import last_step, launchers, ranks, wait_until
 from tests.parts.training_run import metric_lines, prepare_data, tiny_recipe
@@ -125,15 +125,17 @@ def test_success_without_the_last_checkpoint_is_none(
     assert "exit code 76 (another rank is gone or stuck; the message above names it)" in said
 
 
-@pytest.mark.parametrize(("phase", "age", "code"), [(ENDED, 0.0, LOST_RANK), (ENDED, 60.0, 3), ("forward", 0.0, 3)])
+@pytest.mark.parametrize(
+    ("phase", "age", "code"), [(Phase.ENDED, 0.0, LOST_RANK), (Phase.ENDED, 60.0, 3), (Phase.FORWARD, 0.0, 3)]
+)
 def test_ranks_that_do_not_answer_are_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, age: float, code: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: Phase, age: float, code: int
 ) -> None:
     """Once a rank of this start, and not of an earlier one, has given up."""
     monkeypatch.setattr(training, "_POLL_SECONDS", 0.05)
     monkeypatch.setattr(training, "_LOST_GRACE_SECONDS", 0.1)
     heartbeat = Heartbeat(tmp_path, Watch(), rank=0, ranks=2)
-    monkeypatch.setattr(heartbeat, "_beat", replace(heartbeat._beat, phase=phase))
+    heartbeat.phases.enter(phase)
     began = time.time() + age
     heartbeat._write()
     script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1.5); raise SystemExit(3)"

@@ -31,8 +31,8 @@ ROOMS = {
     "configs": "safety common schema",
     "data_prep": "text sources readers extraction quality work funnel documents dedup decontamination tokens stages "
     "__main__",
-    "pretrain": "signals garbage sizes batches model parallel objectives optimizer engine checkpoint interchange "
-    "reliability metrics numerics loop session planning train",
+    "pretrain": "signals phases garbage sizes batches model parallel objectives optimizer engine checkpoint "
+    "interchange reliability metrics numerics loop session planning train",
     "eval": "results statistics contamination parts comparable currency likelihood generation harness scorer "
     "scaling_law export_check lineage suite report __main__",
     "launch": "completion docs headlines trace processes stages planning models commands cli cluster",

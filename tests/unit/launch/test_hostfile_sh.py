@@ -9,13 +9,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configs.schema.train import Watch
-from pretrain.reliability.rank_heartbeat import ENDED, LOST_RANK, Heartbeat
+from pretrain.phases import Phase
+from pretrain.reliability.rank_heartbeat import LOST_RANK, Heartbeat
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTS = ("head", "second", "third")
@@ -136,7 +136,7 @@ def test_a_launcher_whose_rank_does_not_answer_is_not_waited_for(place: Path) ->
     """Ranks of another host gave the run up; a sign of life of an earlier start says nothing."""
     (place / "run").mkdir()
     stopped = Heartbeat(place / "run", Watch(), rank=1, ranks=3)
-    stopped._beat = replace(stopped._beat, phase=ENDED)
+    stopped.phases.enter(Phase.ENDED)
     stopped._write()
     with start(place) as process:
         wait_for(place)
