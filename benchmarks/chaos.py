@@ -237,13 +237,13 @@ def same_result(one: Path, other: Path) -> bool:
     import torch
 
     from pretrain.checkpoint.load_weights import load_weights
-    from pretrain.checkpoint.manifest import latest
+    from pretrain.checkpoint.manifest import newest
 
     weights = []
     for run in (one, other):
-        newest = latest(run, hashes=True)
-        assert newest is not None
-        weights.append(load_weights(newest).state_dict())
+        info = newest(run, hashes=True)
+        assert info is not None
+        weights.append(load_weights(info).state_dict())
     equal = all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     losses = [
         {entry["step"]: entry["train/loss"] for entry in read_metrics(run) if "train/loss" in entry}

@@ -25,7 +25,7 @@ from configs.schema.train import CheckpointPolicy, Train
 from data_prep.tokens.shards import DataManifest
 from data_prep.tokens.vocab import train_vocab
 from pretrain.batches.source import Batch
-from pretrain.checkpoint.manifest import damage, read_info, step_directories
+from pretrain.checkpoint.manifest import find_damage, read_info, step_directories
 from pretrain.checkpoint.resume import load_checkpoint
 from pretrain.checkpoint.saver import Saver
 from pretrain.engine.engine import Engine, connected
@@ -109,7 +109,7 @@ def main() -> int:
         info = read_info(step_directories(Path(recipes["beside"].out))[0])
         size = sum(file["bytes"] for file in info.files.values())
         start = time.perf_counter()
-        assert damage(info, hashes=True) is None
+        assert find_damage(info, hashes=True) is None
         checked = time.perf_counter()
         load_checkpoint(engine, info)
         loaded = time.perf_counter()

@@ -11,7 +11,8 @@ from configs.common.versions import code_version
 from configs.schema.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
 from data_prep.sources.places import Place, expand, place_identity
 from eval.results import RESULTS_NAME, Results
-from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, Choice, latest
+from pretrain.checkpoint.choice import Choice
+from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, newest
 
 # What scores are made with; not the pages that show them.
 CODE = (
@@ -110,7 +111,7 @@ def check_current(run: Path, results: Results) -> None:
     """
     step, best = results.chosen.get("step"), bool(results.chosen.get("best"))
     choice, name = Choice(step, best), results.checkpoint["name"]
-    if latest(run) is None or (step is not None and not (run / DIRECTORY / name).is_dir()):
+    if newest(run) is None or (step is not None and not (run / DIRECTORY / name).is_dir()):
         return
     checkpoint = choice.find(run)
     again = f"score it first with `replica eval {run}{f' --step {step}' if step else ' --best' if best else ''}`"

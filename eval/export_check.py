@@ -11,7 +11,7 @@ import torch
 from data_prep.tokens.encode import NASTY
 from data_prep.tokens.vocab import Vocab
 from pretrain.checkpoint.load_weights import load_weights
-from pretrain.checkpoint.manifest import read_info
+from pretrain.checkpoint.manifest import CheckpointInfo
 
 # Of the difference between logits, root mean square, over their standard deviation. Rounding a weight changes it by
 # 2^-9 (bf16) or 2^-12 (fp16) at most, and layers add that up; a mistake in the mapping gives about 1.
@@ -23,14 +23,14 @@ class NotTheSame(Exception):
     """An export that is not its checkpoint."""
 
 
-def check_export(directory: Path, checkpoint: Path, dtype: str) -> str:
+def check_export(directory: Path, checkpoint: CheckpointInfo, dtype: str) -> str:
     """Compares logits over random tokens, and the ids of difficult texts; returns what was found, in words.
 
     Both models are computed in fp32, one after the other: memory holds one of them at a time.
 
     Args:
         directory: as `export_directory` wrote it.
-        checkpoint: the directory it was made from.
+        checkpoint: the one it was made from.
         dtype: of the exported weights: fp32, bf16 or fp16.
 
     Raises:
@@ -38,7 +38,7 @@ def check_export(directory: Path, checkpoint: Path, dtype: str) -> str:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    vocab = Vocab.load(read_info(checkpoint).tokenizer)
+    vocab = Vocab.load(checkpoint.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     special = [token for token, index in vocab.vocabulary.items() if index in vocab.special_ids]
     # A special token written in a text is text here and a token there, by design.

@@ -20,8 +20,8 @@ from eval.parts import DIRECTORY as DIRECTORY_OF_SCORES
 from eval.parts import score_parts
 from eval.results import Failure, Result, Results, ScoresBroken, ScoresFailed
 from eval.scorer import Scorer
+from pretrain.checkpoint.choice import Choice, choose_checkpoint
 from pretrain.checkpoint.load_weights import load_weights
-from pretrain.checkpoint.manifest import Choice
 from pretrain.model.transformer import Transformer
 
 
@@ -51,11 +51,11 @@ def evaluate(
     """
     load_run(run)  # what is no run directory is said to be none
     choice = choice or Choice()
-    checkpoint = choice.find(run)
+    checkpoint = choose_checkpoint(run, choice)
     recipe = scored_recipe(run, checkpoint, overrides)
     sets = set_identities(recipe, missing=True)
     began = time.monotonic()
-    vocab, model = Vocab.load(checkpoint.tokenizer), _to_device(load_weights(checkpoint.directory))
+    vocab, model = Vocab.load(checkpoint.tokenizer), _to_device(load_weights(checkpoint))
     touched = load_touched(recipe, checkpoint)
     common = {"code": scoring_code(), "checkpoint": checkpoint.fingerprint, "touched": identity(recipe, checkpoint)}
     parts = Scorer(recipe, model, vocab, touched, common, sets, progress).parts()

@@ -100,7 +100,7 @@ def train_command(arguments: Namespace) -> int:
 def eval_command(arguments: Namespace) -> int:
     """`replica eval`: results.json."""
     from eval.suite import evaluate
-    from pretrain.checkpoint.manifest import Choice
+    from pretrain.checkpoint.choice import Choice
 
     choice = Choice(arguments.checkpoint_step, arguments.best)
     print(evaluate(load_run(arguments.run).run_directory, arguments.overrides, choice=choice, again=arguments.again))
@@ -122,11 +122,12 @@ def export_command(arguments: Namespace) -> int:
     """`replica export`: a Hugging Face directory, or a GGUF file; 1 when it is not the checkpoint (`--verify`)."""
     from eval.export_check import NotTheSame
     from launch.models.export_model import export_run
+    from pretrain.checkpoint.choice import Choice
 
-    choice = (arguments.checkpoint_step, arguments.best)
+    choice = Choice(arguments.checkpoint_step, arguments.best)
     form = (arguments.dtype, arguments.max_shard_size, arguments.verify)
     try:
-        print(export_run(arguments.run, arguments.directory, *choice, *form))
+        print(export_run(arguments.run, arguments.directory, choice, *form))
     except NotTheSame as error:
         print(f"error: {error}; nothing was written", file=sys.stderr)
         return 1

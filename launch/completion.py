@@ -7,7 +7,7 @@ import sys
 from configs.common.exit_codes import STOPPED_EARLY, run_door
 from configs.schema.recipe import load_run
 from pretrain.checkpoint.compatible import is_finished
-from pretrain.checkpoint.manifest import latest
+from pretrain.checkpoint.manifest import newest
 
 
 def main() -> int:
@@ -17,8 +17,8 @@ def main() -> int:
     recipe = load_run(sys.argv[1])
     if is_finished(recipe):
         return 0
-    newest = latest(recipe.run_directory)
-    print(f"training is not finished: newest checkpoint {newest.name if newest else 'none'}", file=sys.stderr)
+    info = newest(recipe.run_directory)
+    print(f"training is not finished: newest checkpoint {info.directory.name if info else 'none'}", file=sys.stderr)
     return STOPPED_EARLY
 
 

@@ -108,19 +108,19 @@ def _stays(recipe: Recipe) -> bool:
         ValueError: when it would be made of other texts or by other settings now, and would be replaced.
     """
     from data_prep.stages.reuse import changed_inputs
-    from pretrain.checkpoint.manifest import latest, read_info
+    from pretrain.checkpoint.manifest import newest
 
-    newest = latest(recipe.run_directory)
+    info = newest(recipe.run_directory)
     file = recipe.data_directory / "manifest.json"
-    if newest is None or not file.is_file() or "data" in recipe.train.checkpoint.accept_changed:
+    if info is None or not file.is_file() or "data" in recipe.train.checkpoint.accept_changed:
         return False
-    if read_json(file).get("fingerprint") != read_info(newest).data_fingerprint:
+    if read_json(file).get("fingerprint") != info.data_fingerprint:
         return False
     if changed := changed_inputs(recipe):
         raise ValueError(
-            f"{recipe.data_directory} would be made anew now ({', '.join(changed)}), but {newest} was "
-            "trained on it as it is; set that back, start a new run with another --out, or go on without preparing "
-            "data: `replica train` uses it as it is"
+            f"{recipe.data_directory} would be made anew now ({', '.join(changed)}), but "
+            f"{info.directory} was trained on it as it is; set that back, start a new run with another --out, or go on "
+            "without preparing data: `replica train` uses it as it is"
         )
     print(
         "data: made by another version of Replica or its libraries, or some of its files are gone; kept, as training "
@@ -177,17 +177,17 @@ def train_stage(recipe: Recipe) -> Path:
     """
     from launch.processes.training import TrainingFailed, count_ranks, train_here, train_ranks
     from pretrain.checkpoint.compatible import is_finished
-    from pretrain.checkpoint.manifest import latest
+    from pretrain.checkpoint.manifest import newest
 
     ranks = count_ranks(recipe)
     if ranks == 1:
         train_here(recipe)
     else:
         train_ranks(recipe, ranks)
-    newest = latest(recipe.run_directory)
-    if newest is None or not is_finished(recipe):
+    info = newest(recipe.run_directory)
+    if info is None or not is_finished(recipe):
         raise TrainingFailed("training ended before its last step; the same command continues")
-    return newest
+    return info.directory
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation

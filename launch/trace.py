@@ -29,16 +29,15 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     from pretrain.batches.source import BatchSource
     from pretrain.batches.trace import traced
     from pretrain.checkpoint.compatible import recipe_of_step
-    from pretrain.checkpoint.manifest import latest, read_info
+    from pretrain.checkpoint.manifest import newest
 
-    manifest, newest = load_manifest(recipe.data_directory), latest(recipe.run_directory)
+    manifest, info = load_manifest(recipe.data_directory), newest(recipe.run_directory)
     made_with = recipe
-    if newest is not None:
-        info = read_info(newest)
+    if info is not None:
         if info.data_fingerprint != manifest.fingerprint:
             raise ValueError(
-                f"{manifest.directory} holds other data (fingerprint {manifest.fingerprint}) than {newest.name} was "
-                f"trained on ({info.data_fingerprint}), so no step can be traced there"
+                f"{manifest.directory} holds other data (fingerprint {manifest.fingerprint}) than "
+                f"{info.directory.name} was trained on ({info.data_fingerprint}), so no step can be traced there"
             )
         made_with = recipe_of_step(info, step)
     source = BatchSource(made_with, manifest)

@@ -30,7 +30,7 @@ from launch.processes.supervise import until_finished
 from launch.processes.training import TRAIN_SCRIPT
 from launch.stages import working_in
 from pretrain.checkpoint.compatible import is_finished
-from pretrain.checkpoint.manifest import latest
+from pretrain.checkpoint.manifest import newest
 from pretrain.reliability.rank_heartbeat import LOST_RANK
 
 _PLACING_SECONDS = 120
@@ -372,7 +372,9 @@ def main() -> int:
         with trusting(options.trust), working_in(recipe):
             if not is_finished(recipe):
                 train_on(recipe, options.ray_address, options.nodes, options.restarts, options.pause)
-            print(latest(recipe.run_directory))
+            found = newest(recipe.run_directory)
+            assert found is not None  # `train_on` ends without an error only when it is there
+            print(found.directory)
         return 0
 
     return run_door(command, getattr(options, "debug", False))

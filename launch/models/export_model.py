@@ -6,25 +6,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launch.models.choose import choose_checkpoint
+from configs.schema.recipe import load_run
+from pretrain.checkpoint.choice import Choice, choose_checkpoint
+from pretrain.checkpoint.manifest import CheckpointInfo
 
 
 def export_run(
     run: Path,
     target: Path,
-    step: int | None = None,
-    best: bool = False,
+    choice: Choice | None = None,
     dtype: str = "fp32",
     max_shard_size: str = "5GB",
     verify: bool = False,
 ) -> Path:
-    """Writes a checkpoint, without `step` and `best` the newest; returns what was written.
+    """Writes a checkpoint; returns what was written.
 
     Args:
         run: the run directory.
         target: a directory that is not there yet or is empty, also behind a link; or a file that ends in .gguf.
-        step: the checkpoint of this step.
-        best: the one of the lowest validation loss.
+        choice: of the checkpoint; None: the newest.
         dtype: of the weights.
         max_shard_size: most bytes of a file, such as 5GB.
         verify: compare with `transformers` before the directory gets its name.
@@ -37,32 +37,29 @@ def export_run(
     from pretrain.interchange.huggingface_export import Weights, export_directory, read_size
 
     shard_bytes = read_size(max_shard_size)
-    checkpoint = choose_checkpoint(run, step, best)
+    checkpoint = choose_checkpoint(load_run(run).run_directory, choice or Choice())
     target = target.resolve()  # the user's own link: what it points to is meant
     if target.suffix == SUFFIX:
         return _export_file(checkpoint, target, dtype, verify, export_gguf)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not empty; choose another directory")
-    from pretrain.checkpoint.manifest import read_info
 
     def check(directory: Path) -> None:
         from eval.export_check import check_export
 
         print(check_export(directory, checkpoint, dtype), file=sys.stderr)
 
-    weights, vocab = Weights.of_checkpoint(checkpoint), read_info(checkpoint).tokenizer
+    weights, vocab = Weights.of_checkpoint(checkpoint), checkpoint.tokenizer
     return export_directory(weights, vocab, target, dtype, shard_bytes, check if verify else None)
 
 
-def _export_file(checkpoint: Path, target: Path, dtype: str, verify: bool, export_gguf: Any) -> Path:
-    from pretrain.checkpoint.manifest import read_info
+def _export_file(info: CheckpointInfo, target: Path, dtype: str, verify: bool, export_gguf: Any) -> Path:
     from pretrain.interchange.huggingface_export import Weights
 
     if verify:
         raise ValueError("--verify asks transformers, which is for directories; docs/share-and-serve.md: GGUF files")
     if target.exists():
         raise ValueError(f"{target} exists; choose another file")
-    info = read_info(checkpoint)
     lineage = {
         "run": info.recipe.name,
         "seed": info.recipe.seed,
@@ -71,5 +68,5 @@ def _export_file(checkpoint: Path, target: Path, dtype: str, verify: bool, expor
         "data": info.data_fingerprint,
         "tokenizer": info.tokenizer_fingerprint,
     }
-    written: Path = export_gguf(Weights.of_checkpoint(checkpoint), info.tokenizer, target, dtype, lineage)
+    written: Path = export_gguf(Weights.of_checkpoint(info), info.tokenizer, target, dtype, lineage)
     return written

@@ -6,21 +6,21 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 
+from configs.schema.recipe import load_run
 from data_prep.tokens.vocab import Vocab
-from launch.models.choose import choose_checkpoint
+from pretrain.checkpoint.choice import Choice, choose_checkpoint
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def stream_sample(arguments: Namespace) -> None:
     """Prints the prompt and its continuation as it is made."""
-    checkpoint = choose_checkpoint(arguments.run, arguments.checkpoint_step, arguments.best)
-    from data_prep.tokens.vocab import Vocab
-    from pretrain.checkpoint.load_weights import load_weights
-    from pretrain.checkpoint.manifest import read_info
+    choice = Choice(arguments.checkpoint_step, arguments.best)
+    checkpoint = choose_checkpoint(load_run(arguments.run).run_directory, choice)
+    from pretrain.checkpoint.load_weights import load_weights  # torch takes seconds to import
     from pretrain.model.generate import generate
 
-    vocab = Vocab.load(read_info(checkpoint).tokenizer)
+    vocab = Vocab.load(checkpoint.tokenizer)
     prompt = vocab.prompt(arguments.prompt)
     tokens = generate(
         load_weights(checkpoint),

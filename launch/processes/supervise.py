@@ -17,7 +17,7 @@ from configs.common.exit_codes import STOPPED_EARLY, USER_ERROR
 from configs.schema.recipe import Recipe, solve_batch
 from launch.processes.training import TrainingFailed, count_ranks, ranks_exit_code
 from pretrain.checkpoint.compatible import is_finished
-from pretrain.checkpoint.manifest import latest
+from pretrain.checkpoint.manifest import newest
 from pretrain.reliability.rank_heartbeat import LOST_RANK
 
 
@@ -60,7 +60,7 @@ def until_finished(
     Raises:
         TrainingFailed: when the user has something to fix, or the restarts are used up.
     """
-    stalled, newest = 0, _newest_step(recipe)
+    stalled, best = 0, _newest_step(recipe)
     while not is_finished(recipe):
         code = attempt()
         if is_finished(recipe):
@@ -68,17 +68,17 @@ def until_finished(
         if code == USER_ERROR:
             raise TrainingFailed("training cannot go on by itself; its message stands above")
         step = _newest_step(recipe)
-        stalled = 0 if step > newest else stalled + 1
-        newest = max(newest, step)
+        stalled = 0 if step > best else stalled + 1
+        best = max(best, step)
         what = f"training ended with exit code {code} ({_meaning(code)}), newest checkpoint at step {step}"
         if stalled > restarts:
             raise TrainingFailed(f"{what}; {restarts} restarts brought no newer one. The same command continues")
         number = f"restart {stalled} of {restarts} without progress" if stalled else "restart"
         print(f"{what}; {number} in {pause:g} s on {prepare()}", file=sys.stderr, flush=True)
         time.sleep(pause)
-    found = latest(recipe.run_directory)
-    assert found is not None
-    return found
+    info = newest(recipe.run_directory)
+    assert info is not None
+    return info.directory
 
 
 def ranks_left(recipe: Recipe, devices: int | None = None) -> int:
@@ -109,8 +109,8 @@ def _count_gpus() -> int:
 
 
 def _newest_step(recipe: Recipe) -> int:
-    found = latest(recipe.run_directory)
-    return int(found.name.removeprefix("step_")) if found is not None else 0
+    info = newest(recipe.run_directory)
+    return 0 if info is None else info.step
 
 
 def _meaning(code: int) -> str:

@@ -16,7 +16,7 @@ from data_prep.tokens.shards import DataManifest
 from data_prep.tokens.vocab import Vocab
 from pretrain.batches.mixture import plan_mixture
 from pretrain.batches.order import ORDER_VERSION
-from pretrain.checkpoint.manifest import CheckpointInfo, latest, read_info
+from pretrain.checkpoint.manifest import CheckpointInfo, newest
 from pretrain.optimizer.schedule import learning_rate
 
 OBJECTIVE = "objective"  # in the state: `objective_code`
@@ -74,11 +74,9 @@ def check_settings(recipe: Recipe) -> CheckpointInfo | None:
         ValueError: naming both values, when the recipe cannot go on from it, or calls a finished run its own that was
             trained otherwise.
     """
-    newest = latest(recipe.run_directory)
-    if newest is None:
-        return None
-    info = read_info(newest)
-    refuse(info, differences(info, recipe))
+    info = newest(recipe.run_directory)
+    if info is not None:
+        refuse(info, differences(info, recipe))
     return info
 
 
@@ -116,8 +114,8 @@ def check_belongs(info: CheckpointInfo, recipe: Recipe, data: DataManifest) -> N
 
 def is_finished(recipe: Recipe) -> bool:
     """Whether the run of this recipe has made all its steps on the data that lies there now; fast, without torch."""
-    newest = latest(recipe.run_directory)
-    return newest is not None and _ends_with(read_info(newest), recipe)
+    info = newest(recipe.run_directory)
+    return info is not None and _ends_with(info, recipe)
 
 
 def check_finished(recipe: Recipe) -> bool:

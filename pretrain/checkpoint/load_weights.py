@@ -5,35 +5,34 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
+
 from configs.schema.recipe import RESOLVED_NAME
 from data_prep.tokens.special_tokens import SPECIAL_IDS
 from data_prep.tokens.vocab import Vocab
 from pretrain.checkpoint.fragment_files import FragmentReader
-from pretrain.checkpoint.manifest import IMPORTED, TOKENIZER, CheckpointInfo, damage, read_info
+from pretrain.checkpoint.manifest import IMPORTED, TOKENIZER, CheckpointInfo, find_damage, read_info
 from pretrain.model.transformer import Transformer
+from pretrain.sizes.shapes import check_context, parameter_shapes
 
 
-def open_weights(directory: Path) -> tuple[CheckpointInfo, int, FragmentReader]:
-    """A checkpoint's description, the rows of its embedding, and its weights: compared, and none of them read yet.
+def open_weights(info: CheckpointInfo) -> tuple[int, FragmentReader]:
+    """The rows of a checkpoint's embedding, and its weights: names and shapes compared, and no weight read yet.
 
     Raises:
-        ValueError: when the directory is not a checkpoint, is damaged, was imported by a version that lost what texts
-            begin with, or its weights are not those of its settings.
+        ValueError: when it is damaged, was imported by a version that lost what texts begin with, or its weights are
+            not those of its settings.
     """
-    from pretrain.checkpoint.fragment_files import FragmentReader
-    from pretrain.sizes.shapes import check_context, parameter_shapes
-
-    info = read_info(directory)
-    if problem := damage(info):
-        raise ValueError(f"{directory} is damaged: {problem}; use another checkpoint")
+    if problem := find_damage(info):
+        raise ValueError(f"{info.directory} is damaged: {problem}; use another checkpoint")
     _check_import(info)
     config = info.recipe.model
     rows = config.padded_vocab(Vocab.load(info.tokenizer).size)
-    weights = FragmentReader(directory, "weights")
+    weights = FragmentReader(info.directory, "weights")
     weights.expect(parameter_shapes(config, rows))
     numbers = sum(math.prod(shape) for _, shape in parameter_shapes(config, rows))
-    check_context(config, 4 * numbers, f"{directory / RESOLVED_NAME}: model.context_length")
-    return info, rows, weights
+    check_context(config, 4 * numbers, f"{info.directory / RESOLVED_NAME}: model.context_length")
+    return rows, weights
 
 
 def _check_import(info: CheckpointInfo) -> None:
@@ -45,17 +44,17 @@ def _check_import(info: CheckpointInfo) -> None:
         )
 
 
-def load_weights(directory: Path) -> Transformer:
+def load_weights(checkpoint: CheckpointInfo | Path) -> Transformer:
     """The model of a checkpoint in evaluation mode, fp32, on the CPU; needs neither DeepSpeed nor the run it came from.
 
+    Args:
+        checkpoint: its description, or its directory.
+
     Raises:
-        ValueError: as `open_weights`, before memory is asked for.
+        ValueError: when it is not a checkpoint, and as `open_weights`, before memory is asked for.
     """
-    import torch
-
-    from pretrain.model.transformer import Transformer
-
-    info, rows, weights = open_weights(directory)
+    info = read_info(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    rows, weights = open_weights(info)
     with torch.device("meta"):
         model = Transformer(info.recipe.model, rows)
     model.materialize("cpu")

@@ -13,13 +13,13 @@ free of torch, so that a finished run is recognised at once.
 
 from __future__ import annotations
 
-import math
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from configs.common.files import content_identity, fingerprint, read_json, sha256_file
+from configs.common.files import fingerprint, read_json, sha256_file, write_text
 from configs.schema.recipe import RESOLVED_NAME, Recipe, load
 
 DIRECTORY = "checkpoints"
@@ -45,9 +45,9 @@ class CheckpointInfo:
     shapes: dict[str, list[int]]  # of every parameter
     files: dict[str, dict[str, Any]]  # relative path -> bytes and sha256
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
-        """The recipe that made it."""
+        """The recipe that made it; its file is read at the first use only."""
         return load(self.directory / RESOLVED_NAME)
 
     @property
@@ -56,8 +56,12 @@ class CheckpointInfo:
         return self.directory / TOKENIZER
 
 
-class Damaged(ValueError):
-    """A checkpoint that is not what was written."""
+class DamagedCheckpoint(ValueError):
+    """A checkpoint whose manifest or files are not what was written."""
+
+    def __init__(self, directory: Path, problem: str) -> None:
+        super().__init__(problem)
+        self.directory = directory
 
 
 def manifest_content(content: dict[str, Any]) -> dict[str, Any]:
@@ -70,32 +74,30 @@ def read_info(directory: Path) -> CheckpointInfo:
     """Reads a checkpoint's manifest.
 
     Raises:
-        Damaged: when the manifest is not what was written.
-        ValueError: when the directory is not a checkpoint, or of another version.
+        DamagedCheckpoint: when the manifest is not what was written.
+        ValueError: when it was written by another version.
     """
     file = directory / MANIFEST
     if not file.is_file():
-        raise Damaged(f"{directory} is not a checkpoint: it has no {MANIFEST}")
+        raise DamagedCheckpoint(directory, f"{directory} is not a checkpoint: it has no {MANIFEST}")
     try:
         content = read_json(file)
     except (ValueError, OSError) as error:
-        raise Damaged(str(error)) from error
+        raise DamagedCheckpoint(directory, str(error)) from error
     try:
-        seal = content.pop("seal", None)
-        if seal is not None and seal != fingerprint(content):
-            raise Damaged(f"{file} has other contents than were written")
-        schema = content.pop("schema", None)
-        if seal is not None and schema != SCHEMA:
+        if content.pop("seal", None) != fingerprint(content):
+            raise DamagedCheckpoint(directory, f"{file}: checksum mismatch, so it changed after it was written")
+        if (schema := content.pop("schema", None)) != SCHEMA:
             raise ValueError(f"{file}: a checkpoint of version {schema}; this Replica reads version {SCHEMA}")
         return CheckpointInfo(directory=directory, **content)
     except (AttributeError, TypeError) as error:
-        raise Damaged(f"{file} is not a whole manifest ({error})") from error
+        raise DamagedCheckpoint(directory, f"{file} is not a whole manifest ({error})") from error
 
 
-def damage(info: CheckpointInfo, hashes: bool = False, part: slice = slice(None)) -> str | None:
-    """What is wrong with the files of a checkpoint: the first missing, truncated or (with `hashes`) altered one.
+def find_damage(info: CheckpointInfo, hashes: bool = False, part: slice = slice(None)) -> str | None:
+    """Finds the first file of a checkpoint that is missing, truncated or (with `hashes`) altered; None: all are whole.
 
-    Names and sizes of all files are looked at, contents only of `part` of them: ranks share the reading.
+    Compares names and sizes of all files, and contents only of `part` of them: ranks share the reading.
     """
     names = sorted(info.files)
     hashed = set(names[part]) if hashes else set()
@@ -106,17 +108,11 @@ def damage(info: CheckpointInfo, hashes: bool = False, part: slice = slice(None)
                 return f"{name} is missing"
             if file.stat().st_size != expected["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-            if name in hashed and not _same(file, expected):
-                return f"{name} has other contents than were written"
+            if name in hashed and sha256_file(file) != expected["sha256"]:
+                return f"{name}: checksum mismatch, so it changed after it was written"
         except OSError as error:
             return f"{name} cannot be read ({error})"
     return None
-
-
-def _same(file: Path, expected: dict[str, Any]) -> bool:
-    if "sha256" in expected:
-        return bool(sha256_file(file) == expected["sha256"])
-    return content_identity(file) == expected  # samples: how early versions wrote files above 256 MiB down
 
 
 def step_directories(run: Path) -> list[Path]:
@@ -124,82 +120,25 @@ def step_directories(run: Path) -> list[Path]:
     return sorted((run / DIRECTORY).glob("step_" + "[0-9]" * 8), reverse=True)
 
 
-def latest(run: Path, hashes: bool = False) -> Path | None:
-    """The newest undamaged checkpoint of a run; says on standard error which newer ones it passed over, and why."""
-    for directory in step_directories(run):
-        try:
-            problem = damage(read_info(directory), hashes)
-        except Damaged as error:
-            problem = str(error)
-        if problem is None:
-            return directory
-        print(f"{directory} is damaged: {problem}; trying the one before it", file=sys.stderr)
-    return None
-
-
-def checkpoint_of_step(run: Path, step: int) -> CheckpointInfo:
-    """The checkpoint of a step.
-
-    Raises:
-        ValueError: when there is none, or it is damaged; names those that there are.
-    """
-    directory = run / DIRECTORY / f"step_{step:08d}"
-    if directory not in step_directories(run):
-        kept = ", ".join(str(int(path.name.removeprefix("step_"))) for path in reversed(step_directories(run)))
-        raise ValueError(f"{run} has no checkpoint of step {step}; it has those of steps {kept or '(none)'}")
-    info = read_info(directory)
-    if problem := damage(info):
-        raise ValueError(f"{directory} is damaged: {problem}; choose another step")
-    return info
-
-
-def best_checkpoint(run: Path) -> CheckpointInfo:
-    """The undamaged checkpoint with the lowest validation loss, the newest of equal ones.
-
-    Raises:
-        ValueError: when no checkpoint has a validation loss.
-    """
-    found: list[tuple[float, int, CheckpointInfo]] = []
+def all_checkpoints(run: Path, hashes: bool = False) -> Iterator[CheckpointInfo | DamagedCheckpoint]:
+    """Reads the checkpoints of a run, newest first. Prints nothing: a caller that passes one over says so."""
     for directory in step_directories(run):
         try:
             info = read_info(directory)
-        except Damaged:
+        except DamagedCheckpoint as error:
+            yield error
             continue
-        loss = info.state.get(VALIDATION_LOSS)
-        if loss is not None and math.isfinite(loss) and damage(info) is None:
-            found.append((loss, -info.step, info))
-    if not found:
-        raise ValueError(
-            f"{run} has no checkpoint with a validation loss; choose one with --step, or train with "
-            "train.checkpoint.every as a multiple of train.validation.every"
-        )
-    return min(found, key=lambda entry: entry[:2])[2]
+        problem = find_damage(info, hashes)
+        yield info if problem is None else DamagedCheckpoint(directory, problem)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which checkpoint of a run is meant: of a step, the one with the lowest validation loss, or else the newest."""
-
-    step: int | None = None
-    best: bool = False
-
-    def find(self, run: Path) -> CheckpointInfo:
-        """The checkpoint; raises `ValueError` when there is none, or more than one is asked for."""
-        if self.best and self.step is not None:
-            raise ValueError("give --step or --best, not both")
-        if self.best:
-            return best_checkpoint(run)
-        if self.step is not None:
-            return checkpoint_of_step(run, self.step)
-        found = latest(run)
-        if found is None:
-            raise ValueError(
-                f"{run} has no checkpoint yet; train first: replica train {run / RESOLVED_NAME} --out {run}"
-            )
-        return read_info(found)
-
-    def __str__(self) -> str:
-        return "the best" if self.best else "the newest" if self.step is None else f"step {self.step}"
+def newest(run: Path, hashes: bool = False) -> CheckpointInfo | None:
+    """The newest undamaged checkpoint of a run; None without one. Prints nothing."""
+    return next((found for found in all_checkpoints(run, hashes) if isinstance(found, CheckpointInfo)), None)
 
 
-# -------------------------------------------------------------------------------------------------------------- reading
+def point_latest_at(directory: Path) -> None:
+    """Makes `checkpoints/latest` name this checkpoint, for people and for programs that are not ours."""
+    pointer = directory.parent / LATEST
+    if not pointer.is_file() or pointer.read_text(encoding="utf-8").strip() != directory.name:
+        write_text(pointer, directory.name + "\n")

@@ -8,10 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.common.files import fsync_path, write_text
+from configs.common.files import fsync_path
 from configs.schema.recipe import Recipe
 from pretrain.checkpoint.fragment_files import FragmentReader
-from pretrain.checkpoint.manifest import DIRECTORY, LATEST, CheckpointInfo, Damaged, damage, read_info, step_directories
+from pretrain.checkpoint.manifest import (
+    DIRECTORY,
+    CheckpointInfo,
+    DamagedCheckpoint,
+    find_damage,
+    point_latest_at,
+    read_info,
+    step_directories,
+)
 from pretrain.checkpoint.mirror import Mirror, OtherRun
 from pretrain.parallel.ranks import Ranks
 
@@ -46,8 +54,8 @@ def newest_checkpoint(recipe: Recipe, ranks: Ranks, gather: Gather, mirror: Mirr
             raise ValueError(f"{unseen[0]}; the run directory must lie on a file system that all nodes share")
         if not problems:
             assert info is not None
-            if ranks.rank == 0 and _pointed_at(parent) != candidate.name:
-                write_text(parent / LATEST, candidate.name + "\n")
+            if ranks.rank == 0:
+                point_latest_at(candidate)
             return info
         if ranks.rank == 0:
             set_aside(candidate, f"rank {problems[0][0]}: {problems[0][1]}" if ranks.count > 1 else problems[0][1])
@@ -58,11 +66,6 @@ def newest_checkpoint(recipe: Recipe, ranks: Ranks, gather: Gather, mirror: Mirr
             "the start"
         )
     return None
-
-
-def _pointed_at(parent: Path) -> str | None:
-    pointer = parent / LATEST
-    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
 
 
 _UNSEEN = "nothing is seen of"
@@ -101,9 +104,9 @@ def _look(directory: Path, ranks: Ranks) -> tuple[CheckpointInfo | None, str | N
         return None, f"{_UNSEEN} {directory} on rank {ranks.rank} ({socket.gethostname()})"
     try:
         info = read_info(directory)
-    except Damaged as error:
+    except DamagedCheckpoint as error:
         return None, str(error)
-    return info, damage(info, hashes=True, part=slice(ranks.rank, None, ranks.count))
+    return info, find_damage(info, hashes=True, part=slice(ranks.rank, None, ranks.count))
 
 
 def set_aside(directory: Path, problem: str) -> None:

@@ -22,13 +22,12 @@ from torch import Tensor
 
 from configs.common.files import (
     TEMPORARY_SUFFIX,
-    content_identity,
     fingerprint,
     fsync_path,
     remove_leftovers,
+    sha256_file,
     temporary_beside,
     write_json,
-    write_text,
 )
 from configs.schema.recipe import Recipe, save_published
 from data_prep.tokens.shards import DataManifest
@@ -36,14 +35,13 @@ from data_prep.tokens.vocab import Vocab
 from pretrain.checkpoint.fragment_files import HostCopy, write_pieces
 from pretrain.checkpoint.manifest import (
     DIRECTORY,
-    LATEST,
     MANIFEST,
     TOKENIZER,
     VALIDATION_LOSS,
-    Damaged,
+    CheckpointInfo,
+    all_checkpoints,
     manifest_content,
-    read_info,
-    step_directories,
+    point_latest_at,
 )
 from pretrain.checkpoint.mirror import Mirror
 from pretrain.checkpoint.retention import expired
@@ -188,8 +186,9 @@ def _commit(unit: _Unit, recipe: Recipe, data: DataManifest, ranks: Ranks, gathe
         shutil.copytree(data.tokenizer, partial / TOKENIZER)
         for file in partial.rglob("*"):
             fsync_path(file)
-            if file.is_file():
-                files.setdefault(str(file.relative_to(partial)), content_identity(file))
+            name = str(file.relative_to(partial))
+            if file.is_file() and name not in files:  # the ranks hashed their own while they wrote them
+                files[name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
         content = {
             "step": unit.step,
             "train_windows": unit.train_windows,
@@ -202,7 +201,7 @@ def _commit(unit: _Unit, recipe: Recipe, data: DataManifest, ranks: Ranks, gathe
         }
         write_json(partial / MANIFEST, manifest_content(content))
         _replace(partial, target)
-        write_text(parent / LATEST, target.name + "\n")
+        point_latest_at(target)
 
     main = ranks.rank == 0
     try:
@@ -237,12 +236,9 @@ def remove_expired(recipe: Recipe, spare: str | None = None) -> None:
     """Removes the checkpoints that the recipe does not keep; `spare`: the name of one that is being read."""
     found: dict[int, Path] = {}
     scores: dict[int, float | None] = {}
-    for directory in step_directories(recipe.run_directory):
-        try:
-            info = read_info(directory)
-        except Damaged:
-            continue  # set aside when training starts again
-        found[info.step], scores[info.step] = directory, info.state.get(VALIDATION_LOSS)
+    for info in all_checkpoints(recipe.run_directory):
+        if isinstance(info, CheckpointInfo):  # a damaged one is set aside when training starts again
+            found[info.step], scores[info.step] = info.directory, info.state.get(VALIDATION_LOSS)
     for step in expired(scores, recipe.train.checkpoint):
         if found[step].name != spare:
             remove_directory(found[step])

@@ -24,6 +24,7 @@ from data_prep.tokens.special_tokens import GENERATION_CONFIG, IDS, SPECIAL_IDS,
 from data_prep.tokens.vocab import TOKENIZER_NAME, Vocab
 from pretrain.checkpoint.fragment_files import save_tensors
 from pretrain.checkpoint.load_weights import open_weights
+from pretrain.checkpoint.manifest import CheckpointInfo
 from pretrain.interchange.exportable import architecture_of
 from pretrain.interchange.huggingface_config import CONFIG_NAME
 from pretrain.interchange.huggingface_import import INDEX_NAME, WEIGHTS_NAME
@@ -45,9 +46,9 @@ class Weights:
     read: Callable[[str], Tensor]
 
     @classmethod
-    def of_checkpoint(cls, directory: Path) -> Weights:
+    def of_checkpoint(cls, info: CheckpointInfo) -> Weights:
         """Those of a checkpoint; raises `ValueError` as `open_weights`."""
-        info, rows, reader = open_weights(directory)
+        rows, reader = open_weights(info)
         config = info.recipe.model
         shapes = dict(parameter_shapes(config, rows))
         return cls(config, rows, lambda name: reader.whole(name, shapes[name]))

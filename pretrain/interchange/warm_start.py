@@ -13,7 +13,7 @@ from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest
 from data_prep.tokens.vocab import Vocab
 from pretrain.checkpoint.load_weights import open_weights
-from pretrain.checkpoint.manifest import MANIFEST, latest
+from pretrain.checkpoint.manifest import DIRECTORY, MANIFEST, newest, read_info
 from pretrain.interchange.huggingface_config import CONFIG_NAME
 from pretrain.interchange.huggingface_import import open_directory
 from pretrain.sizes.shapes import parameter_shapes
@@ -62,14 +62,14 @@ def weights_to_start_from(recipe: Recipe, data: DataManifest, initial: Read) -> 
 def _opened(path: Path) -> tuple[Model, Path, Read]:
     if (path / CONFIG_NAME).is_file():
         return open_directory(path)
-    directory = path if (path / MANIFEST).is_file() and not (path / "checkpoints").is_dir() else latest(path)
-    if directory is None:
-        raise ValueError(
-            f"train.init_from {path} has neither {CONFIG_NAME} (a Hugging Face directory), {MANIFEST} (a checkpoint) "
-            "nor checkpoints/ (a run); give a path that has"
-        )
     try:
-        info, rows, weights = open_weights(directory)
+        info = read_info(path) if (path / MANIFEST).is_file() and not (path / DIRECTORY).is_dir() else newest(path)
+        if info is None:
+            raise ValueError(
+                f"{path} has neither {CONFIG_NAME} (a Hugging Face directory), {MANIFEST} (a checkpoint) "
+                f"nor {DIRECTORY}/ with a whole checkpoint (a run); give a path that has"
+            )
+        rows, weights = open_weights(info)
     except ValueError as error:
         raise ValueError(f"train.init_from: {error}") from error
     shapes = dict(parameter_shapes(info.recipe.model, rows))

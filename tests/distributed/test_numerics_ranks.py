@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from configs.common.numerics_record import numerics_lines
-from pretrain.checkpoint.manifest import latest
+from pretrain.checkpoint.manifest import newest
 from tests.distributed.groups import TRAIN_CHECKED, RankGroups
 from tests.parts.training_run import metric_lines, prepare_data, write_recipe
 
@@ -98,4 +98,4 @@ def test_what_is_wrong_on_one_rank_is_left_behind_by_all(runs: Path) -> None:
 def test_or_refused_by_all(runs: Path) -> None:
     said = [json.loads((runs / "refused" / f"said_{rank}.json").read_text()) for rank in (0, 1)]
     assert said[0] == said[1] and said[0].startswith("WrongKernels: compiled code and the loss in chunks compute")
-    assert latest(runs / "refused" / "run") is None
+    assert newest(runs / "refused" / "run") is None

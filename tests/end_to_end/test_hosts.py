@@ -15,7 +15,7 @@ import psutil
 import pytest
 from test_two_nodes import Machines, two_machines
 
-from pretrain.checkpoint.manifest import latest
+from pretrain.checkpoint.manifest import newest
 from tests.parts.rank_processes import LAUNCHER, SCRIPT, last_step, launchers, ranks, wait_until
 from tests.parts.training_run import ROOT, metric_lines, prepare_data, write_recipe
 
@@ -110,8 +110,8 @@ def survive(fault: str, machines: Machines, directory: Path) -> None:
     finally:
         for command in commands:
             command.kill()
-    newest = latest(run)
-    assert newest is not None and newest.name == f"step_{STEPS:08d}"
+    last = newest(run)
+    assert last is not None and last.step == STEPS
     assert sorted(metric_lines(run, "train/loss")) == list(range(1, STEPS + 1))
 
 
@@ -169,14 +169,14 @@ def test_two_hosts_over_ssh_and_the_first_command_is_killed(machines: Machines, 
     assert processes(machines, 0, SCRIPT) and processes(machines, 1, SCRIPT), "a rank on each host"
     command.kill()
     wait_until(lambda: not processes(machines, 0, SCRIPT) and not processes(machines, 1, SCRIPT), 60)
-    newest = latest(run)
-    assert newest is not None and newest.name == f"step_{last_step(run):08d}", "saved when it was told to end"
+    last = newest(run)
+    assert last is not None and last.step == last_step(run), "saved when it was told to end"
     steps = last_step(run) + 20
     write_recipe(recipe, tmp_path / "data", **{**SETTINGS, "steps": steps})
     said = (again := over_ssh(machines, tmp_path, ssh)).communicate(timeout=150)
     assert again.returncode == 0, said
     assert sorted(metric_lines(run, "train/loss")) == list(range(1, steps + 1))
-    newest = latest(run)
-    assert newest is not None and len(list(newest.glob("weights-*-of-00002.safetensors"))) == 2
+    last = newest(run)
+    assert last is not None and len(list(last.directory.glob("weights-*-of-00002.safetensors"))) == 2
     done = (refused := over_ssh(machines, tmp_path, ssh, "train.stepz=3")).communicate(timeout=60)
     assert refused.returncode == 2 and "did you mean `train.steps`" in done[1], done

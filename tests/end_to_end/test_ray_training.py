@@ -13,7 +13,7 @@ import pytest
 from test_hosts import processes
 from test_two_nodes import SCRIPT, Machines, two_machines
 
-from pretrain.checkpoint.manifest import latest
+from pretrain.checkpoint.manifest import newest
 from tests.parts.rank_processes import SCRIPT as RANK
 from tests.parts.rank_processes import last_step, wait_until
 from tests.parts.training_run import metric_lines, prepare_data, write_recipe
@@ -45,11 +45,11 @@ def makes_steps(process: subprocess.Popen[str], run: Path, steps: int) -> None:
     assert process.poll() is None, process.communicate()
 
 
-def newest(run: Path) -> tuple[int, int]:
+def saved(run: Path) -> tuple[int, int]:
     """Step of the newest checkpoint, and how many ranks wrote it."""
-    found = latest(run)
-    assert found is not None
-    return int(found.name.removeprefix("step_")), len(list(found.glob("weights-*.safetensors")))
+    info = newest(run)
+    assert info is not None
+    return info.step, sum(name.startswith("weights-") for name in info.files)
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_one_node_with_two_ranks_trains_to_the_end(machines: Machines, tmp_path:
     assert process.returncode == 0, said
     assert said[0].splitlines()[0] == str(run / "checkpoints" / "step_00000012")
     assert "training on 1 node x 2 ranks" in said[1]
-    assert newest(run) == (12, 2)
+    assert saved(run) == (12, 2)
     assert sorted(metric_lines(run, "train/loss")) == list(range(1, 13))
     assert {path.name for path in run.iterdir()} == {
         *(".lock", ".training.lock", "recipe.yaml", "metrics.jsonl", "slices.json", "checkpoints", "ranks"),
@@ -91,12 +91,12 @@ def test_a_signal_a_dying_node_and_to_the_end(two: Machines, tmp_path: Path) -> 
     process.send_signal(signal.SIGUSR1)
     said = process.communicate(timeout=100)
     assert process.returncode == 75, said
-    assert newest(run) == (last_step(run), 2), "saved at the signal"
+    assert saved(run) == (last_step(run), 2), "saved at the signal"
 
     process = train(two, recipe, "--nodes", "2")
     makes_steps(process, run, 15)
     two.kill(1)
-    wait_until(lambda: process.poll() is not None or newest(run)[1] == 1)
+    wait_until(lambda: process.poll() is not None or saved(run)[1] == 1)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=100)
     assert process.returncode == 75, said
@@ -109,7 +109,7 @@ def test_a_signal_a_dying_node_and_to_the_end(two: Machines, tmp_path: Path) -> 
     write_recipe(recipe, data, **SETTINGS, steps=steps)
     said = (process := train(two, recipe)).communicate(timeout=100)
     assert process.returncode == 0, said
-    assert newest(run) == (steps, 2)
+    assert saved(run) == (steps, 2)
     assert sorted(metric_lines(run, "train/loss")) == list(range(1, steps + 1))
 
 
@@ -123,7 +123,7 @@ def test_killed_command_rank_and_controller(two: Machines, tmp_path: Path) -> No
     process.kill()
     process.communicate()
     process = train(two, recipe)  # waits until the ranks of the killed one have saved
-    wait_until(lambda: newest(run)[0] == last_step(run))
+    wait_until(lambda: saved(run)[0] == last_step(run))
     makes_steps(process, run, 15)
     processes(two, 1, RANK)[0].kill()
     makes_steps(process, run, 15)
@@ -132,7 +132,7 @@ def test_killed_command_rank_and_controller(two: Machines, tmp_path: Path) -> No
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=100)
     assert process.returncode == 130, said
-    assert newest(run) == (last_step(run), 2), "saved"
+    assert saved(run) == (last_step(run), 2), "saved"
     assert f"node {two.addresses[1]}: its ranks ended with exit codes [-9]" in said[1]
     assert "Ray Train or its cluster is lost" in said[1]
     assert said[1].count("training on 2 nodes") == 3
@@ -153,4 +153,4 @@ def test_as_a_job_that_is_stopped(two: Machines, tmp_path: Path) -> None:
     two.run(0, *environment, "ray", "job", "stop", job[0], *server)
     process.communicate(timeout=60)
     wait_until(lambda: not processes(two, 0, RANK) and not processes(two, 1, RANK), 30)
-    assert newest(run) == (last_step(run), 2), "saved"
+    assert saved(run) == (last_step(run), 2), "saved"

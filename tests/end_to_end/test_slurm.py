@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from configs.common.files import read_json
-from pretrain.checkpoint.manifest import latest
+from pretrain.checkpoint.manifest import newest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sh"
@@ -231,10 +231,10 @@ def test_the_time_limit_itself(cluster: Cluster, project: Path, prepared: Path, 
     job = cluster.begin(project, *limit, "launch/slurm.sh", str(prepared), "--out", str(run), *steps)
     for _ in range(3):  # on a busy machine the first slice may end before its first step
         cluster.hurry(job)
-        if first := latest(run):
+        if first := newest(run):
             break
     assert first is not None, (project / f"replica-{job}.log").read_text(encoding="utf-8")
-    cluster.until(lambda: latest(run) != first, "the second slice saved nothing", JOB_SECONDS)
+    cluster.until(lambda: newest(run) != first, "the second slice saved nothing", JOB_SECONDS)
     cluster.ask("scancel", job)
     state, log = cluster.outcome(project, job)
     assert state.startswith("JobState=CANCELLED"), log

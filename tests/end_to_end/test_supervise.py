@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -89,7 +90,9 @@ def scripted(
     monkeypatch.setattr(supervision, "_count_gpus", lambda: 5)
     monkeypatch.setattr(supervision, "ranks_exit_code", attempt)
     monkeypatch.setattr(supervision, "is_finished", lambda recipe: step == 20)
-    monkeypatch.setattr(supervision, "latest", lambda run: Path(f"step_{step:08d}"))
+    monkeypatch.setattr(
+        supervision, "newest", lambda run: SimpleNamespace(step=step, directory=Path(f"step_{step:08d}"))
+    )
     return lambda: (len(left), used)
 
 

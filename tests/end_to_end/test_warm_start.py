@@ -12,7 +12,7 @@ import yaml
 
 from configs.schema.recipe import Recipe, load
 from pretrain.checkpoint.load_weights import load_weights
-from pretrain.checkpoint.manifest import latest
+from pretrain.checkpoint.manifest import newest
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.session import run
 from tests.parts.training_run import metric_lines, prepare_data, write_recipe
@@ -43,11 +43,11 @@ LONG = {"context_length": 64, "rope_scaling": {"kind": "ntk", "factor": 2.0}}
 
 
 def test_all_three_give_the_same_start(trained: Recipe, data: Path, tmp_path: Path) -> None:
-    checkpoint = latest(trained.run_directory)
+    checkpoint = newest(trained.run_directory)
     assert checkpoint is not None
     exported = export_directory(load_weights(checkpoint), data / "tokenizer", tmp_path / "exported")
     losses = []
-    for number, path in enumerate([trained.run_directory, checkpoint, exported]):
+    for number, path in enumerate([trained.run_directory, checkpoint.directory, exported]):
         longer = recipe(tmp_path / str(number), data, LONG, steps=3, init_from=str(path), optimizer={"lr": 1e-4})
         assert run(longer)
         losses.append(list(metric_lines(longer.run_directory, "train/loss").values()))
@@ -56,7 +56,7 @@ def test_all_three_give_the_same_start(trained: Recipe, data: Path, tmp_path: Pa
     before = metric_lines(trained.run_directory, "val/loss")[20]
     assert abs(losses[0][0] - before) < 0.35 < math.log(257) - before, "it goes on where training had ended"
     first = load_weights(checkpoint)
-    last = load_weights(latest(tmp_path / "0" / "run") or tmp_path)
+    last = load_weights(newest(tmp_path / "0" / "run") or tmp_path)
     moved = (first.blocks[0].mlp.up.weight - last.blocks[0].mlp.up.weight).abs().max()  # type: ignore[union-attr]
     assert torch.is_tensor(moved) and 0 < moved < 1e-3
 

@@ -18,11 +18,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from data_prep.tokens.vocab import Vocab
 from eval.harness.lm_eval_adapter import ReplicaLM
 from eval.likelihood.perplexity import score_texts
-from launch.models.choose import choose_checkpoint
 from launch.models.export_model import export_run
 from launch.models.import_model import import_run
+from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.load_weights import load_weights
-from pretrain.checkpoint.manifest import read_info
 from pretrain.interchange.huggingface_import import open_directory
 from pretrain.model.generate import generate
 
@@ -127,8 +126,8 @@ def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def ours(run: Path) -> tuple[Any, Vocab]:
-    checkpoint = choose_checkpoint(run)
-    return load_weights(checkpoint), Vocab.load(read_info(checkpoint).tokenizer)
+    checkpoint = Choice().find(run)
+    return load_weights(checkpoint), Vocab.load(checkpoint.tokenizer)
 
 
 def test_scores_equal_hf(imported: tuple[Path, Path]) -> None:

@@ -22,7 +22,7 @@ from data_prep.documents.document import Document, Rejected
 from data_prep.stages.graph import Plan
 from data_prep.stages.pipeline import is_current, prepare_inline
 from pretrain.checkpoint.compatible import OBJECTIVE, differences, objective_code
-from pretrain.checkpoint.manifest import latest, read_info
+from pretrain.checkpoint.manifest import newest
 from pretrain.model.transformer import Transformer
 from pretrain.objectives.chosen import make_objective
 from tests.parts.fake_checkpoint import write_fake_checkpoint
@@ -321,9 +321,8 @@ def test_a_checkpoint_goes_on_with_the_objective_that_made_it(make: Callable[...
     own = {"objective": {"code": "loss.py:Twice"}}
     recipe = make(train=own)
     write_fake_checkpoint(recipe, 2, {OBJECTIVE: objective_code(recipe)})
-    newest = latest(recipe.run_directory)
-    assert newest is not None
-    info = read_info(newest)
+    info = newest(recipe.run_directory)
+    assert info is not None
     assert differences(info, recipe) == {}
     (tmp_path / "moved.py").write_text(LOSS)
     assert differences(info, make(train={"objective": {"code": "moved.py:Twice"}})) == {}, "the same text elsewhere"

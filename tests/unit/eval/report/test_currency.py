@@ -16,7 +16,8 @@ from eval.report.history import read_history
 from eval.report.page import write_report
 from eval.results import load_results
 from launch.cli import main as replica
-from pretrain.checkpoint.manifest import Choice, read_info
+from pretrain.checkpoint.choice import Choice
+from pretrain.checkpoint.manifest import read_info
 from tests.parts.fake_checkpoint import write_fake_checkpoint
 from tests.parts.fake_run import write_fake_run
 

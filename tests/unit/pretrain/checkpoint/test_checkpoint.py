@@ -16,9 +16,14 @@ from configs.common.files import fingerprint, read_json, write_json
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 from pretrain.checkpoint import saver
-from pretrain.checkpoint.compatible import check_belongs, is_finished
+from pretrain.checkpoint.compatible import check_belongs, check_finished, is_finished
 from pretrain.checkpoint.load_weights import load_weights
-from pretrain.checkpoint.manifest import Damaged, latest, read_info, step_directories
+from pretrain.checkpoint.manifest import (
+    DamagedCheckpoint,
+    newest,
+    read_info,
+    step_directories,
+)
 from pretrain.checkpoint.resume import newest_checkpoint
 from pretrain.session import run
 from tests.parts.training_run import as_ranks, metric_lines, prepare_data, tiny_recipe
@@ -77,7 +82,7 @@ def do_harm(directory: Path, harm: str) -> None:
 REASONS = {
     "truncate": "weights-00000-of-00001.safetensors has",
     "remove": "weights-00000-of-00001.safetensors is missing",
-    "flip": "weights-00000-of-00001.safetensors has other contents",
+    "flip": "weights-00000-of-00001.safetensors: checksum mismatch",
     "manifest": "manifest.json is not valid JSON",
     "no manifest": "it has no manifest.json",
 }
@@ -87,17 +92,21 @@ REASONS = {
 def test_a_damaged_newest_is_set_aside_for_the_one_before(
     copy: Recipe, harm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    newest, before, _ = step_directories(copy.run_directory)
-    do_harm(newest, harm)
-    assert latest(copy.run_directory, hashes=True) == before, "looking alone renames nothing"
+    last, before, _ = step_directories(copy.run_directory)
+    do_harm(last, harm)
+    found = newest(copy.run_directory, hashes=True)
+    assert found is not None and found.directory == before, "looking alone renames nothing"
     losses = metric_lines(copy.run_directory, "train/loss")
     capsys.readouterr()
+    assert check_finished(copy) == (harm == "flip"), "without hashes sizes are compared"
     assert run(copy), "goes on from step 15"
     said = capsys.readouterr().err
-    assert REASONS[harm] in said and f"it is now {newest.name}.damaged" in said
-    assert newest.with_name(f"{newest.name}.damaged").is_dir()
+    assert REASONS[harm] in said and f"it is now {last.name}.damaged" in said
+    assert said.count("is damaged") == 1, "it is asked for several times, and said once"
+    assert last.with_name(f"{last.name}.damaged").is_dir()
     assert metric_lines(copy.run_directory, "train/loss") == losses
-    assert latest(copy.run_directory, hashes=True) == newest
+    found = newest(copy.run_directory, hashes=True)
+    assert found is not None and found.directory == last
 
 
 def test_all_damaged_is_for_a_person_to_decide_and_stays_so(copy: Recipe) -> None:
@@ -118,7 +127,7 @@ def test_any_changed_byte_of_a_manifest_is_seen(copy: Recipe) -> None:
         with suppress(ValueError):
             if read_json(file) == json.loads(content):
                 continue  # the last digit of a number, which says the same without it
-        with pytest.raises(Damaged):
+        with pytest.raises(DamagedCheckpoint):
             read_info(directory)
 
 
@@ -129,19 +138,19 @@ def test_a_checkpoint_of_a_later_version_is_no_damage(copy: Recipe) -> None:
     write_json(directory / "manifest.json", {**content, "seal": fingerprint(content)})
     with pytest.raises(ValueError, match="version 2") as caught:
         run(copy)
-    assert not isinstance(caught.value, Damaged) and directory.is_dir()
+    assert not isinstance(caught.value, DamagedCheckpoint) and directory.is_dir()
 
 
 def test_one_rank_sees_the_damage_and_all_move(copy: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     """Three ranks as threads; the file harmed is in the share of the second."""
-    newest, before, _ = step_directories(copy.run_directory)
-    names = sorted(read_info(newest).files)
-    file = newest / names[1]
+    last, before, _ = step_directories(copy.run_directory)
+    names = sorted(read_info(last).files)
+    file = last / names[1]
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     found = as_ranks(3, lambda ranks, gather: newest_checkpoint(copy, ranks, gather, None))
     assert [info.directory for info in found] == [before] * 3
-    assert f"rank 1: {names[1]} has other contents" in capsys.readouterr().err
+    assert f"rank 1: {names[1]}: checksum mismatch" in capsys.readouterr().err
 
 
 def test_changes_are_refused_with_both_values_unless_accepted(copy: Recipe) -> None:

@@ -15,6 +15,7 @@ from configs.schema.decisive import AHEAD, FREE, LENGTH, acts_ahead, changed_set
 from configs.schema.recipe import Recipe, is_path, load, published, save
 from launch.stages import working_in
 from launch.trace import trace
+from pretrain.checkpoint.choice import best_checkpoint, checkpoint_of_step
 from pretrain.checkpoint.compatible import (
     CHANGES,
     changes,
@@ -24,7 +25,7 @@ from pretrain.checkpoint.compatible import (
     rate_jump,
     recipe_of_step,
 )
-from pretrain.checkpoint.manifest import best_checkpoint, checkpoint_of_step, read_info
+from pretrain.checkpoint.manifest import read_info
 from pretrain.train import train
 from tests.parts.fake_checkpoint import write_fake_checkpoint
 from tests.parts.training_run import prepare_data, write_recipe

@@ -12,7 +12,7 @@ import pytest
 
 from configs.schema.recipe import Recipe
 from configs.schema.train import CheckpointPolicy
-from pretrain.checkpoint.manifest import latest, step_directories
+from pretrain.checkpoint.manifest import newest, step_directories
 from pretrain.checkpoint.mirror import Mirror, OtherRun
 from pretrain.checkpoint.resume import _candidate
 from pretrain.session import run
@@ -79,7 +79,7 @@ def test_without_a_manifest_or_damaged_the_one_before_is_fetched(elsewhere: Reci
     names = {path.name for path in (elsewhere.run_directory / "checkpoints").glob("step_*")}
     assert names == {"step_00000021.damaged", "step_00000020"}
     assert (elsewhere.run_directory / "checkpoints" / "latest").read_text() == "step_00000020\n"
-    assert latest(elsewhere.run_directory, hashes=True) is not None
+    assert newest(elsewhere.run_directory, hashes=True) is not None
 
 
 def test_an_empty_mirror_is_a_new_run(elsewhere: Recipe, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from data_prep.tokens.vocab import Vocab
 from launch.models.import_model import import_run
 from launch.processes.training import free_port
 from pretrain.checkpoint.load_weights import load_weights
-from pretrain.checkpoint.manifest import MANIFEST, latest, read_info
+from pretrain.checkpoint.manifest import MANIFEST, newest, read_info
 from pretrain.parallel import rendezvous
 from pretrain.parallel.ranks import Ranks
 from pretrain.session import run
@@ -86,9 +86,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(trained: Path, tmp_path: Path) -> Path:
     """A checkpoint to do harm to."""
     shutil.copytree(trained, tmp_path / "run")
-    found = latest(tmp_path / "run")
+    found = newest(tmp_path / "run")
     assert found is not None
-    return found
+    return found.directory
 
 
 def vouch_for(checkpoint: Path, name: str) -> None:
@@ -112,7 +112,8 @@ def test_a_checkpoint_of_pickles(checkpoint: Path, pickled: bytes, mark: Path, f
         load_weights(checkpoint)
     for name in ("pytorch_model.bin", "mp_rank_00_model_states.pt", "training_args.bin"):
         (checkpoint / name).write_bytes(pickled)
-    assert latest(checkpoint.parents[1]) in (checkpoint, None)
+    found = newest(checkpoint.parents[1])
+    assert found is None or found.directory == checkpoint
 
 
 @pytest.mark.parametrize(

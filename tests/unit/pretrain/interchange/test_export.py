@@ -18,9 +18,9 @@ from configs.common.files import read_json, write_json
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
 from data_prep.tokens.vocab import Vocab, train_vocab
-from launch.models.choose import choose_checkpoint
 from launch.models.export_model import export_run
 from launch.models.import_model import import_run
+from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.fragment_files import FragmentReader
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.checkpoint.manifest import MANIFEST, manifest_content
@@ -228,7 +228,7 @@ def test_an_import_that_broke_off_is_repeated(
     assert not (tmp_path / "run" / "recipe.yaml").exists()
     (tmp_path / "run" / "checkpoints" / ".step_00000000.partial").mkdir(parents=True, exist_ok=True)  # kill -9
     import_run(source, tmp_path / "run", None)
-    assert torch.equal(load_weights(choose_checkpoint(tmp_path / "run")).norm.weight, model.norm.weight)
+    assert torch.equal(load_weights(Choice().find(tmp_path / "run")).norm.weight, model.norm.weight)
     with pytest.raises(ValueError, match="already holds a run"):
         import_run(source, tmp_path / "run", None)
 

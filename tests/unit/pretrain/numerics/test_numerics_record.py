@@ -15,7 +15,8 @@ from torch._inductor.utils import run_and_get_code
 
 from configs.common.numerics_record import numerics_lines
 from configs.schema.train import Train
-from pretrain.checkpoint.manifest import latest, read_info
+from pretrain.checkpoint.choice import Choice
+from pretrain.checkpoint.manifest import newest
 from pretrain.engine import compiling
 from pretrain.numerics import circumstances
 from pretrain.numerics.kernel_check import WrongKernels
@@ -68,7 +69,7 @@ def test_wrong_compiled_code_trains_as_if_nothing_was_compiled(
     assert "goes on uncompiled" in numerics_lines(wrong)[0] and "Repeats bit for bit" in numerics_lines(wrong)[1]
     with pytest.raises(WrongKernels, match="Nothing was trained"):
         train(tmp_path / "refused", data, compile=True)
-    assert latest(tmp_path / "refused" / "run") is None
+    assert newest(tmp_path / "refused" / "run") is None
 
 
 def test_a_resumed_run_takes_the_checkpoints_word_until_something_changes(
@@ -76,7 +77,7 @@ def test_a_resumed_run_takes_the_checkpoints_word_until_something_changes(
 ) -> None:
     compiler(lambda loss: loss * 1.5)
     directory = train(tmp_path / "run", data, steps=4)
-    assert said(directory)["compiled"] is False and read_info(latest(directory)).state["numerics"]["step"] == 0
+    assert said(directory)["compiled"] is False and Choice().find(directory).state["numerics"]["step"] == 0
     compiler(lambda loss: loss)  # would pass now, but the run goes on as it began
     capfd.readouterr()
     accept = {"accept_changed": [], "every": 2}
