@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from minhash import make_stage, pooled, write_rows
 
 from configs.schema.data import NearDuplicates, Source
-from data_prep.dedup.exact import Exact
-from data_prep.dedup.near import Near
+from data_prep.dedup.exact import ExactDeduplication
+from data_prep.dedup.near import NearDeduplication
 from data_prep.documents.parts_writer import sorted_hashes
 from data_prep.work.parts import SCHEMA
 from data_prep.work.verdicts import Part
@@ -133,7 +133,7 @@ def main() -> None:
             parts = make_parts(place / "documents", documents(base, megabytes))
             size = sum(part.bytes for part in parts) / 1e6
             begin, gone = used(), []
-            for kind in (Exact(), Near(NearDuplicates())):
+            for kind in (ExactDeduplication(), NearDeduplication(NearDuplicates())):
                 directory, _ = make_stage(place, kind, parts, pooled(given.workers))
                 gone.append(sum(pq.read_metadata(file).num_rows for file in directory.glob("*.parquet")))
                 parts = [

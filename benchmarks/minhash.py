@@ -31,11 +31,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.schema.data import NearDuplicates, Source
-from data_prep.dedup.near import Near
+from data_prep.dedup.near import NearDeduplication
 from data_prep.documents.parts_writer import sorted_hashes
 from data_prep.work.parts import SCHEMA
-from data_prep.work.stage import Stage
-from data_prep.work.verdicts import Part, Run, remaining
+from data_prep.work.stage import Run, Stage
+from data_prep.work.verdicts import Part, remaining
 
 BANDS, ROWS = 14, 8
 FILES = 8
@@ -103,11 +103,9 @@ def write_left(target: Path, part: Part) -> None:
 
 
 def pooled(workers: int) -> Run:
-    """`verdicts.Run` in a pool of processes."""
+    """Runs the units of a fresh stage in a pool of processes."""
 
-    def run(
-        label: str, function: Callable[[Any], Any], tasks: Sequence[Any], size: Callable[[str], float], total: float
-    ) -> None:
+    def run(label: str, function: Callable[[Any], Any], tasks: Sequence[Any]) -> None:
         with multiprocessing.get_context("fork").Pool(workers) as pool:
             pool.map(function, tasks, chunksize=1)
 
@@ -130,7 +128,9 @@ def ours(source: Path, target: Path, workers: int) -> None:
         (target / name).mkdir(parents=True)
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         parts = pool.map(partial(make_part, target / "documents"), list(enumerate(sorted(source.iterdir()))), 1)
-        directory, manifest = make_stage(target, Near(NearDuplicates(bands=BANDS, rows=ROWS)), parts, pooled(workers))
+        directory, manifest = make_stage(
+            target, NearDeduplication(NearDuplicates(bands=BANDS, rows=ROWS)), parts, pooled(workers)
+        )
         print({key: manifest[key] for key in ("candidates", "verified")}, file=sys.stderr)
         left = [Part(p.name, p.number, p.source, p.documents, (directory,), p.rows, p.bytes) for p in parts]
         pool.map(partial(write_left, target / "left"), left, 1)

@@ -9,7 +9,7 @@ for evaluation is `touched.parquet`, a row for every item that a document touche
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -33,8 +33,8 @@ from data_prep.decontamination.overlap_index import (
     save_index,
 )
 from data_prep.text.ngrams import is_character
-from data_prep.work.stage import MANIFEST_NAME, Stage, describe_file
-from data_prep.work.verdicts import Part, Run, VerdictWriter, remaining
+from data_prep.work.stage import MANIFEST_NAME, Run, Stage, describe_file
+from data_prep.work.verdicts import Part, VerdictWriter, remaining
 
 NAME = "decontaminate"
 REASON = "contaminated"
@@ -58,18 +58,28 @@ _TOUCHED = pa.schema(
 
 
 @dataclass(frozen=True)
-class PartTask:
-    """One part, for either pass."""
+class OverlapTask:
+    """One part, in either pass."""
 
     stage: Stage
     part: Part
-    max_documents: int
     drop: bool
+    verdicts: bool  # the second pass
 
     @property
     def name(self) -> str:
-        """Name of the unit of the first pass."""
+        """Name of the unit; the verdicts have that of the part."""
+        return self.part.name if self.verdicts else self.hits
+
+    @property
+    def hits(self) -> str:
+        """Name of the unit of the first pass, and of its files."""
         return f"hits.{self.part.name}"
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of the part's text."""
+        return self.part.bytes
 
 
 class Decontamination:
@@ -85,7 +95,7 @@ class Decontamination:
 
     name = NAME
     code = (
-        "decontamination", "documents/conversion", "documents/document", "readers", "sources", "text",
+        "decontamination", "documents/conversion", "documents/document", "extraction", "readers", "sources", "text",
         "work/verdicts", "work/parts",
     )  # fmt: skip
 
@@ -107,14 +117,11 @@ class Decontamination:
             save_index(index, stage.unit_file(_INDEX, ".npz"), stage.unit_file(_INDEX, ".parquet"))
             stage.commit(_INDEX, {})
         index = _load(stage)
-        sizes = {part.name: float(part.bytes) for part in parts}
-        total = sum(sizes.values())
-        tasks = [PartTask(stage, part, settings.max_documents, settings.action == "drop") for part in parts]
-        missing = [task for task in tasks if stage.unit(task.name) is None]
-        run("decontaminate: overlaps", find_hits, missing, lambda name: sizes.get(name.removeprefix("hits."), 0), total)
+        drop = settings.action == "drop"
+        tasks = [OverlapTask(stage, part, drop, verdicts=False) for part in parts]
+        run("decontaminate: overlaps", find_hits, tasks)
         common = _common(stage, tasks, len(index.passage), settings.max_documents)
-        left = [task for task in tasks if stage.unit(task.part.name) is None]
-        run("decontaminate: verdicts", write_verdicts, left, lambda name: sizes.get(name, 0), total)
+        run("decontaminate: verdicts", write_verdicts, [replace(task, verdicts=True) for task in tasks])
         touched = _touched(stage, tasks, index)
         file = stage.directory / TOUCHED_NAME
         with atomic_path(file) as temporary:
@@ -131,7 +138,7 @@ class Decontamination:
 
 
 # --------------------------------------------------------------------------------------------------------------- passes
-def find_hits(task: PartTask) -> None:
+def find_hits(task: OverlapTask) -> None:
     """First pass: the n-grams of evaluation items in each document of a part, and in how many each was found."""
     finder = _finder(str(task.stage.directory), task.stage.fingerprint)
     found: list[dict[str, Any]] = []
@@ -150,7 +157,7 @@ def find_hits(task: PartTask) -> None:
     task.stage.commit(task.name, {})
 
 
-def _common(stage: Stage, tasks: Sequence[PartTask], grams: int, most: int) -> np.ndarray:
+def _common(stage: Stage, tasks: Sequence[OverlapTask], grams: int, most: int) -> np.ndarray:
     """(n-grams,) bool: found in more than `most` documents. Written down for the second pass."""
     totals = np.zeros(grams, dtype=np.int64)
     for task in tasks:
@@ -162,13 +169,13 @@ def _common(stage: Stage, tasks: Sequence[PartTask], grams: int, most: int) -> n
     return common
 
 
-def write_verdicts(task: PartTask) -> None:
+def write_verdicts(task: OverlapTask) -> None:
     """Second pass: documents with an n-gram that is not common."""
     index = _load(task.stage)
     common = set(np.load(task.stage.unit_file(_COMMON, ".npy")).tolist())
     writer = VerdictWriter(task.part)
     touches: list[dict[str, Any]] = []
-    for hit in pq.read_table(task.stage.unit_file(task.name, ".parquet"), partitioning=None).to_pylist():
+    for hit in pq.read_table(task.stage.unit_file(task.hits, ".parquet"), partitioning=None).to_pylist():
         grams = [gram for gram in hit["grams"] if gram not in common]
         if not grams:
             continue
@@ -210,7 +217,7 @@ def _finder(directory: str, fingerprint: str) -> Finder:
     return Finder(_stored(directory, fingerprint))
 
 
-def _touched(stage: Stage, tasks: Sequence[PartTask], index: Index) -> pa.Table:
+def _touched(stage: Stage, tasks: Sequence[OverlapTask], index: Index) -> pa.Table:
     """The rows of `touched.parquet`, in the order of the items; documents in the order of the parts."""
     grams: dict[int, set[int]] = {}
     documents: dict[int, dict[tuple[int, str], None]] = {}

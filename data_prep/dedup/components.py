@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.dedup.pairs import distinct
-from data_prep.dedup.shuffle import Exchange, Records, constant, hash_ranges, starts_of_runs
+from data_prep.dedup.shuffle import Exchange, Records, hash_ranges, starts_of_runs
 from data_prep.text.hashing import mix
-from data_prep.work.verdicts import Run
+from data_prep.work.stage import Run
 
 MEMORY_EDGES = 4_000_000
 
@@ -52,6 +52,7 @@ class StarTask:
     index: int
     low: int
     high: int
+    bytes: float
     large: bool
 
     @property
@@ -104,8 +105,8 @@ def components_in_rounds(edges: Exchange, records: int, run: Run, total: float) 
     Args:
         edges: merged records of `keyed_for(edges, large=True)`.
         records: how many there are.
-        run: see `verdicts.Run`.
-        total: bytes of text behind it all.
+        run: runs the rounds' units.
+        total: bytes of text behind all records, for the progress bar.
 
     Returns:
         merged records (hash of node, node, smallest node), and how many; nodes that are smallest are not among them.
@@ -115,9 +116,9 @@ def components_in_rounds(edges: Exchange, records: int, run: Run, total: float) 
         large = step % 2 == 0
         ranges = hash_ranges(records)
         result = Exchange(stage, f"star{step:03d}", 3, len(ranges))
-        tasks = [StarTask(edges, result, index, low, high, large) for index, (low, high) in enumerate(ranges)]
-        missing = [task for task in tasks if stage.unit(task.name) is None]
-        run("near: components", make_star, missing, constant(total / len(ranges)), total)
+        size = total / len(ranges)
+        tasks = [StarTask(edges, result, index, low, high, size, large) for index, (low, high) in enumerate(ranges)]
+        run("near: components", make_star, tasks)
         done = [stage.unit(task.name) or {} for task in tasks]
         states.append((sum(unit["edges"] for unit in done), sum(unit["digest"] for unit in done) % 2**64))
         records = result.merge(run, total)

@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from configs.common.files import atomic_path
 from configs.schema.data import RepeatedLines
-from data_prep.dedup.document_index import NumberedPart, number_parts
-from data_prep.dedup.shuffle import Exchange, Records, constant, hash_ranges, ordered, starts_of_runs
-from data_prep.work.stage import Stage
-from data_prep.work.verdicts import Part, Run, VerdictWriter, remaining
+from data_prep.dedup.passes import PASSES_CODE, PartTask, Passes, RangeTask
+from data_prep.dedup.shuffle import Records, ordered, starts_of_runs
+from data_prep.work.stage import Run, Stage
+from data_prep.work.verdicts import Part, VerdictWriter, remaining
 
 REASON = "repeated_lines"
 REASON_ALL = "only_repeated_lines"
@@ -29,43 +28,11 @@ _SEPARATORS = {"line": re.compile(rb"\n"), "paragraph": re.compile(rb"\n[^\S\n]*
 Span = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class PartTask:
-    """One part: its lines into the shuffle, or its verdicts."""
-
-    numbered: NumberedPart
-    settings: RepeatedLines
-    exchange: Exchange
-    phase: str
-
-    @property
-    def name(self) -> str:
-        """Name of the unit; the verdicts have that of the part."""
-        return f"{self.phase}{self.numbered.part.name}"
-
-
-@dataclass(frozen=True)
-class RangeTask:
-    """One range of hashes."""
-
-    keys: Exchange
-    found: Exchange
-    keep: int
-    index: int
-    low: int
-    high: int
-
-    @property
-    def name(self) -> str:
-        """Name of the unit."""
-        return f"range.{self.index:06d}"
-
-
-class Lines:
+class LineDeduplication:
     """The stage, for the pipeline."""
 
     name = "repeated_lines"
-    code = ("dedup/repeated_lines", "dedup/shuffle", "dedup/document_index", "work/verdicts", "work/parts")
+    code = ("dedup/repeated_lines", *PASSES_CODE)
 
     def __init__(self, settings: RepeatedLines) -> None:
         self.inputs: dict[str, Any] = settings.model_dump()
@@ -73,29 +40,14 @@ class Lines:
 
     def make(self, stage: Stage, parts: Sequence[Part], run: Run) -> dict[str, Any]:
         """Parts -> ranges of hashes -> parts; the manifest gets the number of lines (or paragraphs) cut."""
-        total = float(sum(part.bytes for part in parts))
-        sizes = {part.name: float(part.bytes) for part in parts}
-        numbered = number_parts(stage, parts)
-        keys = Exchange(stage, "keys", 3, len(parts))
-        puts = [PartTask(part, self._settings, keys, "keys.") for part in numbered]
-        missing = [task for task in puts if stage.unit(task.name) is None]
-        run("lines: hashes", put_lines, missing, lambda name: sizes.get(name.removeprefix("keys."), 0.0), total)
-        ranges = hash_ranges(keys.merge(run, total))
-        found = Exchange(stage, "found", 2, len(ranges))
-        finds = [
-            RangeTask(keys, found, self._settings.keep, index, low, high) for index, (low, high) in enumerate(ranges)
-        ]
-        unfound = [task for task in finds if stage.unit(task.name) is None]
-        run("lines: repeated", find_repeated, unfound, constant(total / len(ranges)), total)
-        keys.discard()
-        found.merge(run, total)
-        left = [PartTask(part, self._settings, found, "") for part in numbered]
-        todo = [task for task in left if stage.unit(task.name) is None]
-        run("lines: verdicts", write_verdicts, todo, lambda name: sizes.get(name, 0.0), total)
-        return {"lines": sum((stage.unit(task.name) or {})["lines"] for task in left)}
+        passes = Passes(stage, parts, run, self._settings)
+        keys = passes.put("hashes", put_lines, width=3)
+        found = passes.find("repeated", find_repeated, keys)
+        units = passes.write(write_verdicts, found)
+        return {"lines": sum(unit["lines"] for unit in units)}
 
 
-def put_lines(task: PartTask) -> None:
+def put_lines(task: PartTask[RepeatedLines]) -> None:
     """(hash, hash, document) of the part's different lines; those beyond `keep` within the part are told beside it."""
     numbered = task.numbered
     digests: list[bytes] = []
@@ -112,15 +64,15 @@ def put_lines(task: PartTask) -> None:
         file.open("wb") as stream,
     ):
         np.save(stream, records[beyond][:, [2, 0]])
-    task.exchange.put(numbered.index, records[~beyond])
-    numbered.stage.commit(task.name, {})
+    task.put(records[~beyond])
+    task.commit()
 
 
-def find_repeated(task: RangeTask) -> None:
+def find_repeated(task: RangeTask[RepeatedLines]) -> None:
     """(document, half of the hash) of the lines to cut."""
-    records = task.keys.read(task.low, task.high)
-    task.found.put(task.index, records[_beyond(records, task.keep)][:, [2, 0]])
-    task.keys.stage.commit(task.name, {})
+    records = task.read()
+    task.put(records[_beyond(records, task.settings.keep)][:, [2, 0]])
+    task.commit()
 
 
 def _beyond(records: Records, keep: int) -> np.ndarray:
@@ -131,11 +83,11 @@ def _beyond(records: Records, keep: int) -> np.ndarray:
     return beyond
 
 
-def write_verdicts(task: PartTask) -> None:
+def write_verdicts(task: PartTask[RepeatedLines]) -> None:
     """Cuts lines; drops documents of which only white space would be left."""
     numbered = task.numbered
     local = np.load(numbered.stage.unit_file(f"local.{numbered.part.name}", ".npy"))
-    found = ordered(np.concatenate([task.exchange.read(numbered.base, numbered.end), local]))
+    found = ordered(np.concatenate([task.read(), local]))
     starts = starts_of_runs(found[:, 0])
     pieces = np.split(found[:, 1], starts[1:]) if len(found) else []
     told = {number: set(piece.tolist()) for number, piece in zip(found[starts, 0].tolist(), pieces, strict=True)}
@@ -155,7 +107,7 @@ def write_verdicts(task: PartTask) -> None:
             writer.cut(row, REASON, merged, detail)
         else:
             writer.drop(row, REASON_ALL, len(encoded), detail)
-    writer.commit(numbered.stage, {"lines": cut})
+    writer.commit(task.stage, {"lines": cut})
 
 
 # --------------------------------------------------------------------------------------------------------------- spans

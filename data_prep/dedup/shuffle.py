@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,8 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.common.files import atomic_path, temporary_beside
-from data_prep.work.stage import Stage
-from data_prep.work.verdicts import Run
+from data_prep.work.stage import Run, Stage
 
 Records = npt.NDArray[np.uint64]
 
@@ -80,13 +79,11 @@ class Exchange:
         """Merges what the writers put in, those groups that are not merged yet; returns the number of records.
 
         Args:
-            run: see `verdicts.Run`.
-            total: bytes of text behind it all, for the display of progress.
+            run: runs the groups' units.
+            total: bytes of text behind all records, for the progress bar.
         """
-        tasks = [MergeTask(self, group) for group in range(self.groups)]
-        missing = [task for task in tasks if self.stage.unit(task.name) is None]
-        share = total / max(1, self.groups)
-        run(f"{self.stage.name}: {self.label}", merge_group, missing, constant(share), total)
+        tasks = [MergeTask(self, group, total / self.groups) for group in range(self.groups)]
+        run(f"{self.stage.name}: {self.label}", merge_group, tasks)
         for writer in range(self.writers):
             self._input(writer).unlink(missing_ok=True)
         return sum((self.stage.unit(task.name) or {})["records"] for task in tasks)
@@ -114,6 +111,7 @@ class MergeTask:
 
     exchange: Exchange
     group: int
+    bytes: float
 
     @property
     def name(self) -> str:
@@ -136,11 +134,6 @@ def merge_group(task: MergeTask) -> None:
             write_records(stream, block)
             merged += len(block)
     task.exchange.stage.commit(task.name, {"records": merged})
-
-
-def constant(size: float) -> Callable[[str], float]:
-    """Sizes of units that are all alike, for `verdicts.Run`."""
-    return lambda _: size
 
 
 def hash_ranges(records: int, size: int | None = None) -> list[tuple[int, int]]:

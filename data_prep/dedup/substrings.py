@@ -10,7 +10,6 @@ window's anchor is repeated too, and a second one looks up those. Hashes of wind
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,20 +20,18 @@ import numpy.typing as npt
 from configs.common.files import atomic_path
 from configs.schema.data import RepeatedSubstrings
 from data_prep.dedup.byte_windows import Block, Windows, blocks
-from data_prep.dedup.document_index import DOCUMENT_BITS, NumberedPart, number_parts
+from data_prep.dedup.document_index import DOCUMENT_BITS, NumberedPart
+from data_prep.dedup.passes import PASSES_CODE, PartTask, Passes, RangeTask
 from data_prep.dedup.shuffle import (
-    Exchange,
     Records,
-    constant,
-    hash_ranges,
     ordered,
     read_records,
     starts_of_runs,
     write_records,
 )
 from data_prep.text.hashing import Wide
-from data_prep.work.stage import Stage
-from data_prep.work.verdicts import Part, Run, VerdictWriter, remaining, without
+from data_prep.work.stage import Run, Stage
+from data_prep.work.verdicts import Part, VerdictWriter, remaining, without
 
 REASON = "repeated_substrings"
 REASON_ALL = "only_repeated_substrings"
@@ -45,91 +42,34 @@ HELD_WINDOWS = 2_000_000
 _READ_BYTES = 2**20
 
 
-@dataclass(frozen=True)
-class PartTask:
-    """One part in one phase; reads `source`, writes to `result`, where it has them."""
-
-    numbered: NumberedPart
-    size: int
-    phase: str
-    source: Exchange | None = None
-    result: Exchange | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the unit; the verdicts have that of the part."""
-        return f"{self.phase}{self.numbered.part.name}"
-
-
-@dataclass(frozen=True)
-class RangeTask:
-    """One range of hashes."""
-
-    phase: str
-    source: Exchange
-    result: Exchange
-    index: int
-    low: int
-    high: int
-
-    @property
-    def name(self) -> str:
-        """Name of the unit."""
-        return f"{self.phase}{self.index:06d}"
-
-
-class Substrings:
+class SubstringDeduplication:
     """The stage, for the pipeline."""
 
     name = "substrings"
-    code = (
-        *("dedup/substrings", "dedup/byte_windows", "dedup/shingles", "dedup/shuffle", "dedup/document_index"),
-        *("text/hashing", "work/verdicts", "work/parts"),
-    )
+    code = ("dedup/substrings", "dedup/byte_windows", "text/hashing", *PASSES_CODE)
 
     def __init__(self, settings: RepeatedSubstrings) -> None:
         self.inputs: dict[str, Any] = settings.model_dump()
-        self._size = settings.min_bytes
+        self._settings = settings
 
     def make(self, stage: Stage, parts: Sequence[Part], run: Run) -> dict[str, Any]:
         """Parts -> anchors -> parts -> windows -> parts."""
-        total = float(sum(part.bytes for part in parts))
-        numbered = number_parts(stage, parts)
-        anchors = Exchange(stage, "anchors", 2, len(parts))
-        windows = Exchange(stage, "windows", 2, len(parts))
-        sizes = {part.name: float(part.bytes) for part in parts}
-
-        def over_parts(what: str, function: Any, phase: str, source: Exchange | None, result: Exchange | None) -> None:
-            tasks = [PartTask(part, self._size, phase, source, result) for part in numbered]
-            missing = [task for task in tasks if stage.unit(task.name) is None]
-            run(f"substrings: {what}", function, missing, lambda n: sizes.get(n.removeprefix(phase), 0.0), total)
-
-        def over_ranges(phase: str, function: Any, source: Exchange) -> Exchange:
-            ranges = hash_ranges(source.merge(run, total))
-            result = Exchange(stage, f"{phase}found", 2, len(ranges))
-            tasks = [RangeTask(phase, source, result, index, *edges) for index, edges in enumerate(ranges)]
-            missing = [task for task in tasks if stage.unit(task.name) is None]
-            run(f"substrings: {source.label}", function, missing, constant(total / len(ranges)), total)
-            source.discard()
-            result.merge(run, total)
-            return result
-
-        over_parts("anchors of parts", put_anchors, "anchors.", None, anchors)
-        shared = over_ranges("shared.", find_shared, anchors)
-        over_parts("windows of parts", put_windows, "windows.", shared, windows)
+        passes = Passes(stage, parts, run, self._settings)
+        anchors = passes.put("anchors", put_anchors, width=2)
+        shared = passes.find("shared_anchors", find_shared, anchors)
+        windows = passes.put("windows", put_windows, width=2, source=shared)
         shared.discard()
-        repeated = over_ranges("repeated.", find_repeated, windows)
-        over_parts("verdicts", write_verdicts, "", repeated, None)
+        repeated = passes.find("repeated_windows", find_repeated, windows)
+        passes.write(write_verdicts, repeated)
         return {}
 
 
 # ------------------------------------------------------------------------------------------------------------- anchors
-def put_anchors(task: PartTask) -> None:
+def put_anchors(task: PartTask[RepeatedSubstrings]) -> None:
     """(anchor, first document of the part that has it); anchors of several documents of the part are told beside it."""
-    assert task.result is not None
-    windows = Windows(task.size)
+    windows = Windows(task.settings.min_bytes)
     found = [np.zeros((0, 2), np.uint64)]
-    for block in blocks(_texts(task.numbered), task.size):
+    for block in blocks(_texts(task.numbered), task.settings.min_bytes):
         starts, stretches = windows.starts(block)
         anchors, places = windows.anchors(block, starts)
         fresh = starts_of_runs(places.astype(np.uint64), stretches.astype(np.uint64))
@@ -141,30 +81,30 @@ def put_anchors(task: PartTask) -> None:
     several = records[lasts, 1] != records[starts_of_keys, 1] if len(records) else np.zeros(0, bool)
     with atomic_path(_local(task, "anchors")) as file, file.open("wb") as stream:
         np.save(stream, records[starts_of_keys[several], 0])
-    task.result.put(task.numbered.index, records[starts_of_keys])
-    task.numbered.stage.commit(task.name, {})
+    task.put(records[starts_of_keys])
+    task.commit()
 
 
-def find_shared(task: RangeTask) -> None:
+def find_shared(task: RangeTask[RepeatedSubstrings]) -> None:
     """(document, anchor) of anchors that several parts have."""
-    records = task.source.read(task.low, task.high)
+    records = task.read()
     starts = starts_of_runs(records[:, 0])
     counts = np.diff([*starts, len(records)])
-    task.result.put(task.index, records[np.repeat(counts > 1, counts)][:, ::-1])
-    task.source.stage.commit(task.name, {})
+    task.put(records[np.repeat(counts > 1, counts)][:, ::-1])
+    task.commit()
 
 
 # ------------------------------------------------------------------------------------------------------------- windows
-def put_windows(task: PartTask) -> None:
+def put_windows(task: PartTask[RepeatedSubstrings]) -> None:
     """(hash, rest of the hash and document) of windows whose anchor is shared; the part's own repetitions beside."""
-    assert task.source is not None and task.result is not None
-    told = task.source.read(task.numbered.base, task.numbered.end)[:, 1]
+    assert task.result is not None
+    told = task.read()[:, 1]
     shared = np.unique(np.concatenate([told, np.load(_local(task, "anchors"))]))
-    windows = Windows(task.size)
+    windows = Windows(task.settings.min_bytes)
 
     def sorted_windows() -> Iterator[Records]:
         held: list[Records] = []
-        for block in blocks(_texts(task.numbered), task.size) if len(shared) else ():
+        for block in blocks(_texts(task.numbered), task.settings.min_bytes) if len(shared) else ():
             held.append(_candidates(windows, block, shared))
             if sum(map(len, held)) >= HELD_WINDOWS:
                 yield ordered(np.concatenate(held))
@@ -174,7 +114,7 @@ def put_windows(task: PartTask) -> None:
 
     with atomic_path(_local(task, "windows")) as file, file.open("wb") as stream:
         task.result.put_blocks(task.numbered.index, map(partial(_keep_firsts, stream), sorted_windows()))
-    task.numbered.stage.commit(task.name, {})
+    task.commit()
 
 
 def _candidates(windows: Windows, block: Block, shared: Wide) -> Records:
@@ -197,11 +137,11 @@ def _keep_firsts(stream: BinaryIO, records: Records) -> Records:
     return firsts
 
 
-def find_repeated(task: RangeTask) -> None:
+def find_repeated(task: RangeTask[RepeatedSubstrings]) -> None:
     """(document, hash) of windows that an earlier document has."""
-    _, others = _split(task.source.read(task.low, task.high))
-    task.result.put(task.index, others)
-    task.source.stage.commit(task.name, {})
+    _, others = _split(task.read())
+    task.put(others)
+    task.commit()
 
 
 def _split(records: Records) -> tuple[Records, Records]:
@@ -215,21 +155,21 @@ def _split(records: Records) -> tuple[Records, Records]:
 
 
 # ------------------------------------------------------------------------------------------------------------ verdicts
-def write_verdicts(task: PartTask) -> None:
+def write_verdicts(task: PartTask[RepeatedSubstrings]) -> None:
     """Cuts passages; drops documents of which only white space would be left."""
     numbered = task.numbered
-    windows = Windows(task.size)
+    windows = Windows(task.settings.min_bytes)
     writer = VerdictWriter(numbered.part)
     for texts in _batches(numbered):
         told = _told(task, texts)
         chosen = [(number, data) for number, data in texts if number in told]
         covered = {number: np.zeros(len(data) + 1, dtype=np.int32) for number, data in chosen}
-        for block in blocks(chosen, task.size):
+        for block in blocks(chosen, task.settings.min_bytes):
             _cover(windows, block, told, covered)
         for number, data in chosen:
             spans = _spans(data, covered[number])
             _decide(writer, number - numbered.base, data, spans)
-    writer.commit(numbered.stage)
+    writer.commit(task.stage)
 
 
 def _batches(numbered: NumberedPart) -> Iterator[list[tuple[int, bytes]]]:
@@ -245,7 +185,7 @@ def _batches(numbered: NumberedPart) -> Iterator[list[tuple[int, bytes]]]:
         yield texts
 
 
-def _told(task: PartTask, texts: Sequence[tuple[int, bytes]]) -> dict[int, Wide]:
+def _told(task: PartTask[RepeatedSubstrings], texts: Sequence[tuple[int, bytes]]) -> dict[int, Wide]:
     """Sorted hashes of the repeated windows of each document that has any."""
     assert task.source is not None
     low, high = texts[0][0], texts[-1][0] + 1
@@ -298,6 +238,6 @@ def _texts(numbered: NumberedPart) -> Iterator[tuple[int, bytes]]:
         yield numbered.base + row, fields["text"].encode()
 
 
-def _local(task: PartTask, what: str) -> Path:
+def _local(task: PartTask[RepeatedSubstrings], what: str) -> Path:
     """What a part needs not learn from the shuffle."""
     return task.numbered.stage.unit_file(f"local.{what}.{task.numbered.part.name}", ".records")

@@ -15,10 +15,10 @@ from configs.schema.data import Source
 from configs.schema.quality_rules import CustomRules
 from configs.schema.recipe import Recipe
 from data_prep.decontamination.decontaminate import Decontamination
-from data_prep.dedup.exact import Exact
-from data_prep.dedup.near import Near
-from data_prep.dedup.repeated_lines import Lines
-from data_prep.dedup.substrings import Substrings
+from data_prep.dedup.exact import ExactDeduplication
+from data_prep.dedup.near import NearDeduplication
+from data_prep.dedup.repeated_lines import LineDeduplication
+from data_prep.dedup.substrings import SubstringDeduplication
 from data_prep.sources.file_lists import source_files
 from data_prep.sources.places import Place, Remote, ask_all, expand, names_within, place_identity
 from data_prep.tokens.vocab import TOKENIZER_NAME, Vocab
@@ -32,12 +32,17 @@ _NOT_READ = {
     "path", "paths_file", "paths_prefix", "sample", "max_files", "hub", "split", "weight", "max_epochs", "licence",
     "storage_options", "reader",
 }  # fmt: skip
-_DOCUMENT_MODULES = (
+# Modules and packages of data_prep that decide what a stage writes; tests/unit/data_prep/stages/test_fingerprints.py
+# compares these with the imports.
+DOCUMENT_CODE = (
     *("documents", "extraction", "funnel/tally", "quality", "readers", "sources", "text"),
     *("work/parts", "work/time_limit"),
 )
-_SHARD_MODULES = (
-    *("tokens/pack", "tokens/encode", "text/characters", "tokens/shards", "tokens/vocab", "tokens/vocab_checks"),
+TOKENIZER_CODE = ("tokens/vocab", "tokens/vocab_checks", "tokens/special_tokens")
+# Both the text that the tokenizer is trained on and the shards.
+PACKING_CODE = (
+    *("tokens/pack", "tokens/encode", "tokens/shards", "text/characters", "documents/document"),
+    *("work/parts", "work/verdicts", *TOKENIZER_CODE),
 )
 
 
@@ -111,7 +116,7 @@ class Plan:
             "max_document_bytes": settings.max_document_bytes,
             "unit_bytes": settings.unit_bytes,
             "keep_dropped": settings.keep_dropped,
-            "code": _code(*_DOCUMENT_MODULES),
+            "code": _code(*DOCUMENT_CODE),
             "unicode": unicodedata.unidata_version,
             "libraries": {name: version(name) for name in self._libraries()},
         }
@@ -158,10 +163,10 @@ class Plan:
     def _verdict_stages(self) -> list[VerdictStage]:
         dedup = self.data.dedup
         stages: list[VerdictStage | None] = [
-            Exact() if dedup.exact else None,
-            Lines(dedup.lines) if dedup.lines else None,
-            Near(dedup.near) if dedup.near else None,
-            Substrings(dedup.substrings) if dedup.substrings else None,
+            ExactDeduplication() if dedup.exact else None,
+            LineDeduplication(dedup.lines) if dedup.lines else None,
+            NearDeduplication(dedup.near) if dedup.near else None,
+            SubstringDeduplication(dedup.substrings) if dedup.substrings else None,
             Decontamination(self.recipe, self.identities.of) if self.data.decontaminate else None,
         ]
         return [stage for stage in stages if stage is not None]
@@ -176,7 +181,7 @@ class Plan:
         """Depends on the file it is read from, or on the documents of the training split."""
         settings = self.data.tokenizer
         inputs: dict[str, Any] = {"kind": settings.kind, "special_tokens": settings.special_tokens}
-        inputs["code"] = _code("tokens/vocab", "tokens/vocab_checks")
+        inputs["code"] = _code(*TOKENIZER_CODE)
         if settings.kind == "file":
             assert settings.path is not None
             path = Path(settings.path)
@@ -186,7 +191,7 @@ class Plan:
             inputs["content"] = self.identities.of(file)
         elif settings.kind in ("bpe", "char"):
             inputs |= {"documents": self.last, "split": self._split}
-            inputs["sample_code"] = _code("tokens/pack", "tokens/encode", "text/characters")
+            inputs["sample_code"] = _code(*PACKING_CODE)
         if settings.kind == "kmer":
             inputs |= {"kmer": settings.kmer, "alphabet": settings.alphabet}
         if settings.kind == "bpe":
@@ -202,7 +207,7 @@ class Plan:
             "split": self._split,
             "shard_tokens": self.data.shard_tokens,
             "keep_dropped": self.data.keep_dropped,
-            "code": _code(*_SHARD_MODULES),
+            "code": _code(*PACKING_CODE),
         }
         return Stage(self.directory / "shards", inputs)
 

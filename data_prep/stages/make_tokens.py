@@ -25,9 +25,9 @@ _EMPTY = "the training split is empty; lower data.validation_fraction or give mo
 Manifest = dict[str, Any]
 
 
-def _part_tasks(plan: Plan, stage: Stage, parts: list[Part]) -> list[pack.PartTask]:
+def _split_parts(plan: Plan, stage: Stage, parts: list[Part]) -> list[pack.SplitPart]:
     sources = {source.name: source for source in plan.data.sources}
-    return [pack.PartTask(stage, plan.data, sources[part.source], part) for part in parts]
+    return [pack.SplitPart(stage, plan.data, sources[part.source], part) for part in parts]
 
 
 # ------------------------------------------------------------------------------------------------------------ tokenizer
@@ -41,13 +41,11 @@ def make_tokenizer(plan: Plan, runner: Runner, parts: list[Part]) -> Manifest:
     stage.begin()
     texts: Iterator[str] = iter(())
     if settings.kind in ("bpe", "char"):
-        tasks = _part_tasks(plan, stage, parts)
-        sizes = {part.name: float(part.bytes) for part in parts}
-        total = sum(sizes.values())
+        tasks = _split_parts(plan, stage, parts)
+        total = sum(part.bytes for part in parts)
         fraction = min(1.0, settings.sample_bytes / total) if settings.kind == "bpe" else 1.0
         function = pack.sample_pieces if settings.kind == "bpe" else pack.sample_characters
-        missing = [pack.SampleTask(task, fraction) for task in tasks if stage.unit(task.name) is None]
-        runner.of(stage)("tokenizer sample", function, missing, lambda name: sizes[name], total)
+        runner.of(stage)("tokenizer sample", function, [pack.SampleTask(task, fraction) for task in tasks])
         texts = _sampled(stage, [task.name for task in tasks], settings.kind, settings.sample_bytes)
     vocab = train_vocab(settings, texts)
     vocab.save(stage.directory)
@@ -81,18 +79,23 @@ def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> 
     stage.begin()
     run = runner.of(stage)
     dtype = token_dtype(vocab.size)
-    tasks = _part_tasks(plan, stage, parts)
-    sizes = {part.name: float(part.bytes) for part in parts}
-    missing = [task for task in tasks if stage.unit(task.name) is None]
-    if missing:
+    tasks = _split_parts(plan, stage, parts)
+    if missing := stage.missing(tasks):
         fast = _fast_is_right(vocab, missing)
         place = str(plan.tokenizer.directory)
-        encoding = [pack.EncodeTask(task, place, vocab.fingerprint, dtype.str, fast) for task in missing]
-        run("encode", pack.encode_part, encoding, lambda name: sizes[name], sum(sizes.values()))
+        encoding = [pack.EncodeTask(task, place, vocab.fingerprint, dtype.str, fast) for task in tasks]
+        run("encode", pack.encode_part, encoding)
     counts = {task.name: stage.unit(task.name) or {} for task in tasks}
+    token_bytes = vocab.token_bytes if vocab.lossless else None
     shards = [
         pack.ShardTask(
-            stage, split, f"{source.name}-{number:05d}", group, dtype.str, vocab.token_bytes if vocab.lossless else None
+            stage,
+            split,
+            f"{source.name}-{number:05d}",
+            parts=group,
+            bytes=sum(counts[part][split]["bytes"] for part in group),
+            dtype=dtype.str,
+            token_bytes=token_bytes,
         )
         for split in pack.SPLITS
         for source in plan.data.sources
@@ -100,15 +103,13 @@ def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> 
     ]
     if not any(shard.split == "train" for shard in shards):
         raise ValueError(_EMPTY)
-    todo = [shard for shard in shards if stage.unit(shard.unit) is None]
-    amounts = {shard.unit: sum(counts[part][shard.split]["bytes"] for part in shard.parts) for shard in shards}
-    run("shards", pack.assemble_shard, todo, lambda name: amounts.get(name, 0), sum(amounts.values()))
+    run("shards", pack.assemble_shard, shards)
     described, files = [], {}
     for shard in shards:
-        unit = stage.unit(shard.unit) or {}
+        unit = stage.unit(shard.name) or {}
         files.update(unit.pop("files"))
         prefix = shard.prefix.relative_to(stage.directory).as_posix()
-        described.append({"split": shard.split, "source": shard.name.rpartition("-")[0], "prefix": prefix, **unit})
+        described.append({"split": shard.split, "source": shard.shard.rpartition("-")[0], "prefix": prefix, **unit})
     content = {"shards": described, "dtype": dtype.name, "vocab_size": vocab.size, "lost": _lost(parts, counts)}
     return stage.finish({**content, "dropped_tokens": _dropped_tokens(parts, counts)}, files)
 
@@ -149,7 +150,7 @@ def _dropped_tokens(parts: list[Part], counts: dict[str, Manifest]) -> dict[str,
     return total
 
 
-def _fast_is_right(vocab: Vocab, tasks: list[pack.PartTask]) -> bool:
+def _fast_is_right(vocab: Vocab, tasks: list[pack.SplitPart]) -> bool:
     """Whether the fast encoder may be used: it must give the ids of `tokenizers` on a sample of this very text."""
     dtype = token_dtype(vocab.size)
     encode = fast_encoder(vocab, dtype)

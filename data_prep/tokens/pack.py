@@ -57,8 +57,8 @@ def unit_interval(data: bytes) -> float:
 
 
 @dataclass(frozen=True)
-class PartTask:
-    """One part of the documents, with what decides where they go."""
+class SplitPart:
+    """One part of the documents, with the settings that decide the split of each."""
 
     stage: Stage
     data: Data
@@ -67,11 +67,16 @@ class PartTask:
 
     @property
     def name(self) -> str:
-        """Of the part, and of its unit."""
+        """Name of the part, and of its unit."""
         return self.part.name
 
+    @property
+    def bytes(self) -> float:
+        """Bytes of the part's text."""
+        return self.part.bytes
 
-def by_split(task: PartTask, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+
+def by_split(task: SplitPart, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(split, row) of the part's documents that stay, in order."""
     for _, fields in remaining(task.part, ["id", "part", *columns]):
         whole = parent_id(fields["id"], fields["part"])
@@ -83,8 +88,18 @@ def by_split(task: PartTask, columns: list[str]) -> Iterator[tuple[str, dict[str
 class SampleTask:
     """Training text of one part; `fraction` of the documents."""
 
-    part: PartTask
+    part: SplitPart
     fraction: float
+
+    @property
+    def name(self) -> str:
+        """Name of the unit: that of the part."""
+        return self.part.name
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of the part's text."""
+        return self.part.part.bytes
 
 
 def sample_pieces(task: SampleTask) -> None:
@@ -136,11 +151,21 @@ def sample_chunks(stage: Stage, parts: list[str]) -> Iterator[str]:
 class EncodeTask:
     """Encode one part."""
 
-    part: PartTask
+    part: SplitPart
     tokenizer: str
     tokenizer_fingerprint: str
     dtype: str
     fast: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the unit: that of the part."""
+        return self.part.name
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of the part's text."""
+        return self.part.part.bytes
 
 
 def encode_part(task: EncodeTask) -> None:
@@ -214,20 +239,21 @@ class ShardTask:
 
     stage: Stage
     split: str
-    name: str
+    shard: str  # its name
     parts: tuple[str, ...]
+    bytes: int  # of the parts' text
     dtype: str
     token_bytes: np.ndarray | None  # of a vocabulary that loses nothing
 
     @property
     def prefix(self) -> Path:
         """The shard's files without their endings."""
-        return self.stage.directory / self.split / self.name
+        return self.stage.directory / self.split / self.shard
 
     @property
-    def unit(self) -> str:
-        """Name under which the shard is committed."""
-        return f"shard.{self.split}.{self.name}"
+    def name(self) -> str:
+        """Name of the unit."""
+        return f"shard.{self.split}.{self.shard}"
 
 
 def plan_shards(counts: dict[str, int], shard_tokens: int) -> list[tuple[str, ...]]:
@@ -292,7 +318,7 @@ def assemble_shard(task: ShardTask) -> None:
     files = [beside(task.prefix, suffix) for suffix in (".bin", ".idx", ".parquet")]
     described = {file.relative_to(task.stage.directory).as_posix(): describe_file(file) for file in files}
     task.stage.commit(
-        task.unit, {"documents": sum(map(len, lengths)), "tokens": first, "bytes": size, "files": described}
+        task.name, {"documents": sum(map(len, lengths)), "tokens": first, "bytes": size, "files": described}
     )
     for file in inputs[".bin"] + inputs[".parquet"]:
         file.unlink(missing_ok=True)

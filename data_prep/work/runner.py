@@ -1,4 +1,4 @@
-"""Hands a stage's units of work to the cluster and shows how far they are."""
+"""Hands a stage's units of work to the cluster and shows their progress."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from data_prep.work.cluster import Cluster
-from data_prep.work.stage import Stage
-from data_prep.work.stage_progress import watch
-from data_prep.work.verdicts import Run
+from data_prep.work.stage import Stage, Unit
+from data_prep.work.stage_progress import report_progress
 
 Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs units of work of a recipe's stages."""
+    """Runs the tasks of a recipe's stages on one cluster."""
 
     cluster: Cluster
 
@@ -29,22 +28,38 @@ class Runner:
         size: Callable[[str], float],
         total: float | None,
     ) -> Iterator[tuple[Task, Any]]:
-        """Yields each task with its result as they are done; `size` gives the bytes of text behind a unit's name."""
+        """Yields each task with its result when it is done.
+
+        Args:
+            stage: whose units the tasks commit.
+            label: shown beside the progress bar.
+            function: what is run.
+            tasks: what it is run on.
+            size: bytes of text behind a unit, by its name.
+            total: bytes of text in all; None: unknown.
+        """
         if tasks:
-            with watch(label, stage, size, total, tasks) as watcher:
-                yield from self.cluster.map(function, tasks, watcher.tick)
+            with report_progress(label, stage, size, total, tasks) as reporter:
+                yield from self.cluster.map(function, tasks, reporter.tick)
 
-    def of(self, stage: Stage) -> Run:
-        """`map` for one stage, without results."""
+    def of(self, stage: Stage) -> StageRunner:
+        """Returns what runs the units of this stage."""
+        return StageRunner(self, stage)
 
-        def run(
-            label: str,
-            function: Callable[[Any], Any],
-            tasks: Sequence[Any],
-            size: Callable[[str], float],
-            total: float,
-        ) -> None:
-            for _ in self.map(stage, label, function, tasks, size, total):
-                pass
 
-        return run
+@dataclass(frozen=True)
+class StageRunner:
+    """Runs the missing units of one stage; a `data_prep.work.stage.Run`."""
+
+    runner: Runner
+    stage: Stage
+
+    def __call__(self, label: str, function: Callable[[Unit], object], tasks: Sequence[Unit]) -> None:
+        """Runs the function on every task whose unit is not committed yet."""
+        sizes = {task.name: task.bytes for task in tasks}
+        missing = self.stage.missing(tasks)
+        results = self.runner.map(
+            self.stage, label, function, missing, lambda name: sizes.get(name, 0.0), sum(sizes.values())
+        )
+        for _ in results:  # the units' files hold what matters
+            pass

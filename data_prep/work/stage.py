@@ -8,14 +8,43 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from configs.common.files import fingerprint, read_json, remove_leftovers, sha256_file, temporary_beside, write_json
 from data_prep.work.worker_notes import current
 
 _MARKER = "in_progress.json"
 _UNITS = "units"
+
+
+class WorkUnit(Protocol):
+    """A task that commits one unit of work of a stage."""
+
+    @property
+    def name(self) -> str:
+        """Name under which the unit is committed."""
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of text behind the unit, for the progress bar."""
+
+
+Unit = TypeVar("Unit", bound=WorkUnit)
+
+
+class Run(Protocol):
+    """Runs a function over the units of a stage that are not committed yet, on any number of workers."""
+
+    def __call__(self, label: str, function: Callable[[Unit], object], tasks: Sequence[Unit]) -> None:
+        """Returns when all units are committed.
+
+        Args:
+            label: shown beside the progress bar.
+            function: at module level, so that workers can import it; commits its task's unit.
+            tasks: all units of the pass, those committed before included.
+        """
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -98,6 +127,10 @@ class Stage:
         """What `commit` was told, or None for a unit that is not done."""
         file = self.unit_file(name, ".json")
         return read_json(file) if file.is_file() else None
+
+    def missing(self, tasks: Iterable[Unit]) -> list[Unit]:
+        """The tasks whose unit is not committed yet."""
+        return [task for task in tasks if not self.unit_file(task.name, ".json").is_file()]
 
     def committed(self) -> set[str]:
         """Names of the units that are done."""

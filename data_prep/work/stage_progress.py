@@ -21,7 +21,7 @@ _SAMPLES = 3
 _USUAL_RATIO = {".gz": 3.0, ".zst": 3.3, ".bz2": 3.8, ".xz": 4.0, ".lz4": 2.0, ".zip": 3.0, ".parquet": 2.0}
 
 
-class Watch:
+class ProgressReporter:
     """Adds up the bytes of text behind committed units and shows them.
 
     What is done already follows from the tasks that are left, or from one look into the units' directory; what comes
@@ -34,7 +34,7 @@ class Watch:
         self._bar = bar
         self._size = size
         self._total = total
-        units = [str(getattr(task, "unit", "") or getattr(task, "name", "")) for task in tasks]
+        units = [getattr(task, "name", "") for task in tasks]
         if total is not None and all(units):
             self._done = max(0.0, total - sum(map(size, units)))
         else:
@@ -82,9 +82,9 @@ def _standing(progress: Progress) -> str:
 
 
 @contextmanager
-def watch(
+def report_progress(
     label: str, stage: Stage, size: Callable[[str], float], total: float | None, tasks: Sequence[Any] = ()
-) -> Iterator[Watch]:
+) -> Iterator[ProgressReporter]:
     """Shows a bar in MB of text while the body runs.
 
     Args:
@@ -92,10 +92,10 @@ def watch(
         stage: whose units to count.
         size: bytes of text behind a unit, by its name.
         total: bytes expected, None if unknown.
-        tasks: what is left to do; those of one unit tell its name as `unit` or `name`.
+        tasks: what is left to do; those of one unit have its name as `name`.
     """
     with progress_bar(f"{label} (MB)", None if total is None else total / _MEGABYTE) as bar:
-        yield Watch(bar, stage, size, total, tasks)
+        yield ProgressReporter(bar, stage, size, total, tasks)
 
 
 # ------------------------------------------------------------------------------------------------------------ estimates

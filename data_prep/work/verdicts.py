@@ -7,7 +7,7 @@ and which bytes of a row's text are cut; whoever reads the part after them sees 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from configs.common.files import atomic_path
 from data_prep.work.parts import read_part
-from data_prep.work.stage import Stage, describe_file
+from data_prep.work.stage import Run, Stage, describe_file
 from data_prep.work.worker_notes import current
 
 SCHEMA = pa.schema(
@@ -31,9 +31,6 @@ SCHEMA = pa.schema(
     ]
 )
 _EXAMPLES = 3
-
-# run(label, function, tasks, bytes of text behind a unit by its name, bytes in all)
-Run = Callable[[str, Callable[[Any], Any], Sequence[Any], Callable[[str], float], float], None]
 
 
 @dataclass(frozen=True)

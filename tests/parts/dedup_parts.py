@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from data_prep.documents.parts_writer import sorted_hashes
 from data_prep.work.parts import SCHEMA
-from data_prep.work.stage import Stage
+from data_prep.work.stage import Run, Stage
 from data_prep.work.verdicts import Part, remaining
 
 ROWS_OF_A_GROUP = 50
@@ -49,31 +49,35 @@ def make_parts(directory: Path, texts: Sequence[Sequence[str]], sources: Sequenc
     return parts
 
 
-def run_inline(
-    label: str, function: Callable[[Any], Any], tasks: Sequence[Any], size: Callable[[str], float], total: float
-) -> None:
-    """`verdicts.Run` in this process."""
-    assert len({task.name for task in tasks}) == len(tasks), label
-    for task in tasks:
-        function(task)
+def run_inline(stage: Stage) -> Run:
+    """Runs units in this process."""
+
+    def run(label: str, function: Callable[[Any], Any], tasks: Sequence[Any]) -> None:
+        assert len({task.name for task in tasks}) == len(tasks), label
+        for task in stage.missing(tasks):
+            function(task)
+
+    return run
 
 
-def run_backwards(
-    label: str, function: Callable[[Any], Any], tasks: Sequence[Any], size: Callable[[str], float], total: float
-) -> None:
+def run_backwards(stage: Stage) -> Run:
     """Last task first, in two processes that share no memory, as workers are; a server without threads forks them."""
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as pool:
-        list(pool.map(function, tasks[::-1]))
+
+    def run(label: str, function: Callable[[Any], Any], tasks: Sequence[Any]) -> None:
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as pool:
+            list(pool.map(function, stage.missing(tasks)[::-1]))
+
+    return run
 
 
 def make_stage(
-    directory: Path, stage: Any, parts: Sequence[Part], run: Any = run_inline
+    directory: Path, stage: Any, parts: Sequence[Part], run: Callable[[Stage], Run] = run_inline
 ) -> tuple[Path, dict[str, Any]]:
     """Runs a verdict stage anew; returns the directory with its verdicts, and its manifest."""
     shutil.rmtree(directory / stage.name, ignore_errors=True)
     place = Stage(directory / stage.name, {"settings": stage.inputs})
     place.begin()
-    extra = stage.make(place, parts, run)
+    extra = stage.make(place, parts, run(place))
     files: dict[str, Any] = {}
     for part in parts:
         unit = place.unit(part.name)

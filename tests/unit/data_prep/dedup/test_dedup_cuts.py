@@ -14,10 +14,10 @@ import pytest
 
 from configs.schema.data import NearDuplicates, RepeatedLines, RepeatedSubstrings
 from data_prep.dedup import byte_windows, repeated_lines, substrings
-from data_prep.dedup.exact import Exact
-from data_prep.dedup.near import Near
-from data_prep.dedup.repeated_lines import Lines
-from data_prep.dedup.substrings import Substrings
+from data_prep.dedup.exact import ExactDeduplication
+from data_prep.dedup.near import NearDeduplication
+from data_prep.dedup.repeated_lines import LineDeduplication
+from data_prep.dedup.substrings import SubstringDeduplication
 from data_prep.work.stage import Stage
 from data_prep.work.verdicts import Part
 from tests.parts.dedup_parts import after, contents, make_parts, make_stage, run_backwards, run_inline, texts_left
@@ -57,7 +57,7 @@ def test_lines_against_the_plain_definition(tmp_path: Path, keep: int, seed: int
     sources = ["a", "a", "b", "a", "b", "b"]
     parts = make_parts(tmp_path / "documents", texts, sources)
     settings = RepeatedLines(keep=keep, min_characters=22)
-    directory, manifest = make_stage(tmp_path, Lines(settings), parts)
+    directory, manifest = make_stage(tmp_path, LineDeduplication(settings), parts)
     expected = lines_left(texts, sources, keep, 22)
     left = [dict(rows) for rows in texts_left(after(parts, directory))]
     for part, rows in enumerate(expected):
@@ -65,7 +65,7 @@ def test_lines_against_the_plain_definition(tmp_path: Path, keep: int, seed: int
             assert (left[part].get(row) or "").rstrip() == (text or "").rstrip(), (part, row)
             assert (row in left[part]) == (text is not None)
     assert manifest["lines"] > 5
-    other, _ = make_stage(tmp_path / "again", Lines(settings), parts, run_backwards)
+    other, _ = make_stage(tmp_path / "again", LineDeduplication(settings), parts, run_backwards)
     assert contents(other) == contents(directory)
 
 
@@ -73,7 +73,7 @@ def test_paragraphs(tmp_path: Path) -> None:
     notice = "This notice has two lines\nand stands in every page."
     texts = [[f"{notice}\n\nFirst."], [f"Second.\n\n{notice}\n\nMore.", f"Third.\n\n{notice}", notice]]
     parts = make_parts(tmp_path / "documents", texts)
-    directory, _ = make_stage(tmp_path, Lines(RepeatedLines(unit="paragraph")), parts)
+    directory, _ = make_stage(tmp_path, LineDeduplication(RepeatedLines(unit="paragraph")), parts)
     assert texts_left(after(parts, directory)) == [
         [(0, f"{notice}\n\nFirst.")],
         [(0, "Second.\n\nMore."), (1, "Third.")],
@@ -140,10 +140,12 @@ def test_substrings_against_the_plain_definition(tmp_path: Path, seed: int, monk
     monkeypatch.setattr(substrings, "_READ_BYTES", 900)
     texts = texts_with_repeats(seed)
     parts = make_parts(tmp_path / "documents", texts)
-    directory, _ = make_stage(tmp_path, Substrings(RepeatedSubstrings(min_bytes=SIZE)), parts)
+    directory, _ = make_stage(tmp_path, SubstringDeduplication(RepeatedSubstrings(min_bytes=SIZE)), parts)
     assert texts_left(after(parts, directory)) == cut_by_hand(texts)
     if seed == 0:
-        other, _ = make_stage(tmp_path / "again", Substrings(RepeatedSubstrings(min_bytes=SIZE)), parts, run_backwards)
+        other, _ = make_stage(
+            tmp_path / "again", SubstringDeduplication(RepeatedSubstrings(min_bytes=SIZE)), parts, run_backwards
+        )
         assert contents(other) == contents(directory)
 
 
@@ -158,10 +160,10 @@ def test_windows_are_hashed_alike_everywhere() -> None:
 
 # -------------------------------------------------------------------------------------------------------- interrupted
 STAGES = (
-    Exact(),
-    Near(NearDuplicates(), memory_edges=0),
-    Lines(RepeatedLines()),
-    Substrings(RepeatedSubstrings(min_bytes=SIZE)),
+    ExactDeduplication(),
+    NearDeduplication(NearDuplicates(), memory_edges=0),
+    LineDeduplication(RepeatedLines()),
+    SubstringDeduplication(RepeatedSubstrings(min_bytes=SIZE)),
 )
 
 
@@ -171,7 +173,7 @@ def make_all(directory: Path, parts: list[Part]) -> None:
         place = Stage(directory / stage.name, {"settings": stage.inputs})
         if place.read() is None:
             place.begin()
-            extra = stage.make(place, parts, run_inline)
+            extra = stage.make(place, parts, run_inline(place))
             units: list[dict[str, Any]] = [place.unit(part.name) or {} for part in parts]
             place.finish(extra, {name: known for unit in units for name, known in unit["files"].items()})
         parts = after(parts, place.directory)

@@ -18,7 +18,7 @@ import zstandard
 from configs.schema.data import NearDuplicates
 from data_prep.dedup import near, near_tasks, pairs, shuffle
 from data_prep.dedup.components import smallest_members
-from data_prep.dedup.near import Near
+from data_prep.dedup.near import NearDeduplication
 from data_prep.dedup.shingles import MinHash, Shingler, band_keys, choose_bands, join
 from tests.parts.dedup_parts import after, contents, make_parts, make_stage, run_backwards, texts_left
 
@@ -86,7 +86,7 @@ def test_found_pairs_of_a_manual(
 
     monkeypatch.setattr(near_tasks, "verify_pairs", watched)
     parts = make_parts(tmp_path / "documents", in_parts(manual, 7))
-    directory, manifest = make_stage(tmp_path, Near(NearDuplicates()), parts)
+    directory, manifest = make_stage(tmp_path, NearDeduplication(NearDuplicates()), parts)
     true = similar_pairs(manual, 0.8)
     assert len(true) > 200
     assert len(found & true) >= 0.95 * len(found)
@@ -98,15 +98,15 @@ def test_found_pairs_of_a_manual(
 
 def test_same_verdicts_whoever_works(tmp_path: Path, manual: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parts = make_parts(tmp_path / "documents", in_parts(manual, 5))
-    one, _ = make_stage(tmp_path / "one", Near(NearDuplicates()), parts)
+    one, _ = make_stage(tmp_path / "one", NearDeduplication(NearDuplicates()), parts)
     expected = contents(one)
     assert len(expected) == 6
     monkeypatch.setattr(shuffle, "RANGE_RECORDS", 400)
     monkeypatch.setattr(shuffle, "MERGE_RECORDS", 300)
     monkeypatch.setattr(near, "VERIFY_PAIRS", 50)
-    two, _ = make_stage(tmp_path / "two", Near(NearDuplicates()), parts, run_backwards)
+    two, _ = make_stage(tmp_path / "two", NearDeduplication(NearDuplicates()), parts, run_backwards)
     assert contents(two) == expected
-    rounds, _ = make_stage(tmp_path / "rounds", Near(NearDuplicates(), memory_edges=0), parts)
+    rounds, _ = make_stage(tmp_path / "rounds", NearDeduplication(NearDuplicates(), memory_edges=0), parts)
     assert contents(rounds) == expected
 
 
@@ -115,7 +115,7 @@ def test_keeps_first_or_longest(tmp_path: Path, small_memory: None) -> None:
     texts = [" ".join(words), "other " * 30, " ".join([*words, "tail"]), " ".join([*words[:-1], "end"]), "", "a b"]
     parts = make_parts(tmp_path / "documents", in_parts(texts, 2))
     for keep, gone in (("first", {2, 3}), ("longest", {0, 3})):
-        directory, _ = make_stage(tmp_path, Near(NearDuplicates(keep=keep)), parts)
+        directory, _ = make_stage(tmp_path, NearDeduplication(NearDuplicates(keep=keep)), parts)
         assert dropped(directory, parts) == gone
     details = pq.read_table(directory / f"{parts[0].name}.parquet")["detail"].to_pylist()
     assert details == ["like 000-00000-000000:2"]
@@ -126,10 +126,10 @@ def test_verification_takes_out_the_unlike(tmp_path: Path, manual: list[str]) ->
     words = [f"w{number}" for number in range(600)]
     texts = [" ".join("x" if chance.random() < 0.04 else word for word in words) for _ in range(60)]
     parts = make_parts(tmp_path / "documents", in_parts(texts, 3))
-    _, loose = make_stage(tmp_path, Near(NearDuplicates(bands=40, rows=2)), parts)
+    _, loose = make_stage(tmp_path, NearDeduplication(NearDuplicates(bands=40, rows=2)), parts)
     assert loose["candidates"] > 500 > loose["verified"]
     assert loose["verified"] == len(similar_pairs(texts, 0.8) & windowed(60))
-    directory, _ = make_stage(tmp_path, Near(NearDuplicates(bands=40, rows=2, verify=False)), parts)
+    directory, _ = make_stage(tmp_path, NearDeduplication(NearDuplicates(bands=40, rows=2, verify=False)), parts)
     assert len(dropped(directory, parts)) == 59
 
 
@@ -147,7 +147,7 @@ def test_crowded_buckets_stay_linear(tmp_path: Path) -> None:
     words = " ".join(f"w{number}" for number in range(60))
     rows = [f"{words} page {number % 3}" for number in range(900)]
     parts = make_parts(tmp_path / "documents", in_parts([*rows, "something else entirely is here"], 3))
-    directory, manifest = make_stage(tmp_path, Near(NearDuplicates()), parts)
+    directory, manifest = make_stage(tmp_path, NearDeduplication(NearDuplicates()), parts)
     assert texts_left(after(parts, directory)) == [[(0, rows[0])], [], [(300, "something else entirely is here")]]
     assert manifest["candidates"] < 60 * len(rows)
 

@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.dedup import shuffle
 from data_prep.dedup.components import components_in_rounds, keyed_for, smallest_members
-from data_prep.dedup.exact import Exact
+from data_prep.dedup.exact import ExactDeduplication
 from data_prep.dedup.shuffle import Exchange, hash_ranges, ordered
 from data_prep.work.stage import Stage
 from tests.parts.dedup_parts import after, contents, make_parts, make_stage, run_backwards, run_inline, texts_left
@@ -45,7 +45,7 @@ def test_shuffle_gives_every_record_to_its_range(
         exchange.put(writer, records)
         everything.append(records)
     expected = ordered(np.concatenate(everything))
-    assert exchange.merge(run_inline, 1.0) == len(expected)
+    assert exchange.merge(run_inline(stage), 1.0) == len(expected)
     assert exchange.groups == int(np.ceil(np.sqrt(writers)))
     assert not list(stage.directory.rglob("*.in.*.records"))
     edges = [0, *sorted({int(edge) for edge in chance.integers(0, keys, 4)}), 2**64]
@@ -59,7 +59,7 @@ def test_blocks_of_a_writer_are_merged(stage: Stage, small_memory: None) -> None
     blocks = [ordered(chance.integers(0, 50, (n, 2), dtype=np.uint64)) for n in (90, 0, 33, 1)]
     exchange = Exchange(stage, "x", 2, 1)
     exchange.put_blocks(0, iter(blocks))
-    exchange.merge(run_inline, 1.0)
+    exchange.merge(run_inline(stage), 1.0)
     assert np.array_equal(exchange.read(0, 2**64), ordered(np.concatenate(blocks)))
 
 
@@ -76,20 +76,20 @@ def test_exact_keeps_the_first(tmp_path: Path, small_memory: None, seed: int) ->
     chance = random.Random(seed)
     texts = [[str(chance.randrange(150)) for _ in range(chance.randrange(80))] for _ in range(9)]
     parts = make_parts(tmp_path / "documents", texts)
-    directory, _ = make_stage(tmp_path, Exact(), parts)
+    directory, _ = make_stage(tmp_path, ExactDeduplication(), parts)
     seen: set[str] = set()
     expected = []
     for rows in texts:
         expected.append([(row, text) for row, text in enumerate(rows) if not (text in seen or seen.add(text))])
     assert texts_left(after(parts, directory)) == expected
     first = contents(directory)
-    other, _ = make_stage(tmp_path / "again", Exact(), parts, run_backwards)
+    other, _ = make_stage(tmp_path / "again", ExactDeduplication(), parts, run_backwards)
     assert contents(other) == first
 
 
 def test_exact_says_of_whom(tmp_path: Path) -> None:
     parts = make_parts(tmp_path / "documents", [["a", "b"], ["c", "b", "c"], ["c"]])
-    directory, _ = make_stage(tmp_path, Exact(), parts)
+    directory, _ = make_stage(tmp_path, ExactDeduplication(), parts)
     details = [pq.read_table(file)["detail"].to_pylist() for file in sorted(directory.glob("*.parquet"))]
     assert details == [["same as 000-00000-000000:1", "same as 000-00001-000000:0"], ["same as 000-00001-000000:0"]]
 
@@ -125,6 +125,6 @@ def test_components(stage: Stage, small_memory: None, kind: str) -> None:
     exchange = Exchange(stage, "edges", 3, 2)
     exchange.put(0, keyed_for(edges[::2], large=True))
     exchange.put(1, keyed_for(edges[1::2], large=True))
-    result, count = components_in_rounds(exchange, exchange.merge(run_inline, 1.0), run_inline, 1.0)
+    result, count = components_in_rounds(exchange, exchange.merge(run_inline(stage), 1.0), run_inline(stage), 1.0)
     assert count == len(expected)
     assert sorted(result.read(0, 2**64)[:, 1:].tolist()) == expected

@@ -42,7 +42,7 @@ class Task:
 def test_a_bar_goes_on_where_the_last_run_stopped(stage: Stage) -> None:
     stage.commit("other-phase", {})
     bar = Bar()
-    watching = stage_progress.Watch(bar, stage, lambda name: 2e6, 10e6, [Task("c"), Task("d")])
+    watching = stage_progress.ProgressReporter(bar, stage, lambda name: 2e6, 10e6, [Task("c"), Task("d")])
     assert (bar.completed, bar.total) == (6, 10)
     progress = Progress(tasks=2, finished=1, committed=["c"], documents=500)
     watching.tick(progress)
@@ -57,7 +57,7 @@ def test_a_bar_goes_on_where_the_last_run_stopped(stage: Stage) -> None:
 
 def test_a_stalled_stage_says_on_what(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bar = Bar()
-    watching = stage_progress.Watch(bar, stage, lambda name: 1.0, None, [])
+    watching = stage_progress.ProgressReporter(bar, stage, lambda name: 1.0, None, [])
     job = Job(None, tmp_path / "note")
     with noted(job.notes, node="two (10.0.0.2)"), Guard(stage, "000-000001", "crawl-0001.warc.gz", 30) as guard:
         guard.next(812, 1000)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.dedup.exact import Exact
+from data_prep.dedup.exact import ExactDeduplication
 from data_prep.documents.parts_writer import sorted_hashes
 from data_prep.work.parts import SCHEMA
 from data_prep.work.stage import Stage
 from data_prep.work.verdicts import Part, VerdictWriter, dropped, remaining
+from tests.parts.dedup_parts import run_inline
 
 
 def make_part(directory: Path, name: str, texts: list[str], number: int = 0) -> Part:
@@ -30,12 +30,6 @@ def make_part(directory: Path, name: str, texts: list[str], number: int = 0) -> 
     digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
     np.save(directory / f"{name}.hashes.npy", sorted_hashes(digests, sizes))
     return Part(name, number, "s", directory, (), len(texts), sum(sizes))
-
-
-def inline(label: str, function: Any, tasks: Any, size: Any, total: float) -> None:
-    """Runs units in this process."""
-    for task in tasks:
-        function(task)
 
 
 def test_later_stages_see_what_earlier_ones_left(tmp_path: Path) -> None:
@@ -69,7 +63,7 @@ def test_the_first_of_equal_documents_stays(tmp_path: Path) -> None:
     parts = [make_part(tmp_path, name, own, number) for number, (name, own) in enumerate(texts.items())]
     stage = Stage(tmp_path / "exact", {})
     stage.begin()
-    Exact().make(stage, parts, inline)
+    ExactDeduplication().make(stage, parts, run_inline(stage))
     seen: set[str] = set()
     counted = 0
     for part, own in zip(parts, texts.values(), strict=True):
