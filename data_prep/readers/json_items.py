@@ -51,6 +51,7 @@ class _Scanner:
         self._position = 0
 
     def feed(self, chunk: bytes) -> Iterator[RawRecord]:
+        """The items that end in this piece of the file."""
         chunk, self._carried = self._carried + chunk, b""
         at = start = opened = 0  # `opened`: where the string that is open began
         if self._in_string:
@@ -60,7 +61,6 @@ class _Scanner:
         while not self._in_string and (match := _TOKEN.search(chunk, at)):
             sign = chunk[match.start()]
             at = match.end()
-            base = 1 if self._listed else 0
             if sign == 0x22:  # "
                 if match.group(1):
                     at, start = yield from self._string_ended(chunk, match.start(), at, start)
@@ -68,33 +68,13 @@ class _Scanner:
                     self._in_string, opened = True, match.start()
                     self._escaped = _odd_backslashes(chunk)
             elif sign == 0x2C:  # ,
-                if len(self._open) == base:
+                if len(self._open) == (1 if self._listed else 0):
                     yield from self._end(chunk[start : at - 1])
                     start = at
             elif sign in b"[{":
-                if not self._open and sign == 0x5B:
-                    yield from self._end(chunk[start : at - 1])
-                    self._listed, start = True, at
-                elif len(self._open) == base:
-                    if chunk[start : at - 1].strip() or b"".join(self._held).strip() or self._size > self._limit:
-                        yield from self._end(chunk[start : at - 1])  # what is no item does not make the next one none
-                        start = at - 1
-                    self._indent = self._line_before(chunk, at - 1)[0]
-                elif sign == 0x7B and self._cuts_off(chunk, at - 1):
-                    yield from self._end(chunk[start : at - 1], broken=True)
-                    start = at - 1
-                    del self._open[base:]
-                self._open.append(sign)
+                start = yield from self._bracket_opened(chunk, sign, start, at)
             else:
-                self._broken = self._broken or not self._open or sign - self._open.pop() != 2  # as in `{}` and `[]`
-                if not self._open and self._listed:
-                    yield from self._end(chunk[start : at - 1])
-                    self._listed, start = False, at
-                elif len(self._open) == base:
-                    if not self._broken and len(self._usual) < _MOST_INDENTS:
-                        self._usual.add(self._indent)
-                    yield from self._end(chunk[start:at])
-                    start = at
+                start = yield from self._bracket_closed(chunk, sign, start, at)
         end = self._carry(chunk, max(start, opened)) if self._in_string else len(chunk)
         self._hold(chunk[start:end])
         self._before = (self._before + chunk[:end])[-_LINE_BYTES:]
@@ -111,6 +91,38 @@ class _Scanner:
         for piece in whole:
             yield from self._record(piece, len(piece))
         damage.lost = len(last) if whole else self._size
+
+    def _bracket_opened(self, chunk: bytes, sign: int, start: int, at: int) -> Generator[RawRecord, None, int]:
+        """Takes in `[` or `{`, read up to `at`; returns where the present item begins."""
+        base = 1 if self._listed else 0
+        if not self._open and sign == 0x5B:
+            yield from self._end(chunk[start : at - 1])
+            self._listed, start = True, at
+        elif len(self._open) == base:
+            if chunk[start : at - 1].strip() or b"".join(self._held).strip() or self._size > self._limit:
+                yield from self._end(chunk[start : at - 1])  # what is no item does not make the next one none
+                start = at - 1
+            self._indent = self._line_before(chunk, at - 1)[0]
+        elif sign == 0x7B and self._cuts_off(chunk, at - 1):
+            yield from self._end(chunk[start : at - 1], broken=True)
+            start = at - 1
+            del self._open[base:]
+        self._open.append(sign)
+        return start
+
+    def _bracket_closed(self, chunk: bytes, sign: int, start: int, at: int) -> Generator[RawRecord, None, int]:
+        """Takes in `]` or `}`, read up to `at`; returns where the present item begins."""
+        base = 1 if self._listed else 0
+        self._broken = self._broken or not self._open or sign - self._open.pop() != 2  # as in `{}` and `[]`
+        if not self._open and self._listed:
+            yield from self._end(chunk[start : at - 1])
+            self._listed, start = False, at
+        elif len(self._open) == base:
+            if not self._broken and len(self._usual) < _MOST_INDENTS:
+                self._usual.add(self._indent)
+            yield from self._end(chunk[start:at])
+            start = at
+        return start
 
     def _string_ended(
         self, chunk: bytes, begin: int, end: int, start: int

@@ -40,6 +40,20 @@ class _Entry:
         else:
             self.lines.clear()
 
+    def add_second_title(self, line: bytes) -> None:
+        """The line with `+` between letters and qualities."""
+        if len(line.strip()) > 1 and line[1:].strip() != self.title.strip():
+            self.problem = self.problem or "the title at `+` is another one"
+
+    def add_quality(self, line: bytes) -> None:
+        """A line of quality signs."""
+        quality = line.strip(b"\r\n")
+        self.qualities += len(quality)
+        if _QUALITY.fullmatch(quality) is None:
+            self.problem = self.problem or "signs that are no qualities"
+        if self.qualities > self.letters:
+            self.problem = self.problem or "more quality signs than letters"
+
     def record(self, position: int, reading: Reading) -> RawRecord:
         """The finished record."""
         name, description = (*self.title.decode("utf-8", errors="replace").split(None, 1), "", "")[:2]
@@ -92,36 +106,28 @@ def fastq_records(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterato
     entry: _Entry | None = None
     in_quality = False
     for line, begins in _lines(with_line_feeds(stream)):
+        titled = begins and line.startswith(b"@")
         if entry is None or (in_quality and entry.qualities >= entry.letters and line.strip()):
             # Between records: a title must follow.
-            if entry and not (begins and line.startswith(b"@")):
+            if entry and not titled:
                 entry.problem = entry.problem or "more quality signs than letters"
                 entry.size += len(line)
                 continue
             if entry:
                 yield entry.record(position, reading)
                 position += 1
-            if not line.strip():
-                continue
-            entry, in_quality = _Entry(line[1:], len(line)), False
-            if not (begins and line.startswith(b"@")):
-                entry.problem = "no `@` title"
-                in_quality = True
+            if line.strip():
+                entry, in_quality = _Entry(line[1:], len(line)), not titled
+                entry.problem = "" if titled else "no `@` title"
             continue
         entry.size += len(line)
         if in_quality:
-            quality = line.strip(b"\r\n")
-            entry.qualities += len(quality)
-            if _QUALITY.fullmatch(quality) is None:
-                entry.problem = entry.problem or "signs that are no qualities"
+            entry.add_quality(line)
         elif begins and line.startswith(b"+"):
             in_quality = True
-            if len(line.strip()) > 1 and line[1:].strip() != entry.title.strip():
-                entry.problem = entry.problem or "the title at `+` is another one"
+            entry.add_second_title(line)
         else:
             entry.add(line, reading)
-        if in_quality and entry.qualities > entry.letters:
-            entry.problem = entry.problem or "more quality signs than letters"
     if entry is None:
         return
     if damage.reason or not in_quality or entry.qualities < entry.letters:

@@ -188,34 +188,55 @@ def _page(
     metadata: dict[str, Any] = {"date": date} if date else {}
     media_type = headers.get("content-type", "")
     if plain_type(media_type) == "application/http":
-        response = split_response(body)
-        if response is None and "arc-type" in headers:
-            media_type = headers["arc-type"]
-        elif response is None:
-            return dropped("broken_record", size, position, "no answer of a web server", **more)
-        else:
-            status, fields, body = response
-            if status != 200:
-                return dropped("http_status", len(body), position, status, **more)
-            media_type = fields.get("content-type", "")
-            try:
-                found = decoded(body, fields, limit)
-            except OverflowError:
-                return dropped("record_too_long", len(body), position, "its body unfolds to too much", **more)
-            except ValueError as error:
-                return dropped("broken_record", len(body), position, error, **more)
-            body = found.data
-            if found.is_cut:
-                metadata["truncated"] = True
+        try:
+            media_type, body, is_cut = _answer(headers, body, size, limit)
+        except _NoPage as error:
+            return dropped(error.reason, error.size, position, error.detail, **more)
+        metadata |= {"truncated": True} if is_cut else {}
+    media_type = _kind_of(media_type, headers, body)
+    if plain_type(media_type) not in TEXT_TYPES:
+        return dropped("not_text_media", len(body), position, media_type, **more)
+    return RawRecord(position, body, size, media_type=media_type, metadata=metadata, **more)
+
+
+class _NoPage(Exception):
+    """An answer of a web server without a page."""
+
+    def __init__(self, reason: str, size: int, detail: object) -> None:
+        super().__init__(reason)
+        self.reason, self.size, self.detail = reason, size, detail
+
+
+def _answer(headers: dict[str, str], body: bytes, size: int, limit: int) -> tuple[str, bytes, bool]:
+    """Media type and decoded body of a web server's answer, and whether the body was cut off.
+
+    Raises:
+        _NoPage: there is none; `size` is that of the record.
+    """
+    response = split_response(body)
+    if response is None:
+        if "arc-type" in headers:
+            return headers["arc-type"], body, False
+        raise _NoPage("broken_record", size, "no answer of a web server")
+    status, fields, body = response
+    if status != 200:
+        raise _NoPage("http_status", len(body), status)
+    try:
+        found = decoded(body, fields, limit)
+    except OverflowError as error:
+        raise _NoPage("record_too_long", len(body), "its body unfolds to too much") from error
+    except ValueError as error:
+        raise _NoPage("broken_record", len(body), error) from error
+    return fields.get("content-type", ""), found.data, found.is_cut
+
+
+def _kind_of(media_type: str, headers: dict[str, str], body: bytes) -> str:
+    """The media type: as the server said, else as the archive identified it, else as the body looks."""
     media_type = media_type_of(media_type)
     identified = headers.get("warc-identified-payload-type")
     if plain_type(media_type) not in TEXT_TYPES and identified:
         media_type = identified
-    if plain_type(media_type) in _UNKNOWN_TYPES:
-        media_type = sniffed_type(body)
-    if plain_type(media_type) not in TEXT_TYPES:
-        return dropped("not_text_media", len(body), position, media_type, **more)
-    return RawRecord(position, body, size, media_type=media_type, metadata=metadata, **more)
+    return sniffed_type(body) if plain_type(media_type) in _UNKNOWN_TYPES else media_type
 
 
 def web_records(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator[RawRecord]:
