@@ -30,6 +30,22 @@ class Series:
     joined: bool = True
 
 
+@dataclass(frozen=True)
+class Axes:
+    """How a chart's axes are labelled.
+
+    Attributes:
+        zero: start the vertical axis at zero.
+        x_ticks: where the horizontal axis is labelled; None chooses.
+    """
+
+    x_label: str
+    x_format: Callable[[float], str]
+    y_format: Callable[[float], str]
+    zero: bool = False
+    x_ticks: Sequence[float] | None = None
+
+
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high]."""
     if high <= low:
@@ -72,27 +88,10 @@ def _bounds(series: Sequence[Series], zero: bool) -> tuple[float, float, float, 
     return min(xs), max(xs), 0.0 if zero else low - margin, high + margin
 
 
-def line_chart(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x_label: str,
-    x_format: Callable[[float], str],
-    y_format: Callable[[float], str],
-    width: int = 560,
-    height: int = 260,
-    zero: bool = False,
-    x_ticks: Sequence[float] | None = None,
-) -> Markup:
-    """Renders lines over a shared pair of axes.
-
-    Args:
-        title: what is drawn, for screen readers.
-        zero: start the vertical axis at zero.
-        x_ticks: where the horizontal axis is labelled; None chooses.
-    """
+def line_chart(series: Sequence[Series], axes: Axes, *, title: str, width: int = 560, height: int = 260) -> Markup:
+    """Renders lines over a shared pair of axes; `title` says what is drawn, for screen readers."""
     series = [Series(s.label, thin(s.points), s.style, s.faint, s.markers, s.joined) for s in series if s.points]
-    x_low, x_high, y_low, y_high = _bounds(series, zero)
+    x_low, x_high, y_low, y_high = _bounds(series, axes.zero)
     inner_width, inner_height = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
 
     def across(x: float) -> float:
@@ -105,16 +104,18 @@ def line_chart(
     for tick in nice_ticks(y_low, y_high, 4):
         y = down(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{y_format(tick)}</text>')
-    for tick in nice_ticks(x_low, x_high, 5) if x_ticks is None else x_ticks:
+        parts.append(
+            f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{axes.y_format(tick)}</text>'
+        )
+    for tick in nice_ticks(x_low, x_high, 5) if axes.x_ticks is None else axes.x_ticks:
         anchor = "end" if across(tick) > width - 40 else "middle"
         place = f'x="{across(tick):.1f}" y="{height - 16}" text-anchor="{anchor}"'
-        parts.append(f'<text class="tick" {place}>{x_format(tick)}</text>')
+        parts.append(f'<text class="tick" {place}>{axes.x_format(tick)}</text>')
     parts.append(
         f'<line class="axis" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{down(y_low):.1f}" y2="{down(y_low):.1f}"/>'
     )
     parts.append(
-        f'<text class="label" x="{width - _RIGHT}" y="{height - 2}" text-anchor="end">{escape(x_label)}</text>'
+        f'<text class="label" x="{width - _RIGHT}" y="{height - 2}" text-anchor="end">{escape(axes.x_label)}</text>'
     )
     for line in sorted(series, key=lambda item: not item.faint):
         path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in line.points)
@@ -130,7 +131,7 @@ def line_chart(
             "label": line.label,
             "style": line.style,
             "points": [
-                [round(across(x), 1), round(down(y), 1), f"{x_label} {x_format(x)}", y_format(y)]
+                [round(across(x), 1), round(down(y), 1), f"{axes.x_label} {axes.x_format(x)}", axes.y_format(y)]
                 for x, y in line.points
             ],
         }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from configs.common.rendering import short
-from eval.report.charts import Series, line_chart, smooth
+from eval.report.charts import Axes, Series, line_chart, smooth
 from eval.report.history import History
 
 # Fewer points than this are drawn as they are.
@@ -56,13 +56,6 @@ def _chart(
     if not series:
         return None
     shown = [line for line in series if not line.faint]
-    svg = line_chart(
-        series,
-        title=title,
-        x_label="step",
-        x_format=short,
-        y_format=y_format,
-        zero=zero,
-        height=200 if small else 280,
-    )
+    axes = Axes(x_label="step", x_format=short, y_format=y_format, zero=zero)
+    svg = line_chart(series, axes, title=title, height=200 if small else 280)
     return {"title": title, "legend": shown if len(shown) > 1 else [], "svg": svg, "small": small}

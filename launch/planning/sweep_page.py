@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from configs.common.rendering import markdown_text, short, style_sheet
-from eval.report.charts import Series, line_chart
+from eval.report.charts import Axes, Series, line_chart
 from eval.scaling_law import PowerLaw
 
 _COLUMNS = {
@@ -86,12 +86,12 @@ def page(found: dict[str, Any]) -> str:
     )
 
 
-def _figure(title: str, series: list[Series], **axes: Any) -> Markup:
+def _figure(title: str, series: list[Series], axes: Axes) -> Markup:
     legend = Markup("").join(
         Markup(' <span class="legend"><span class="key {}"></span>{}</span>').format(line.style, line.label)
         for line in (series if len(series) > 1 else [])
     )
-    chart = line_chart(series, title=title, width=860, height=330, **axes)
+    chart = line_chart(series, axes, title=title, width=860, height=330)
     return Markup("<figure><figcaption>{}{}</figcaption>{}</figure>").format(title, legend, chart)
 
 
@@ -123,10 +123,12 @@ def _grid_chart(runs: list[dict[str, Any]]) -> Markup:
     return _figure(
         "Validation loss, nats per token",
         series,
-        x_label=across + (", logarithmic" if place is math.log10 else ""),
-        x_format=lambda x: f"{shown[x]:g}",
-        y_format=lambda y: f"{y:.2f}",
-        x_ticks=list(shown),
+        Axes(
+            x_label=across + (", logarithmic" if place is math.log10 else ""),
+            x_format=lambda x: f"{shown[x]:g}",
+            y_format=lambda y: f"{y:.2f}",
+            x_ticks=list(shown),
+        ),
     )
 
 
@@ -145,8 +147,10 @@ def _chart(found: dict[str, Any]) -> Markup:
     return _figure(
         "Bits per byte against compute",
         series,
-        x_label="FLOPs, logarithmic",
-        x_format=lambda x: f"{10**x:.2g}",
-        y_format=lambda y: f"{y:.2f}",
-        x_ticks=powers if len(powers) > 1 else None,
+        Axes(
+            x_label="FLOPs, logarithmic",
+            x_format=lambda x: f"{10**x:.2g}",
+            y_format=lambda y: f"{y:.2f}",
+            x_ticks=powers if len(powers) > 1 else None,
+        ),
     )

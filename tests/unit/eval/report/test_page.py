@@ -14,7 +14,7 @@ import pytest
 from configs.common.rendering import duration, score, short, size
 from data_prep.funnel.table import funnel_rows
 from eval.__main__ import main
-from eval.report.charts import Series, line_chart, nice_ticks, thin
+from eval.report.charts import Axes, Series, line_chart, nice_ticks, thin
 from eval.report.gates import check_gates, compare
 from eval.report.history import read_history
 from eval.report.page import write_report
@@ -236,7 +236,7 @@ def test_charts() -> None:
         (8.5, 17.0),
     ]
     chart = line_chart(
-        [Series("<a>", [(1.0, 5.0)], "series-1")], title='"t"', x_label="step", x_format=short, y_format=short
+        [Series("<a>", [(1.0, 5.0)], "series-1")], Axes(x_label="step", x_format=short, y_format=short), title='"t"'
     )
     assert "<a>" not in chart and "nan" not in chart and "circle" in chart
 
