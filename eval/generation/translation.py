@@ -139,14 +139,15 @@ def translation_results(
     }
     passages = [(pair.source, pair.target) for pair in pairs]
     scored = partial(_scored, section, bootstrap_samples=bootstrap_samples)
-    results = scored("", hypotheses, references, note=note, settings=settings, key=set_key(passages))
-    remark = "the source itself as its translation"
-    results += scored("copy_", sources, references, note=remark, settings={}, key=set_key(passages))
+    stamp = {"note": note, "settings": settings, "set": set_key(passages)}
+    results = scored("", hypotheses, references, stamp)
+    copied = {**stamp, "note": "the source itself as its translation", "settings": {}}
+    results += scored("copy_", sources, references, copied)
     for part, mask in split(touched, f"translation/{section.name}", passages).items():
         chosen = [number for number, inside in enumerate(mask) if inside]
         ours, theirs = ([texts[number] for number in chosen] for texts in (hypotheses, references))
-        key = set_key(passages[number] for number in chosen)
-        results += labelled(scored("", ours, theirs, note=note, settings=settings, key=key), part)
+        own = {**stamp, "set": set_key(passages[number] for number in chosen)}
+        results += labelled(scored("", ours, theirs, own), part)
     samples = [
         Sample("translation", f"{section.name}, pair {index + 1}", pair.source, text, "greedy", pair.target)
         for index, (pair, text) in enumerate(zip(pairs[:SHOWN_SAMPLES], hypotheses, strict=False))
@@ -159,13 +160,11 @@ def _scored(
     prefix: str,
     outputs: Sequence[str],
     references: Sequence[str],
+    stamp: dict[str, Any],
     *,
     bootstrap_samples: int,
-    note: str,
-    settings: dict[str, Any],
-    key: str,
 ) -> list[Result]:
-    """BLEU, and chrF but for copies, of some pairs."""
+    """BLEU, and chrF but for copies, of some pairs; `stamp` has the fields of `Result` that say what was scored."""
     scores = corpus_scores(outputs, references, section.tokenize, bootstrap_samples)
     # One pair, or pairs that all score alike, say nothing about others.
     spread = {name: len(outputs) > 1 and score._ci > 0 for name, (score, _) in scores.items()}
@@ -182,9 +181,7 @@ def _scored(
             if spread[name]
             else no_interval(len(outputs), "pair"),
             signature=signature,
-            note=note,
-            set=key,
-            settings=settings,
+            **stamp,
         )
         for name, (score, signature) in scores.items()
         if not prefix or name == "bleu"
