@@ -68,3 +68,9 @@ def test_every_room_stands_in_the_architecture_with_its_own_sentence() -> None:
         row = f"| `{file.parent.relative_to(ROOT).as_posix()}/` | {words.splitlines()[0]} | `"
         assert row in page, row
         assert (file.parent / page.split(row)[1].partition("`")[0]).is_file(), row
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert not [name for name in sorted(pages) if f"({name})" not in index]
