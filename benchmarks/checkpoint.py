@@ -97,7 +97,9 @@ def main() -> int:
         directory = Path(scratch).resolve()
         vocab = train_vocab(Tokenizer(kind="byte"), [])
         vocab.save(directory / "tokenizer")
-        data = DataManifest(directory, "none", directory / "tokenizer", vocab.size, vocab.eod_id, [], [], [])
+        data = DataManifest(
+            directory, "none", directory / "tokenizer", vocab.fingerprint, vocab.size, vocab.eod_id, [], [], []
+        )
         recipes = {kind: recipe_for(directory, options.layers, options.width, kind == "beside") for kind in KINDS}
         model = build_model(recipes["before"], vocab.size, device)
         engine = Engine(recipes["before"], LanguageModelling(model), ranks, device)

@@ -25,7 +25,6 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     """
     from configs.schema.recipe import total_steps
     from data_prep.tokens.shards import load_manifest
-    from data_prep.tokens.vocab import Vocab
     from pretrain.batches.source import BatchSource
     from pretrain.batches.trace import traced
     from pretrain.checkpoint.compatible import recipe_of_step
@@ -45,7 +44,7 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     if not 1 <= step <= steps:
         raise ValueError(f"step {step} is not in this run; it has the steps 1 to {steps}")
     # Updates are counted from 1, batches from 0: update s consumes batch s - 1.
-    yield from traced(source, Vocab.load(manifest.tokenizer), step - 1)
+    yield from traced(source, manifest.vocab, step - 1)
 
 
 def print_trace(recipe: Recipe, step: int) -> None:

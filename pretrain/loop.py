@@ -1,109 +1,163 @@
-"""The training loop: next batch, step, log, validate, save. It knows no objective, no file and no DeepSpeed."""
+"""Repeats the training step: next batch, step, log, compare, validate, save.
+
+This file knows no objective, no file format and no DeepSpeed.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
 
 from configs.common.progress import progress_bar
 from configs.schema.train import Train
-from pretrain.batches.source import Batches, prefetched
+from pretrain.batches.source import Batch, Batches, prefetched
+from pretrain.checkpoint.manifest import VALIDATION_LOSS
+from pretrain.checkpoint.saver import Saver
 from pretrain.engine.engine import Engine, StepResult
 from pretrain.engine.non_finite import NonFiniteLoss
 from pretrain.garbage import collected_at_steps
 from pretrain.metrics.meter import Meter, Tracker
+from pretrain.metrics.validation import Validator
 from pretrain.optimizer.schedule import learning_rate
-from pretrain.parallel.rows import SlicedBatches
 from pretrain.phases import Phase
-from pretrain.reliability.loss_guard import FaultGuard, check_validation
+from pretrain.reliability.loss_guard import LossGuard, check_validation
 from pretrain.reliability.silent_corruption import compare_replicas
 from pretrain.reliability.slow_ranks import report_slow_ranks
 from pretrain.signals import stop_requests
 
 
-def fit(
-    engine: Engine,
-    batches: Batches,
-    train: Train,
-    steps: range,
-    meter: Meter,
-    tracker: Tracker,
-    guard: FaultGuard,
-    validate: Callable[[], dict[str, float]],
-    save: Callable[[int, bool], None],
-    poll: Callable[[], None] = lambda: None,
-) -> int:
-    """Makes the updates `steps` (counted from 0; `steps.stop` is the length of the whole run).
+@dataclass(frozen=True)
+class Run:
+    """All that the loop works with, from one checkpoint to the end, a signal or a rewind."""
 
-    `save(done, last)` gets the updates made and whether training ends here; `poll()` is called once a step and raises
-    what went wrong behind it.
+    engine: Engine
+    batches: Batches  # this rank's tokens of this rank's rows
+    train: Train
+    steps: range  # updates to make, counted from 0; `stop` is the length of the whole run
+    meter: Meter
+    tracker: Tracker
+    guard: LossGuard
+    validator: Validator
+    saver: Saver
+    facts: dict[str, Any]  # what every checkpoint of this run keeps and no step changes
 
-    Returns 0, or the number of the signal that ended it early on some rank: the step was finished and saved, and the
-    same call continues.
+    def is_due(self, done: int, every: int) -> bool:
+        """Whether something is to be done after `done` updates; it always is after the last one."""
+        return done % every == 0 or done == self.steps.stop
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside weights and moments."""
+        return {
+            "meter": self.meter.state,
+            "updates": self.engine.updates(),
+            "loss_scale": self.engine.loss_scale(),
+            "faults": self.guard.state,
+            VALIDATION_LOSS: self.meter.validation_loss,
+            **self.facts,
+        }
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """An update was made."""
+
+    result: StepResult
+    learning_rate: float
+
+    @property
+    def stop(self) -> int:
+        """The number of the signal that ends training after this step, or 0."""
+        return self.result.stop
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """No update was made: the lineage skips the step, or its loss was refused."""
+
+    stop: int = 0
+
+
+def fit(run: Run) -> int:
+    """Makes the updates `run.steps`.
+
+    Returns:
+        0, or the number of the signal that ended training early on some rank: the step was finished and saved, and the
+        same call continues.
 
     Raises:
-        NonFiniteLoss, LossSpike, Rewind: before the update, on all ranks; see `FaultGuard`.
+        NonFiniteLoss, LossSpike, Rewind: before the update, on all ranks; see `LossGuard`.
         ValueError: the validation loss is not finite; the step is not saved.
         SilentCorruption: ranks differ in what they should hold in common.
     """
-    rows = engine.rows
-    compare_every = train.watch.compare_every
-
-    def due(done: int, every: int) -> bool:
-        return done % every == 0 or done == steps.stop
-
-    def made(step: int, rate: float) -> StepResult | None:
-        """The step's result; None when its loss is no number and the recipe skips it."""
-        engine.report_phase(Phase.WAITING_FOR_DATA, step + 1)
-        began = time.monotonic()
-        batch = next(ahead)
-        waited = time.monotonic() - began
-        try:
-            result = engine.step(batch, step, rate, stop(), lambda loss: guard.accepts(step, loss))
-        except NonFiniteLoss as error:
-            guard.cannot_be(step, error)
-            return None
-        if result.applied:
-            meter.add(result, batch.fresh, waited)
-        return result
-
+    steps = run.steps
     with (
         stop_requests() as stop,
         collected_at_steps() as collect,
-        prefetched(
-            SlicedBatches(batches, rows), _with_batches(steps, guard), rows.rank, rows.count, engine.device
-        ) as ahead,
-        progress_bar("training", steps.stop, enabled=engine.is_main) as bar,
+        _read_ahead(run) as ahead,
+        progress_bar("training", steps.stop, enabled=run.engine.is_main) as bar,
     ):
         for step in steps:
-            rate = learning_rate(train.schedule, train.optimizer.lr, step, steps.stop)
-            result = None if step in guard.lineage else made(step, rate)
-            poll()
             done = step + 1
+            outcome = _train_step(run, step, ahead, stop)
+            run.saver.poll()  # raises what went wrong with a save that has ended since
             collect(done)
-            if result is not None and result.applied:
-                if due(done, train.log_every):
-                    tracker.log(done, meter.measure(result, rate))
-                bar.update(done, meter.note(result))
-            ends = result is not None and bool(result.stop)
-            saving = due(done, train.checkpoint.every) or ends
-            with meter.paused():
-                if compare_every and (due(done, compare_every) or saving):
-                    compare_replicas(engine, done)
-                    report_slow_ranks(engine, done, train.watch.slow_ratio)
-                if due(done, train.validation.every):
-                    engine.report_phase(Phase.VALIDATION, done)
-                    values = validate()
-                    tracker.log(done, values)
-                    check_validation(done, values)
-                if saving:
-                    engine.report_phase(Phase.SAVING, done)
-                    save(done, ends or done == steps.stop)
-                engine.report_phase(Phase.BETWEEN_STEPS, done)
-            if result is not None and ends and done < steps.stop:
-                return result.stop
+            if isinstance(outcome, Stepped):
+                if run.is_due(done, run.train.log_every):
+                    run.tracker.log(done, run.meter.measure(outcome.result, outcome.learning_rate))
+                bar.update(done, run.meter.note(outcome.result))
+            _after_step(run, done, ends=bool(outcome.stop))
+            if outcome.stop and done < steps.stop:
+                return outcome.stop
     return 0
 
 
-def _with_batches(steps: range, guard: FaultGuard) -> Sequence[int]:
-    return [step for step in steps if step not in guard.lineage] if guard.lineage.all else steps
+def _read_ahead(run: Run) -> AbstractContextManager[Iterator[Batch]]:
+    """The batches of all steps that read one."""
+    rows, lineage = run.engine.rows, run.guard.lineage
+    steps: Sequence[int] = [step for step in run.steps if step not in lineage] if lineage.all else run.steps
+    return prefetched(run.batches, steps, rows.rank, rows.count, run.engine.device)
+
+
+def _train_step(run: Run, step: int, ahead: Iterator[Batch], stop: Callable[[], int]) -> Stepped | Skipped:
+    """Makes the update of `step` (from 0), unless the lineage or the guard skips it."""
+    if step in run.guard.lineage:
+        return Skipped()
+    rate = learning_rate(run.train.schedule, run.train.optimizer.lr, step, run.steps.stop)
+    run.engine.report_phase(Phase.WAITING_FOR_DATA, step + 1)
+    began = time.monotonic()
+    batch = next(ahead)
+    waited = time.monotonic() - began
+    try:
+        result = run.engine.step(batch, step, rate, stop(), lambda loss: run.guard.decide(step, loss))
+    except NonFiniteLoss as error:
+        run.guard.handle_non_finite(step, error)
+        return Skipped()
+    if not result.applied:
+        return Skipped(result.stop)
+    run.meter.add(result, batch.fresh, waited)
+    return Stepped(result, rate)
+
+
+def _after_step(run: Run, done: int, ends: bool) -> None:
+    """Compares ranks, validates and saves after `done` updates, where it is due; training's clock stands meanwhile."""
+    engine, train = run.engine, run.train
+    saves = ends or run.is_due(done, train.checkpoint.every)
+    with run.meter.paused():
+        # Before each save as well: a checkpoint must not keep what a broken device computed.
+        if train.watch.compare_every and (saves or run.is_due(done, train.watch.compare_every)):
+            compare_replicas(engine, done)
+            report_slow_ranks(engine, done, train.watch.slow_ratio)
+        if run.is_due(done, train.validation.every):
+            engine.report_phase(Phase.VALIDATION, done)
+            values = run.validator(engine)
+            run.meter.note_validation(values)
+            run.tracker.log(done, values)
+            check_validation(done, values)
+        if saves:
+            engine.report_phase(Phase.SAVING, done)
+            run.saver.save(done, run.state(), last=ends or done == run.steps.stop)
+            run.guard.saved(done)
+        engine.report_phase(Phase.BETWEEN_STEPS, done)

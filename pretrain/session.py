@@ -1,4 +1,4 @@
-"""One process's part of a training run: puts recipe, data, model, engine and loop together."""
+"""Trains in one process of a run: puts recipe, data, model, engine and loop together."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +16,12 @@ from torch import Tensor
 
 from configs.common.locks import held_for_training
 from configs.schema.recipe import Recipe, save, total_steps
+from configs.schema.train import Train
 from data_prep.tokens.shards import DataManifest, load_manifest
-from data_prep.tokens.vocab import Vocab
 from pretrain.batches.order import ORDER_VERSION
 from pretrain.batches.packing import packing_lines
 from pretrain.batches.source import BatchSource
+from pretrain.batches.trace import SpansOfRanks
 from pretrain.checkpoint.compatible import (
     CHANGES,
     OBJECTIVE,
@@ -28,7 +31,7 @@ from pretrain.checkpoint.compatible import (
     objective_code,
     rate_jump,
 )
-from pretrain.checkpoint.manifest import VALIDATION_LOSS, CheckpointInfo
+from pretrain.checkpoint.manifest import CheckpointInfo
 from pretrain.checkpoint.mirror import Mirror
 from pretrain.checkpoint.resume import load_checkpoint, newest_checkpoint
 from pretrain.checkpoint.saver import Saver
@@ -37,7 +40,7 @@ from pretrain.engine.devices import matrix_peak, peak_flops
 from pretrain.engine.engine import Engine, connected
 from pretrain.garbage import imports_set_apart
 from pretrain.interchange.warm_start import weights_to_start_from
-from pretrain.loop import fit
+from pretrain.loop import Run, fit
 from pretrain.metrics.meter import Meter, Tracker
 from pretrain.metrics.start_times import Laps
 from pretrain.metrics.validation import Validator
@@ -49,12 +52,59 @@ from pretrain.parallel.collectives import background_group, gather
 from pretrain.parallel.ranks import Ranks, check_ranks, placed_ranks, share_cores
 from pretrain.parallel.rows import SlicedBatches
 from pretrain.phases import CurrentPhase
-from pretrain.reliability.loss_guard import FaultGuard, Rewind
+from pretrain.reliability.loss_guard import LossGuard, Rewind
 from pretrain.reliability.watching import watched
 from pretrain.signals import StoppedEarly
 from pretrain.sizes.flops import float8_share
 
 NUMERICS = "numerics"  # in the state: what `Numerics` kept
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one process knows of a training run from the beginning."""
+
+    recipe: Recipe
+    data: DataManifest
+    ranks: Ranks
+    device: torch.device
+    laps: Laps
+
+    def mirror(self) -> Mirror | None:
+        """A new connection to the mirror, where the recipe has one."""
+        policy = self.recipe.train.checkpoint
+        return Mirror(policy) if policy.mirror else None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins or goes on, the same on all ranks."""
+
+    checkpoint: CheckpointInfo | None
+    changes: list[dict[str, Any]]  # of settings, over the whole run
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return self.checkpoint.step if self.checkpoint else 0
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the checkpoint keeps beside weights and moments."""
+        return self.checkpoint.state if self.checkpoint else {}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is made once and used until the process ends, by every rewind again."""
+
+    engine: Engine
+    phases: CurrentPhase  # of the engine
+    numerics: Numerics
+    initial: Callable[[str], Tensor]  # the weights of a run without a checkpoint
+    flops_per_token: float
+    float8_share: float  # of these operations
+    peak: float  # FLOP/s of all devices together
 
 
 def run(recipe: Recipe, laps: Laps | None = None) -> bool:
@@ -72,13 +122,13 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
             if recipe.train.packing == "best_fit":
                 _pack(data, recipe.model.context_length, ranks)
                 laps.lap("packing")
-            session = _Session(recipe, data, ranks, device, laps)
-            checkpoint = session.newest()
+            session = Session(recipe, data, ranks, device, laps)
+            start = _find_start(session)
             if ranks.rank == 0:
-                if checkpoint is not None and (jump := rate_jump(checkpoint, recipe)):
+                if start.checkpoint is not None and (jump := rate_jump(start.checkpoint, recipe)):
                     print(jump, file=sys.stderr, flush=True)
                 save(recipe, recipe.run_directory)
-            number = session.train(checkpoint)
+            number = _train(session, start)
     if number:
         raise StoppedEarly(number)
     return True
@@ -105,117 +155,111 @@ def _pack(data: DataManifest, context: int, ranks: Ranks) -> None:
         print("\n".join(lines), file=sys.stderr, flush=True)
 
 
-class _Session:
-    """Training from one checkpoint to the end or a signal; after a rewind, from another one."""
+def _find_start(session: Session) -> Start:
+    """Chooses the checkpoint to go on from; raises `ValueError` when the recipe cannot go on from it."""
+    recipe, data = session.recipe, session.data
+    with background_group() as group:  # hashing and fetching may take long
+        info = newest_checkpoint(recipe, session.ranks, lambda value: gather(value, group), session.mirror())
+    if info is not None:
+        check_belongs(info, recipe, data)
+        check_past(info, recipe, data)
+    session.laps.lap("newest checkpoint")
+    return Start(info, changes(info, recipe, data) if info is not None else [])
 
-    def __init__(self, recipe: Recipe, data: DataManifest, ranks: Ranks, device: torch.device, laps: Laps) -> None:
-        self._recipe, self._data, self._ranks, self._device, self._laps = recipe, data, ranks, device, laps
-        self._run = recipe.run_directory
-        self._changes: list[dict[str, Any]] = []
 
-    def _mirror(self) -> Mirror | None:
-        return Mirror(self._recipe.train.checkpoint) if self._recipe.train.checkpoint.mirror else None
+def _train(session: Session, start: Start) -> int:
+    """Makes the engine and uses it until training ends; returns 0 or the number of the signal that ended it."""
+    prepared = _prepare(session, start)
+    work = partial(_train_through_rewinds, session, prepared, start)
+    try:
+        return watched(session.recipe, prepared.engine, prepared.phases, start.step, work)
+    finally:
+        prepared.engine.close()
 
-    def newest(self) -> CheckpointInfo | None:
-        """The checkpoint to go on from, the same on all ranks."""
-        with background_group() as group:  # hashing and fetching may take long
-            info = newest_checkpoint(self._recipe, self._ranks, lambda value: gather(value, group), self._mirror())
-        if info is not None:
-            check_belongs(info, self._recipe, self._data)
-            check_past(info, self._recipe, self._data)
-            self._changes = changes(info, self._recipe, self._data)
-        self._laps.lap("newest checkpoint")
-        return info
 
-    def train(self, checkpoint: CheckpointInfo | None) -> int:
-        """Makes the engine and uses it until training ends; returns 0 or the number of the signal that ended it."""
-        model = build_model(self._recipe, self._data.vocab_size, self._device)
-        self._flops_per_token = model.flops_per_token()
-        objective = make_objective(model, self._recipe.train)
-        compile_model, phases = self._compiles(), CurrentPhase()
-        self._engine = engine = Engine(self._recipe, objective, self._ranks, self._device, compile_model, phases.enter)
-        self._numerics = Numerics(self._recipe, engine)
-        self._initial = initial_weights(model, engine.shapes(), self._recipe.seed)
-        if self._recipe.train.init_from and checkpoint is None:
-            self._initial = weights_to_start_from(self._recipe, self._data, self._initial)
-        self._float8_share = float8_share(model.config, model.vocab_size)
-        self._peak = sum(gather(peak_flops(self._device, engine.precision, self._float8_share)))
-        self._laps.lap("engine")
+def _prepare(session: Session, start: Start) -> Prepared:
+    recipe, device = session.recipe, session.device
+    model = build_model(recipe, session.data.vocab_size, device)
+    flops_per_token = model.flops_per_token()
+    objective = make_objective(model, recipe.train)
+    compile_model, phases = _compiles(session, flops_per_token), CurrentPhase()
+    engine = Engine(recipe, objective, session.ranks, device, compile_model, phases.enter)
+    numerics = Numerics(recipe, engine)
+    initial = initial_weights(model, engine.shapes(), recipe.seed)
+    if recipe.train.init_from and start.checkpoint is None:
+        initial = weights_to_start_from(recipe, session.data, initial)
+    share = float8_share(model.config, model.vocab_size)
+    peak = sum(gather(peak_flops(device, engine.precision, share)))
+    session.laps.lap("engine")
+    return Prepared(engine, phases, numerics, initial, flops_per_token, share, peak)
 
-        def work(every: int) -> int:
-            place = checkpoint
-            while True:
-                try:
-                    return self._train_from(place, every)
-                except Rewind:
-                    place = self.newest()
 
+def _compiles(session: Session, flops_per_token: float) -> bool:
+    """Whether to compile the model, which all ranks decide alike."""
+    recipe = session.recipe
+    windows = sum(source.tokens for source in session.data.train) // recipe.model.context_length
+    positions = total_steps(recipe, windows) * recipe.train.global_batch_size * recipe.model.context_length
+    if chosen := should_compile(recipe.train, session.device, positions * flops_per_token / session.ranks.count):
+        keep_compiled()
+    return chosen
+
+
+def _train_through_rewinds(session: Session, prepared: Prepared, start: Start, every: int) -> int:
+    """Trains from `start` with a checkpoint `every` so many steps; after a rewind from the newest checkpoint."""
+    while True:
         try:
-            return watched(self._recipe, engine, phases, checkpoint.step if checkpoint else 0, work)
-        finally:
-            engine.close()
+            return _train_from(session, prepared, start, every)
+        except Rewind:
+            start = _find_start(session)
 
-    def _compiles(self) -> bool:
-        """Whether to compile the model, which all ranks decide alike."""
-        recipe = self._recipe
-        windows = sum(source.tokens for source in self._data.train) // recipe.model.context_length
-        positions = total_steps(recipe, windows) * recipe.train.global_batch_size * recipe.model.context_length
-        if chosen := should_compile(recipe.train, self._device, positions * self._flops_per_token / self._ranks.count):
-            keep_compiled()
-        return chosen
 
-    def _peak_again(self) -> float:
-        """The peak of all devices, measured anew on this one: no other rank has to stop for it."""
-        matrix_peak.cache_clear()
-        return peak_flops(self._device, self._engine.precision, self._float8_share) * self._ranks.count
+def _train_from(session: Session, prepared: Prepared, start: Start, every: int) -> int:
+    recipe, data, laps, engine = session.recipe, session.data, session.laps, prepared.engine
+    source, validator = BatchSource(recipe, data), Validator(recipe, data)
+    laps.lap("data")
+    if start.checkpoint is None:
+        engine.set_weights(prepared.initial)
+    else:
+        load_checkpoint(engine, start.checkpoint)
+    laps.lap("weights")
+    measure_peak = partial(_peak_again, prepared) if engine.is_main else None
+    meter = Meter(prepared.flops_per_token, prepared.peak, start.state.get("meter", {}), measure_peak)
+    spans_of = SpansOfRanks(source, data.vocab, session.ranks.count, recipe.train.parallel.sharing)
+    guard = LossGuard(recipe, start.step, start.state.get("faults", {}), session.ranks, spans_of)
+    tracker = Tracker(recipe, start.step, engine.is_main)
+    saver = Saver(engine, recipe, data, source.windows, session.mirror())
+    laps.lap("first save's buffers")
+    if engine.is_main:
+        laps.print_report()
+    try:
+        batches = SlicedBatches(source, engine.rows)
+        steps = range(start.step, total_steps(recipe, source.windows))
+        with meter.paused():
+            known = start.state.get(NUMERICS, {})
+            meter.remark(prepared.numerics.settle(batches, start.step, known, steps.stop))
+        facts = {
+            "order": ORDER_VERSION,
+            CHANGES: start.changes,
+            NUMERICS: prepared.numerics.state,
+            OBJECTIVE: objective_code(recipe),
+        }
+        train = _saving_every(recipe.train, every)
+        return fit(Run(engine, batches, train, steps, meter, tracker, guard, validator, saver, facts))
+    finally:
+        saver.close()
+        tracker.close()
 
-    def _train_from(self, checkpoint: CheckpointInfo | None, every: int) -> int:
-        engine, recipe, data = self._engine, self._recipe, self._data
-        start, state = (checkpoint.step, checkpoint.state) if checkpoint else (0, {})
-        batches, validator = BatchSource(recipe, data), Validator(recipe, data)
-        self._laps.lap("data")
-        if checkpoint is None:
-            engine.set_weights(self._initial)
-        else:
-            load_checkpoint(engine, checkpoint)
-        self._laps.lap("weights")
-        again = self._peak_again if engine.is_main else None
-        meter = Meter(self._flops_per_token, self._peak, state.get("meter", {}), again)
-        guard = FaultGuard(recipe, start, state.get("faults", {}), (batches, Vocab.load(data.tokenizer)), self._ranks)
-        tracker = Tracker(recipe, start, engine.is_main)
-        saver = Saver(engine, recipe, data, batches.windows, self._mirror())
-        validated: dict[float, float] = {}  # targets seen -> validation loss there
 
-        def validate() -> dict[str, float]:
-            values = validator(engine)
-            if "val/loss" in values:
-                validated.clear()
-                validated[meter.state["targets"]] = values["val/loss"]
-            return values
+def _saving_every(train: Train, every: int) -> Train:
+    """The settings with another number of steps between checkpoints."""
+    return train.model_copy(update={"checkpoint": train.checkpoint.model_copy(update={"every": every})})
 
-        def save_step(step: int, last: bool) -> None:
-            state = {"meter": meter.state, "updates": engine.updates(), "loss_scale": engine.loss_scale()}
-            state["order"], state["faults"] = ORDER_VERSION, guard.state
-            state[CHANGES], state[NUMERICS] = self._changes, self._numerics.state
-            state[OBJECTIVE] = objective_code(recipe)
-            state[VALIDATION_LOSS] = validated.get(meter.state["targets"])
-            saver.save(step, state, last)
-            guard.newest_checkpoint = step
 
-        steps = range(start, total_steps(recipe, batches.windows))
-        policy = recipe.train.checkpoint.model_copy(update={"every": every})
-        train = recipe.train.model_copy(update={"checkpoint": policy})
-        self._laps.lap("first save's buffers")
-        if engine.is_main:
-            self._laps.tell()
-        try:
-            sliced = SlicedBatches(batches, engine.rows)
-            with meter.paused():
-                meter.remark(self._numerics.settle(sliced, start, state.get(NUMERICS, {}), steps.stop))
-            return fit(engine, batches, train, steps, meter, tracker, guard, validate, save_step, saver.poll)
-        finally:
-            saver.close()
-            tracker.close()
+def _peak_again(prepared: Prepared) -> float:
+    """The peak of all devices, measured again on this one: no other rank has to stop for it."""
+    engine = prepared.engine
+    matrix_peak.cache_clear()
+    return peak_flops(engine.device, engine.precision, prepared.float8_share) * engine.ranks.count
 
 
 def build_model(recipe: Recipe, tokenizer_size: int, device: torch.device) -> Transformer:

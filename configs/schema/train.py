@@ -165,7 +165,7 @@ class Faults(Section):
     rewind_steps: int | None = Field(
         None, ge=1, description="rewind only: batches left out, the spike's included; null: all since the checkpoint."
     )
-    most: int = Field(3, ge=0, description="How often a run may skip or rewind; the next time stops it.")
+    max_skips: int = Field(3, ge=0, description="How often a run may skip or rewind; the next time stops it.")
 
 
 class Watch(Section):

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -326,11 +327,17 @@ class DataManifest:
     directory: Path
     fingerprint: str  # of the shards' contents and the tokenizer
     tokenizer: Path  # directory with tokenizer.json
+    tokenizer_fingerprint: str
     vocab_size: int
     eod_id: int
     train: list[SourceShards]
     validation: list[SourceShards]
     funnel: list[dict[str, Any]]
+
+    @cached_property
+    def vocab(self) -> Vocab:
+        """The tokenizer, read at the first use only."""
+        return Vocab.load(self.tokenizer)
 
 
 def load_manifest(data_directory: Path) -> DataManifest:
@@ -357,6 +364,7 @@ def load_manifest(data_directory: Path) -> DataManifest:
         directory=data_directory,
         fingerprint=content["fingerprint"],
         tokenizer=tokenizer,
+        tokenizer_fingerprint=vocab.fingerprint,
         vocab_size=vocab.size,
         eod_id=vocab.eod_id,
         train=_load_sources(data_directory, content["splits"]["train"]),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
 from configs.common.files import sha256_file
 from configs.safety.own_files import refuse_links
@@ -12,40 +10,6 @@ from configs.schema.data import Data, Source, Tokenizer
 from configs.schema.model import Model
 from configs.schema.recipe import Recipe, load, save
 from configs.schema.train import Train
-
-if TYPE_CHECKING:
-    from pretrain.model.transformer import Transformer
-    from pretrain.parallel.fragments import Fragment
-
-
-@dataclass(frozen=True)
-class _Imported:
-    """Plays the training engine for `save_checkpoint`: one process that holds all weights and no optimizer."""
-
-    model: Transformer
-    is_main: bool = True
-
-    @property
-    def ranks(self) -> Any:
-        from pretrain.parallel.ranks import Ranks
-
-        return Ranks(rank=0, count=1, local_rank=0, local_count=1)
-
-    def shapes(self) -> dict[str, list[int]]:
-        return {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
-
-    def own_fragments(self) -> list[Fragment]:
-        import torch
-
-        from pretrain.parallel.fragments import Fragment
-
-        return [
-            Fragment(name, 0, parameter.detach().flatten(), {}, torch.zeros(()))
-            for name, parameter in self.model.named_parameters()
-        ]
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value]
 
 
 def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
@@ -62,8 +26,9 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
     from data_prep.tokens.shards import DataManifest
     from data_prep.tokens.vocab import Vocab
     from pretrain.checkpoint.manifest import IMPORTED
-    from pretrain.checkpoint.saver import save_checkpoint
+    from pretrain.checkpoint.saver import Snapshot, commit_checkpoint
     from pretrain.interchange.huggingface_import import import_directory, open_directory
+    from pretrain.parallel.ranks import Ranks
 
     open_directory(directory)  # all that its headers can tell, before the weights are read
     vocab = Vocab.load(directory)
@@ -75,13 +40,15 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
         directory=directory,
         fingerprint=f"{IMPORTED}config.json {sha256_file(directory / 'config.json')[:16]}",
         tokenizer=tokenizer,
+        tokenizer_fingerprint=Vocab.load(tokenizer).fingerprint,
         vocab_size=vocab.size,
         eod_id=vocab.eod_id,
         train=[],
         validation=[],
         funnel=[],
     )
-    checkpoint = save_checkpoint(cast(Any, _Imported(model)), recipe, origin, step=0, train_windows=0, state={})
+    alone = Ranks(rank=0, count=1, local_rank=0, local_count=1)
+    checkpoint = commit_checkpoint(Snapshot.of_model(model), recipe, origin, alone, lambda value: [value])
     save(recipe, recipe.run_directory)  # last: a run is what has it, and an import that broke off can be repeated
     return checkpoint
 

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, DocumentSpan, TokenStream
-from data_prep.tokens.vocab import Vocab
 from pretrain.batches.mixture import plan_mixture
 from pretrain.batches.order import Places
 from pretrain.batches.packing import load_packing
@@ -95,7 +94,7 @@ class BatchSource:
     def __init__(self, recipe: Recipe, manifest: DataManifest) -> None:
         self.context = recipe.model.context_length
         self.global_batch = recipe.train.global_batch_size
-        self._token_bytes = Vocab.load(manifest.tokenizer).token_bytes
+        self._token_bytes = manifest.vocab.token_bytes
         self._eod, self._masking = manifest.eod_id, recipe.train.document_masking
         self.packed = recipe.train.packing == "best_fit"
         streams = {

@@ -1,8 +1,8 @@
-"""From a training step back to the documents it read."""
+"""Traces a training step back to the documents that it read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from data_prep.tokens.vocab import Vocab
@@ -37,3 +37,19 @@ def traced(source: BatchSource, vocab: Vocab, step: int) -> Iterator[TracedSpan]
             words = " ".join(vocab.decode([token for token in begin if token != vocab.eod_id]).split())
             yield TracedSpan(row, span.id, span.source, span.offset_in_document, span.tokens, words[:_FIRST_CHARACTERS])
             position += span.tokens
+
+
+@dataclass(frozen=True)
+class SpansOfRanks:
+    """Finds the documents that some ranks read in a step."""
+
+    source: BatchSource
+    vocab: Vocab
+    ranks: int  # of the run
+    sharing: int  # consecutive ranks that read the same rows
+
+    def __call__(self, step: int, ranks: Collection[int]) -> Iterator[TracedSpan]:
+        """The spans of `ranks` in `step` (counted from 0), in the order of the batch."""
+        rows = self.source.global_batch * self.sharing // self.ranks  # of each group of ranks
+        groups = {rank // self.sharing for rank in ranks}
+        return (span for span in traced(self.source, self.vocab, step) if span.row // rows in groups)

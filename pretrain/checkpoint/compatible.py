@@ -13,7 +13,6 @@ from configs.safety.user_code import UserCode
 from configs.schema.decisive import LENGTH, acts_ahead, changed_settings
 from configs.schema.recipe import Recipe, total_steps
 from data_prep.tokens.shards import DataManifest
-from data_prep.tokens.vocab import Vocab
 from pretrain.batches.mixture import plan_mixture
 from pretrain.batches.order import ORDER_VERSION
 from pretrain.checkpoint.manifest import CheckpointInfo, newest
@@ -107,7 +106,7 @@ def check_belongs(info: CheckpointInfo, recipe: Recipe, data: DataManifest) -> N
     `train.checkpoint.accept_changed` of the recipe lets some changes pass.
     """
     refuse(info, differences(info, recipe))
-    pairs = {"the tokenizer's fingerprint": (info.tokenizer_fingerprint, Vocab.load(data.tokenizer).fingerprint)}
+    pairs = {"the tokenizer's fingerprint": (info.tokenizer_fingerprint, data.tokenizer_fingerprint)}
     pairs[DATA] = (info.data_fingerprint, data.fingerprint)
     refuse(info, {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not _accepted(name, recipe)})
 

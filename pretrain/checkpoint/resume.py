@@ -1,12 +1,13 @@
-"""Choosing the checkpoint to go on from, all ranks the same one, and loading it at any ranks and ZeRO stage."""
+"""Chooses the checkpoint to go on from, the same on all ranks, and loads it at any number of ranks and ZeRO stage."""
 
 from __future__ import annotations
 
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from configs.common.files import fsync_path
 from configs.schema.recipe import Recipe
@@ -30,11 +31,19 @@ DAMAGED_SUFFIX = ".damaged"
 Gather = Callable[[Any], list[Any]]
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What keeps one rank from using a checkpoint."""
+
+    kind: Literal["unseen", "damaged"]  # unseen: this rank finds no such directory
+    text: str
+
+
 def newest_checkpoint(recipe: Recipe, ranks: Ranks, gather: Gather, mirror: Mirror | None) -> CheckpointInfo | None:
     """The newest undamaged checkpoint, the same on all ranks; None when the run has not saved any yet.
 
-    Each rank hashes its share of the files. One that is damaged for any rank gets the suffix `.damaged`, aloud, and the
-    one before it is looked at; when none is left, the mirror's.
+    Each rank hashes its share of the files. A checkpoint that is damaged for any rank is renamed `.damaged` with a
+    warning, then the previous one is tried; when none is left, the mirror's.
 
     Raises:
         ValueError: when all are damaged, or a rank does not see the run directory's files.
@@ -47,18 +56,19 @@ def newest_checkpoint(recipe: Recipe, ranks: Ranks, gather: Gather, mirror: Mirr
             raise candidate
         if candidate is None:
             break
-        info, problem = _look(candidate, ranks)
-        problems = [(rank, text) for rank, text in enumerate(gather(problem)) if text is not None]
-        unseen = [text for _, text in problems if text.startswith(_UNSEEN)]
+        info, problem = _examine(candidate, ranks)
+        problems: list[tuple[int, Problem]] = [(rank, one) for rank, one in enumerate(gather(problem)) if one]
+        unseen = [one for _, one in problems if one.kind == "unseen"]
         if unseen and len(unseen) < ranks.count:
-            raise ValueError(f"{unseen[0]}; the run directory must lie on a file system that all nodes share")
+            raise ValueError(f"{unseen[0].text}; the run directory must lie on a file system that all nodes share")
         if not problems:
             assert info is not None
             if ranks.rank == 0:
                 point_latest_at(candidate)
             return info
         if ranks.rank == 0:
-            set_aside(candidate, f"rank {problems[0][0]}: {problems[0][1]}" if ranks.count > 1 else problems[0][1])
+            rank, first = problems[0]
+            set_aside(candidate, f"rank {rank}: {first.text}" if ranks.count > 1 else first.text)
         gather(None)
     if gather(sorted(parent.glob(f"step_*{DAMAGED_SUFFIX}*")) if ranks.rank == 0 else None)[0]:
         raise ValueError(
@@ -66,9 +76,6 @@ def newest_checkpoint(recipe: Recipe, ranks: Ranks, gather: Gather, mirror: Mirr
             "the start"
         )
     return None
-
-
-_UNSEEN = "nothing is seen of"
 
 
 def _candidate(recipe: Recipe, mirror: Mirror | None, fetched: set[str]) -> Path | OSError | ValueError | None:
@@ -99,14 +106,16 @@ def _of_this_run(mirror: Mirror | None, parent: Path) -> OtherRun | None:
     return None
 
 
-def _look(directory: Path, ranks: Ranks) -> tuple[CheckpointInfo | None, str | None]:
+def _examine(directory: Path, ranks: Ranks) -> tuple[CheckpointInfo | None, Problem | None]:
+    """Reads the manifest of a checkpoint, and compares this rank's share of its files with it."""
     if not directory.is_dir():
-        return None, f"{_UNSEEN} {directory} on rank {ranks.rank} ({socket.gethostname()})"
+        return None, Problem("unseen", f"rank {ranks.rank} ({socket.gethostname()}) does not see {directory}")
     try:
         info = read_info(directory)
     except DamagedCheckpoint as error:
-        return None, str(error)
-    return info, find_damage(info, hashes=True, part=slice(ranks.rank, None, ranks.count))
+        return None, Problem("damaged", str(error))
+    damage = find_damage(info, hashes=True, part=slice(ranks.rank, None, ranks.count))
+    return info, None if damage is None else Problem("damaged", damage)
 
 
 def set_aside(directory: Path, problem: str) -> None:

@@ -1,4 +1,4 @@
-"""Writing checkpoints: all ranks each their own pieces, beside training, and committed together.
+"""Writes checkpoints: each rank its own pieces, beside training; all are committed together.
 
 A save copies this rank's pieces to host memory, which is all that training waits for. A thread then writes, hashes and
 flushes them; when all ranks have done so, the main one writes the manifest, renames the directory and moves `latest`,
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.common.files import (
     TEMPORARY_SUFFIX,
@@ -31,7 +31,6 @@ from configs.common.files import (
 )
 from configs.schema.recipe import Recipe, save_published
 from data_prep.tokens.shards import DataManifest
-from data_prep.tokens.vocab import Vocab
 from pretrain.checkpoint.fragment_files import HostCopy, write_pieces
 from pretrain.checkpoint.manifest import (
     DIRECTORY,
@@ -53,14 +52,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """What one checkpoint is made of, apart from the recipe and the data."""
+class Snapshot:
+    """The state after one step that becomes a checkpoint: all of it but the recipe and the data."""
 
     step: int
     train_windows: int
     state: dict[str, Any]
     shapes: dict[str, list[int]]
     tensors: dict[str, dict[str, Tensor]]  # as `HostCopy` gives them
+
+    @classmethod
+    def of_model(cls, model: nn.Module) -> Snapshot:
+        """The weights of a whole model in one process, at step 0 and without an optimizer."""
+        weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        shapes = {name: list(value.shape) for name, value in weights.items()}
+        pieces = {f"{name}@0": value.flatten() for name, value in weights.items()}
+        return cls(0, 0, {}, shapes, {"weights": pieces, "optimizer": {}})
 
 
 class Saver:
@@ -90,12 +97,13 @@ class Saver:
         self.wait()
         engine = self._engine
         # The sums in `state` go on changing while the thread writes.
-        unit = _Unit(step, self._windows, deepcopy(state), engine.shapes(), self._copy.take(engine.own_fragments()))
+        tensors = self._copy.take(engine.own_fragments())
+        snapshot = Snapshot(step, self._windows, deepcopy(state), engine.shapes(), tensors)
         if self._policy.asynchronous and not last:
-            self._thread = threading.Thread(target=self._write, args=(unit,), name="checkpoint", daemon=True)
+            self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
             self._thread.start()
             return
-        self._write(unit)
+        self._write(snapshot)
         self._surface(last)
 
     def poll(self) -> None:
@@ -121,11 +129,11 @@ class Saver:
             self._mirror.close()
         self._open.close()
 
-    def _write(self, unit: _Unit) -> None:
+    def _write(self, snapshot: Snapshot) -> None:
         try:
-            directory = _commit(unit, self._recipe, self._data, self._engine.ranks, self._gather)
+            directory = commit_checkpoint(snapshot, self._recipe, self._data, self._engine.ranks, self._gather)
         except Exception as error:
-            self._failure = (unit.step, error)  # raised where training looks next
+            self._failure = (snapshot.step, error)  # raised where training looks next
             return
         if self._engine.is_main:
             self._tidy(directory)
@@ -158,22 +166,23 @@ class Saver:
             )
 
 
-def save_checkpoint(
-    engine: Engine, recipe: Recipe, data: DataManifest, step: int, train_windows: int, state: dict[str, Any]
+def commit_checkpoint(
+    snapshot: Snapshot, recipe: Recipe, data: DataManifest, ranks: Ranks, gather: Callable[[Any], list[Any]]
 ) -> Path:
-    """Commits one checkpoint and waits for it; every rank must call it. Returns the directory.
+    """Makes a checkpoint of all ranks' snapshots; returns its directory when every rank knows that it is complete.
+
+    Args:
+        snapshot: this rank's.
+        recipe: says in which run directory.
+        data: whose fingerprint and tokenizer the checkpoint keeps.
+        ranks: this process among those that write.
+        gather: the values of all ranks, in their order; with one process `lambda value: [value]`.
 
     Raises:
         OSError: on every rank, when one of them could not write; nothing half-written stays behind.
     """
-    unit = _Unit(step, train_windows, state, engine.shapes(), HostCopy().take(engine.own_fragments()))
-    return _commit(unit, recipe, data, engine.ranks, engine.gather)
-
-
-def _commit(unit: _Unit, recipe: Recipe, data: DataManifest, ranks: Ranks, gather: Callable[[Any], list[Any]]) -> Path:
-    """Makes a checkpoint of all ranks' units; returns its directory when every rank knows that it is complete."""
     parent = recipe.run_directory / DIRECTORY
-    target = parent / f"step_{unit.step:08d}"
+    target = parent / f"step_{snapshot.step:08d}"
     partial = parent / f".{target.name}{TEMPORARY_SUFFIX}"
 
     def prepare() -> None:
@@ -190,13 +199,13 @@ def _commit(unit: _Unit, recipe: Recipe, data: DataManifest, ranks: Ranks, gathe
             if file.is_file() and name not in files:  # the ranks hashed their own while they wrote them
                 files[name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
         content = {
-            "step": unit.step,
-            "train_windows": unit.train_windows,
+            "step": snapshot.step,
+            "train_windows": snapshot.train_windows,
             "fingerprint": fingerprint(files),
             "data_fingerprint": data.fingerprint,
-            "tokenizer_fingerprint": Vocab.load(data.tokenizer).fingerprint,
-            "state": unit.state,
-            "shapes": unit.shapes,
+            "tokenizer_fingerprint": data.tokenizer_fingerprint,
+            "state": snapshot.state,
+            "shapes": snapshot.shapes,
             "files": files,
         }
         write_json(partial / MANIFEST, manifest_content(content))
@@ -206,7 +215,7 @@ def _commit(unit: _Unit, recipe: Recipe, data: DataManifest, ranks: Ranks, gathe
     main = ranks.rank == 0
     try:
         _together(gather, prepare if main else None)
-        parts = _together(gather, lambda: write_pieces(unit.tensors, partial, ranks))
+        parts = _together(gather, lambda: write_pieces(snapshot.tensors, partial, ranks))
         files = {name: identity for part in parts for name, identity in part.items()}
         _together(gather, finish if main else None)
     except BaseException:

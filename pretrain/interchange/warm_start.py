@@ -41,8 +41,7 @@ def weights_to_start_from(recipe: Recipe, data: DataManifest, initial: Read) -> 
         raise ValueError(
             f"train.init_from {path} has another model: {'; '.join(different)}; make the recipe's the same"
         )
-    size = Vocab.load(data.tokenizer).size
-    if Vocab.load(tokenizer).tokenizer.get_vocab() != Vocab.load(data.tokenizer).tokenizer.get_vocab():
+    if Vocab.load(tokenizer).tokenizer.get_vocab() != data.vocab.tokenizer.get_vocab():
         raise ValueError(
             f"train.init_from {path} has other tokens than the data; prepare the data with "
             f"data.tokenizer={{kind: file, path: {tokenizer}}}"
@@ -52,7 +51,7 @@ def weights_to_start_from(recipe: Recipe, data: DataManifest, initial: Read) -> 
         found = read(name)
         if name not in ("embed.weight", "lm_head.weight"):
             return found
-        whole, known = initial(name), min(size, len(found))  # special tokens may have no row (see `Vocab`)
+        whole, known = initial(name), min(data.vocab.size, len(found))  # special tokens may have no row (see `Vocab`)
         whole[:known] = found[:known]
         return whole
 

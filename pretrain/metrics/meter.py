@@ -120,6 +120,7 @@ class Meter:
         self.state: dict[str, float] = {"targets": 0.0, "code_nats": 0.0, "code_bytes": 0.0, **state}
         self._since, self._targets, self._wait = time.monotonic(), 0.0, 0.0
         self._speed, self._once = 0.0, dict[str, float]()
+        self._validated: tuple[float, float] | None = None  # targets seen, and the validation loss there
 
     def remark(self, values: dict[str, float]) -> None:
         """Adds values to the next measurement, once."""
@@ -170,6 +171,18 @@ class Meter:
                 file=sys.stderr,
             )
             self._measure_peak = None
+
+    def note_validation(self, values: dict[str, float]) -> None:
+        """Keeps the validation loss of now, if `values` hold one."""
+        if "val/loss" in values:
+            self._validated = self.state["targets"], values["val/loss"]
+
+    @property
+    def validation_loss(self) -> float | None:
+        """The validation loss of the present weights; None when it was not measured since the last update."""
+        if self._validated is None or self._validated[0] != self.state["targets"]:
+            return None
+        return self._validated[1]
 
     @contextmanager
     def paused(self) -> Iterator[None]:

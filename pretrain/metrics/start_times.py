@@ -1,4 +1,4 @@
-"""Where the seconds between a start and the first step go."""
+"""Measures where the seconds between a start and the first step go."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Laps:
         self._laps.append((name, now - self._last))
         self._last = now
 
-    def tell(self) -> None:
+    def print_report(self) -> None:
         """Prints all stretches on standard error, and forgets them."""
         parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._laps)
         total = sum(seconds for _, seconds in self._laps)

@@ -15,7 +15,6 @@ import torch
 
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, TokenStream
-from data_prep.tokens.vocab import Vocab
 from pretrain.batches.source import Batch, document_positions
 from pretrain.engine.engine import Engine
 
@@ -26,7 +25,7 @@ class Validator:
     def __init__(self, recipe: Recipe, data: DataManifest) -> None:
         self._context = recipe.model.context_length
         self._eod = data.eod_id if recipe.train.document_masking else None
-        self._token_bytes = Vocab.load(data.tokenizer).token_bytes
+        self._token_bytes = data.vocab.token_bytes
         self._streams = [TokenStream(source.prefixes, source.name, data.vocab_size) for source in data.validation]
         available = [max(0, stream.length - 1) for stream in self._streams]
         fraction = min(1.0, recipe.train.validation.max_tokens / max(1, sum(available)))

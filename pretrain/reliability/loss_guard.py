@@ -1,4 +1,4 @@
-"""Sick numbers: loss spikes and losses that are no numbers, what is done about them, and the record of it.
+"""Detects loss spikes and non-finite losses before the update; records, skips, rewinds or stops.
 
 A *skipped* step makes no update; every other step reads the batch that it would have read anyway. So what a run
 computes stays a pure function of (recipe, skipped ranges, step), and the ranges are kept in the run directory and in
@@ -11,16 +11,14 @@ import math
 import statistics
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.common.files import read_json, write_json
 from configs.schema.recipe import Recipe
-from data_prep.tokens.vocab import Vocab
-from pretrain.batches.source import BatchSource
-from pretrain.batches.trace import traced
+from pretrain.batches.trace import TracedSpan
 from pretrain.engine.non_finite import NonFiniteLoss
 from pretrain.parallel.ranks import Ranks
 
@@ -106,93 +104,125 @@ def robust_z(loss: float, before: list[float]) -> float:
     return (loss - median) / max(_MAD_TO_SIGMA * mad, _LEAST_SIGMA * abs(median), 1e-12)
 
 
-class FaultGuard:
-    """Judges every step's loss before its update. All ranks see the same losses, and so decide the same."""
+class LossHistory:
+    """The last losses of updates that were made, which the next loss is compared with."""
+
+    def __init__(self, losses: Iterable[float], length: int) -> None:
+        self._losses: deque[float] = deque(losses, maxlen=length)
+        self._needed = length // 2  # below it the median says little
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    @property
+    def losses(self) -> list[float]:
+        """For a checkpoint, oldest first."""
+        return list(self._losses)
+
+    def z(self, loss: float) -> float:
+        """`robust_z` of a loss; 0 until half of the history is there."""
+        return robust_z(loss, list(self._losses)) if len(self._losses) >= self._needed else 0.0
+
+    def add(self, loss: float) -> None:
+        """Adds the loss of an update that is made."""
+        self._losses.append(loss)
+
+
+class LossGuard:
+    """Decides before each update whether it is made. All ranks see the same losses, so they decide the same."""
 
     def __init__(
         self,
         recipe: Recipe,
         checkpoint_step: int,
         state: dict[str, Any],
-        documents: tuple[BatchSource, Vocab],
         ranks: Ranks,
+        spans_of: Callable[[int, Collection[int]], Iterable[TracedSpan]],
     ) -> None:
-        """`state` is from the checkpoint of `checkpoint_step` updates; empty at the start of a run."""
+        """Goes on from the checkpoint of `checkpoint_step` updates.
+
+        Args:
+            recipe: says what to do about which losses, and in which run directory to record them.
+            checkpoint_step: updates made before.
+            state: `LossGuard.state` of that checkpoint; empty at the start of a run.
+            ranks: this process among those of the run.
+            spans_of: finds what the given ranks read in a step, counted from 0.
+        """
         self._run, self._settings = recipe.run_directory, recipe.train.faults
         self.lineage = Lineage(self._run, checkpoint_step, state.get("skipped", []))
-        self.newest_checkpoint = checkpoint_step
-        self._documents = documents
-        self._losses: deque[float] = deque(state.get("losses", []), maxlen=self._settings.window)
-        self._rank, self._ranks, self._sharing = ranks.rank, ranks.count, recipe.train.parallel.sharing
+        self._saved_step, self._ranks, self._spans_of = checkpoint_step, ranks, spans_of
+        self._history = LossHistory(state.get("losses", []), self._settings.window)
 
     @property
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"losses": list(self._losses), "skipped": self.lineage.entries}
+        return {"losses": self._history.losses, "skipped": self.lineage.entries}
 
-    def accepts(self, step: int, loss: float) -> bool:
-        """Whether the update of `step` (from 0) is to be made.
+    def saved(self, step: int) -> None:
+        """Notes that the newest checkpoint is now that of `step` updates: a rewind goes back to it."""
+        self._saved_step = step
+
+    def decide(self, step: int, loss: float) -> bool:
+        """Whether the update of `step` (from 0) is made.
 
         Raises:
             LossSpike, Rewind: as the recipe says.
         """
-        before = list(self._losses)
-        z = robust_z(loss, before) if len(before) >= self._settings.window // 2 else 0.0
-        spike = z > self._settings.zscore
-        if spike:
-            reason = f"loss {loss:.4g}, {z:.1f} robust standard deviations above the median of {len(before)} steps"
-            file = self._record(step, reason, {"loss": loss, "z": z}, range(self._ranks))
+        z = self._history.z(loss)
+        if z > self._settings.zscore:
+            reason = (
+                f"loss {loss:.4g}, {z:.1f} robust standard deviations above the median of {len(self._history)} steps"
+            )
+            file = self._record(step, reason, {"loss": loss, "z": z}, range(self._ranks.count))
             if self._settings.action != "record":
                 self._act(step, reason, file, LossSpike)
                 return False
-            self._say(f"step {step + 1}: {reason}; its documents are in {file}")
-        self._losses.append(loss)
+            self._print(f"step {step + 1}: {reason}; its documents are in {file}")
+        self._history.add(loss)
         return True
 
-    def cannot_be(self, step: int, error: NonFiniteLoss) -> None:
-        """After a loss or gradient that is no number: returns when the step is to be skipped.
+    def handle_non_finite(self, step: int, error: NonFiniteLoss) -> None:
+        """Acts on a loss or gradient that is not finite; returns when the step is skipped.
 
         Raises:
-            NonFiniteLoss, Rewind: as the recipe says; the former with the documents.
+            NonFiniteLoss, Rewind: as the recipe says; the former names documents.
         """
         file = self._record(step, str(error), {"loss": None, "z": None}, error.ranks)
-        names = list(dict.fromkeys(f"{span['source']} {span['id']}" for span in self._spans(step, error.ranks)))
-        shown = ", ".join(names[:_NAMED_DOCUMENTS]) + (", …" if len(names) > _NAMED_DOCUMENTS else "")
-        reason = f"{error} (documents: {shown}; all of them in {file})"
         if self._settings.action in ("record", "stop"):
+            names = list(dict.fromkeys(f"{span.source} {span.id}" for span in self._spans_of(step, error.ranks)))
+            shown = ", ".join(names[:_NAMED_DOCUMENTS]) + (", …" if len(names) > _NAMED_DOCUMENTS else "")
+            reason = f"{error} (documents: {shown}; all of them in {file})"
             raise NonFiniteLoss(reason, error.ranks) from error
         self._act(step, str(error), file, lambda text: NonFiniteLoss(text, error.ranks))
 
-    def _act(self, step: int, reason: str, file: Path, stop: Any) -> None:
-        action = self._settings.action
+    def _act(self, step: int, reason: str, file: Path, make_error: Callable[[str], Exception]) -> None:
+        """Skips, rewinds or stops as the recipe says."""
+        action, skips = self._settings.action, len(self.lineage.all)
         if action == "stop":
-            raise stop(f"step {step + 1}: {reason}; its update was not made. Its documents are in {file}")
-        if len(self.lineage.all) >= self._settings.most:
-            raise stop(
-                f"step {step + 1}: {reason}; this run has skipped {len(self.lineage.all)} times already "
-                f"(train.faults.most). Look at the documents in {file}, and lower train.optimizer.lr or raise the limit"
+            raise make_error(f"step {step + 1}: {reason}; its update was not made. Its documents are in {file}")
+        if skips >= self._settings.max_skips:
+            raise make_error(
+                f"step {step + 1}: {reason}; this run has skipped {skips} times already (train.faults.max_skips). "
+                f"Look at the documents in {file}, and lower train.optimizer.lr or raise the limit"
             )
         first = step + 1
         if action == "rewind":
-            first = max(self.newest_checkpoint + 1, first + 1 - (self._settings.rewind_steps or first))
-        self.lineage.add(Skipped(first, step + 1, action, reason), write=self._rank == 0)
-        self._say(f"step {step + 1}: {reason}; {action}: no updates in steps {first} to {step + 1}. Documents: {file}")
+            first = max(self._saved_step + 1, first + 1 - (self._settings.rewind_steps or first))
+        self.lineage.add(Skipped(first, step + 1, action, reason), write=self._ranks.rank == 0)
+        self._print(
+            f"step {step + 1}: {reason}; {action}: no updates in steps {first} to {step + 1}. Documents: {file}"
+        )
         if action == "rewind":
             raise Rewind
 
-    def _record(self, step: int, reason: str, values: dict[str, Any], ranks: Any) -> Path:
+    def _record(self, step: int, reason: str, values: dict[str, Any], ranks: Collection[int]) -> Path:
+        """Writes what happened in `step`, and what these ranks read; returns the file."""
         file = self._run / RECORDS / f"step_{step + 1:08d}.json"
-        if self._rank == 0:
+        if self._ranks.rank == 0:
             content = {"step": step + 1, "reason": reason, "action": self._settings.action, "ranks": list(ranks)}
-            write_json(file, {**content, **values, "documents": list(self._spans(step, ranks))})
+            write_json(file, {**content, **values, "documents": [asdict(span) for span in self._spans_of(step, ranks)]})
         return file
 
-    def _spans(self, step: int, ranks: Any) -> Iterator[dict[str, Any]]:
-        """What these ranks read in this step."""
-        share = self._documents[0].global_batch * self._sharing // self._ranks  # rows of a group of ranks
-        groups = {rank // self._sharing for rank in ranks}
-        return (asdict(span) for span in traced(*self._documents, step) if span.row // share in groups)
-
-    def _say(self, text: str) -> None:
-        if self._rank == 0:
+    def _print(self, text: str) -> None:
+        if self._ranks.rank == 0:
             print(text, file=sys.stderr, flush=True)

@@ -30,7 +30,7 @@ LOST_RANK = 76  # EX_PROTOCOL, exit code: another rank is gone, stuck or cut off
 # A phase that may take longer than a collective, as long as every rank gives signs of life.
 _SAVING_SECONDS = 7200.0
 _BYTES = 256
-_REPORTED_PLACES = 8
+_REPORTED_GROUPS = 8
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def read_beats(run: Path) -> dict[int, Beat]:
     return beats
 
 
-class Heartbeat:
+class RankHeartbeat:
     """One rank's signs of life, and its watch over how long its phases last."""
 
     def __init__(self, run: Path, settings: Watch, rank: int, ranks: int, phases: CurrentPhase | None = None) -> None:
@@ -68,7 +68,7 @@ class Heartbeat:
         self._stop = threading.Event()
         directory = run / DIRECTORY
         directory.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(directory / f"rank_{rank:05d}.json", os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor = os.open(directory / f"rank_{rank:05d}.json", os.O_RDWR | os.O_CREAT, 0o666)
         self._stacks = (directory / f"rank_{rank:05d}.stacks").open("w", encoding="utf-8")
         self._write()
 
@@ -92,7 +92,7 @@ class Heartbeat:
     def lost(self, cause: str) -> None:
         """Ends this process after a collective failed; `cause` is what the library said."""
         with self._reporting:  # the watch may be writing its own report, and ends the process then
-            found = self._look()
+            found = self._read_twice()
             self._end(f"a collective failed ({cause.strip().splitlines()[0][:300]})", *found)
 
     # ------------------------------------------------------------------------------------------------------ the thread
@@ -110,7 +110,7 @@ class Heartbeat:
                 dumped = began
                 self._dump()
             with self._reporting:
-                before, after = self._look()
+                before, after = self._read_twice()
                 if self.phases.now.began != began or self._stop.is_set():
                     continue
                 saving = self.phases.now.phase is Phase.SAVING and time.monotonic() - began < _SAVING_SECONDS
@@ -132,8 +132,8 @@ class Heartbeat:
         self._stacks.flush()
         faulthandler.dump_traceback(self._stacks, all_threads=True)
 
-    def _look(self) -> tuple[dict[int, Beat], dict[int, Beat]]:
-        """All signs of life twice, with more than one interval between: clocks of hosts need not agree for that."""
+    def _read_twice(self) -> tuple[dict[int, Beat], dict[int, Beat]]:
+        """Reads all signs of life twice, more than one interval apart, so that clocks of hosts need not agree."""
         before = read_beats(self._run)
         until = time.monotonic() + 1.25 * self._settings.heartbeat_seconds
         while time.monotonic() < until:
@@ -149,8 +149,8 @@ class Heartbeat:
         if not told and me.rank == min((rank for rank in after if rank not in still), default=me.rank):
             text = (
                 f"error: rank {me.rank} of {self._ranks} in step {me.step}, {me.phase}: {what}. "
-                f"{places(after, still, self._ranks)}. Stacks and signs of life of all ranks: {self._run / DIRECTORY}. "
-                "The same command continues from the newest checkpoint\n"
+                f"{describe_ranks(after, still, self._ranks)}. Stacks and signs of life of all ranks: "
+                f"{self._run / DIRECTORY}. The same command continues from the newest checkpoint\n"
             )
             sys.stderr.write(text)
             sys.stderr.flush()
@@ -160,19 +160,19 @@ class Heartbeat:
 
 
 def silent(before: dict[int, Beat], after: dict[int, Beat]) -> list[int]:
-    """Ranks whose file stood still."""
+    """Ranks whose sign of life is the same in both readings."""
     return [rank for rank, beat in after.items() if rank in before and before[rank].time == beat.time]
 
 
-def places(beats: dict[int, Beat], still: list[int], ranks: int) -> str:
-    """Where the ranks are, in words: the silent ones first, then those that are behind."""
+def describe_ranks(beats: dict[int, Beat], still: list[int], ranks: int) -> str:
+    """Says in which step and phase the ranks are: the silent ones first, then those that are behind."""
     groups: dict[tuple[bool, int, str], list[Beat]] = {}
     for beat in beats.values():
         if beat.rank < ranks:  # files of more ranks are of an earlier start
             groups.setdefault((beat.rank not in still, beat.step, beat.phase), []).append(beat)
     lines = []
-    for (alive, step, phase), members in sorted(groups.items(), key=lambda item: item[0])[:_REPORTED_PLACES]:
-        names = ", ".join(f"rank {beat.rank} ({beat.host}, pid {beat.pid})" for beat in members[:_REPORTED_PLACES])
-        names += f" and {len(members) - _REPORTED_PLACES} more" if len(members) > _REPORTED_PLACES else ""
+    for (alive, step, phase), members in sorted(groups.items(), key=lambda item: item[0])[:_REPORTED_GROUPS]:
+        names = ", ".join(f"rank {beat.rank} ({beat.host}, pid {beat.pid})" for beat in members[:_REPORTED_GROUPS])
+        names += f" and {len(members) - _REPORTED_GROUPS} more" if len(members) > _REPORTED_GROUPS else ""
         lines.append(f"{names} {'is' if alive else 'is silent, last heard of'} in step {step}, {phase}")
     return "; ".join(lines)

@@ -93,7 +93,7 @@ def test_usr1_on_one_rank_saves_on_all(tmp_path: Path, data: Path, monkeypatch: 
         processes[1].send_signal(signal.SIGUSR1)
         assert [process.wait(timeout=30) for process in processes] == [STOPPED_EARLY, STOPPED_EARLY]
         assert (run / "checkpoints" / f"step_{last_step(run):08d}").is_dir()
-        assert json.loads((run / "slices.json").read_text())[-1]["how"] == "SIGUSR1"
+        assert json.loads((run / "launches.json").read_text())[-1]["how"] == "SIGUSR1"
         assert "thread" in (run / "ranks" / "rank_00001.stacks").read_text().lower()
     finally:
         for process in processes:
@@ -103,7 +103,7 @@ def test_usr1_on_one_rank_saves_on_all(tmp_path: Path, data: Path, monkeypatch: 
 
 def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
     """Also where the first one cannot be answered: here nobody ever asks for it."""
-    code = "import time; from pretrain.reliability.slices import stop_requests\n"
+    code = "import time; from pretrain.signals import stop_requests\n"
     code += "with stop_requests():\n print(1, flush=True)\n time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -118,7 +118,7 @@ def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.chaos
-def test_slices_that_end_before_a_checkpoint_get_nearer_to_one(tmp_path: Path, data: Path) -> None:
+def test_launches_that_end_before_a_checkpoint_get_nearer_to_one(tmp_path: Path, data: Path) -> None:
     """Killed at step 15 to 20 each time, with checkpoints asked for every 10,000: it gets there all the same."""
     recipe, run = write_recipe(tmp_path / "recipe.yaml", data, **SETTINGS), tmp_path / "run"
     start = 0
@@ -132,5 +132,5 @@ def test_slices_that_end_before_a_checkpoint_get_nearer_to_one(tmp_path: Path, d
         newest = sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step_*")) or [0]
         if newest[-1] > start:
             break
-    assert newest[-1] > start, (run / "slices.json").read_text()
+    assert newest[-1] > start, (run / "launches.json").read_text()
     assert re.search(r"checkpoints every \d+ steps instead of 10,000: the slice before began at step 0", errors)

@@ -63,7 +63,7 @@ def test_one_node_with_two_ranks_trains_to_the_end(machines: Machines, tmp_path:
     assert saved(run) == (12, 2)
     assert sorted(metric_lines(run, "train/loss")) == list(range(1, 13))
     assert {path.name for path in run.iterdir()} == {
-        *(".lock", ".training.lock", "recipe.yaml", "metrics.jsonl", "slices.json", "checkpoints", "ranks"),
+        *(".lock", ".training.lock", "recipe.yaml", "metrics.jsonl", "launches.json", "checkpoints", "ranks"),
         "numerics.json",
     }, "Ray Train leaves nothing"
 

@@ -19,7 +19,7 @@ from launch.processes import training
 from launch.processes.supervise import ranks_left, supervise
 from launch.processes.training import TrainingFailed
 from pretrain.phases import Phase
-from pretrain.reliability.rank_heartbeat import LOST_RANK, Heartbeat
+from pretrain.reliability.rank_heartbeat import LOST_RANK, RankHeartbeat
 from pretrain.train import train
 from tests.parts.rank_processes import last_step, launchers, ranks, wait_until
 from tests.parts.training_run import metric_lines, prepare_data, tiny_recipe
@@ -137,7 +137,7 @@ def test_ranks_that_do_not_answer_are_not_waited_for(
     """Once a rank of this start, and not of an earlier one, has given up."""
     monkeypatch.setattr(training, "_POLL_SECONDS", 0.05)
     monkeypatch.setattr(training, "_LOST_GRACE_SECONDS", 0.1)
-    heartbeat = Heartbeat(tmp_path, Watch(), rank=0, ranks=2)
+    heartbeat = RankHeartbeat(tmp_path, Watch(), rank=0, ranks=2)
     heartbeat.phases.enter(phase)
     began = time.time() + age
     heartbeat._write()

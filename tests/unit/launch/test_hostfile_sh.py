@@ -15,7 +15,7 @@ import pytest
 
 from configs.schema.train import Watch
 from pretrain.phases import Phase
-from pretrain.reliability.rank_heartbeat import LOST_RANK, Heartbeat
+from pretrain.reliability.rank_heartbeat import LOST_RANK, RankHeartbeat
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTS = ("head", "second", "third")
@@ -135,7 +135,7 @@ def test_when_one_host_fails_the_others_end(place: Path) -> None:
 def test_a_launcher_whose_rank_does_not_answer_is_not_waited_for(place: Path) -> None:
     """Ranks of another host gave the run up; a sign of life of an earlier start says nothing."""
     (place / "run").mkdir()
-    stopped = Heartbeat(place / "run", Watch(), rank=1, ranks=3)
+    stopped = RankHeartbeat(place / "run", Watch(), rank=1, ranks=3)
     stopped.phases.enter(Phase.ENDED)
     stopped._write()
     with start(place) as process:

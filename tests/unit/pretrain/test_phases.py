@@ -6,14 +6,14 @@ from pathlib import Path
 
 from configs.schema.train import Watch
 from pretrain.phases import CurrentPhase, Phase
-from pretrain.reliability.rank_heartbeat import Heartbeat, read_beats
+from pretrain.reliability.rank_heartbeat import RankHeartbeat, read_beats
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_heartbeat_shows_the_phase_that_was_entered(tmp_path: Path) -> None:
     phases = CurrentPhase()
-    heartbeat = Heartbeat(tmp_path, Watch(), rank=0, ranks=1, phases=phases)
+    heartbeat = RankHeartbeat(tmp_path, Watch(), rank=0, ranks=1, phases=phases)
     beats = [read_beats(tmp_path)[0]]
     for phase, step in ((Phase.WAITING_FOR_DATA, 5), (Phase.FORWARD, None), (Phase.SAVING, 6)):
         phases.enter(phase, step)

@@ -6,7 +6,7 @@ import stat
 import sys
 import types
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +18,10 @@ from data_prep.sources.places import Remote, expand, names_within
 from data_prep.tokens.shards import load_manifest
 from eval.report.page import write_report
 from launch.cli import main
-from launch.models.import_model import _Imported
-from pretrain.checkpoint.saver import save_checkpoint
+from pretrain.checkpoint.saver import Snapshot, commit_checkpoint
 from pretrain.metrics.meter import WeightsAndBiases
 from pretrain.model.transformer import Transformer
+from pretrain.parallel.ranks import Ranks
 from tests.parts.fake_run import write_fake_run
 from tests.parts.training_run import prepare_data, tiny_recipe
 
@@ -82,7 +82,9 @@ def test_a_checkpoint_which_a_mirror_uploads_has_none(tmp_path: Path) -> None:
     recipe = secret_recipe(tmp_path)
     with torch.device("cpu"):
         model = Transformer(recipe.model, recipe.model.padded_vocab(257))
-    checkpoint = save_checkpoint(cast(Any, _Imported(model)), recipe, load_manifest(data), 1, 1, {})
+    checkpoint = commit_checkpoint(
+        Snapshot.of_model(model), recipe, load_manifest(data), Ranks(0, 1, 0, 1), lambda value: [value]
+    )
     assert not shown((checkpoint / "recipe.yaml").read_text())
     assert load(checkpoint / "recipe.yaml").model == recipe.model
     assert not any(shown(file.read_text("latin-1")) for file in checkpoint.rglob("*") if file.is_file())

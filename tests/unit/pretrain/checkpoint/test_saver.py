@@ -15,6 +15,7 @@ from torch import Tensor
 from configs.schema.recipe import Recipe
 from configs.schema.train import CheckpointPolicy, Train
 from data_prep.tokens.shards import load_manifest
+from data_prep.tokens.vocab import Vocab
 from pretrain.checkpoint import saver
 from pretrain.checkpoint.manifest import read_info, step_directories
 from pretrain.checkpoint.retention import expired
@@ -128,19 +129,6 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, step: int, error: Exception) -> Non
     monkeypatch.setattr(saver, "write_pieces", failing)
 
 
-class RankEngine:
-    """What a save needs of an engine, on one of several ranks that are threads."""
-
-    def __init__(self, ranks: Ranks, gather: Callable[[Any], list[Any]]) -> None:
-        self.ranks, self.gather = ranks, gather
-
-    def shapes(self) -> dict[str, list[int]]:
-        return {}
-
-    def own_fragments(self) -> list[Any]:
-        return []
-
-
 def test_when_one_rank_cannot_write_no_rank_has_a_checkpoint(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,9 +141,8 @@ def test_when_one_rank_cannot_write_no_rank_has_a_checkpoint(
         return {}
 
     def save(ranks: Ranks, gather: Callable[[Any], list[Any]]) -> str:
-        engine: Any = RankEngine(ranks, gather)
         try:
-            saver.save_checkpoint(engine, recipe, manifest, 1, 1, {})
+            saver.commit_checkpoint(saver.Snapshot(1, 1, {}, {}, {}), recipe, manifest, ranks, gather)
         except OSError as error:
             return str(error)
         return "saved"
@@ -163,6 +150,24 @@ def test_when_one_rank_cannot_write_no_rank_has_a_checkpoint(
     monkeypatch.setattr(saver, "write_pieces", write)
     assert as_ranks(2, save) == ["[Errno 28] No space left on device"] * 2
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_save_reads_no_tokenizer(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its fingerprint was compared when the data was opened, and stands in the manifest."""
+    recipe, manifest = tiny_recipe(tmp_path, data), load_manifest(data)
+    expected = Vocab.load(manifest.tokenizer).fingerprint
+    monkeypatch.setattr(Vocab, "load", lambda *_: pytest.fail("a tokenizer was read"))
+    snapshot = saver.Snapshot(1, 1, {}, {}, {})
+    directory = saver.commit_checkpoint(snapshot, recipe, manifest, Ranks(0, 1, 0, 1), lambda value: [value])
+    assert read_info(directory).tokenizer_fingerprint == manifest.tokenizer_fingerprint == expected
+
+
+def test_the_vocabulary_of_prepared_data_is_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, reads = load_manifest(data), list[object]()
+    load = Vocab.load
+    monkeypatch.setattr(Vocab, "load", lambda path: (reads.append(path), load(path))[1])
+    assert manifest.vocab is manifest.vocab and manifest.vocab.token_bytes is manifest.vocab.token_bytes
+    assert len(reads) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ retention

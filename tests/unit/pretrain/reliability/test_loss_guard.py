@@ -1,10 +1,11 @@
-"""Spikes, skipped ranges, votes over replicas, slices: what the watch decides, and one run over a poisoned shard."""
+"""Spikes, skipped ranges, votes over replicas, launches: what the watch decides, and one run over a poisoned shard."""
 
 from __future__ import annotations
 
 import json
 import random
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ import torch
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 from pretrain.batches.source import BatchSource
+from pretrain.batches.trace import TracedSpan
 from pretrain.checkpoint.manifest import read_info
-from pretrain.reliability.loss_guard import Lineage, LossSpike, Skipped, robust_z
-from pretrain.reliability.rank_heartbeat import Beat, places, silent
+from pretrain.engine.non_finite import NonFiniteLoss
+from pretrain.parallel.ranks import Ranks
+from pretrain.reliability.launches import Launch, Launches, next_interval
+from pretrain.reliability.loss_guard import Lineage, LossGuard, LossHistory, LossSpike, Rewind, Skipped, robust_z
+from pretrain.reliability.rank_heartbeat import Beat, describe_ranks, silent
 from pretrain.reliability.silent_corruption import SilentCorruption, check_replicas, deviating, digests
-from pretrain.reliability.slices import Slice, Slices, next_interval
 from pretrain.reliability.slow_ranks import slow_ranks
+from pretrain.reliability.watching import sign_of_a_lost_rank
 from pretrain.session import run
 from tests.parts.training_run import metric_lines, prepare_data, tiny_recipe
 
@@ -101,8 +106,72 @@ def test_weights_that_the_last_update_ruined_are_not_saved(tmp_path: Path, poiso
 
 
 def test_only_so_many_times(tmp_path: Path, poisoned: Path) -> None:
-    with pytest.raises(LossSpike, match=r"this run has skipped 0 times already \(train.faults.most\)"):
-        run(spiky(tmp_path, poisoned, "rewind", most=0))
+    with pytest.raises(LossSpike, match=r"this run has skipped 0 times already \(train.faults.max_skips\)"):
+        run(spiky(tmp_path, poisoned, "rewind", max_skips=0))
+
+
+def guarded(tmp_path: Path, action: str, **faults: Any) -> LossGuard:
+    """A guard with eight losses of 3 in its history, without batches: documents are named by step and rank."""
+    recipe = spiky(tmp_path, tmp_path / "data", action, **faults)
+
+    def spans_of(step: int, ranks: Collection[int]) -> list[TracedSpan]:
+        return [TracedSpan(rank, f"document {rank} of step {step}", "web", 0, 5, "words") for rank in ranks]
+
+    state = {"losses": [3.0] * 8}
+    return LossGuard(recipe, 5, state, Ranks(rank=0, count=2, local_rank=0, local_count=2), spans_of)
+
+
+def test_a_guard_rewinds_to_the_newest_checkpoint(tmp_path: Path) -> None:
+    guard = guarded(tmp_path, "rewind")
+    assert guard.decide(7, 3.0)
+    guard.saved(8)
+    with pytest.raises(Rewind):
+        guard.decide(10, 9.0)
+    assert [(entry.first, entry.last) for entry in guard.lineage.all] == [(9, 11)]
+    (file,) = (tmp_path / "rewind" / "run" / "faults").iterdir()
+    documents = json.loads(file.read_text())["documents"]
+    assert [span["id"] for span in documents] == ["document 0 of step 10", "document 1 of step 10"], "of all ranks"
+
+
+def test_a_loss_that_is_not_finite_names_the_documents_of_its_ranks(tmp_path: Path) -> None:
+    error = NonFiniteLoss("step 3: the loss is nan", [1])
+    with pytest.raises(
+        NonFiniteLoss, match=r"documents: web document 1 of step 2; all of them in .*step_00000003.json"
+    ):
+        guarded(tmp_path, "record").handle_non_finite(2, error)
+    guard = guarded(tmp_path, "skip", max_skips=1)
+    guard.handle_non_finite(2, error)
+    assert 2 in guard.lineage and 3 not in guard.lineage
+    with pytest.raises(NonFiniteLoss, match=r"has skipped 1 times already \(train.faults.max_skips\)"):
+        guard.handle_non_finite(4, error)
+
+
+def test_a_history_says_nothing_until_it_is_half_full_and_keeps_the_last() -> None:
+    history = LossHistory([], 8)
+    for loss in (3.0, 3.1, 2.9):
+        history.add(loss)
+    assert history.z(100.0) == 0
+    history.add(3.0)
+    assert history.z(100.0) > 10
+    for loss in range(20):
+        history.add(float(loss))
+    assert history.losses == [float(loss) for loss in range(12, 20)]
+
+
+@pytest.mark.parametrize(
+    ("error", "sign"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), "'gloo'"),
+        (RuntimeError("Timed out waiting 1800000ms"), "'Timed out'"),
+        (torch.distributed.DistBackendError("no words at all"), "DistBackendError"),
+        (RuntimeError("CUDA out of memory"), None),
+        (ValueError("timed out"), None),
+    ],
+)
+def test_the_end_of_another_rank_is_told_by_type_or_words(error: Exception, sign: str | None) -> None:
+    """The words that matched are logged: an error of this rank's own may hold them by chance."""
+    found = sign_of_a_lost_rank(error)
+    assert found is None if sign is None else found is not None and sign in found
 
 
 def test_skipped_ranges_come_from_the_run_and_the_checkpoint_and_must_not_clash(tmp_path: Path) -> None:
@@ -141,23 +210,24 @@ def test_slow_ranks_are_those_above_the_median() -> None:
     assert slow_ranks([1.0, 1.2], 1.5) == {} and slow_ranks([0.0, 0.0], 1.5) == {}
 
 
-def test_slices_without_a_checkpoint_shorten_the_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert next_interval(Slice(0, 100, 0.0, 30, "killed"), 0, 100) == 15
-    assert next_interval(Slice(0, 100, 0.0, 0, "killed"), 0, 100) == 50
-    assert next_interval(Slice(0, 1, 0.0, 0, "killed"), 0, 100) == 1
-    assert next_interval(Slice(0, 100, 0.0, 30, "error: no memory"), 0, 100) == 100
-    assert next_interval(Slice(0, 15, 0.0, 40, "killed"), 30, 100) == 15, "it got on: so it stays"
-    assert next_interval(Slice(0, 15, 0.0, 70, "SIGTERM"), 70, 100) == 30
-    assert Slices(tmp_path).begin(0, 100, None) == 100
-    assert Slices(tmp_path).begin(0, 100, reached=24) == 12
-    assert "checkpoints every 12 steps instead of 100: the slice before began at step 0, ended (killed) at step 24" in (
-        capsys.readouterr().err
+def test_launches_without_a_checkpoint_shorten_the_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert next_interval(Launch(0, 100, 0.0, 30, "killed"), 0, 100) == 15
+    assert next_interval(Launch(0, 100, 0.0, 0, "killed"), 0, 100) == 50
+    assert next_interval(Launch(0, 1, 0.0, 0, "killed"), 0, 100) == 1
+    assert next_interval(Launch(0, 100, 0.0, 30, "error: no memory"), 0, 100) == 100
+    assert next_interval(Launch(0, 15, 0.0, 40, "killed"), 30, 100) == 15, "it got on: so it stays"
+    assert next_interval(Launch(0, 15, 0.0, 70, "SIGTERM"), 70, 100) == 30
+    assert Launches(tmp_path).begin(0, 100, None) == 100
+    assert Launches(tmp_path).begin(0, 100, reached=24) == 12
+    assert (
+        "checkpoints every 12 steps instead of 100: the launch before began at step 0, ended (killed) at step 24"
+        in (capsys.readouterr().err)
     )
-    slices = Slices(tmp_path)
-    assert slices.begin(12, 100, None) == 12
-    slices.finish(20, "SIGUSR1")
+    launches = Launches(tmp_path)
+    assert launches.begin(12, 100, None) == 12
+    launches.finish(20, "SIGUSR1")
     assert [
-        (entry["start"], entry["end"], entry["how"]) for entry in json.loads((tmp_path / "slices.json").read_text())
+        (entry["start"], entry["end"], entry["how"]) for entry in json.loads((tmp_path / "launches.json").read_text())
     ] == [
         (0, 24, "killed"),
         (0, 12, "killed"),
@@ -172,8 +242,8 @@ def test_silent_ranks_come_first_then_those_that_are_behind() -> None:
     before = {0: beat(0, 7, "update", 1.0), 1: beat(1, 7, "forward", 1.0), 2: beat(2, 6, "waiting for data", 1.0)}
     after = {**before, 0: beat(0, 7, "update", 2.0), 2: beat(2, 6, "waiting for data", 2.0)}
     assert silent(before, after) == [1]
-    assert places(after, [1], ranks=3) == (
+    assert describe_ranks(after, [1], ranks=3) == (
         "rank 1 (node1, pid 11) is silent, last heard of in step 7, forward; rank 2 (node2, pid 12) is in step 6, "
         "waiting for data; rank 0 (node0, pid 10) is in step 7, update"
     )
-    assert "rank 2" not in places(after, [1], ranks=2)
+    assert "rank 2" not in describe_ranks(after, [1], ranks=2)

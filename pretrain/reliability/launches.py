@@ -1,7 +1,7 @@
-"""How a slice of a run begins and ends: signals, and the guard against slices too short for one checkpoint.
+"""Records the launches of a run, and shortens the checkpoint interval when launches end before their first checkpoint.
 
-A *slice* is what one start of the training processes makes of the run, from its first step to its end by completion,
-signal, error or death. `slices.json` in the run directory lists them. Free of torch.
+A *launch* is one start of the training processes. It goes from their first step to the end by completion, signal, error
+or death. `launches.json` in the run directory lists the launches. Free of torch.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from configs.common.files import read_json, write_json
 
-SLICES = "slices.json"
-_SLICES_KEPT = 1000
-_GROWS_AFTER = 4  # checkpoints in one slice
+LAUNCHES = "launches.json"
+_LAUNCHES_KEPT = 1000
+_GROWS_AFTER = 4  # checkpoints in one launch
 
 
 @dataclass
-class Slice:
-    """One entry of slices.json."""
+class Launch:
+    """One entry of launches.json."""
 
     start: int  # step of the checkpoint that it began from
     interval: int  # steps between its checkpoints
@@ -29,20 +29,20 @@ class Slice:
     how: str = "under way"  # or: done, the signal's name, the error
 
 
-class Slices:
-    """The file of slices; only the main rank has one."""
+class Launches:
+    """The file of launches; only the main rank writes it."""
 
     def __init__(self, run: Path) -> None:
-        self._file = run / SLICES
-        self.all = [Slice(**entry) for entry in read_json(self._file)] if self._file.is_file() else []
+        self._file = run / LAUNCHES
+        self.all = [Launch(**entry) for entry in read_json(self._file)] if self._file.is_file() else []
 
     def begin(self, start: int, every: int, reached: int | None) -> int:
-        """Notes a new slice, and decides the steps between its checkpoints: `every`, or fewer.
+        """Records a new launch, and decides the steps between its checkpoints: `every`, or fewer.
 
         Args:
             start: step that the newest checkpoint has.
             every: as the recipe says.
-            reached: the step at which the slice before was last seen, from its heartbeat; None: unknown.
+            reached: the step at which the launch before was last seen, from its heartbeat; None: unknown.
         """
         interval = every
         if self.all:
@@ -52,16 +52,16 @@ class Slices:
             interval = next_interval(last, start, every)
             if interval < every:
                 print(
-                    f"checkpoints every {interval:,} steps instead of {every:,}: the slice before began at step "
+                    f"checkpoints every {interval:,} steps instead of {every:,}: the launch before began at step "
                     f"{last.start:,}, ended ({last.how}) at step {last.end:,}, and this one begins at {start:,}",
                     file=sys.stderr,
                 )
-        self.all = [*self.all, Slice(start, interval, round(time.time(), 3))][-_SLICES_KEPT:]
+        self.all = [*self.all, Launch(start, interval, round(time.time(), 3))][-_LAUNCHES_KEPT:]
         self._write()
         return interval
 
     def finish(self, step: int, how: str) -> None:
-        """Notes how the slice ended, and after which step."""
+        """Records how the launch ended, and after which step."""
         self.all[-1].end, self.all[-1].how = step, how[:500]
         self._write()
 
@@ -69,11 +69,11 @@ class Slices:
         write_json(self._file, [asdict(entry) for entry in self.all])
 
 
-def next_interval(last: Slice, start: int, every: int) -> int:
-    """Steps between checkpoints for the slice after `last`, which begins at the checkpoint of step `start`.
+def next_interval(last: Launch, start: int, every: int) -> int:
+    """Steps between checkpoints for the launch after `last`, which begins at the checkpoint of step `start`.
 
-    Halved, and to at most half of what the last slice made, when that one left no checkpoint behind (and no error of
-    its own ended it); doubled again after a slice with several.
+    Halved, and to at most half of what the last launch made, when that one left no checkpoint behind (and no error of
+    its own ended it); doubled again after a launch with several.
     """
     interval = min(last.interval, every)
     if start <= last.start:
