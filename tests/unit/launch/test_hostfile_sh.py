@@ -95,7 +95,7 @@ def serving_ssh(place: Path) -> Iterator[None]:
 
 def start(place: Path, fails: str = "") -> subprocess.Popen[str]:
     """On the first of three hosts; `fails`: the host whose launcher ends with 2."""
-    command = ["bash", str(place / "launch" / "hostfile.sh"), "hosts", "my recipe.yaml", "a=[b, 'c']"]
+    command = ["bash", str(place / "launch" / "hostfile.sh"), "hosts", "my recipe.yaml", "--trust", "my code", "a=[b, 'c']"]
     environment = {
         "PATH": f"{place.parent / 'bin'}:/usr/bin:/bin",
         "REPLICA_SSH": "ssh -F config",
@@ -121,7 +121,7 @@ def test_every_host_gets_the_words_as_they_were_written(place: Path) -> None:
     for number in range(3):
         said = (place / "calls" / str(number)).read_text()
         assert said.startswith("[head][INFO  $x]") and f"[--node_rank][{number}]" in said, said
-        assert said.endswith("[--recipe][my recipe.yaml][--out][run][a=[b, 'c']]"), said
+        assert said.endswith("[--recipe][my recipe.yaml][--out][run][--trust][my code][a=[b, 'c']]"), said
 
 
 def test_when_one_host_fails_the_others_end(place: Path) -> None:

@@ -86,7 +86,7 @@ def test_arithmetic_takes_no_text_of_files(script: Path) -> None:
     assert not re.search(r"\b(let|declare -i|typeset -i|local -i)\b", text)
 
 
-def test_trust_is_handed_to_the_evaluation_of_a_job() -> None:
+def test_trust_is_handed_to_the_training_and_the_evaluation_of_a_job() -> None:
     script = (ROOT / "launch" / "slurm.sh").read_text(encoding="utf-8")
     found = re.search(r"^trust=\(\).*?^done$", script, re.MULTILINE | re.DOTALL)
     assert found is not None
@@ -94,3 +94,6 @@ def test_trust_is_handed_to_the_evaluation_of_a_job() -> None:
     words = ["recipe.yaml", "--trust", "a b", "train.steps=3", "--trust=c", "--out", "--trust"]
     done = subprocess.run(["bash", "-euc", program, "x", *words], capture_output=True, text=True, check=True)
     assert done.stdout == "[--trust][a b][--trust=c]"
+    for command in ("pretrain/train.py --recipe", "replica eval"):
+        (line,) = [line for line in script.splitlines() if line.startswith("on_") and command in line]
+        assert '"${trust[@]}"' in line
