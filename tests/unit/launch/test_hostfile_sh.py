@@ -95,7 +95,15 @@ def serving_ssh(place: Path) -> Iterator[None]:
 
 def start(place: Path, fails: str = "") -> subprocess.Popen[str]:
     """On the first of three hosts; `fails`: the host whose launcher ends with 2."""
-    command = ["bash", str(place / "launch" / "hostfile.sh"), "hosts", "my recipe.yaml", "--trust", "my code", "a=[b, 'c']"]
+    command = [
+        "bash",
+        str(place / "launch" / "hostfile.sh"),
+        "hosts",
+        "my recipe.yaml",
+        "--trust",
+        "my code",
+        "a=[b, 'c']",
+    ]
     environment = {
         "PATH": f"{place.parent / 'bin'}:/usr/bin:/bin",
         "REPLICA_SSH": "ssh -F config",
