@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from configs.common.files import atomic_path
 from data_prep.decontamination.evaluation_sets import Item
 from data_prep.text.hashing import Wide
-from data_prep.text.ngrams import Rolled, WordHashes, words_of
+from data_prep.text.ngrams import Rolled, word_table, words_of
 
 # The smallest n that Brown et al. (arXiv:2005.14165, appendix C) use: shorter passages are found anywhere.
 SHORTEST = 8
@@ -100,7 +100,7 @@ def build_index(items: Iterable[Item], lengths: Lengths) -> Index:
         keys.append(item.key)
         passages += item.passages
         owners += [number] * len(item.passages)
-    words, counts = WordHashes()(passages)
+    words, counts = word_table().hashes(passages)
     rolled = Rolled(words, counts)
     everything = np.arange(len(words), dtype=np.int64)
     found: list[tuple[Wide, Wide, Ints, Ints, Ints]] = []  # hash looked up, identity, passage, place, length
@@ -195,7 +195,7 @@ class Finder:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._hash = WordHashes()
+        self._table = word_table()
         # A table of the hashes' first bits answers for nearly all n-grams of a text that they are not in the index.
         entries = max(len(hashes) for hashes in index.hashes)
         bits = min(27, max(12, (64 * max(1, entries)).bit_length()))
@@ -208,7 +208,7 @@ class Finder:
 
     def __call__(self, texts: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
         """(number of the text, sorted n-grams in it) of those texts that have any."""
-        rolled = Rolled(*self._hash(texts))
+        rolled = Rolled(*self._table.hashes(texts))
         hits: dict[int, set[int]] = {}
         words: tuple[int, list[str]] = (-1, [])
         for kind in range(_KINDS):

@@ -34,7 +34,15 @@ class NearDeduplication:
 
     name = "near"
     code = (
-        *("dedup/near", "dedup/near_tasks", "dedup/pairs", "dedup/components", "dedup/shingles", "text/hashing"),
+        *(
+            "dedup/near",
+            "dedup/near_tasks",
+            "dedup/pairs",
+            "dedup/components",
+            "dedup/shingles",
+            "text/hashing",
+            "text/words",
+        ),
         *PASSES_CODE,
     )
 

@@ -10,9 +10,7 @@ share some 200 hashes by chance.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from array import array
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,23 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.text.hashing import Wide, mix
+from data_prep.text.words import NO_SPACES, WordTable
 
 Hashes = npt.NDArray[np.uint32]
 
-_NO_SPACES = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff"
-)
-_WORD = re.compile(f"[{_NO_SPACES}](?<![\\W_])|[^\\W_{_NO_SPACES}]+")
+_WORD = re.compile(f"[{NO_SPACES}](?<![\\W_])|[^\\W_{NO_SPACES}]+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_LONGEST_CACHED = 48
-_CACHED_WORDS = 2_000_000
 _BATCH_SHINGLES = 32_768
 _SEED = 20_130_417
 
 
 class Shingler:
-    """Hashed shingles of texts; remembers the hashes of words it has seen, up to some 150 MB.
+    """Hashed shingles of texts.
 
     Args:
         length: words (or characters) in a shingle.
@@ -46,13 +39,7 @@ class Shingler:
     def __init__(self, length: int, unit: Literal["word", "character"] = "word") -> None:
         self._length = length
         self._characters = unit == "character"
-        self._chunks: dict[str, int] = {}
-        self._clear()
-
-    def _clear(self) -> None:
-        self._chunks.clear()
-        self._words = array("Q")
-        self._starts = array("Q", [0])
+        self._table = WordTable(str.split, normal_words)
 
     def shingles(self, texts: Sequence[str]) -> tuple[Hashes, npt.NDArray[np.int64]]:
         """Hashes of all texts in a row, with repetitions, and how many there are of each text."""
@@ -70,50 +57,12 @@ class Shingler:
             codes = [np.frombuffer("".join(normal_words(text)).encode("utf-32-le"), dtype="<u4") for text in texts]
             counts = np.array([len(code) for code in codes], dtype=np.int64)
             return mix(np.concatenate([np.zeros(0, "<u4"), *codes]).astype(np.uint64) + np.uint64(1)), counts
-        if len(self._words) > _CACHED_WORDS:
-            self._clear()
-        get, add = self._chunks.get, self._add
-        ids, numbers = array("Q"), []
-        for text in texts:
-            chunks = text.split()
-            numbers.append(len(chunks))
-            known = list(map(get, chunks))
-            if None in known:
-                known = [add(chunk) if number is None else number for chunk, number in zip(chunks, known, strict=True)]
-            ids.extend(known)  # type: ignore[arg-type]  # None is replaced above
-        return self._expand(np.frombuffer(ids, dtype=np.uint64).astype(np.int64), np.array(numbers, dtype=np.int64))
-
-    def _add(self, chunk: str) -> int:
-        """Number of a stretch without white space in the tables of hashes."""
-        known = self._chunks.get(chunk)
-        if known is not None:
-            return known
-        number = len(self._starts) - 1
-        self._words.extend(map(_word_hash, normal_words(chunk)))
-        self._starts.append(len(self._words))
-        if len(chunk) <= _LONGEST_CACHED:
-            self._chunks[chunk] = number
-        return number
-
-    def _expand(self, ids: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]) -> tuple[Wide, npt.NDArray[np.int64]]:
-        """Stretches to words."""
-        words = np.frombuffer(self._words, dtype=np.uint64)
-        starts = np.frombuffer(self._starts, dtype=np.uint64).astype(np.int64)
-        lengths = (starts[1:] - starts[:-1])[ids]
-        ends = np.cumsum(lengths)
-        shift = np.repeat(starts[ids] - (ends - lengths), lengths)
-        found = words[shift + np.arange(len(shift))] if len(shift) else np.zeros(0, np.uint64)
-        edges = np.concatenate([[0], ends])[np.concatenate([[0], np.cumsum(numbers)])]
-        return found, np.diff(edges)
+        return self._table.hashes(texts)
 
 
 def normal_words(text: str) -> list[str]:
     """The words of the normal form, in order."""
     return _WORD.findall(text.lower())
-
-
-def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def join(words: Wide, counts: npt.NDArray[np.int64], length: int) -> tuple[Hashes, npt.NDArray[np.int64]]:

@@ -7,26 +7,19 @@ words of their own. The lowest bit of a word's hash says whether it is such a ch
 
 from __future__ import annotations
 
-import hashlib
 import re
-from array import array
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.text.hashing import Wide, mix
+from data_prep.text.words import NO_SPACES, WordTable, word_hash
 
-_CHARACTER = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]"
-)
+_CHARACTER = re.compile(f"[{NO_SPACES}]")
 _SPLIT = re.compile(f"({_CHARACTER.pattern})")
 _MARKS = re.compile(r"[\W_]+")
 _ASCII_MARKS = {code: None for code in range(128) if not chr(code).isalnum() and not chr(code).isspace()}
 _MULTIPLIER = 0x9E3779B97F4A7C15
-_LONGEST_CACHED = 48
-_CACHED_CHUNKS = 2_000_000
 
 
 def words_of(text: str) -> list[str]:
@@ -59,55 +52,13 @@ def is_character(word: str) -> bool:
     return len(word) == 1 and _CHARACTER.match(word) is not None
 
 
-class WordHashes:
-    """Hashes of the words of texts; remembers those it has seen, up to some 300 MB."""
-
-    def __init__(self) -> None:
-        self._chunks: dict[str, int] = {}
-        self._clear()
-
-    def _clear(self) -> None:
-        self._chunks.clear()
-        self._words = array("Q")
-        self._starts = array("Q", [0])
-
-    def __call__(self, texts: Sequence[str]) -> tuple[Wide, npt.NDArray[np.int64]]:
-        """(words,) hashes of all texts in a row, and (texts,) how many words there are of each."""
-        if len(self._starts) > _CACHED_CHUNKS:
-            self._clear()
-        ids, numbers = array("q"), np.zeros(len(texts) + 1, dtype=np.int64)
-        for index, text in enumerate(texts, start=1):
-            chunks = _chunks(text)
-            known = list(map(self._chunks.get, chunks))
-            if None in known:
-                known = [
-                    self._add(chunk) if number is None else number for chunk, number in zip(chunks, known, strict=True)
-                ]
-            ids.extend(known)  # type: ignore[arg-type]  # None is replaced above
-            numbers[index] = len(chunks)
-        words = np.frombuffer(self._words, dtype=np.uint64) if len(self._words) else np.zeros(0, np.uint64)
-        starts = np.frombuffer(self._starts, dtype=np.uint64).astype(np.int64)
-        chosen = np.frombuffer(ids, dtype=np.int64) if len(ids) else np.zeros(0, np.int64)
-        lengths = np.diff(starts)[chosen]
-        ends = np.cumsum(lengths)
-        place = np.repeat(starts[chosen] - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-        return words[place], np.diff(np.concatenate([[0], ends])[np.cumsum(numbers)])
-
-    def _add(self, chunk: str) -> int:
-        known = self._chunks.get(chunk)
-        if known is not None:
-            return known
-        number = len(self._starts) - 1
-        self._words.extend(map(_hash, _words(chunk)))
-        self._starts.append(len(self._words))
-        if len(chunk) <= _LONGEST_CACHED:
-            self._chunks[chunk] = number
-        return number
+def word_table() -> WordTable:
+    """Hashes of the words of the normal form; the lowest bit of each says whether the word is such a character."""
+    return WordTable(_chunks, _words, _hash)
 
 
 def _hash(word: str) -> int:
-    digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") & ~1 | is_character(word)
+    return word_hash(word) & ~1 | is_character(word)
 
 
 class Rolled:

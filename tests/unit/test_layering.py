@@ -29,7 +29,7 @@ MODULES = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("
 # stand before it in its line.
 ROOMS = {
     "configs": "safety common schema",
-    "data_prep": "text sources readers extraction quality work funnel documents dedup decontamination tokens stages "
+    "data_prep": "text sources readers extraction quality work funnel documents decontamination dedup tokens stages "
     "__main__",
     "pretrain": "signals phases garbage sizes batches model parallel objectives optimizer engine checkpoint "
     "interchange reliability metrics numerics loop session planning train",

@@ -17,7 +17,7 @@ from data_prep.decontamination.decontaminate import TOUCHED_NAME, Decontaminatio
 from data_prep.decontamination.evaluation_sets import Item, item_key
 from data_prep.decontamination.overlap_index import Finder, Lengths, build_index
 from data_prep.sources.places import place_identity
-from data_prep.text.ngrams import Rolled, WordHashes, words_of
+from data_prep.text.ngrams import Rolled, word_table, words_of
 from tests.parts.dedup_parts import after, contents, make_parts, make_stage, run_backwards, texts_left
 from tests.parts.training_run import write_recipe
 
@@ -78,7 +78,7 @@ def test_normal_form() -> None:
 
 def test_hashes_of_words_and_ngrams_are_equal_where_the_words_are() -> None:
     texts = ["a b c d e f g h", "", "x A, b; C d", "é a b"]
-    words, counts = WordHashes()(texts)
+    words, counts = word_table().hashes(texts)
     assert counts.tolist() == [8, 0, 5, 3]
     rolled = Rolled(words, counts)
     for n in (1, 2, 3, 5, 7):
