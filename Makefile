@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 SCRIPTS := launch/*.sh benchmarks/*.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight replicate check test chaos lint bench docs docs-site constraints clean
+.PHONY: help setup preflight replicate check test chaos lint bench docs docs-site wheel constraints clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,9 +67,15 @@ docs: setup ## Write docs/recipe.md and configs/recipe.schema.json from the sche
 docs-site: setup ## The documentation as a site with an API reference, in build/site; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
+# From a copy: setuptools leaves `build/lib` beside the sources, and would take files from it that are long gone.
+wheel: setup ## A wheel of the last commit, in dist/
+	@rm -rf build/wheel && mkdir -p build/wheel dist && git archive HEAD | tar -x -C build/wheel
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist build/wheel
+	@ls -d dist/*.whl
+
 constraints: setup ## Write constraints.txt from this environment
 	@{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -v '^#' | sed 's/+cpu$$//'; } > .constraints.partial
 	@mv .constraints.partial constraints.txt
 
 clean: ## Remove the environment and caches; runs/ stays
-	rm -rf $(VENV) build ./*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache
