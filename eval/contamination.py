@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.common.files import read_json
+from configs.common.layout import MANIFEST
+from configs.common.notices import note
 from configs.schema.recipe import Recipe
 from eval.results import Result
 from pretrain.checkpoint.manifest import CheckpointInfo
@@ -24,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 def is_known(recipe: Recipe, checkpoint: CheckpointInfo) -> bool:
     """Whether the data trained on was compared with evaluation sets, and lies there still."""
-    file = recipe.data_directory / "manifest.json"
+    file = recipe.data_directory / MANIFEST
     if not file.is_file():
         return False
     manifest = read_json(file)
@@ -35,7 +36,7 @@ def identity(recipe: Recipe, checkpoint: CheckpointInfo) -> str | None:
     """Fingerprint of the comparison; None without one."""
     if not is_known(recipe, checkpoint):
         return None
-    return str(read_json(recipe.data_directory / STAGE / "manifest.json")["fingerprint"])
+    return str(read_json(recipe.data_directory / STAGE / MANIFEST)["fingerprint"])
 
 
 def load(recipe: Recipe, checkpoint: CheckpointInfo) -> Touched | None:
@@ -52,14 +53,10 @@ def load(recipe: Recipe, checkpoint: CheckpointInfo) -> Touched | None:
     touched = load_touched(recipe.data_directory)
     if touched is None:
         return None
-    compared = read_json(recipe.data_directory / STAGE / "manifest.json").get("inputs", {}).get("sets", {})
+    compared = read_json(recipe.data_directory / STAGE / MANIFEST).get("inputs", {}).get("sets", {})
     changed = changed_sets(recipe, compared, place_identity)
     for name in sorted(changed):
-        print(
-            f"note: {name} is not what the training data was compared with: it gets no scores of clean and touched "
-            "items",
-            file=sys.stderr,
-        )
+        note(f"{name} is not what the training data was compared with: it gets no scores of clean and touched items")
     kept = {name: keys for name, keys in touched.keys.items() if not changed & {name, name.partition("/")[0]}}
     return replace(touched, keys=kept)
 

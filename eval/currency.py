@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.files import fingerprint, read_json
+from configs.common.layout import RESULTS
 from configs.common.versions import code_version
 from configs.schema.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
 from data_prep.sources.places import Place, expand, place_identity
-from eval.results import RESULTS_NAME, Results
+from eval.results import Results
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, newest
 
@@ -94,12 +95,12 @@ def is_current(run: Path) -> bool:
 
     Scores that could not be made are tried again: then it does not.
     """
-    if not (run / RESULTS_NAME).is_file():
+    if not (run / RESULTS).is_file():
         return False
     checkpoint = Choice().find(run)
     recipe = scored_recipe(run, checkpoint)
     wanted = scores_fingerprint(recipe, checkpoint, set_identities(recipe, missing=True))
-    found = read_json(run / RESULTS_NAME)
+    found = read_json(run / RESULTS)
     return bool(found.get("fingerprint") == wanted and not found.get("failures"))
 
 
@@ -118,7 +119,7 @@ def check_current(run: Path, results: Results) -> None:
     if checkpoint.fingerprint != results.checkpoint["fingerprint"]:
         other = f", or keep to {name} with `replica eval {run} --step {results.checkpoint['step']}`"
         raise ValueError(
-            f"{run / RESULTS_NAME} holds the scores of {name}, but {checkpoint.directory.name} is {choice} checkpoint "
+            f"{run / RESULTS} holds the scores of {name}, but {checkpoint.directory.name} is {choice} checkpoint "
             f"now; {again}{other if (run / DIRECTORY / name).is_dir() else ''}"
         )
     if results.chosen.get("overrides"):
@@ -131,6 +132,6 @@ def check_current(run: Path, results: Results) -> None:
     known = results.chosen.get("contamination")
     if results.fingerprint != scores_fingerprint(recipe, checkpoint, sets, known):
         raise ValueError(
-            f"{run / RESULTS_NAME} was made with other settings than `evaluation` of {run / RESOLVED_NAME}, from sets "
+            f"{run / RESULTS} was made with other settings than `evaluation` of {run / RESOLVED_NAME}, from sets "
             f"that have changed since, or by another version of Replica; {again}"
         )

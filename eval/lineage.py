@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from configs.common.files import fingerprint
+from configs.common.layout import MANIFEST
 from configs.common.versions import git_commit, installed
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
-from data_prep.work.stage import MANIFEST_NAME
 from pretrain.batches.mixture import mixture_table
 from pretrain.checkpoint.compatible import CHANGES
 from pretrain.checkpoint.manifest import CheckpointInfo
@@ -47,7 +47,7 @@ def checkpoint_facts(checkpoint: CheckpointInfo) -> dict[str, Any]:
 
 def data_facts(recipe: Recipe, checkpoint: CheckpointInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Counts, mixture and funnel of the data trained on; empty when the data is gone or is no longer the same."""
-    if not (recipe.data_directory / MANIFEST_NAME).is_file():
+    if not (recipe.data_directory / MANIFEST).is_file():
         return {}, []
     manifest = load_manifest(recipe.data_directory)
     if manifest.fingerprint != checkpoint.data_fingerprint:

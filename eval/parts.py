@@ -7,7 +7,6 @@ are there is not made again, whatever became of the others.
 from __future__ import annotations
 
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from configs.common.exit_codes import explain
 from configs.common.files import fingerprint, read_json, write_json
+from configs.common.notices import say
 from eval.results import Failure, Result, Sample, as_json, from_json
 
 DIRECTORY = "scores"
@@ -84,7 +84,7 @@ def _failure(name: str, error: Exception) -> Failure:
     if reason is None:
         traceback.print_exception(error)
     failure = Failure(name, reason or f"{type(error).__name__}: {error}", bug=reason is None)
-    print(f"{name} failed: {failure.reason}", file=sys.stderr)
+    say(f"{name} failed: {failure.reason}")
     return failure
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.files import read_json, write_json
+from configs.common.layout import RESULTS
 
 SCHEMA = 2
-RESULTS_NAME = "results.json"
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Results:
 
     def save(self, run: Path) -> Path:
         """Writes `results.json` into the run directory, atomically."""
-        target = run / RESULTS_NAME
+        target = run / RESULTS
         values = {**asdict(self), "results": [as_json(result) for result in self.results]}
         write_json(target, {"schema": SCHEMA, **values})
         return target
@@ -175,9 +175,9 @@ def load_results(run: Path) -> Results:
     Raises:
         ValueError: it is absent, not JSON, or of another schema.
     """
-    path = run / RESULTS_NAME
+    path = run / RESULTS
     if not path.is_file():
-        raise ValueError(f"{run} has no {RESULTS_NAME}: evaluate the run first with `replica eval {run}`")
+        raise ValueError(f"{run} has no {RESULTS}: evaluate the run first with `replica eval {run}`")
     raw = read_json(path)
     names = {one.name for one in fields(Results)}
     needed = {one.name for one in fields(Results) if one.default_factory is MISSING}

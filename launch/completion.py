@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from configs.common.exit_codes import STOPPED_EARLY, run_door
+from configs.common.notices import say
 from configs.schema.recipe import load_run
 from pretrain.checkpoint.compatible import is_finished
 from pretrain.checkpoint.manifest import newest
@@ -18,7 +19,7 @@ def main() -> int:
     if is_finished(recipe):
         return 0
     info = newest(recipe.run_directory)
-    print(f"training is not finished: newest checkpoint {info.directory.name if info else 'none'}", file=sys.stderr)
+    say(f"training is not finished: newest checkpoint {info.directory.name if info else 'none'}")
     return STOPPED_EARLY
 
 

@@ -5,7 +5,6 @@ The skip path imports neither torch nor ray: asking whether a finished run is cu
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ from pathlib import Path
 
 from configs.common.console import Console
 from configs.common.files import read_json
+from configs.common.layout import CHECKPOINTS, MANIFEST
 from configs.common.locks import held_run
+from configs.common.notices import say
 from configs.common.rendering import duration
 from configs.schema.recipe import Recipe, save
 from eval.report.stamp import page_is_current
@@ -111,7 +112,7 @@ def _stays(recipe: Recipe) -> bool:
     from pretrain.checkpoint.manifest import newest
 
     info = newest(recipe.run_directory)
-    file = recipe.data_directory / "manifest.json"
+    file = recipe.data_directory / MANIFEST
     if info is None or not file.is_file() or "data" in recipe.train.checkpoint.accept_changed:
         return False
     if read_json(file).get("fingerprint") != info.data_fingerprint:
@@ -122,10 +123,9 @@ def _stays(recipe: Recipe) -> bool:
             f"{info.directory} was trained on it as it is; set that back, start a new run with another --out, or go on "
             "without preparing data: `replica train` uses it as it is"
         )
-    print(
+    say(
         "data: made by another version of Replica or its libraries, or some of its files are gone; kept, as training "
-        "used it",
-        file=sys.stderr,
+        "used it"
     )
     return True
 
@@ -144,7 +144,7 @@ def data_stage(recipe: Recipe) -> Path:
     kept = not is_current(recipe) and _stays(recipe)
     data = load_manifest(recipe.data_directory) if kept else prepare(recipe)
     for line in mixture_lines(mixture_table(recipe, data)):
-        print(f"mixture: {line}", file=sys.stderr)
+        say(f"mixture: {line}")
     return data.directory
 
 
@@ -157,13 +157,13 @@ def _training_is_done(recipe: Recipe) -> bool:
 
 def _check_training(recipe: Recipe) -> None:
     """A run is not silently taken for one with other settings: asked before anything is written."""
-    if not (recipe.run_directory / "checkpoints").is_dir():
+    if not (recipe.run_directory / CHECKPOINTS).is_dir():
         return
     from data_prep.tokens.shards import load_manifest
     from pretrain.checkpoint.compatible import check_past, check_settings
 
     info = check_settings(recipe)
-    if info is not None and (recipe.data_directory / "manifest.json").is_file():
+    if info is not None and (recipe.data_directory / MANIFEST).is_file():
         data = load_manifest(recipe.data_directory)
         if data.fingerprint == info.data_fingerprint:
             check_past(info, recipe, data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from configs.common.locks import held_for_training
+from configs.common.notices import say
 from configs.schema.recipe import Recipe, save, total_steps
 from configs.schema.train import Train
 from data_prep.tokens.shards import DataManifest, load_manifest
@@ -126,7 +126,7 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
             start = _find_start(session)
             if ranks.rank == 0:
                 if start.checkpoint is not None and (jump := rate_jump(start.checkpoint, recipe)):
-                    print(jump, file=sys.stderr, flush=True)
+                    say(jump)
                 save(recipe, recipe.run_directory)
             number = _train(session, start)
     if number:
@@ -152,7 +152,7 @@ def _pack(data: DataManifest, context: int, ranks: Ranks) -> None:
             lines = packing_lines(data, context) if turn else []
             gather(None, group)
     if ranks.rank == 0:
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        say("\n".join(lines))
 
 
 def _find_start(session: Session) -> Start:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.common.files import atomic_path, read_json
+from configs.common.layout import MANIFEST
 from configs.schema.recipe import Recipe
 from data_prep.decontamination.evaluation_sets import contents_of, read_items
 from data_prep.decontamination.overlap_index import (
@@ -33,7 +34,7 @@ from data_prep.decontamination.overlap_index import (
     save_index,
 )
 from data_prep.text.ngrams import is_character
-from data_prep.work.stage import MANIFEST_NAME, Run, Stage, describe_file
+from data_prep.work.stage import Run, Stage, describe_file
 from data_prep.work.verdicts import Part, VerdictWriter, remaining
 
 NAME = "decontaminate"
@@ -275,9 +276,9 @@ class Touched:
 def load_touched(data_directory: Path) -> Touched | None:
     """What the stage left in a data directory; None where it was not part of the recipe."""
     directory = data_directory / NAME
-    if not (directory / MANIFEST_NAME).is_file() or not (directory / TOUCHED_NAME).is_file():
+    if not (directory / MANIFEST).is_file() or not (directory / TOUCHED_NAME).is_file():
         return None
-    manifest = read_json(directory / MANIFEST_NAME)
+    manifest = read_json(directory / MANIFEST)
     table = pq.read_table(directory / TOUCHED_NAME, columns=["set", "item"], partitioning=None).to_pylist()
     keys = {
         name: frozenset(row["item"] for row in table if row["set"] == name) for name in dict.fromkeys(manifest["sets"])

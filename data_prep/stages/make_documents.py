@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from configs.common.notices import note
 from configs.schema.data import Source
 from data_prep.documents import parts_writer
 from data_prep.funnel.tally import KEPT, READ, merge_counts
@@ -121,7 +121,7 @@ def _finish(stage: Stage, sources: Sequence[Source], names: Sequence[str], most:
             )
         if not reasons.get(KEPT, [0])[0]:
             # Not the end of hours of work: the other sources may be what was wanted.
-            print(f"note: source {name}: no document is left (found: {found})", file=sys.stderr)
+            note(f"source {name}: no document is left (found: {found})")
     return stage.finish({"parts": parts, "counts": counts, "marks": marks, "examples": examples}, files)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
+from configs.common.notices import note
 from configs.schema.data import Source
 from data_prep.funnel.tally import merge_counts
 from data_prep.stages.graph import Plan
@@ -123,10 +123,9 @@ def _lost(parts: list[Part], counts: dict[str, Manifest]) -> dict[str, list[int]
     if lost:
         gone = sum(size for _, size in lost.values())
         every = sum(counts[part.name].get(split, {}).get("bytes", 0) for part in parts for split in pack.SPLITS)
-        print(
-            f"note: the vocabulary lacks characters of this text: {gone:,} of {every:,} bytes ({gone / every:.2%}) are "
-            "lost, so figures per byte are wrong by as much; a vocabulary with all bytes loses none",
-            file=sys.stderr,
+        note(
+            f"the vocabulary lacks characters of this text: {gone:,} of {every:,} bytes ({gone / every:.2%}) are "
+            "lost, so figures per byte are wrong by as much; a vocabulary with all bytes loses none"
         )
     return lost
 
@@ -161,5 +160,5 @@ def _fast_is_right(vocab: Vocab, tasks: list[pack.SplitPart]) -> bool:
     if encode is not None and agrees(encode, vocab, dtype, texts):
         return True
     why = "its pieces are not known to the fast encoder" if encode is None else "the fast encoder gave other ids"
-    print(f"note: encoding with Hugging Face tokenizers alone, which is slower: {why}", file=sys.stderr)
+    note(f"encoding with Hugging Face tokenizers alone, which is slower: {why}")
     return False

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.files import fingerprint, read_json, remove_leftovers, write_json
+from configs.common.layout import MANIFEST
 from configs.common.locks import locked
 from configs.safety.own_files import refuse_links
 from configs.schema.recipe import Recipe
@@ -29,7 +30,7 @@ from data_prep.tokens.shards import DataManifest, load_manifest
 from data_prep.tokens.vocab import Vocab
 from data_prep.work.cluster import Cluster
 from data_prep.work.runner import Runner
-from data_prep.work.stage import MANIFEST_NAME, Stage
+from data_prep.work.stage import Stage
 from data_prep.work.verdicts import Part, VerdictStage
 
 _EXAMPLES = 5
@@ -48,7 +49,7 @@ def prepare(recipe: Recipe) -> DataManifest:
             support, another process at work in the same directory.
         OSError: for a full disk; what is committed stays, and the next run goes on from there.
     """
-    if not (recipe.data_directory / MANIFEST_NAME).is_file():
+    if not (recipe.data_directory / MANIFEST).is_file():
         say_what_is_too_much(recipe)  # before every file of a source is asked about
     if is_current(recipe):
         return load_manifest(recipe.data_directory)
@@ -61,7 +62,7 @@ def is_current(recipe: Recipe) -> bool:
     """Whether the data directory holds what the recipe asks for; fast, nothing is started."""
     plan = Plan(recipe)
     made = _read_all(plan)
-    file = plan.directory / MANIFEST_NAME
+    file = plan.directory / MANIFEST
     return made is not None and file.is_file() and read_json(file) == _summary(plan, made)
 
 
@@ -125,7 +126,7 @@ def _run(recipe: Recipe, runner: Runner) -> DataManifest:
         examples,
         "What became of everything that was read, counted to the byte.",
     )
-    write_json(plan.directory / MANIFEST_NAME, summary)
+    write_json(plan.directory / MANIFEST, summary)
     return load_manifest(plan.directory)
 
 

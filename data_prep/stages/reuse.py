@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from configs.common.files import atomic_directory, read_json, sha256_file, write_text
+from configs.common.layout import MANIFEST
 from configs.common.locks import locked
+from configs.common.notices import say
 from configs.safety.own_files import refuse_links
 from configs.schema.recipe import Recipe
 from data_prep.stages.graph import Plan
 from data_prep.tokens.vocab import Vocab
-from data_prep.work.stage import MANIFEST_NAME, Stage
+from data_prep.work.stage import Stage
 
 _NOTES = ".prepared"
 _LOCK = ".lock"
@@ -66,11 +67,11 @@ class Reuse:
         """Waits for a run that is making one of these stages; call it while holding no lock."""
         for stage in stages:
             other = None if stage.read() is not None else self._other(stage)
-            if other is None or (other / stage.name / MANIFEST_NAME).is_file() or not (other / _LOCK).is_file():
+            if other is None or (other / stage.name / MANIFEST).is_file() or not (other / _LOCK).is_file():
                 continue
 
             def tell(other: Path = other) -> None:
-                print(f"{other.parent} is preparing the same data; waiting for it", file=sys.stderr, flush=True)
+                say(f"{other.parent} is preparing the same data; waiting for it")
 
             with locked(other / _LOCK, "", float("inf"), tell):
                 pass
@@ -93,11 +94,11 @@ class Reuse:
         source = other / stage.name
         try:
             refuse_links(source)
-            manifest = read_json(source / MANIFEST_NAME)
+            manifest = read_json(source / MANIFEST)
             if manifest.get("fingerprint") != stage.fingerprint:
                 return None
             if (damaged := _damaged(source, manifest["files"])) is not None:
-                print(f"data: {source / damaged} is not what was written; `{stage.name}` is made here", file=sys.stderr)
+                say(f"data: {source / damaged} is not what was written; `{stage.name}` is made here")
                 return None
             with atomic_directory(stage.directory) as temporary:
                 for file in sorted(path for path in source.rglob("*") if path.is_file() and path.name[0] != "."):
@@ -109,7 +110,7 @@ class Reuse:
         taken = stage.read()
         if taken is not None:
             self.note(stage)
-            print(f"data: `{stage.name}` is the one that {other.parent} has", file=sys.stderr, flush=True)
+            say(f"data: `{stage.name}` is the one that {other.parent} has")
         return taken
 
 
@@ -137,13 +138,13 @@ def changed_inputs(recipe: Recipe) -> list[str]:
     """
     plan = Plan(recipe)
     stages = [plan.documents, *(stage for _, stage in plan.verdicts), plan.tokenizer]
-    if (plan.tokenizer.directory / MANIFEST_NAME).is_file():
+    if (plan.tokenizer.directory / MANIFEST).is_file():
         stages.append(plan.shards(Vocab.load(plan.tokenizer.directory)))
     found = []
     for stage in stages:
-        file = stage.directory / MANIFEST_NAME
+        file = stage.directory / MANIFEST
         if not file.is_file():
-            found.append(f"{stage.name}/{MANIFEST_NAME} is gone")
+            found.append(f"{stage.name}/{MANIFEST} is gone")
             continue
         made = read_json(file).get("inputs", {})
         keys = (made.keys() | stage.inputs.keys()) - _PROGRAMS

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+from configs.common.notices import warn
 from configs.schema.data import Source
 from configs.schema.recipe import Recipe, total_steps
 from data_prep.readers import file_format
@@ -36,11 +36,10 @@ def say_what_is_too_much(recipe: Recipe) -> None:
             continue
         files, size, text = _held(source)
         if text > _FAR_TOO_MUCH * tokens * each:
-            print(
-                f"warning: source {source.name} is {files:,} files of some {size / 1e9:,.1f} GB in all, about "
+            warn(
+                f"source {source.name} is {files:,} files of some {size / 1e9:,.1f} GB in all, about "
                 f"{text / (tokens * each):,.0f} times the text that {tokens:,} tokens of training need, and all is "
-                "read before training begins: set the source's `max_files` or `sample`",
-                file=sys.stderr,
+                "read before training begins: set the source's `max_files` or `sample`"
             )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from configs.common.files import read_json, sha256_file
+from configs.common.layout import MANIFEST
 from data_prep.funnel.tally import check
 from data_prep.tokens.shards import ShardIndex, SourceShards, beside, load_manifest
-from data_prep.work.stage import MANIFEST_NAME
 
 _CHUNK_TOKENS = 2**20
 
@@ -22,8 +22,8 @@ def verify(directory: Path) -> str:
     """
     manifest = load_manifest(directory)
     files = 0
-    for stage in read_json(directory / MANIFEST_NAME)["stages"]:
-        for name, known in read_json(directory / stage / MANIFEST_NAME)["files"].items():
+    for stage in read_json(directory / MANIFEST)["stages"]:
+        for name, known in read_json(directory / stage / MANIFEST)["files"].items():
             path = directory / stage / name
             if not path.is_file() or sha256_file(path) != known["sha256"]:
                 raise ValueError(f"{path} is missing or not as it was written; delete {path.parent} and prepare again")

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from configs.common.files import fsync_path, read_json
+from configs.common.layout import MANIFEST
 from data_prep.tokens.vocab import Vocab
-from data_prep.work.stage import MANIFEST_NAME
 
 MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
@@ -347,11 +347,9 @@ def load_manifest(data_directory: Path) -> DataManifest:
         ValueError: when there is none, a shard is missing or has another size, or the tokenizer is not the one the
             shards were made with.
     """
-    file = data_directory / MANIFEST_NAME
+    file = data_directory / MANIFEST
     if not file.is_file():
-        raise ValueError(
-            f"{data_directory} holds no prepared data (no {MANIFEST_NAME}); run `replica data RECIPE` first"
-        )
+        raise ValueError(f"{data_directory} holds no prepared data (no {MANIFEST}); run `replica data RECIPE` first")
     content = read_json(file)
     tokenizer = data_directory / "tokenizer"
     vocab = Vocab.load(tokenizer)

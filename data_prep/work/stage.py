@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from configs.common.files import fingerprint, read_json, remove_leftovers, sha256_file, temporary_beside, write_json
+from configs.common.layout import MANIFEST
 from data_prep.work.worker_notes import current
 
 _MARKER = "in_progress.json"
@@ -75,7 +76,7 @@ class Stage:
 
         Clears away what a run left that was killed after it wrote the manifest.
         """
-        file = self.directory / MANIFEST_NAME
+        file = self.directory / MANIFEST
         if not file.is_file():
             return None
         manifest: dict[str, Any] = read_json(file)
@@ -100,11 +101,11 @@ class Stage:
             self._remove()
         (self.directory / _UNITS).mkdir(parents=True, exist_ok=True)
         self._clear_leftovers()
-        (self.directory / MANIFEST_NAME).unlink(missing_ok=True)
+        (self.directory / MANIFEST).unlink(missing_ok=True)
         write_json(marker, {"fingerprint": self.fingerprint})
 
     def _remove(self) -> None:
-        known = (MANIFEST_NAME, _MARKER, _UNITS)
+        known = (MANIFEST, _MARKER, _UNITS)
         if any(self.directory.iterdir()) and not any((self.directory / name).exists() for name in known):
             raise ValueError(
                 f"{self.directory} holds files that data preparation did not make, and nothing of them is removed; "
@@ -140,7 +141,7 @@ class Stage:
         """Writes the manifest, then clears away what only served the work, and what dead workers left."""
         self._clear_leftovers()
         manifest = {"fingerprint": self.fingerprint, "inputs": self.inputs, "files": files, **content}
-        write_json(self.directory / MANIFEST_NAME, manifest)
+        write_json(self.directory / MANIFEST, manifest)
         self._clear_work()
         result: dict[str, Any] = json.loads(json.dumps(manifest))
         return result
@@ -153,6 +154,3 @@ class Stage:
     def _clear_work(self) -> None:
         shutil.rmtree(self.directory / _UNITS, ignore_errors=True)
         (self.directory / _MARKER).unlink(missing_ok=True)
-
-
-MANIFEST_NAME = "manifest.json"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from configs.common.notices import note
 from data_prep.work.time_limit import poison
 from data_prep.work.worker_notes import Done, Note, read_note
 
@@ -124,4 +124,4 @@ def bury(job: Job, kind: str, attempts: int) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)
+    note(text)

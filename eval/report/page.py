@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from configs.common import rendering
 from configs.common.files import write_text
+from configs.common.layout import REPORT
 from configs.common.numerics_record import numerics_lines
 from configs.common.versions import own_version
 from configs.safety.hide_secrets import mask
@@ -55,10 +56,10 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
     facts = _facts(recipe, results, history, gates, deltas, baseline)
     facts["lead"] += _chosen(results, whole)
     facts["numerics"] = numerics_lines(run)
-    page = run / "report" / "index.html"
+    page = run / REPORT / "index.html"
     write_text(page, _environment(autoescape=True).get_template("page.html.j2").render(facts))
     summary = _environment(finalize=_as_markdown).get_template("summary.md.j2").render(facts)
-    write_text(run / "report" / "report.md", summary)
+    write_text(run / REPORT / "report.md", summary)
     return page
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.common.files import content_identity, fingerprint, read_json, write_json
+from configs.common.layout import MANIFEST, REPORT, RESULTS
 from configs.common.versions import code_version
 from configs.schema.recipe import load_run
-from eval.results import RESULTS_NAME
 from pretrain.metrics.metrics_file import metric_files
 
-DIRECTORY = "report"
 PAGES = ("index.html", "report.md")
-_STAMP = "manifest.json"
 # What draws the page: templates, styles and tables too.
 CODE = (
     *("eval/report", "eval/comparable", "eval/results"),
@@ -24,21 +22,21 @@ CODE = (
 
 def page_fingerprint(run: Path, baseline: Path | None) -> str:
     """Of everything that the page shows and of what draws it."""
-    inputs = [run / RESULTS_NAME, *metric_files(run)]
+    inputs = [run / RESULTS, *metric_files(run)]
     if baseline is not None:
-        inputs.append(baseline / RESULTS_NAME)
+        inputs.append(baseline / RESULTS)
     contents = [content_identity(path) if path.is_file() else None for path in inputs]
     return fingerprint([load_run(run).model_dump(mode="json"), contents, code_version(*CODE)])
 
 
 def page_is_current(run: Path) -> bool:
     """Whether the page, drawn without a baseline, is there and would be drawn the same again."""
-    stamp = run / DIRECTORY / _STAMP
-    if not all(path.is_file() for path in (stamp, *(run / DIRECTORY / name for name in PAGES))):
+    stamp = run / REPORT / MANIFEST
+    if not all(path.is_file() for path in (stamp, *(run / REPORT / name for name in PAGES))):
         return False
     return bool(read_json(stamp).get("fingerprint") == page_fingerprint(run, None))
 
 
 def write_stamp(run: Path, baseline: Path | None) -> None:
     """Notes what the page that was just written is made of."""
-    write_json(run / DIRECTORY / _STAMP, {"fingerprint": page_fingerprint(run, baseline)})
+    write_json(run / REPORT / MANIFEST, {"fingerprint": page_fingerprint(run, baseline)})

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from configs.common.exit_codes import STOPPED_EARLY, USER_ERROR, add_debug, run_door
+from configs.common.notices import say
 from configs.safety.trust import add_trust, trust_options, trusting
 from configs.schema.recipe import RESOLVED_NAME, Recipe, check_name, load, solve_batch
 from launch.cli import restart_options
@@ -137,7 +138,7 @@ def train_on(recipe: Recipe, address: str, nodes: int | None, restarts: int, pau
         try:
             with _joined(address) as ray:
                 placement = place(recipe, _resources(ray), nodes, restart=began)
-                print(f"training on {placement}", file=sys.stderr, flush=True)
+                say(f"training on {placement}")
                 return _attempt(ray, recipe, placement, received)
         except ValueError as error:
             if not began:
@@ -243,14 +244,14 @@ def _attempt(ray: Any, recipe: Recipe, placement: Placement, received: list[int]
         _raise_stopped(received)
     if isinstance(error, WorkerGroupError):
         for node, failure in sorted(error.worker_failures.items()):
-            print(f"node {addresses.get(node, node)}: {_summary(failure)}", file=sys.stderr)
+            say(f"node {addresses.get(node, node)}: {_summary(failure)}")
     elif isinstance(error, ControllerError):
         raise ValueError(
             f"{placement} with a free CPU{' and GPUs' * (placement.gpus > 0)} each were not to be had within "
             f"{_PLACING_SECONDS} s ({_first_line(error.controller_failure)}); see launch/ray.sh status"
         ) from error
     elif isinstance(error, ray.exceptions.RayError):
-        print(f"Ray Train or its cluster is lost: {_first_line(error)}", file=sys.stderr)
+        say(f"Ray Train or its cluster is lost: {_first_line(error)}")
     elif error is not None:
         raise error
     return outcome(codes, placement.nodes)
@@ -269,7 +270,7 @@ def _summary(failure: BaseException) -> str:
 def _say_disorder(codes: Mapping[int, Sequence[int]], nodes: int) -> None:
     others = sorted({code for node in codes.values() for code in node} - STOPPED)
     if others or len(codes) < nodes:
-        print(f"not all ranks saved: exit codes {others}, {nodes - len(codes)} nodes lost", file=sys.stderr)
+        say(f"not all ranks saved: exit codes {others}, {nodes - len(codes)} nodes lost")
 
 
 def _raise_stopped(received: list[int]) -> NoReturn:

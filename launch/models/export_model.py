@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+from configs.common.notices import say
 from configs.schema.recipe import load_run
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 from pretrain.checkpoint.manifest import CheckpointInfo
@@ -47,7 +47,7 @@ def export_run(
     def check(directory: Path) -> None:
         from eval.export_check import check_export
 
-        print(check_export(directory, checkpoint, dtype), file=sys.stderr)
+        say(check_export(directory, checkpoint, dtype))
 
     weights, vocab = Weights.of_checkpoint(checkpoint), checkpoint.tokenizer
     return export_directory(weights, vocab, target, dtype, shard_bytes, check if verify else None)

@@ -8,12 +8,13 @@ be looked at, or its data prepared, on another machine than it is trained on.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from configs.common.layout import CHECKPOINTS, MANIFEST
+from configs.common.notices import note
 from configs.safety.own_files import refuse_links
 from configs.safety.user_code import UserCode
 from configs.schema.recipe import Recipe, RecipeError, solve_batch
@@ -53,7 +54,7 @@ def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True) -> None
         listed = "\n".join(f"  - {problem}" for problem in found)
         raise RecipeError(f"{len(found)} problem{'s' if len(found) > 1 else ''} in the recipe {recipe.name}\n{listed}")
     for text in [*notes(recipe), *([] if trains_here else [f"on this machine, {text}" for text in machine])]:
-        print(f"note: {text}", file=sys.stderr)
+        note(text)
 
 
 def _said(work: Callable[[], object]) -> list[str]:
@@ -137,7 +138,7 @@ def file_problems(recipe: Recipe, reads_sources: bool) -> list[str]:
 
 def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | None, bool]]:
     data, evaluation = recipe.data, recipe.evaluation
-    if reads_sources or not (recipe.data_directory / "manifest.json").is_file():
+    if reads_sources or not (recipe.data_directory / MANIFEST).is_file():
         for source in data.sources:
             listed = [source.path] if isinstance(source.path, str) else source.path or []
             yield from ((f"data.sources `{source.name}`", path, False) for path in listed)
@@ -154,7 +155,7 @@ def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | Non
         yield f"evaluation.translation `{pairs.name}`", pairs.path, False
     if evaluation.benchmarks.tasks:
         yield "evaluation.benchmarks.include_path", evaluation.benchmarks.include_path, True
-    if not (recipe.run_directory / "checkpoints").is_dir():
+    if not (recipe.run_directory / CHECKPOINTS).is_dir():
         yield "train.init_from", recipe.train.init_from, True
 
 

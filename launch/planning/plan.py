@@ -16,6 +16,7 @@ from rich.table import Table
 
 from configs.common.console import Console
 from configs.common.files import read_json
+from configs.common.layout import MANIFEST
 from configs.common.rendering import duration, short, size
 from configs.safety.trust import trust_options
 from configs.schema.recipe import Recipe, load, total_steps
@@ -89,7 +90,7 @@ def make_plan(
 
 def _bytes_per_token(recipe: Recipe) -> tuple[float, bool]:
     """Bytes of text per token, and whether the prepared data said so."""
-    if (recipe.data_directory / "manifest.json").is_file():
+    if (recipe.data_directory / MANIFEST).is_file():
         from data_prep.tokens.shards import load_manifest
 
         sources = load_manifest(recipe.data_directory).train
@@ -99,7 +100,7 @@ def _bytes_per_token(recipe: Recipe) -> tuple[float, bool]:
 
 
 def _judge_data(recipe: Recipe, tokens: int, warnings: list[str]) -> None:
-    if not (recipe.data_directory / "manifest.json").is_file():
+    if not (recipe.data_directory / MANIFEST).is_file():
         return
     from data_prep.tokens.shards import load_manifest
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from rich.text import Text
 
 from configs.common.console import Console
+from configs.common.layout import MANIFEST
 from configs.safety.hide_secrets import is_secret, mask
 from configs.schema.recipe import Origins, Recipe, solve_batch, total_steps
 
@@ -84,7 +85,7 @@ def facts(recipe: Recipe, ranks: int) -> dict[str, str]:
         found["length"] = f"{steps:,} steps = {tokens:,} tokens"
     else:
         found["length"] = f"{recipe.train.epochs:g} passes over the training split"
-    if (recipe.data_directory / "manifest.json").is_file():
+    if (recipe.data_directory / MANIFEST).is_file():
         found["mixture"] = "; ".join(_mixture(recipe))
     rows = embedding_rows(recipe)
     model = meta_model(recipe, rows or 1)

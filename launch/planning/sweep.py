@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.common.files import write_json
+from configs.common.notices import say
 from configs.common.rendering import short
 from configs.schema.recipe import Recipe, RecipeError, load, total_steps
 from configs.schema.scaling import GOVERNED, read_size
@@ -110,7 +110,7 @@ class Sweep:
             check(recipe, trains_here=True)
         rows = []
         for number, (point, recipe) in enumerate(zip(points, recipes, strict=True), start=1):
-            print(f"[{number}/{len(points)}] {point.label}", file=sys.stderr)
+            say(f"[{number}/{len(points)}] {point.label}")
             with working_in(recipe):
                 data_stage(recipe)
                 train_stage(recipe)

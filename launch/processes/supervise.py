@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.common.exit_codes import STOPPED_EARLY, USER_ERROR
+from configs.common.notices import say
 from configs.schema.recipe import Recipe, solve_batch
 from launch.processes.training import TrainingFailed, count_ranks, ranks_exit_code
 from pretrain.checkpoint.compatible import is_finished
@@ -74,7 +75,7 @@ def until_finished(
         if stalled > restarts:
             raise TrainingFailed(f"{what}; {restarts} restarts brought no newer one. The same command continues")
         number = f"restart {stalled} of {restarts} without progress" if stalled else "restart"
-        print(f"{what}; {number} in {pause:g} s on {prepare()}", file=sys.stderr, flush=True)
+        say(f"{what}; {number} in {pause:g} s on {prepare()}")
         time.sleep(pause)
     info = newest(recipe.run_directory)
     assert info is not None

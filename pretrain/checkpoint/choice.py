@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.common.notices import warn
 from configs.schema.recipe import RESOLVED_NAME
 from pretrain.checkpoint.manifest import (
     DIRECTORY,
@@ -65,7 +65,7 @@ def choose_checkpoint(run: Path, choice: Choice) -> CheckpointInfo:
         for found in all_checkpoints(run):
             if isinstance(found, DamagedCheckpoint):
                 name = chosen.directory.name
-                print(f"warning: {found.directory} is damaged: {found}; {name} is used", file=sys.stderr)
+                warn(f"{found.directory} is damaged: {found}; {name} is used")
             elif found.directory == chosen.directory and not choice.best:
                 break
     return chosen

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from configs.common.files import read_json
+from configs.common.layout import MANIFEST
 from configs.safety.user_code import UserCode
 from configs.schema.decisive import LENGTH, acts_ahead, changed_settings
 from configs.schema.recipe import Recipe, total_steps
@@ -124,7 +125,7 @@ def check_finished(recipe: Recipe) -> bool:
 
 
 def _ends_with(info: CheckpointInfo, recipe: Recipe) -> bool:
-    manifest = recipe.data_directory / "manifest.json"
+    manifest = recipe.data_directory / MANIFEST
     return (
         info.step == total_steps(recipe, info.train_windows)
         and not differences(info, recipe)

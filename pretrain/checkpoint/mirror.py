@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 import threading
 import uuid
 from collections.abc import Collection
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.files import fsync_path, read_json, temporary_beside, write_json
+from configs.common.notices import say, warn
 from configs.common.stores import open_store
 from configs.safety.parsing import parse_json
 from configs.schema.train import CheckpointPolicy
@@ -120,7 +120,7 @@ class Mirror:
         name = next((name for name in self.names() if name not in skip), None)
         if name is None:
             return None
-        print(f"fetching {name} from {self._url} …", file=sys.stderr)
+        say(f"fetching {name} from {self._url} …")
         parent.mkdir(parents=True, exist_ok=True)
         if (owner := self._owner()) is not None:
             write_json(_own_file(parent), {"run": owner})  # this run goes on as that one
@@ -172,10 +172,9 @@ class Mirror:
             try:
                 self._upload(directory)
             except Exception as error:  # whatever a store raises: training does not depend on it
-                print(
-                    f"warning: {directory.name} could not be copied to {self._url}: {type(error).__name__}: {error}; "
-                    "the next checkpoint will be tried",
-                    file=sys.stderr,
+                warn(
+                    f"{directory.name} could not be copied to {self._url}: {type(error).__name__}: {error}; "
+                    "the next checkpoint will be tried"
                 )
 
     def _upload(self, directory: Path) -> None:

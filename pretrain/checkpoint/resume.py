@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from configs.common.files import fsync_path
+from configs.common.notices import warn
 from configs.schema.recipe import Recipe
 from pretrain.checkpoint.fragment_files import FragmentReader
 from pretrain.checkpoint.manifest import (
@@ -102,7 +102,7 @@ def _of_this_run(mirror: Mirror | None, parent: Path) -> OtherRun | None:
         except OtherRun as error:
             return error
         except Exception as error:  # whatever a store raises: training does not depend on it
-            print(f"warning: train.checkpoint.mirror cannot be looked at now: {error}", file=sys.stderr)
+            warn(f"train.checkpoint.mirror cannot be looked at now: {error}")
     return None
 
 
@@ -127,10 +127,9 @@ def set_aside(directory: Path, problem: str) -> None:
         aside = directory.with_name(f"{directory.name}{DAMAGED_SUFFIX}-{number}")
     directory.rename(aside)
     fsync_path(directory.parent)
-    print(
-        f"warning: {directory} is damaged ({problem}); it is now {aside.name}, remove it when you have looked at it, "
-        "and the one before it is taken",
-        file=sys.stderr,
+    warn(
+        f"{directory} is damaged ({problem}); it is now {aside.name}, remove it when you have looked at it, "
+        "and the one before it is taken"
     )
 
 

@@ -9,7 +9,6 @@ thread. The threads talk over a group of processes of their own. No rank ever ho
 from __future__ import annotations
 
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -29,6 +28,7 @@ from configs.common.files import (
     temporary_beside,
     write_json,
 )
+from configs.common.notices import warn
 from configs.schema.recipe import Recipe, save_published
 from data_prep.tokens.shards import DataManifest
 from pretrain.checkpoint.fragment_files import HostCopy, write_pieces
@@ -143,7 +143,7 @@ class Saver:
         try:
             remove_expired(self._recipe, spare=self._mirror.sending if self._mirror else None)
         except OSError as error:
-            print(f"warning: an old checkpoint could not be removed: {error}", file=sys.stderr)
+            warn(f"an old checkpoint could not be removed: {error}")
         if self._mirror is not None:
             self._mirror.send(newest)
 
@@ -159,10 +159,9 @@ class Saver:
         if self._engine.is_main:
             parent = self._recipe.run_directory / DIRECTORY
             free = shutil.disk_usage(self._recipe.run_directory).free / 1e6
-            print(
-                f"warning: the checkpoint of step {step:,} could not be written to {parent} ({free:,.0f} MB free): "
-                f"{error}; older checkpoints are untouched, {then}",
-                file=sys.stderr,
+            warn(
+                f"the checkpoint of step {step:,} could not be written to {parent} ({free:,.0f} MB free): "
+                f"{error}; older checkpoints are untouched, {then}"
             )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 
+from configs.common.notices import say
 from configs.schema.train import Train
 
 # Compilation takes some half a minute. A run pays for it from about this many operations a rank on: five minutes of two
@@ -24,10 +24,9 @@ def should_compile(train: Train, device: torch.device, flops_per_rank: float) ->
     """
     if train.compile != "auto":
         if train.compile and train.zero.stage == 3:
-            print(
+            say(
                 "train.compile at ZeRO-3: DeepSpeed's hooks cut the graph at every module, which costs minutes of "
-                "compilation and gains little; stages 0 to 2 compile whole",
-                file=sys.stderr,
+                "compilation and gains little; stages 0 to 2 compile whole"
             )
         return train.compile
     pays = flops_per_rank >= PAYS_FROM_FLOPS.get(device.type, float("inf"))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from configs.common.notices import warn
 from configs.safety.hide_secrets import mask
 from configs.schema.recipe import Recipe
 from pretrain.engine.engine import StepResult
@@ -164,11 +165,10 @@ class Meter:
             return
         self._peak = max(self._peak, self._measure_peak())
         if (mfu := self._speed * self._flops_per_token / self._peak) > 1:
-            print(
-                f"warning: an MFU of {mfu:.2f}: training is faster than the {self._peak:.3g} FLOP/s of matrix products "
+            warn(
+                f"an MFU of {mfu:.2f}: training is faster than the {self._peak:.3g} FLOP/s of matrix products "
                 "here, measured twice; other work on the machine, or a wrong entry in pretrain/engine/devices.py. The "
-                "tokens per second are right",
-                file=sys.stderr,
+                "tokens per second are right"
             )
             self._measure_peak = None
 

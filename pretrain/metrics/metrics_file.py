@@ -10,13 +10,13 @@ import errno
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from configs.common.files import fsync_path
+from configs.common.notices import warn
 from configs.safety.parsing import parse_json
 
 METRICS = "metrics.jsonl"
@@ -83,7 +83,7 @@ class JsonLines:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             if not waiting:
-                print(f"warning: {self._file}: {error.strerror}; its lines wait until there is room", file=sys.stderr)
+                warn(f"{self._file}: {error.strerror}; its lines wait until there is room")
             return
         if self._stream.tell() > self._part_bytes:
             self.close()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
+
+from configs.common.notices import say
 
 
 class Laps:
@@ -30,5 +31,5 @@ class Laps:
         """Prints all stretches on standard error, and forgets them."""
         parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._laps)
         total = sum(seconds for _, seconds in self._laps)
-        print(f"ready after {total:.1f} s: {parts}", file=sys.stderr, flush=True)
+        say(f"ready after {total:.1f} s: {parts}")
         self._laps.clear()

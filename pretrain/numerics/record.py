@@ -7,12 +7,12 @@ one did, compiled or not. What is said stands in `RUN/numerics.json` for the rep
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
 
 from configs.common.files import write_json
+from configs.common.notices import say
 from configs.common.numerics_record import NUMERICS
 from configs.schema.recipe import Recipe
 from pretrain.batches.source import Batches
@@ -57,7 +57,7 @@ class Numerics:
         inputs = batches.batch(step, rows.rank, rows.count).inputs
         micro = tuple(part[: engine.plan.micro_batch].to(engine.device) for part in inputs)
         if engine.is_main and engine.compiled:  # else nothing is heard for a minute
-            print("compiling the model: seconds to minutes before the first step …", file=sys.stderr, flush=True)
+            say("compiling the model: seconds to minutes before the first step …")
         check = check_kernels(engine, micro, train.compile, train.loss_chunk)
         self._keep(check, found, step)
         return check.values
@@ -73,5 +73,5 @@ class Numerics:
             return
         deterministic = is_deterministic(self._recipe.train, engine.device)
         repeats = promise(deterministic, engine.device, torch.get_num_threads(), engine.ranks.count)
-        print(f"numerics: {text}; {repeats}", file=sys.stderr, flush=True)
+        say(f"numerics: {text}; {repeats}")
         write_json(self._recipe.run_directory / NUMERICS, {**self.state, "repeats": repeats})

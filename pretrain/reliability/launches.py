@@ -6,12 +6,12 @@ or death. `launches.json` in the run directory lists the launches. Free of torch
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.common.files import read_json, write_json
+from configs.common.notices import say
 
 LAUNCHES = "launches.json"
 _LAUNCHES_KEPT = 1000
@@ -51,10 +51,9 @@ class Launches:
                 last.end, last.how = (max(start, reached) if reached is not None else start), "killed"
             interval = next_interval(last, start, every)
             if interval < every:
-                print(
+                say(
                     f"checkpoints every {interval:,} steps instead of {every:,}: the launch before began at step "
-                    f"{last.start:,}, ended ({last.how}) at step {last.end:,}, and this one begins at {start:,}",
-                    file=sys.stderr,
+                    f"{last.start:,}, ended ({last.how}) at step {last.end:,}, and this one begins at {start:,}"
                 )
         self.all = [*self.all, Launch(start, interval, round(time.time(), 3))][-_LAUNCHES_KEPT:]
         self._write()

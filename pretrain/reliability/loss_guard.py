@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.files import read_json, write_json
+from configs.common.notices import say
 from configs.schema.recipe import Recipe
 from pretrain.batches.trace import TracedSpan
 from pretrain.engine.non_finite import NonFiniteLoss
@@ -225,4 +225,4 @@ class LossGuard:
 
     def _print(self, text: str) -> None:
         if self._ranks.rank == 0:
-            print(text, file=sys.stderr, flush=True)
+            say(text)

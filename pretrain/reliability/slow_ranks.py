@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-import sys
 from typing import TYPE_CHECKING
+
+from configs.common.notices import say
 
 if TYPE_CHECKING:
     from pretrain.engine.engine import Engine
@@ -23,9 +24,7 @@ def report_slow_ranks(engine: Engine, step: int, ratio: float) -> None:
     found = engine.gather((engine.clock.median(), socket.gethostname()))
     for rank, times in slow_ranks([seconds for seconds, _ in found], ratio).items():
         if engine.is_main:
-            print(
+            say(
                 f"step {step:,}: rank {rank} ({found[rank][1]}) is slow: {times:.1f} times the median of all ranks, "
-                f"{found[rank][0]:.3g} s for a forward pass",
-                file=sys.stderr,
-                flush=True,
+                f"{found[rank][0]:.3g} s for a forward pass"
             )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
 from collections.abc import Callable
 
 import torch.distributed as dist
 
+from configs.common.notices import say
 from configs.schema.recipe import Recipe
 from pretrain.engine.engine import Engine
 from pretrain.phases import CurrentPhase, Phase
@@ -51,7 +51,7 @@ def watched(recipe: Recipe, engine: Engine, phases: CurrentPhase, start: int, wo
         except Exception as error:
             if ranks.count > 1 and (sign := sign_of_a_lost_rank(error)):
                 finish("a rank was lost")
-                print(f"rank {ranks.rank}: taken for a lost rank by {sign}", file=sys.stderr, flush=True)
+                say(f"rank {ranks.rank}: taken for a lost rank by {sign}")
                 heartbeat.lost(str(error))
             finish(f"error: {error}")
             raise

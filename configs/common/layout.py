@@ -1,0 +1,9 @@
+"""Names of the files and folders of a run directory, each in one place. docs/run-directory.md describes them."""
+
+from __future__ import annotations
+
+MANIFEST = "manifest.json"  # of prepared data, of each of its stages, of a checkpoint, of the report
+CHECKPOINTS = "checkpoints"
+RESULTS = "results.json"
+REPORT = "report"
+METRICS = "metrics.jsonl"
