@@ -176,11 +176,11 @@ def test_a_run_that_is_preparing_the_same_is_waited_for(
     with ExitStack() as held:
         held.enter_context(locked(first.data_directory / ".lock", "taken"))
 
-        def end(text: str, **_: Any) -> None:
+        def end(text: str) -> None:
             told.append(text)
             held.close()
 
-        monkeypatch.setattr(reuse, "print", end, raising=False)
+        monkeypatch.setattr(reuse, "say", end)
         Reuse(second).wait(stages)
     assert told == [f"{first.run_directory} is preparing the same data; waiting for it"]
     Reuse(first).wait(stages)
