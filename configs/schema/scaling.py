@@ -288,7 +288,7 @@ def value_at(node: Any, path: tuple[str, ...]) -> Any:
 
 
 def filled(values: Any, derived: Mapping[tuple[str, ...], Any]) -> Any:
-    """A raw recipe with the derived values, its own left alone; a null of the dial's keys says nothing."""
+    """A raw recipe with the derived values, its own left alone; null unsets a key of the dial."""
     if not derived and not has_dial(values):
         return values
     values = _copied(values)

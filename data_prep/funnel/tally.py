@@ -3,7 +3,7 @@
 Rows are `{source, stage, reason, documents, bytes, tokens}`. Per source, the row `read` is what came in (bytes as they
 stood in the files), and the other rows divide it up exactly. Reasons without documents are bytes that a step took out
 of documents (negative where it added some); `train` and `validation` are what is left. Tokens are those of a
-document's text as it was when its fate was decided; of dropped documents they are counted with `data.keep_dropped`.
+document's text at the moment it was kept or dropped; of dropped documents they are counted with `data.keep_dropped`.
 """
 
 from __future__ import annotations

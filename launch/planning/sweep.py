@@ -31,7 +31,7 @@ class Point(NamedTuple):
 def sizes(recipe: str, overrides: Sequence[str], dial: str, values: Sequence[str]) -> list[Point]:
     """A point for each value of the dial (`depth` or `size`), smallest first, and last the one to predict.
 
-    A recipe without the dial gives up its own shape and training settings; what the command line says wins.
+    The dial replaces a recipe's own shape and training settings. Settings of the command line win.
 
     Raises:
         ValueError: for fewer than three values, values out of order, or a size that the recipe cannot have.
