@@ -1,6 +1,7 @@
 # Two commands matter: `make replicate` (raw text to a scored report) and `make test`.
 PYTHON ?= python3
 VENV   ?= .venv
+TEST_PROCESSES ?= 2
 RECIPE ?= configs/demo.yaml
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -37,8 +38,9 @@ check: setup ## The inner loop: format, lint, types and the fast unit tests
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -m "not slow and not chaos" --durations=0 --durations-min=5 tests/unit
 
-test: setup ## The tests, 15 to 30 minutes on two cores (chaos apart)
-	@$(BIN)/python -m pytest
+# Two processes: most of the time goes to starting and importing, which uses one core. The longest files come first.
+test: setup ## The tests, some ten minutes on two cores (chaos apart)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 chaos: setup ## What takes minutes: kills, stops, cut links, damaged inputs, two hosts, ssh, Slurm, Ray (root, Linux)
 	@$(BIN)/python -m pytest -m chaos

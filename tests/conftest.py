@@ -140,3 +140,16 @@ def nothing_left_behind() -> Iterator[None]:
         told += [f"process: {command}" for command in _still_running(more)]
     told += [f"port {port} is open" for place, port in _ports().items() if place not in ports]
     assert not told, "left behind: " + "; ".join(told)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under pytest-xdist (`-n 2 --dist loadgroup`) a file's tests stay in one process, for they share fixtures.
+
+    Those of `distributed` stay together, for they share ranks.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group(str(folder if folder.name == "distributed" else item.path)))
