@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 COLLECT_EVERY = 100  # steps
+_apart = False  # by `imports_set_apart`; counting the objects that are apart would walk over all of them
 
 
 @contextmanager
@@ -20,11 +21,14 @@ def imports_set_apart() -> Iterator[None]:
 
     DeepSpeed collects garbage several times while it makes an engine. Afterwards the collector is as it was.
     """
-    frozen = gc.get_freeze_count() > 0
+    global _apart
+    before, frozen = _apart, _apart or gc.get_freeze_count() > 0
     gc.freeze()
+    _apart = True
     try:
         yield
     finally:
+        _apart = before
         if not frozen:
             gc.unfreeze()
 
@@ -40,7 +44,7 @@ def collected_at_steps(every: int = COLLECT_EVERY) -> Iterator[Callable[[int], N
         if step % every == 0:
             gc.collect()
 
-    enabled, frozen = gc.isenabled(), gc.get_freeze_count() > 0
+    enabled, frozen = gc.isenabled(), _apart or gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -106,6 +106,7 @@ class Runs:
     def add(self, name: str, ranks: int, stage: int, offload: Iterable[str] = (), **train: Any) -> Path:
         (self.directory / name).mkdir()
         zero = {"stage": stage, **{f"offload_{part}": "cpu" for part in offload}}
+        train = {"validation": {"every": 1000, "max_tokens": 512}, **train}
         file = write_recipe(self.directory / name / "recipe.yaml", self.data, zero=zero, **train)
         self._waiting.setdefault(ranks, []).append(file)
         return file.parent / "run"

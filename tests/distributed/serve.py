@@ -6,7 +6,6 @@ goes to standard error.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import os
@@ -14,7 +13,6 @@ import sys
 import traceback
 from pathlib import Path
 
-from pretrain import session  # noqa: F401 (what all work needs is imported before objects are set apart)
 from pretrain.engine.engine import connected
 from pretrain.parallel.ranks import find_ranks
 
@@ -22,7 +20,6 @@ from pretrain.parallel.ranks import find_ranks
 def main() -> None:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
-        gc.freeze()  # torch's and DeepSpeed's objects: each run would walk over them
         ranks = find_ranks()
         with connected(ranks):  # once: gloo cannot join twice through the same port
             for line in sys.stdin:
