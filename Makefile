@@ -40,7 +40,7 @@ check: setup ## The inner loop: format, lint, types and the fast unit tests
 
 # Two processes: most of the time goes to starting and importing, which uses one core. The longest files come first.
 test: setup ## The tests, some ten minutes on two cores (chaos apart)
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 chaos: setup ## What takes minutes: kills, stops, cut links, damaged inputs, two hosts, ssh, Slurm, Ray (root, Linux)
 	@$(BIN)/python -m pytest -m chaos

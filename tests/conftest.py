@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -142,14 +143,17 @@ def nothing_left_behind() -> Iterator[None]:
     assert not told, "left behind: " + "; ".join(told)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under pytest-xdist (`-n 2 --dist loadgroup`) a file's tests stay in one process, for they share fixtures.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under pytest-xdist (`-n 2 --dist loadfile`) a file's tests stay in one process, for they share fixtures.
 
-    Those of `distributed` stay together, for they share ranks.
+    Those of `tests/distributed` stay together, for they share ranks.
     """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group(str(folder if folder.name == "distributed" else item.path)))
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return str(Path(file).parent) if "distributed" in Path(file).parts else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None

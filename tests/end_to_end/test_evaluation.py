@@ -173,7 +173,7 @@ def test_weights_that_are_no_numbers_get_one_message(run: Path, monkeypatch: pyt
             model.embed.weight.fill_(float("nan"))
         return model
 
-    monkeypatch.setattr("pretrain.checkpoint.load_weights.load_weights", spoiled)
+    monkeypatch.setattr("eval.suite.load_weights", spoiled)
     with pytest.raises(ScoresFailed, match=r"^the checkpoint gives no finite.*Did training diverge.*/pairs"):
         evaluate(run, progress=False)
     results = load_results(run)

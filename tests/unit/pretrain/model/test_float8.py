@@ -181,8 +181,8 @@ def test_it_compiles_whole(mode: str) -> None:
 # Trains the recipes that it is given, in one process, as if its CPU had fp8.
 TRAIN = """
 import sys
-from pretrain import engine_config
-engine_config.float8_problem = lambda device: None
+from pretrain.engine import deepspeed_config
+deepspeed_config.float8_problem = lambda device: None
 from configs.schema.recipe import load
 from pretrain.engine.engine import connected
 from pretrain.parallel.ranks import find_ranks
