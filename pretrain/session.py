@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from pretrain.batches.order import ORDER_VERSION
 from pretrain.batches.packing import packing_lines
 from pretrain.batches.source import BatchSource
 from pretrain.batches.trace import SpansOfRanks
+from pretrain.checkpoint.base_model import BASE, base_fingerprints
 from pretrain.checkpoint.compatible import (
     CHANGES,
     OBJECTIVE,
@@ -105,6 +107,7 @@ class Prepared:
     flops_per_token: float
     float8_share: float  # of these operations
     peak: float  # FLOP/s of all devices together
+    base: str | None  # fingerprint of the weights of `train.init_from`; on rank 0
 
 
 def run(recipe: Recipe, laps: Laps | None = None) -> bool:
@@ -190,8 +193,16 @@ def _prepare(session: Session, start: Start) -> Prepared:
         initial = weights_to_start_from(recipe, session.data, initial)
     share = float8_share(model.config, model.vocab_size)
     peak = sum(gather(peak_flops(device, engine.precision, share)))
+    base = _base(recipe, start) if session.ranks.rank == 0 else None
     session.laps.lap("engine")
-    return Prepared(engine, phases, numerics, initial, flops_per_token, share, peak)
+    return Prepared(engine, phases, numerics, initial, flops_per_token, share, peak, base)
+
+
+def _base(recipe: Recipe, start: Start) -> str | None:
+    if start.checkpoint is not None:
+        known: str | None = start.state.get(BASE)
+        return known
+    return base_fingerprints(Path(recipe.train.init_from))[0] if recipe.train.init_from else None
 
 
 def _compiles(session: Session, flops_per_token: float) -> bool:
@@ -242,6 +253,7 @@ def _train_from(session: Session, prepared: Prepared, start: Start, every: int) 
             CHANGES: start.changes,
             NUMERICS: prepared.numerics.state,
             OBJECTIVE: objective_code(recipe),
+            BASE: prepared.base,
         }
         train = _saving_every(recipe.train, every)
         return fit(Run(engine, batches, train, steps, meter, tracker, guard, validator, saver, facts))

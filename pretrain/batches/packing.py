@@ -110,14 +110,23 @@ def best_fit(lengths: Int64, capacity: int) -> Int64:
 
 
 # ------------------------------------------------------------------------------------------------------------ on disk
+def _directory(data: DataManifest, source: SourceShards, context: int) -> Path:
+    key = fingerprint([data.fingerprint, source.name, source.tokens, context, PACKING_VERSION, BLOCK_PIECES])
+    return data.directory / DIRECTORY / f"best-fit-{context}-{key[:16]}"
+
+
+def is_packed(data: DataManifest, source: SourceShards, context: int) -> bool:
+    """Whether the packing of a source lies beside the data already."""
+    return (_directory(data, source, context) / _SUMMARY).is_file()
+
+
 def load_packing(data: DataManifest, source: SourceShards, context: int) -> Packing:
     """The packing of a source, made first where it does not lie beside the data yet.
 
     Raises:
         ValueError: when it cannot be written there.
     """
-    key = fingerprint([data.fingerprint, source.name, source.tokens, context, PACKING_VERSION, BLOCK_PIECES])
-    directory = data.directory / DIRECTORY / f"best-fit-{context}-{key[:16]}"
+    directory = _directory(data, source, context)
     if not (directory / _SUMMARY).is_file():
         try:
             with atomic_directory(directory) as temporary:

@@ -1,4 +1,4 @@
-"""Whether a recipe may go on from a checkpoint, and what of it changed on the way. Free of torch.
+"""Decides whether a recipe may go on from a checkpoint, and lists what changed on the way. Free of torch.
 
 What decided the steps that were made must not change. What acts on later steps may, as long as there are any; each
 such change is kept in the checkpoints that follow, so that a checkpoint says what made it.
@@ -6,6 +6,7 @@ such change is kept in the checkpoints that follow, so that a checkpoint says wh
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from configs.common.files import read_json
@@ -13,9 +14,11 @@ from configs.common.layout import MANIFEST
 from configs.safety.user_code import UserCode
 from configs.schema.decisive import LENGTH, acts_ahead, changed_settings
 from configs.schema.recipe import Recipe, total_steps
-from data_prep.tokens.shards import DataManifest
+from data_prep.tokens.shards import DataManifest, load_manifest
 from pretrain.batches.mixture import plan_mixture
 from pretrain.batches.order import ORDER_VERSION
+from pretrain.batches.packing import is_packed
+from pretrain.checkpoint.base_model import BASE, base_fingerprints
 from pretrain.checkpoint.manifest import CheckpointInfo, newest
 from pretrain.optimizer.schedule import learning_rate
 
@@ -24,6 +27,7 @@ CHANGES = "changes"  # in the state: [{step, setting, before, after}, …], each
 BATCH = "train.global_batch_size"
 DATA = "the data's fingerprint"
 _ACCEPTED = {BATCH: "global_batch_size", DATA: "data"}
+_INIT_FROM = "train.init_from"
 _NOTICEABLE = 0.01  # of a learning rate
 
 
@@ -34,13 +38,22 @@ def differences(info: CheckpointInfo, recipe: Recipe) -> dict[str, tuple[Any, An
     """
     wanted = total_steps(recipe, info.train_windows)
     length = changed_length(info, recipe)
-    found = changed_settings(info.recipe, recipe)
+    found = _changed_settings(info, recipe)
     code = (info.state.get(OBJECTIVE), objective_code(recipe))
     if code[0] != code[1]:
         found["the code of train.objective"] = code
     if info.step < wanted:
         return {path: pair for path, pair in found.items() if not acts_ahead(path) and not _accepted(path, recipe)}
     return {**{path: pair for path, pair in found.items() if not _accepted(path, recipe)}, **length}
+
+
+def _changed_settings(info: CheckpointInfo, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The decisive settings that differ; of `train.init_from` the weights count, and not the path that names them."""
+    found = changed_settings(info.recipe, recipe)
+    base, path = info.state.get(BASE), recipe.train.init_from
+    if _INIT_FROM in found and base is not None and path is not None and base in base_fingerprints(Path(path)):
+        del found[_INIT_FROM]
+    return found
 
 
 def objective_code(recipe: Recipe) -> dict[str, Any] | None:
@@ -126,18 +139,26 @@ def check_finished(recipe: Recipe) -> bool:
 
 def _ends_with(info: CheckpointInfo, recipe: Recipe) -> bool:
     manifest = recipe.data_directory / MANIFEST
-    return (
-        info.step == total_steps(recipe, info.train_windows)
-        and not differences(info, recipe)
-        and manifest.is_file()
-        and (read_json(manifest).get("fingerprint") == info.data_fingerprint or _accepted(DATA, recipe))
-    )
+    if info.step != total_steps(recipe, info.train_windows) or differences(info, recipe) or not manifest.is_file():
+        return False
+    if read_json(manifest).get("fingerprint") == info.data_fingerprint:
+        return True
+    return _accepted(DATA, recipe) and (recipe.train.epochs is None or _epochs_are_made(info, recipe))
+
+
+def _epochs_are_made(info: CheckpointInfo, recipe: Recipe) -> bool:
+    """Whether the steps suffice for the epochs over the data that lies there now, which may have grown."""
+    data, context = load_manifest(recipe.data_directory), recipe.model.context_length
+    if recipe.train.packing == "best_fit" and not all(is_packed(data, source, context) for source in data.train):
+        return False  # training packs first, and counts then
+    windows = sum(source.windows for source in plan_mixture(recipe, data).sources)
+    return info.step >= total_steps(recipe, windows)
 
 
 # -------------------------------------------------------------------------------------------------------- what changed
 def changes(info: CheckpointInfo, recipe: Recipe, data: DataManifest) -> list[dict[str, Any]]:
     """What changed over the whole run when the recipe goes on from this checkpoint; for `CHANGES` of the state."""
-    now = {**changed_settings(info.recipe, recipe), **changed_length(info, recipe)}
+    now = {**_changed_settings(info, recipe), **changed_length(info, recipe)}
     if info.data_fingerprint != data.fingerprint:
         now[DATA] = (info.data_fingerprint, data.fingerprint)
     added = [

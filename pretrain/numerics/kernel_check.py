@@ -70,8 +70,13 @@ class Digest:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all of it is numbers."""
+        """Whether neither the loss nor a gradient holds NaN or infinity."""
         return math.isfinite(self.nats) and bool(self.gradients.isfinite().all())
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether any gradient differs from zero."""
+        return bool(self.gradients.any())
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def check_kernels(engine: Engine, inputs: tuple[Tensor, ...], setting: Any, chun
     if not paths:
         return Check(False, "plain code alone: neither compiled code nor fp8 nor a loss in chunks", True)
     began = time.monotonic()
-    allowed = TOLERANCES[engine.precision]
+    inputs, allowed = _weighted(inputs), TOLERANCES[engine.precision]
     with _as_before(engine):
         plain = _plain_digest(engine, inputs)
         whole = time.monotonic()
@@ -144,6 +149,9 @@ def check_kernels(engine: Engine, inputs: tuple[Tensor, ...], setting: Any, chun
             text = f"{_listed(paths)}: not compared: plain code gives NaN or infinite values too"
             return Check(engine.compiled, text, False, seconds)
         failing = found.failing(allowed)
+        if not failing and not any(engine.gather(plain.has_gradient)):  # zeros equal zeros, whatever was computed
+            text = f"{_listed(paths)}: not compared, as this micro-batch has no gradient"
+            return Check(engine.compiled, text, False, seconds)
         if not failing:
             text = _passed(paths, found, allowed, seconds)
             return Check(engine.compiled, text, True, _values(found, engine) | seconds)
@@ -179,6 +187,12 @@ def _digest(engine: Engine, inputs: tuple[Tensor, ...], call: Callable[..., Tens
     gradients = torch.autograd.grad(nats * scale, parameters, allow_unused=True)
     rows = [sketch(g, g.numel() if g is not None else 0, number) for number, g in enumerate(gradients)]
     return Digest(float(nats.detach()), torch.stack(rows))
+
+
+def _weighted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs; with weights of one where all are zero, as in a micro-batch of padding, which has no gradient."""
+    tokens, targets, weights, *rest = inputs
+    return (tokens, targets, weights if weights.any() else torch.ones_like(weights), *rest)
 
 
 def _scale(engine: Engine, inputs: tuple[Tensor, ...]) -> float:

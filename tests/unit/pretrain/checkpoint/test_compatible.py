@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from configs.common.files import sha256_file
+from configs.common.files import read_json, sha256_file, write_json
 from configs.schema.decisive import AHEAD, FREE, LENGTH, acts_ahead, changed_settings, decisive
-from configs.schema.recipe import Recipe, is_path, load, published, save
+from configs.schema.recipe import Recipe, is_path, load, published, save, total_steps
+from data_prep.tokens.shards import load_manifest
 from launch.stages import working_in
 from launch.trace import trace
+from pretrain.batches.mixture import plan_mixture
+from pretrain.batches.packing import load_packing
+from pretrain.checkpoint.base_model import BASE, base_fingerprints
 from pretrain.checkpoint.choice import best_checkpoint, checkpoint_of_step
 from pretrain.checkpoint.compatible import (
     CHANGES,
@@ -25,7 +30,7 @@ from pretrain.checkpoint.compatible import (
     rate_jump,
     recipe_of_step,
 )
-from pretrain.checkpoint.manifest import read_info
+from pretrain.checkpoint.manifest import manifest_content, read_info
 from pretrain.train import train
 from tests.parts.fake_checkpoint import write_fake_checkpoint
 from tests.parts.training_run import prepare_data, write_recipe
@@ -194,6 +199,66 @@ def test_accepted_changes_pass(make: Callable[..., Recipe]) -> None:
     assert check_finished(make("train.global_batch_size=4", "data.validation_fraction=0.2", accepted))
     with pytest.raises(ValueError, match="seed"):
         check_settings(make("seed=9", accepted))
+
+
+def test_the_base_model_counts_and_not_where_it_lies(make: Callable[..., Recipe], tmp_path: Path) -> None:
+    """A project that moved names the weights that it started from by another path."""
+    old, moved, other = (tmp_path / name for name in ("old", "moved", "other"))
+    base = make("seed=5").model_copy(update={"out": str(old)})
+    first = read_info(write_fake_checkpoint(base, 3))
+    write_fake_checkpoint(base, 6)  # the base was trained further since
+    begun = f"train.init_from={old}"
+    begin(make(begun), **{BASE: first.fingerprint})
+    assert check_finished(make(begun))
+    shutil.copytree(old, moved)
+    for path in (moved, moved / "checkpoints" / "step_00000003"):
+        assert check_finished(make(f"train.init_from={path}")), path
+    info = check_settings(make(f"train.init_from={moved}"))
+    assert (
+        info is not None and changes(info, make(f"train.init_from={moved}"), load_manifest(base.data_directory)) == []
+    )
+    write_fake_checkpoint(base.model_copy(update={"out": str(other)}), 9)
+    for path in (other, moved / "checkpoints" / "step_00000006", tmp_path / "gone"):
+        with pytest.raises(ValueError, match=r"train.init_from = .*, but now it is"):
+            check_settings(make(f"train.init_from={path}"))
+
+
+def test_a_hugging_face_base_is_known_by_its_files(make: Callable[..., Recipe], tmp_path: Path) -> None:
+    for name in ("old", "moved"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    (base,) = base_fingerprints(tmp_path / "old")
+    begin(make(f"train.init_from={tmp_path / 'old'}"), **{BASE: base})
+    moved = make(f"train.init_from={tmp_path / 'moved'}")
+    assert check_finished(moved)
+    (tmp_path / "moved" / "model.safetensors").write_bytes(b"others!")
+    with pytest.raises(ValueError, match=r"train\.init_from"):
+        check_finished(moved)
+
+
+@pytest.mark.parametrize("packing", ["windows", "best_fit"])
+def test_epochs_are_of_the_data_that_lies_there_now(tmp_path: Path, data: Path, packing: str) -> None:
+    """A run over data that grew since is not finished, though its steps were all that the data had."""
+    shutil.copytree(data, tmp_path / "data")
+    settings = [f"train.packing={packing}", "train.steps=null", "train.epochs=1"]
+    accepting = load(
+        write_recipe(tmp_path / "recipe.yaml", tmp_path / "data"), [*settings, "train.checkpoint.accept_changed=[data]"]
+    )
+    manifest = load_manifest(tmp_path / "data")
+    if packing == "best_fit":
+        assert not is_finished(accepting)
+        for source in manifest.train:
+            load_packing(manifest, source, accepting.model.context_length)
+    windows = sum(source.windows for source in plan_mixture(accepting, manifest).sources)
+    for there, finished in ((windows, True), (windows // 2, False)):  # windows that the checkpoint was trained on
+        shutil.rmtree(accepting.run_directory, ignore_errors=True)
+        directory = write_fake_checkpoint(accepting, total_steps(accepting, there), windows=there)
+        content = read_json(directory / "manifest.json")
+        fields = {key: value for key, value in content.items() if key not in ("seal", "schema")}
+        write_json(directory / "manifest.json", manifest_content({**fields, "data_fingerprint": "of before"}))
+        assert is_finished(accepting) == finished
+        assert check_finished(accepting) == finished
 
 
 # ---------------------------------------------------------------------------------------------------- what made a step

@@ -276,3 +276,22 @@ def test_a_gradient_of_rounding_alone_accuses_nothing() -> None:
     found = differences(fast, plain, ["a", "b"], [64, 64])
     assert found.gradients["b"] < 1e-6 and not found.failing(TOLERANCES["fp32"])
     assert differences(Digest(math.nan, fast.gradients), plain, ["a", "b"], [64, 64]).loss == math.inf
+
+
+def test_a_micro_batch_without_weight_hides_no_fault() -> None:
+    """All of a micro-batch may be padding: then both ways give zeros, right or wrong."""
+    engine = StandIn()
+    engine.compile(wrong_gradient(engine, "model.blocks.0.mlp.up.weight", lambda gradient: 2 * gradient))
+    tokens, targets, weights = batch()
+    found = check_kernels(engine, (tokens, targets, 0 * weights), "auto", None)  # type: ignore[arg-type]
+    assert not found.compiled and "gradient of blocks.0.mlp.up.weight" in found.text
+
+
+def test_zeros_are_compared_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = StandIn()
+    engine.compile(engine.module.forward)
+    forward = engine.module.forward
+    engine.module.forward = lambda *inputs: 0 * forward(*inputs)  # type: ignore[method-assign]
+    engine.compile(engine.module.forward)
+    found = check(engine)
+    assert not found.decided and "has no gradient" in found.text
