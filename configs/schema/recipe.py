@@ -368,6 +368,9 @@ def json_schema() -> str:
 
 
 # ---------------------------------------------------------------------------------------------------- derived settings
+MOST_AUTOMATIC_MICRO_BATCH = 16  # sequences; larger ones fill a GPU no better, and may not fit
+
+
 class BatchPlan(BaseModel):
     """One solution of: global = micro x accumulation x ranks / ranks that share a row (all in sequences)."""
 
@@ -375,13 +378,14 @@ class BatchPlan(BaseModel):
     micro_batch: int
     accumulation: int
     ranks: int
+    problems: list[str] = []  # what does not divide; the plan is rounded down then
 
 
-def solve_batch(train: Train, ranks: int) -> BatchPlan:
-    """Solves the batch equation; the one place where it is solved.
+def plan_batch(train: Train, ranks: int) -> BatchPlan:
+    """Solves the batch equation, or comes near and names what does not divide; the one place where it is solved.
 
     Raises:
-        ValueError: when the global batch cannot be divided over these ranks and micro-batches.
+        ValueError: when the ranks cannot share rows, or there are more of them than rows.
     """
     total, sharing = train.global_batch_size, train.parallel.sharing
     if ranks % sharing:
@@ -389,21 +393,38 @@ def solve_batch(train: Train, ranks: int) -> BatchPlan:
         raise ValueError(
             f"train.parallel.{name} {sharing} does not divide {ranks} ranks; change it or the number of ranks"
         )
-    groups = ranks // sharing
-    if total % groups:
-        raise ValueError(
+    groups, problems = ranks // sharing, list[str]()
+    per_rank, rest = divmod(total, groups)
+    if not per_rank:
+        raise ValueError(f"train.global_batch_size {total} is less than {groups} ranks; raise it, or use fewer ranks")
+    if rest:
+        problems.append(
             f"train.global_batch_size {total} cannot be divided over {groups} ranks; make it a multiple of {groups}"
         )
-    per_rank = total // groups
     micro = train.micro_batch_size
     if micro is None:
-        micro = max(size for size in range(1, min(per_rank, 16) + 1) if per_rank % size == 0)
+        most = min(per_rank, MOST_AUTOMATIC_MICRO_BATCH)
+        micro = max(size for size in range(1, most + 1) if per_rank % size == 0)
     elif per_rank % micro:
-        raise ValueError(
+        problems.append(
             f"train.global_batch_size {total} over {groups} ranks is {per_rank} sequences per rank, "
             f"not a multiple of train.micro_batch_size {micro}; change one of them"
         )
-    return BatchPlan(global_batch=total, micro_batch=micro, accumulation=per_rank // micro, ranks=ranks)
+    micro = min(micro, per_rank)
+    sizes = {"micro_batch": micro, "accumulation": per_rank // micro}
+    return BatchPlan(global_batch=total, **sizes, ranks=ranks, problems=problems)
+
+
+def solve_batch(train: Train, ranks: int) -> BatchPlan:
+    """The exact solution of the batch equation.
+
+    Raises:
+        ValueError: when the global batch cannot be divided over these ranks and micro-batches.
+    """
+    plan = plan_batch(train, ranks)
+    if plan.problems:
+        raise ValueError(plan.problems[0])
+    return plan
 
 
 def total_steps(recipe: Recipe, train_windows: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,11 @@ from configs.common.files import read_json
 from configs.common.layout import MANIFEST
 from configs.common.rendering import duration, short, size
 from configs.safety.trust import trust_options
-from configs.schema.recipe import Recipe, load, total_steps
+from configs.schema.recipe import Recipe, load, plan_batch, total_steps
 from configs.schema.train import Train
 from launch.planning.show import embedding_rows
 from pretrain.planning.memory import GPU_CONTEXT, PARTS, Memory, Setup, memory, variants
-from pretrain.planning.step_time import Place, step_time
+from pretrain.planning.step_time import Hardware, step_time
 from pretrain.sizes.flops import count_parameters, flops_per_token
 
 _FREE_SHARE = 0.92  # of a device's memory: the rest goes to fragments
@@ -35,7 +36,7 @@ _MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def make_plan(
-    recipe: Recipe, place: Place, price: float | None, probed: dict[str, Any] | None = None
+    recipe: Recipe, hardware: Hardware, price: float | None, probed: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Everything that is said about a recipe on these devices; bytes, seconds, tokens and FLOPs.
 
@@ -47,11 +48,11 @@ def make_plan(
     known = embedding_rows(recipe)
     rows = known or _CHARACTER_ROWS
     warnings = [] if known else [f"the alphabet is not known before the data is prepared: {rows} rows assumed"]
-    setup = replace(_setup(recipe, place, warnings), **(probed or {}))
+    setup = replace(_setup(recipe, hardware, warnings), **(probed or {}))
     counted = count_parameters(recipe.model, rows)
-    limit = place.device.memory * _FREE_SHARE - (0 if place.device.cpu else GPU_CONTEXT)
-    stages = [_row(recipe, rows, choice, place, limit) for choice in variants(setup, offload=True)]
-    own, best = _row(recipe, rows, setup, place, limit), _fastest(recipe, rows, setup, place, limit)
+    limit = hardware.device.memory * _FREE_SHARE - (0 if hardware.device.cpu else GPU_CONTEXT)
+    stages = [_row(recipe, rows, choice, hardware, limit) for choice in variants(setup, offload=True)]
+    own, best = _row(recipe, rows, setup, hardware, limit), _fastest(recipe, rows, setup, hardware, limit)
     if not own["fits"]:
         warnings.append(
             f"the recipe's own settings need {size(own['total'])} of {size(limit)} per rank: they do not fit"
@@ -61,11 +62,16 @@ def make_plan(
         tokens = total_steps(recipe, 0) * recipe.train.global_batch_size * recipe.model.context_length
     plan: dict[str, Any] = {
         "recipe": recipe.name,
-        "device": {"name": place.device.name, "ranks": place.ranks, "nodes": place.nodes, "usable_bytes": limit},
+        "device": {
+            "name": hardware.device.name,
+            "ranks": hardware.ranks,
+            "nodes": hardware.nodes,
+            "usable_bytes": limit,
+        },
         "rows": rows,
         "parameters": counted._asdict(),
         "flops_per_token": flops_per_token(recipe.model, rows),
-        "assumed_mfu": place.mfu,
+        "assumed_mfu": hardware.mfu,
         "stages": stages,
         "recipe_settings": own,
         "fastest": best,
@@ -81,8 +87,10 @@ def make_plan(
             if row is not None:
                 row["seconds"] = tokens / row["tokens_per_s"]
                 # As if all of it were computation, which most of it is.
-                row["seconds_range"] = [row["seconds"] * place.mfu[0] / mfu for mfu in (place.mfu[2], place.mfu[1])]
-                hours = row["seconds"] / 3600 * place.ranks
+                row["seconds_range"] = [
+                    row["seconds"] * hardware.mfu[0] / mfu for mfu in (hardware.mfu[2], hardware.mfu[1])
+                ]
+                hours = row["seconds"] / 3600 * hardware.ranks
                 row["cost"] = None if price is None else hours * price
         _judge_data(recipe, tokens, warnings)
     return plan
@@ -109,61 +117,50 @@ def _judge_data(recipe: Recipe, tokens: int, warnings: list[str]) -> None:
         warnings.append(f"the prepared data has {short(there)} tokens: {tokens / there:.1f} epochs over it")
 
 
-def _setup(recipe: Recipe, place: Place, warnings: list[str]) -> Setup:
+def _setup(recipe: Recipe, hardware: Hardware, warnings: list[str]) -> Setup:
     from pretrain.engine.deepspeed_config import cpu_computes_bf16
 
-    train, half = recipe.train, not place.device.cpu or cpu_computes_bf16()
+    train, half = recipe.train, not hardware.device.cpu or cpu_computes_bf16()
     if train.parallel.tensor > 1:
         raise ValueError("replica plan does not count with train.parallel.tensor; leave it out here")
-    sharing = train.parallel.sequence
-    if place.ranks % sharing:
-        raise ValueError(f"train.parallel.sequence {sharing} does not divide {place.ranks} ranks; change one of them")
-    groups, batch = place.ranks // sharing, train.global_batch_size
-    per_rank, rest = divmod(batch, groups)
-    if not per_rank:
-        raise ValueError(f"train.global_batch_size {batch} is less than {groups} ranks; raise it, or plan fewer")
-    if rest:
-        warnings.append(f"train.global_batch_size {batch} cannot be divided over {groups} ranks")
-    micro = train.micro_batch_size or max(n for n in range(1, min(per_rank, 16) + 1) if per_rank % n == 0)
-    if per_rank % micro:
-        warnings.append(f"{per_rank} sequences per rank are no multiple of train.micro_batch_size {micro}")
+    batch = plan_batch(train, hardware.ranks)
+    warnings += batch.problems
     bucket = recipe.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size", Setup.bucket)
     return Setup(
         precision=("bf16" if half else "fp32") if train.precision == "auto" else train.precision,
-        ranks=place.ranks,
-        micro_batch=min(micro, per_rank),
-        accumulation=max(1, per_rank // micro),
+        ranks=hardware.ranks,
+        micro_batch=batch.micro_batch,
+        accumulation=batch.accumulation,
         stage=train.zero.stage,
-        offload=train.zero.offload_optimizer == "cpu" and not place.device.cpu,
-        offload_weights=train.zero.offload_parameters == "cpu" and not place.device.cpu,
-        sequence=sharing,
+        offload=train.zero.offload_optimizer == "cpu" and not hardware.device.cpu,
+        offload_weights=train.zero.offload_parameters == "cpu" and not hardware.device.cpu,
+        sequence=train.parallel.sequence,
         checkpointing=train.activation_checkpointing,
         optimizer=train.optimizer.name,
-        compiled=_compiled(recipe, place),
-        cpu=place.device.cpu,
+        compiled=_compiled(recipe, hardware),
+        cpu=hardware.device.cpu,
         checkpoint_copy=train.checkpoint.asynchronous,
         bucket=int(bucket),
         loss_chunk=train.loss_chunk,
     )
 
 
-def _compiled(recipe: Recipe, place: Place) -> bool:
-    """As `pretrain.engine.compiling.should_compile` decides; a GPU is taken to have long runs and a compiler."""
-    from pretrain.engine.compiling import PAYS_FROM_FLOPS
+def _compiled(recipe: Recipe, hardware: Hardware) -> bool:
+    """Whether training compiles there; a GPU is taken to have long runs and a compiler, a run of epochs to be short."""
+    from pretrain.engine.compiling import pays_to_compile
 
     train = recipe.train
-    if train.compile != "auto":
-        return train.compile
-    if train.zero.stage == 3 or not place.device.cpu or train.epochs is not None:
-        return train.zero.stage < 3 and not place.device.cpu
+    if not hardware.device.cpu:
+        return pays_to_compile(train, "cuda", math.inf)
     rows = embedding_rows(recipe) or _CHARACTER_ROWS
-    tokens = total_steps(recipe, 0) * train.global_batch_size * recipe.model.context_length
-    return tokens * flops_per_token(recipe.model, rows) / place.ranks >= PAYS_FROM_FLOPS["cpu"]
+    steps = 0 if train.epochs is not None else total_steps(recipe, 0)
+    tokens = steps * train.global_batch_size * recipe.model.context_length
+    return pays_to_compile(train, "cpu", tokens * flops_per_token(recipe.model, rows) / hardware.ranks)
 
 
-def _row(recipe: Recipe, rows: int, setup: Setup, place: Place, limit: float) -> dict[str, Any]:
+def _row(recipe: Recipe, rows: int, setup: Setup, hardware: Hardware, limit: float) -> dict[str, Any]:
     need: Memory = memory(recipe.model, rows, setup)
-    time = step_time(recipe.model, rows, setup, place)
+    time = step_time(recipe.model, rows, setup, hardware)
     tokens = setup.micro_batch * setup.accumulation * setup.ranks // setup.sequence * recipe.model.context_length
     return {
         "stage": setup.stage,
@@ -182,11 +179,17 @@ def _row(recipe: Recipe, rows: int, setup: Setup, place: Place, limit: float) ->
     }
 
 
-def _fastest(recipe: Recipe, rows: int, setup: Setup, place: Place, limit: float) -> dict[str, Any] | None:
+def _fastest(recipe: Recipe, rows: int, setup: Setup, hardware: Hardware, limit: float) -> dict[str, Any] | None:
     """The configuration with the least predicted time of those that fit; of equals the one with the least memory."""
     per_rank = setup.micro_batch * setup.accumulation
     found = [
-        _row(recipe, rows, replace(choice, micro_batch=n, accumulation=per_rank // n, checkpointing=kept), place, limit)
+        _row(
+            recipe,
+            rows,
+            replace(choice, micro_batch=n, accumulation=per_rank // n, checkpointing=kept),
+            hardware,
+            limit,
+        )
         for choice in variants(setup, offload=True)
         for n in sorted({*_MICRO_BATCHES, setup.micro_batch})
         for kept in ("none", "selective", "full")
@@ -212,7 +215,7 @@ def run_probe(recipe_file: str, overrides: list[str], rows: int) -> dict[str, An
         return measured
 
 
-def _probed_plan(recipe: Recipe, arguments: Namespace, place: Place) -> dict[str, Any]:
+def _probed_plan(recipe: Recipe, arguments: Namespace, hardware: Hardware) -> dict[str, Any]:
     """The plan with what a probe measured instead of assumptions, and the probe's own figures beside predictions.
 
     Memory is predicted before the probe; time from the first half of its steps, for the second half.
@@ -221,7 +224,7 @@ def _probed_plan(recipe: Recipe, arguments: Namespace, place: Place) -> dict[str
     from pretrain.planning.probe import WARM_UP
 
     rows = embedding_rows(recipe) or _CHARACTER_ROWS
-    one = replace(place, per_node=1, nodes=1)
+    one = replace(hardware, per_node=1, nodes=1)
     alone = _setup(recipe.model_copy(update={"train": _unshared(recipe.train)}), one, [])
     batch = alone.micro_batch * min(alone.accumulation, 2)  # longer sums of gradients need no more memory
     shrink = [f"train.global_batch_size={batch}", f"train.micro_batch_size={alone.micro_batch}", "train.ranks=1"]
@@ -239,11 +242,11 @@ def _probed_plan(recipe: Recipe, arguments: Namespace, place: Place) -> dict[str
         probed |= {"waste": unexplained / passing if passing else 0.0}
     else:
         probed["overhead"] = max(0.0, used - explained)
-    device = with_peak(place.device, measured["precision"], measured["peak_flops"])
+    device = with_peak(hardware.device, measured["precision"], measured["peak_flops"])
     there, seconds = replace(one, device=device), measured["seconds"][WARM_UP:]
     half, mfu = len(seconds) // 2, _fit_mfu(recipe, rows, setup, there, median(seconds))
     fitted = replace(there, probed=_fit_mfu(recipe, rows, setup, there, median(seconds[:half])))
-    plan = make_plan(recipe, replace(place, device=device, probed=mfu), arguments.price, probed)
+    plan = make_plan(recipe, replace(hardware, device=device, probed=mfu), arguments.price, probed)
     plan["probe"] = {
         "predicted_bytes": predicted.total - (libraries if setup.cpu else 0.0),
         "explained_bytes": explained,
@@ -253,7 +256,7 @@ def _probed_plan(recipe: Recipe, arguments: Namespace, place: Place) -> dict[str
         "assumed_step_seconds": step_time(recipe.model, rows, setup, one).total,
         "mfu": mfu,
         "setup": asdict(setup),
-        "deepspeed_state_bytes": _deepspeed_states(recipe, rows, place),
+        "deepspeed_state_bytes": _deepspeed_states(recipe, rows, hardware),
     }
     return plan
 
@@ -263,19 +266,19 @@ def _unshared(train: Train) -> Train:
     return train.model_copy(update={"parallel": train.parallel.model_copy(update={"sequence": 1})})
 
 
-def _deepspeed_states(recipe: Recipe, rows: int, place: Place) -> dict[str, float]:
+def _deepspeed_states(recipe: Recipe, rows: int, hardware: Hardware) -> dict[str, float]:
     from pretrain.planning.deepspeed_estimate import deepspeed_states
 
     counted, layer = count_parameters(recipe.model, rows).total, rows * recipe.model.hidden_size
-    return {str(stage): deepspeed_states(counted, layer, stage, place.per_node, place.nodes) for stage in (2, 3)}
+    return {str(stage): deepspeed_states(counted, layer, stage, hardware.per_node, hardware.nodes) for stage in (2, 3)}
 
 
-def _fit_mfu(recipe: Recipe, rows: int, setup: Setup, place: Place, seconds: float) -> float:
+def _fit_mfu(recipe: Recipe, rows: int, setup: Setup, hardware: Hardware, seconds: float) -> float:
     """The MFU at which `step_time` gives `seconds`, by bisection; 1000% where even that is too slow."""
     low, high = 1e-4, 10.0
     for _ in range(60):
         middle = (low * high) ** 0.5
-        longer = step_time(recipe.model, rows, setup, place, middle).total > seconds
+        longer = step_time(recipe.model, rows, setup, hardware, middle).total > seconds
         low, high = (middle, high) if longer else (low, middle)
     return low
 
@@ -293,8 +296,10 @@ def plan_command(arguments: Namespace) -> int:
         raise ValueError(f"--nodes {arguments.nodes}: give the number of machines, 1 or more")
     if arguments.price is not None and arguments.price < 0:
         raise ValueError(f"--price {arguments.price}: give the price of an hour of one GPU")
-    place = Place(device, count, arguments.nodes)
-    plan = _probed_plan(recipe, arguments, place) if arguments.probe else make_plan(recipe, place, arguments.price)
+    hardware = Hardware(device, count, arguments.nodes)
+    plan = (
+        _probed_plan(recipe, arguments, hardware) if arguments.probe else make_plan(recipe, hardware, arguments.price)
+    )
     if arguments.json:
         print(json.dumps(plan, indent=2))
     else:

@@ -1,4 +1,4 @@
-"""Whether torch.compile pays, and where its results are kept."""
+"""Decides whether torch.compile pays, and where its results are kept."""
 
 from __future__ import annotations
 
@@ -17,20 +17,28 @@ PAYS_FROM_FLOPS = {"cpu": 1e13, "cuda": 2e16}
 _PLACE = "TORCHINDUCTOR_CACHE_DIR"
 
 
-def should_compile(train: Train, device: torch.device, flops_per_rank: float) -> bool:
-    """`train.compile`, with `auto` decided: long runs at ZeRO stages 0 to 2, where a compiler is installed.
+def pays_to_compile(train: Train, kind: str, flops_per_rank: float) -> bool:
+    """`train.compile`, with `auto` decided where there is a compiler: for long runs at ZeRO stages 0 to 2.
 
-    `flops_per_rank`: forward and backward of the whole run.
+    Args:
+        train: the section.
+        kind: of device, as torch calls it: cpu or cuda.
+        flops_per_rank: forward and backward of the whole run.
     """
     if train.compile != "auto":
-        if train.compile and train.zero.stage == 3:
-            say(
-                "train.compile at ZeRO-3: DeepSpeed's hooks cut the graph at every module, which costs minutes of "
-                "compilation and gains little; stages 0 to 2 compile whole"
-            )
         return train.compile
-    pays = flops_per_rank >= PAYS_FROM_FLOPS.get(device.type, float("inf"))
-    return pays and train.zero.stage < 3 and train.parallel.tensor == 1 and _can_compile(device)
+    pays = kind in PAYS_FROM_FLOPS and flops_per_rank >= PAYS_FROM_FLOPS[kind]
+    return pays and train.zero.stage < 3 and train.parallel.tensor == 1
+
+
+def should_compile(train: Train, device: torch.device, flops_per_rank: float) -> bool:
+    """`pays_to_compile` here, where `auto` also needs an installed compiler; warns of `true` at ZeRO-3."""
+    if train.compile is True and train.zero.stage == 3:
+        say(
+            "train.compile at ZeRO-3: DeepSpeed's hooks cut the graph at every module, which costs minutes of "
+            "compilation and gains little; stages 0 to 2 compile whole"
+        )
+    return pays_to_compile(train, device.type, flops_per_rank) and (train.compile is True or _can_compile(device))
 
 
 def _can_compile(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""Time of a training step before anything runs. Assumptions are stated beside the figures; a probe replaces them."""
+"""Predicts the time of a training step. Assumptions stand beside the figures, and a probe replaces them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _RECOMPUTED = {"none": 0.0, "selective": 0.03, "full": 1 / 3}  # of the counted 
 
 
 @dataclass(frozen=True)
-class Place:
-    """What it runs on."""
+class Hardware:
+    """The devices that a run is planned for."""
 
     device: Device
     per_node: int
@@ -52,25 +52,25 @@ class StepTime:
     total: float
 
 
-def step_time(config: Model, rows: int, setup: Setup, place: Place, mfu: float | None = None) -> StepTime:
+def step_time(config: Model, rows: int, setup: Setup, hardware: Hardware, mfu: float | None = None) -> StepTime:
     """Time of a step: computation at the given (None: assumed) MFU, the update at memory speed, communication.
 
     DeepSpeed overlaps communication with computation only in stage 3, where the longer of both counts.
     """
     counted = count_parameters(config, rows).total
     tokens = setup.micro_batch * config.context_length / setup.sequence
-    share = mfu if mfu is not None else place.mfu[0]
-    if mfu is None and place.probed is None and not place.device.cpu:
+    share = mfu if mfu is not None else hardware.mfu[0]
+    if mfu is None and hardware.probed is None and not hardware.device.cpu:
         share *= tokens / (tokens + _HALF_TOKENS)
     operations = setup.accumulation * tokens * flops_per_token(config, rows) * (1 + _RECOMPUTED[setup.checkpointing])
-    compute = operations / (place.device.peak(setup.precision, float8_share(config, rows)) * share)
+    compute = operations / (hardware.device.peak(setup.precision, float8_share(config, rows)) * share)
     own = counted / (setup.ranks if setup.real_stage else 1)
-    bandwidth = _HOST_BYTES_PER_S / place.per_node if setup.offload else place.device.bandwidth
+    bandwidth = _HOST_BYTES_PER_S / hardware.per_node if setup.offload else hardware.device.bandwidth
     update = _UPDATE_BYTES * own / bandwidth
     if setup.optimizer == "muon":
         products = "bf16" if setup.precision == "fp8" else setup.precision
-        update += muon_operations(config) / setup.ranks / (place.device.peak(products) * share)
-    communication = communication_bytes(counted, setup) / _link(place)
+        update += muon_operations(config) / setup.ranks / (hardware.device.peak(products) * share)
+    communication = communication_bytes(counted, setup) / _link(hardware)
     both = max(compute, communication) if setup.real_stage == 3 else compute + communication
     return StepTime(compute, update, communication, both + update)
 
@@ -103,5 +103,5 @@ def communication_bytes(parameters: int, setup: Setup) -> float:
     return ring * volume * parameters
 
 
-def _link(place: Place) -> float:
-    return place.device.link if place.nodes == 1 else min(place.device.link, place.network)
+def _link(hardware: Hardware) -> float:
+    return hardware.device.link if hardware.nodes == 1 else min(hardware.device.link, hardware.network)

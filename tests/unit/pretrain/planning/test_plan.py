@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,15 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from configs.schema.model import Model
-from configs.schema.recipe import load
+from configs.schema.recipe import MOST_AUTOMATIC_MICRO_BATCH, load, solve_batch
 from launch.cli import main
 from launch.planning.plan import make_plan
+from pretrain.engine.compiling import PAYS_FROM_FLOPS, pays_to_compile
 from pretrain.engine.devices import Device, identify, parse_gpus
 from pretrain.model.transformer import Transformer
 from pretrain.planning.deepspeed_estimate import deepspeed_states
 from pretrain.planning.memory import LIVE, PREFETCH, Setup, activation_bytes, memory, variants
-from pretrain.planning.step_time import Place, muon_operations
+from pretrain.planning.step_time import Hardware, muon_operations
 from pretrain.sizes.flops import count_parameters, float8_share
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -72,11 +74,11 @@ def test_each_stage_needs_no_more_than_the_one_before() -> None:
 def test_an_8b_model_fits_eight_gpus_in_parts_and_no_gpu_whole() -> None:
     """AdamW in mixed precision takes 16 to 20 bytes a parameter (arXiv:1910.02054, section 3.1)."""
     recipe = load(CONFIGS / "llama-8b.yaml")
-    whole = make_plan(recipe, Place(parse_gpus("H100")[1], 1), None)
+    whole = make_plan(recipe, Hardware(parse_gpus("H100")[1], 1), None)
     assert not whole["recipe_settings"]["fits"] and whole["warnings"]
     states = sum(whole["stages"][1]["parts"][part] for part in ("weights", "gradients", "optimizer"))
     assert 16 <= states / whole["parameters"]["total"] <= 22
-    parts = make_plan(recipe, Place(parse_gpus("8xH100")[1], 8), 2.5)
+    parts = make_plan(recipe, Hardware(parse_gpus("8xH100")[1], 8), 2.5)
     assert parts["recipe_settings"]["stage"] == 3 and parts["recipe_settings"]["fits"]
     assert parts["fastest"]["cost"] > 0
 
@@ -92,7 +94,7 @@ def test_time_is_told_in_units_that_say_something(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("name", ["gpt2-124m", "gpt3-1.3b", "llama-8b"])
 def test_the_fastest_is_no_slower_than_what_the_recipe_says(name: str) -> None:
     """Its own micro-batch is among those tried, also when it is no power of two."""
-    plan = make_plan(load(CONFIGS / f"{name}.yaml"), Place(parse_gpus("8xH100")[1], 8), None)
+    plan = make_plan(load(CONFIGS / f"{name}.yaml"), Hardware(parse_gpus("8xH100")[1], 8), None)
     assert plan["recipe_settings"]["fits"]
     assert plan["fastest"]["step_seconds"] <= plan["recipe_settings"]["step_seconds"]
 
@@ -191,13 +193,13 @@ def test_a_probe_whose_peak_is_after_the_activations(
 
 def test_fp8_is_planned_with_the_peaks_of_its_products() -> None:
     """Linear layers of blocks at fp8's peak, head and attention at bf16's; memory as in bf16; no ZeRO-3."""
-    place = Place(parse_gpus("H100")[1], 8)
+    hardware = Hardware(parse_gpus("H100")[1], 8)
     recipes = [load(CONFIGS / "gpt3-1.3b.yaml", [f"train.precision={name}"]) for name in ("bf16", "fp8")]
-    half, float8 = (make_plan(recipe, place, None) for recipe in recipes)
+    half, float8 = (make_plan(recipe, hardware, None) for recipe in recipes)
     assert half["recipe_settings"]["total"] == float8["recipe_settings"]["total"]
     share = float8_share(recipes[1].model, half["rows"])
     assert 0.7 < share < 0.9
-    assert place.device.peak("fp8", share) == pytest.approx(1 / (share / 1979e12 + (1 - share) / 989e12))
+    assert hardware.device.peak("fp8", share) == pytest.approx(1 / (share / 1979e12 + (1 - share) / 989e12))
     assert 1.2 < half["recipe_settings"]["step_seconds"] / float8["recipe_settings"]["step_seconds"] < 2.0
     assert {row["stage"] for row in float8["stages"]} == {0, 1, 2} and float8["fastest"]["stage"] < 3
 
@@ -206,4 +208,41 @@ def test_fp8_is_planned_with_the_peaks_of_its_products() -> None:
 def test_fp8_is_not_planned_where_there_is_none(device: Device) -> None:
     recipe = load(CONFIGS / "gpt3-1.3b.yaml", ["train.precision=fp8"])
     with pytest.raises(ValueError, match=rf"train\.precision fp8: {device.name} has no fp8 products; use bf16"):
-        make_plan(recipe, Place(device, 8), None)
+        make_plan(recipe, Hardware(device, 8), None)
+
+
+@pytest.mark.parametrize("settings", [{}, {"micro_batch_size": 3}, {"global_batch_size": 34}, {"parallel.sequence": 2}])
+def test_the_plan_solves_the_batch_as_training_does(settings: dict[str, Any]) -> None:
+    """What divides is planned as training would have it; what does not is said in the words of its refusal."""
+    overrides = ["train.global_batch_size=48", *(f"train.{key}={value}" for key, value in settings.items())]
+    recipe = load(CONFIGS / "demo.yaml", overrides)
+    own = make_plan(recipe, Hardware(parse_gpus("H100")[1], per_node=4), None)
+    try:
+        batch = solve_batch(recipe.train, 4)
+    except ValueError as error:
+        assert str(error) in own["warnings"]
+    else:
+        row = own["recipe_settings"]
+        assert (row["micro_batch"], row["accumulation"]) == (batch.micro_batch, batch.accumulation)
+        assert batch.micro_batch <= MOST_AUTOMATIC_MICRO_BATCH and batch.problems == []
+
+
+def test_fewer_sequences_than_ranks_are_refused_alike() -> None:
+    recipe = load(CONFIGS / "demo.yaml", ["train.global_batch_size=2"])
+    for ask in (
+        lambda: solve_batch(recipe.train, 4),
+        lambda: make_plan(recipe, Hardware(parse_gpus("H100")[1], 4), None),
+    ):
+        with pytest.raises(ValueError, match="global_batch_size 2 is less than 4 ranks"):
+            ask()
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_compilation_pays_in_one_place(kind: str) -> None:
+    train = load(CONFIGS / "demo.yaml").train
+    at_zero_3 = train.model_copy(update={"zero": train.zero.model_copy(update={"stage": 3})})
+    enough = PAYS_FROM_FLOPS[kind]
+    assert pays_to_compile(train, kind, enough) and not pays_to_compile(train, kind, enough / 2)
+    assert not pays_to_compile(at_zero_3, kind, enough)
+    assert pays_to_compile(at_zero_3.model_copy(update={"compile": True}), kind, 0)
+    assert not pays_to_compile(train, "mps", math.inf)
