@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs.common.files import read_json, write_json
 from configs.common.layout import RESULTS
@@ -13,12 +13,34 @@ from configs.common.layout import RESULTS
 SCHEMA = 2
 
 
+class ScoreName(NamedTuple):
+    """The parts of a score's name, `kind/subject/metric` and at times `/variant`.
+
+    Attributes:
+        kind: `perplexity`, `compression`, `translation` or `benchmark`.
+        subject: the set or task.
+        metric: such as `bits_per_byte`.
+        variant: a filter of lm-eval, `clean` or `touched`; empty for the score of the whole.
+    """
+
+    kind: str
+    subject: str
+    metric: str
+    variant: str = ""
+
+    @classmethod
+    def parse(cls, name: str) -> ScoreName:
+        """The parts of `perplexity/heldout/bits_per_byte`; parts that are not there are empty."""
+        kind, subject, metric, variant = (*name.split("/", 3), "", "", "")[:4]
+        return cls(kind, subject, metric, variant)
+
+
 @dataclass(frozen=True)
 class Result:
     """One score, with what is needed to trust it.
 
     Attributes:
-        name: `part/set/metric`, such as `perplexity/heldout/bits_per_byte`.
+        name: see `ScoreName`, such as `perplexity/heldout/bits_per_byte`.
         low, high: 95% interval; both None where nothing can be said (a single unit).
         n: how many units stand behind the value: documents, pairs, items.
         unit: of the value.
@@ -47,6 +69,11 @@ class Result:
     set: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
+
+    @property
+    def named(self) -> ScoreName:
+        """The parts of the name."""
+        return ScoreName.parse(self.name)
 
     def __post_init__(self) -> None:
         if math.isnan(self.value):

@@ -94,7 +94,7 @@ def evaluate(
 
 def _in_order(results: list[Result]) -> list[Result]:
     """As the report tells them: benchmarks, which are scored first, come last."""
-    return sorted(results, key=lambda result: result.name.startswith("benchmark/"))
+    return sorted(results, key=lambda result: result.named.kind == "benchmark")
 
 
 def _complaint(failures: Sequence[Failure], saved: Path | None) -> ScoresFailed | ScoresBroken:

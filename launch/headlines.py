@@ -21,7 +21,7 @@ def print_headlines(run: Path) -> None:
     for title in ("score", "value", "95% interval", "n"):
         table.add_column(title, justify="left" if title == "score" else "right")
     for result in load_results(run).results:
-        if result.name.rsplit("/", 1)[-1] in _HEADLINES:
+        if not result.named.variant and result.named.metric in _HEADLINES:
             exact = result.low is None or result.high is None or result.low == result.high  # as on the page
             interval = "" if exact else f"{score(result.low)} – {score(result.high)}"
             table.add_row(result.name, score(result.value), interval, f"{result.n:,}")

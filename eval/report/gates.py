@@ -11,7 +11,7 @@ from pathlib import Path
 
 from configs.schema.recipe import Recipe, load_run
 from eval.comparable import difference, difference_within
-from eval.results import Failure, Result, Results, load_results
+from eval.results import Failure, Result, Results, ScoreName, load_results
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 # The last part of a score's name, by kind; tests compare them with what is scored.
@@ -81,7 +81,8 @@ def gates_on_other_tasks(recipe: Recipe) -> list[str]:
     for text in recipe.report.gates:
         match = _PATTERN.match(text)
         sides = [match[1], match[3]] if match and listed else []
-        tasks = [side.split("/")[1] for side in sides if side.startswith("benchmark/") and side.count("/") > 1]
+        named = [ScoreName.parse(side) for side in sides]
+        tasks = [name.subject for name in named if name.kind == "benchmark" and name.metric]
         if others := [task for task in tasks if task not in listed]:
             found.append(
                 f"gate `{text}`: evaluation.benchmarks.tasks lists no `{others[0]}`; the gate fails unless a group "

@@ -195,9 +195,9 @@ def _cards(results: Results, history: History, compression: list[dict[str, Any]]
         if first["versus_xz"]:
             sign = "−" if first["xz_change"] < 0 else "+"
             cards.append(_card("Against xz -9e", f"{sign}{abs(first['xz_change']):.0%}", "size of the same text"))
-    for name, result in results.by_name().items():
-        if name.startswith("perplexity/") and name.endswith("/perplexity"):
-            cards.append(_card("Perplexity", rendering.score(result.value), f"per token, on {name.split('/')[1]}"))
+    for result in results.results:
+        if not result.named.variant and result.named.kind == result.named.metric == "perplexity":
+            cards.append(_card("Perplexity", rendering.score(result.value), f"per token, on {result.named.subject}"))
             break
     model = results.model
     cards.append(
@@ -220,11 +220,10 @@ def _cards(results: Results, history: History, compression: list[dict[str, Any]]
 def _compression(results: Results) -> list[dict[str, Any]]:
     """Per perplexity set: the model's bits per byte beside the compressors', as bars on a common scale."""
     scores, sets = results.by_name(), []
-    for name, ours in scores.items():
-        part, _, rest = name.partition("/")
-        if part != "perplexity" or not rest.endswith("/bits_per_byte"):
+    for ours in results.results:
+        kind, label, metric, variant = ours.named
+        if (kind, metric, variant) != ("perplexity", "bits_per_byte", ""):
             continue
-        label = rest.removesuffix("/bits_per_byte")
         others = {key: scores.get(f"compression/{label}/{key}_bits_per_byte") for key, _ in _COMPRESSORS}
         rows = [("this model", ours, True)]
         rows += [(text, found, False) for key, text in _COMPRESSORS if (found := others[key]) is not None]
@@ -269,9 +268,8 @@ def _benchmarks(results: Results) -> list[dict[str, Any]]:
     """Accuracies as points on a scale of 0 to 100%; other metrics stand in the table of all scores."""
     rows = []
     for result in results.results:
-        part, _, rest = result.name.partition("/")
-        task, _, metric = rest.partition("/")
-        if part != "benchmark" or not metric.startswith(("acc", "exact_match")):
+        kind, task, metric, variant = result.named
+        if kind != "benchmark" or not metric.startswith(("acc", "exact_match")):
             continue
         chance = result.chance
         verdict, detail = "", f"{result.n:,} items"
@@ -282,7 +280,7 @@ def _benchmarks(results: Results) -> list[dict[str, Any]]:
         rows.append(
             {
                 "task": task,
-                "metric": metric,
+                "metric": f"{metric}/{variant}" if variant else metric,
                 "value": 100 * result.value,
                 "low": None if result.low is None else 100 * result.low,
                 "high": None if result.high is None else 100 * result.high,
@@ -296,7 +294,8 @@ def _benchmarks(results: Results) -> list[dict[str, Any]]:
 
 def _translations(results: Results) -> list[dict[str, Any]]:
     scores = results.by_name()
-    names = [name.split("/")[1] for name in scores if name.startswith("translation/") and name.endswith("/bleu")]
+    named = [result.named for result in results.results]
+    names = [name.subject for name in named if name == ("translation", name.subject, "bleu", "")]
     return [
         {
             "name": name,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eval.parts import Part, Scored, score_parts
-from eval.results import Result, Sample, as_json, from_json
+from eval.results import Result, Sample, ScoreName, as_json, from_json
 
 
 def result(name: str, value: float = 1.0, low: float | None = 0.5, high: float | None = 1.5) -> Result:
@@ -76,3 +76,19 @@ def test_infinity_in_json(ends: tuple[float, float | None, float | None]) -> Non
     values = as_json(result("x", *ends))
     assert math.inf not in values.values()
     assert from_json(values) == result("x", *ends)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("perplexity/heldout/bits_per_byte", ("perplexity", "heldout", "bits_per_byte", "")),
+        ("translation/wmt/bleu/clean", ("translation", "wmt", "bleu", "clean")),
+        (
+            "benchmark/gsm8k/exact_match/strict-match/touched",
+            ("benchmark", "gsm8k", "exact_match", "strict-match/touched"),
+        ),
+        ("samples/prompts", ("samples", "prompts", "", "")),
+    ],
+)
+def test_the_name_of_a_score_has_parts(name: str, parts: tuple[str, ...]) -> None:
+    assert ScoreName.parse(name) == parts
