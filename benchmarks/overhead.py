@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from configs.common.openmp import choose_waiting  # noqa: E402
+from configs.common.openmp import choose_wait_policy  # noqa: E402
 from configs.schema.recipe import Recipe, load  # noqa: E402
 
 _VOCABULARY = 2048
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="steps of a turn")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value")
     arguments = parser.parse_intermixed_args()
-    choose_waiting()
+    choose_wait_policy()
     recipe = load(arguments.recipe, arguments.overrides)
     from pretrain.engine.engine import connected
     from pretrain.parallel.ranks import placed_ranks

@@ -40,7 +40,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "peers")]
 from job import Job  # noqa: E402
 from training_table import OURS, summarise, table  # noqa: E402
 
-from configs.common.openmp import choose_waiting  # noqa: E402
+from configs.common.openmp import choose_wait_policy  # noqa: E402
 from configs.schema.recipe import Recipe, load  # noqa: E402
 
 RECIPE = ROOT / "benchmarks" / "train-10m.yaml"
@@ -296,7 +296,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     directory = arguments.directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    choose_waiting()  # as `replica` does; all runners inherit it
+    choose_wait_policy()  # as `replica` does; all runners inherit it
     recipe = prepare(directory, arguments.overrides)
     if arguments.settings or arguments.rates:
         (settings if arguments.settings else rates)(arguments, recipe, directory)

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from configs.common.exit_codes import add_debug, run_door
+from configs.common.exit_codes import add_debug, run_command
 from configs.safety.trust import add_trust, trusting
 from configs.schema.recipe import load
 from data_prep.stages.pipeline import prepare
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     for command in (run, check, judge):
         add_debug(command)
     arguments = parser.parse_args(argv)
-    return run_door(lambda: int(arguments.function(arguments)), getattr(arguments, "debug", False))
+    return run_command(lambda: int(arguments.function(arguments)), getattr(arguments, "debug", False))
 
 
 if __name__ == "__main__":

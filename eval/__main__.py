@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.common.exit_codes import add_debug, run_door
+from configs.common.exit_codes import add_debug, run_command
 from configs.safety.trust import add_trust, trusting
 
 GATE_FAILED = 1
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return score(arguments.run, arguments.overrides)
         return report(arguments.run, arguments.baseline, arguments.gate)
 
-    return run_door(command, debug=getattr(arguments, "debug", False))
+    return run_command(command, debug=getattr(arguments, "debug", False))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from configs.common.exit_codes import CONTINUES, add_debug, run_door
+from configs.common.exit_codes import CONTINUES, add_debug, run_command
 from configs.common.versions import own_version
 from configs.safety.trust import add_trust, trusting
 from configs.schema.shipped import shipped_recipes
@@ -367,11 +367,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         from launch import commands  # here, so that --help and mistakes in the command line cost nothing
 
-        implementation: Callable[[argparse.Namespace], int] = getattr(commands, f"{arguments.command}_command")
+        implementation: Callable[[argparse.Namespace], int] = getattr(commands, f"replica_{arguments.command}")
         with trusting(getattr(arguments, "trust", [])):
             return implementation(arguments)
 
-    return run_door(command, getattr(arguments, "debug", False), CONTINUES if resumes else "stopped")
+    return run_command(command, getattr(arguments, "debug", False), CONTINUES if resumes else "stopped")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def _load(arguments: Namespace) -> Recipe:
     return recipe
 
 
-def run_command(arguments: Namespace) -> int:
+def replica_run(arguments: Namespace) -> int:
     """`replica run`: all stages; ends with the report's path and the headline numbers."""
     from launch.stages import run_all
 
@@ -34,7 +34,7 @@ def run_command(arguments: Namespace) -> int:
     return run_all(recipe)
 
 
-def data_command(arguments: Namespace) -> int:
+def replica_data(arguments: Namespace) -> int:
     """`replica data`: documents -> verdicts -> tokenizer -> shards; or a look at a sample."""
     from launch.stages import data_stage, working_in
 
@@ -67,7 +67,7 @@ def _sample_data(recipe: Recipe, documents: int) -> int:
     return 0
 
 
-def tokenizer_command(arguments: Namespace) -> int:
+def replica_tokenizer(arguments: Namespace) -> int:
     """`replica tokenizer compare`: a table of vocabularies, measured on text that none of them was trained on."""
     from configs.common.files import write_json
     from data_prep.stages.compare_vocabularies import as_json, compare, markdown, read_size
@@ -81,7 +81,7 @@ def tokenizer_command(arguments: Namespace) -> int:
     return 0
 
 
-def train_command(arguments: Namespace) -> int:
+def replica_train(arguments: Namespace) -> int:
     """`replica train`: trains, or continues; starts several ranks where there are several."""
     from launch.stages import train_stage, working_in
 
@@ -97,7 +97,7 @@ def train_command(arguments: Namespace) -> int:
     return 0
 
 
-def eval_command(arguments: Namespace) -> int:
+def replica_eval(arguments: Namespace) -> int:
     """`replica eval`: results.json."""
     from eval.suite import evaluate
     from pretrain.checkpoint.choice import Choice
@@ -107,7 +107,7 @@ def eval_command(arguments: Namespace) -> int:
     return 0
 
 
-def report_command(arguments: Namespace) -> int:
+def replica_report(arguments: Namespace) -> int:
     """`replica report`: the page, the Markdown summary, and with `--gate` the verdict as exit code."""
     from launch.headlines import print_verdict
     from launch.stages import report_stage
@@ -118,7 +118,7 @@ def report_command(arguments: Namespace) -> int:
     return code if arguments.gate else 0
 
 
-def export_command(arguments: Namespace) -> int:
+def replica_export(arguments: Namespace) -> int:
     """`replica export`: a Hugging Face directory, or a GGUF file; 1 when it is not the checkpoint (`--verify`)."""
     from eval.export_check import NotTheSame
     from launch.models.export_model import export_run
@@ -134,7 +134,7 @@ def export_command(arguments: Namespace) -> int:
     return 0
 
 
-def import_command(arguments: Namespace) -> int:
+def replica_import(arguments: Namespace) -> int:
     """`replica import`: a run directory made from a Hugging Face directory."""
     from launch.models.import_model import import_run
 
@@ -143,7 +143,7 @@ def import_command(arguments: Namespace) -> int:
     return 0
 
 
-def sample_command(arguments: Namespace) -> int:
+def replica_sample(arguments: Namespace) -> int:
     """`replica sample`: prints the prompt and its continuation as it is made."""
     from launch.models.sampling import stream_sample
 
@@ -151,7 +151,7 @@ def sample_command(arguments: Namespace) -> int:
     return 0
 
 
-def trace_command(arguments: Namespace) -> int:
+def replica_trace(arguments: Namespace) -> int:
     """`replica trace`: a table of the documents behind one training step."""
     from launch.trace import print_trace
 
@@ -159,7 +159,7 @@ def trace_command(arguments: Namespace) -> int:
     return 0
 
 
-def doctor_command(arguments: Namespace) -> int:
+def replica_doctor(arguments: Namespace) -> int:
     """`replica doctor`: a table of what a run would find here; 1 when something will break it."""
     from launch.planning.doctor import diagnose, local_ranks, on_this_machine
 
@@ -174,7 +174,7 @@ def doctor_command(arguments: Namespace) -> int:
     return diagnose(recipe, arguments.nodes, arguments.quick, arguments.json)
 
 
-def sweep_command(arguments: Namespace) -> int:
+def replica_sweep(arguments: Namespace) -> int:
     """`replica sweep`: several sizes and a scaling law, or a grid of settings; prints the summary."""
     from launch.planning.sweep import Sweep, grid, sizes
     from launch.planning.sweep_page import markdown
@@ -194,14 +194,14 @@ def sweep_command(arguments: Namespace) -> int:
     return 0
 
 
-def plan_command(arguments: Namespace) -> int:
+def replica_plan(arguments: Namespace) -> int:
     """`replica plan`: memory, time, cost and data of a recipe, before it is run."""
     from launch.planning import plan
 
-    return plan.plan_command(arguments)
+    return plan.print_plan(arguments)
 
 
-def show_command(arguments: Namespace) -> int:
+def replica_show(arguments: Namespace) -> int:
     """`replica show`: the resolved recipe, origins, and what follows."""
     recipe, origins = load_with_origins(arguments.recipe, arguments.overrides, _literal(arguments))
     check_name(arguments.recipe, recipe, arguments.overrides)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from configs.common.exit_codes import STOPPED_EARLY, run_door
+from configs.common.exit_codes import STOPPED_EARLY, run_command
 from configs.common.notices import say
 from configs.schema.recipe import load_run
 from pretrain.checkpoint.compatible import is_finished
@@ -24,4 +24,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_command(main))

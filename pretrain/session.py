@@ -139,7 +139,7 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
 
 @contextmanager
 def _held(recipe: Recipe, ranks: Ranks) -> Iterator[None]:
-    """The run directory's lock, on rank 0: nobody else trains there, whichever door they come by."""
+    """The run directory's lock, on rank 0: nobody else trains there, whichever command started it."""
     if ranks.rank:
         yield
         return

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from configs.common.exit_codes import STOPPED_EARLY, add_debug, run_door
+from configs.common.exit_codes import STOPPED_EARLY, add_debug, run_command
 from configs.safety.trust import add_trust, trusting
 from configs.schema.recipe import Recipe, check_name, load
 from pretrain.checkpoint.compatible import check_finished
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with trusting(options.trust):
             return _command(options.recipe, options.overrides, out)
 
-    return run_door(command, getattr(options, "debug", False))
+    return run_command(command, getattr(options, "debug", False))
 
 
 def _command(recipe: str, overrides: list[str], literal: dict[str, str | int]) -> int:

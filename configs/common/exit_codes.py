@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from configs.common.files import says_full
-from configs.common.openmp import choose_waiting
+from configs.common.openmp import choose_wait_policy
 from configs.safety.terminal import encodable_output, guarded_output
 
 USER_ERROR = 2
@@ -41,7 +41,7 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_door(command: Callable[[], int], debug: bool = False, interrupted: str = CONTINUES) -> int:
+def run_command(command: Callable[[], int], debug: bool = False, interrupted: str = CONTINUES) -> int:
     """Runs a command and returns its exit code; errors of the user become one line on standard error.
 
     SIGTERM and SIGUSR1 unwind it like an error, so that temporary files and child processes do not stay behind.
@@ -53,7 +53,7 @@ def run_door(command: Callable[[], int], debug: bool = False, interrupted: str =
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)
             signal.signal(signal.SIGUSR1, _terminate)
-        choose_waiting()
+        choose_wait_policy()
         return _exit_code(command, debug, interrupted)
 
 
@@ -90,7 +90,7 @@ def _exit_code(command: Callable[[], int], debug: bool, interrupted: str) -> int
 
 @contextmanager
 def as_found() -> Iterator[None]:
-    """Puts back, at the end, what belongs to the whole process: see `run_door`."""
+    """Puts back, at the end, what belongs to the whole process: see `run_command`."""
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     environment, directory = dict(os.environ), Path.cwd()
     try:

@@ -106,7 +106,7 @@ def held_run(run: Path) -> Iterator[None]:
 
 @contextmanager
 def held_for_training(run: Path, grace: float) -> Iterator[None]:
-    """Holds a run directory on rank 0, whichever door training was started by.
+    """Holds a run directory on rank 0, whichever command started training.
 
     The run's lock may be the launcher's of this very process. Rank 0 has a second one, because it may still be saving
     when its launcher was killed: a new start waits so many seconds (`grace`) for it.

@@ -15,7 +15,7 @@ _BUSY = 0.2
 _SHORT_SPIN = "20000"  # turns of libgomp's loop, a fraction of a millisecond; then the thread sleeps
 
 
-def choose_waiting() -> None:
+def choose_wait_policy() -> None:
     """Short spins on idle cores, none on busy ones; what the environment says already is left alone."""
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         return

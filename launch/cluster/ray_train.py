@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from configs.common.exit_codes import STOPPED_EARLY, USER_ERROR, add_debug, run_door
+from configs.common.exit_codes import STOPPED_EARLY, USER_ERROR, add_debug, run_command
 from configs.common.notices import say
 from configs.safety.trust import add_trust, trust_options, trusting
 from configs.schema.recipe import RESOLVED_NAME, Recipe, check_name, load, solve_batch
@@ -378,7 +378,7 @@ def main() -> int:
             print(found.directory)
         return 0
 
-    return run_door(command, getattr(options, "debug", False))
+    return run_command(command, getattr(options, "debug", False))
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ def _judge_links(links: dict[str, Any] | None) -> list[Finding]:
     return [*rows, Finding(f"{len(links['pairs'])} pairs of ranks", text, "warn" if slow else "ok")]
 
 
-# ----------------------------------------------------------------------------------------------------------------- door
+# ------------------------------------------------------------------------------------------------------------- command
 def diagnose(recipe: Recipe | None, nodes: int | None, quick: bool, file: Path | None) -> int:
     """One rank's part; rank 0 prints the table. Returns 1 when something will break the run, on rank 0."""
     ranks = find_ranks()

@@ -201,9 +201,9 @@ def _fastest(recipe: Recipe, rows: int, setup: Setup, hardware: Hardware, limit:
 # ---------------------------------------------------------------------------------------------------------------- probe
 def run_probe(recipe_file: str, overrides: list[str], rows: int) -> dict[str, Any]:
     """Measures steps in a process of its own, on one rank; see `pretrain.planning.probe`."""
-    from configs.common.openmp import choose_waiting
+    from configs.common.openmp import choose_wait_policy
 
-    choose_waiting()
+    choose_wait_policy()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pretrain.planning.probe", "--recipe", recipe_file, "--rows", str(rows)]
@@ -284,7 +284,7 @@ def _fit_mfu(recipe: Recipe, rows: int, setup: Setup, hardware: Hardware, second
 
 
 # -------------------------------------------------------------------------------------------------------------- the do
-def plan_command(arguments: Namespace) -> int:
+def print_plan(arguments: Namespace) -> int:
     """Prints the plan."""
     from pretrain.engine.devices import parse_gpus, this_machine
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from configs.common.exit_codes import run_door
+from configs.common.exit_codes import run_command
 from configs.common.files import write_json
 from configs.common.progress import progress_bar
 from configs.safety.trust import add_trust, trusting
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_json(options.report, report)
         return 0
 
-    return run_door(command)
+    return run_command(command)
 
 
 if __name__ == "__main__":

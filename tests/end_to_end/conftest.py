@@ -126,7 +126,7 @@ def replica(capfd: pytest.CaptureFixture[str]) -> Callable[..., subprocess.Compl
     """Runs the console command; `check` wants exit code 0.
 
     In this process, because a process of its own would spend seconds on importing torch: the command leaves the process
-    as it found it (`run_door`). With `own_process` as from a shell.
+    as it found it (`run_command`). With `own_process` as from a shell.
     """
 
     def run(

@@ -22,7 +22,7 @@ import zstandard
 
 from configs.common import files
 from configs.schema.recipe import Recipe, load
-from data_prep import __main__ as door
+from data_prep import __main__ as command_line
 from data_prep.stages import make_tokens, pipeline
 from data_prep.stages.pipeline import is_current, prepare, prepare_inline
 from data_prep.stages.verify import verify
@@ -240,7 +240,7 @@ def test_slow_encoder_gives_the_same_shards(
 # ------------------------------------------------------------------------------------------------------------ bad input
 def fails(capsys: pytest.CaptureFixture[str], file: Path, *overrides: str) -> str:
     """The one line that the command prints, without a traceback, before it exits with 2."""
-    assert door.main(["run", str(file), *overrides]) == 2
+    assert command_line.main(["run", str(file), *overrides]) == 2
     error = capsys.readouterr().err
     assert "Traceback" not in error
     (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
@@ -251,7 +251,7 @@ def fails(capsys: pytest.CaptureFixture[str], file: Path, *overrides: str) -> st
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "prepare", prepare_inline)
+    monkeypatch.setattr(command_line, "prepare", prepare_inline)
 
 
 def write_corpus(path: Path, data: bytes) -> Callable[[Path], Path]:
@@ -313,7 +313,7 @@ def test_full_disk(
         calls["left"] = amount
         assert "disk is full" in fails(capsys, file)
     calls["left"] = 10**9
-    assert door.main(["run", str(file)]) == 0
+    assert command_line.main(["run", str(file)]) == 0
     assert shard_hashes(tmp_path / "run") == shard_hashes(whole)
 
 

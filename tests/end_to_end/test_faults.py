@@ -15,7 +15,7 @@ import pytest
 from test_data_prep import make_corpus, make_recipe, shard_hashes
 
 from configs.common.files import read_json, write_text
-from data_prep import __main__ as door
+from data_prep import __main__ as command_line
 from data_prep.stages.pipeline import prepare_inline
 from data_prep.work import worker_deaths
 from data_prep.work.cluster import Cluster
@@ -164,15 +164,15 @@ def test_a_disk_that_is_really_full(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_corpus(tmp_path / "corpus")
-    monkeypatch.setattr(door, "prepare", prepare_inline)
+    monkeypatch.setattr(command_line, "prepare", prepare_inline)
     whole = make_recipe(tmp_path / "corpus", tmp_path / "whole")
-    assert door.main(["run", str(whole)]) == 0
+    assert command_line.main(["run", str(whole)]) == 0
     file = make_recipe(tmp_path / "corpus", small_disk)
     capsys.readouterr()
     for size in ("1m", "2m", "3m"):
         subprocess.run(["mount", "-o", f"remount,size={size}", str(small_disk)], check=True)
         kept = len(list(small_disk.rglob("*.parquet")))
-        code = door.main(["run", str(file)])
+        code = command_line.main(["run", str(file)])
         error = capsys.readouterr().err
         if code == 0:
             break
@@ -181,5 +181,5 @@ def test_a_disk_that_is_really_full(
         assert not [path for path in small_disk.rglob("*") if path.name.endswith(".partial")]
         assert len(list(small_disk.rglob("*.parquet"))) >= kept > 0 or size == "1m"
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    assert door.main(["run", str(file)]) == 0
+    assert command_line.main(["run", str(file)]) == 0
     assert shard_hashes(small_disk / "run") == shard_hashes(tmp_path / "whole" / "run")

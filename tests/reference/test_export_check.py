@@ -12,7 +12,7 @@ from configs.schema.data import Tokenizer
 from configs.schema.model import Model
 from data_prep.tokens.vocab import train_vocab
 from launch.cli import parse
-from launch.commands import export_command
+from launch.commands import replica_export
 from launch.models.import_model import import_run
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.model.transformer import Transformer
@@ -30,7 +30,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def export(run: Path, target: Path, *more: str) -> int:
-    return export_command(parse(["export", str(run), str(target), "--verify", *more]))
+    return replica_export(parse(["export", str(run), str(target), "--verify", *more]))
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])

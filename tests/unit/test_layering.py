@@ -195,7 +195,7 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
     assert report["files"] == [] and report["threads"] == 1
 
 
-def test_the_doors_are_light(tmp_path: Path) -> None:
+def test_entry_points_import_little(tmp_path: Path) -> None:
     """Help texts and skipped stages must not wait for torch, ray or datasets."""
     light = [name for name in MODULES if name.split(".")[0] in ("configs", "data_prep")]
     loaded = probe([*light, "launch.cli", "eval.__main__", "pretrain.interchange.exportable"], tmp_path)["loaded"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.common.exit_codes import BUG, USER_ERROR, run_door
+from configs.common.exit_codes import BUG, USER_ERROR, run_command
 from eval.results import Failure, ScoresBroken, ScoresFailed
 from launch import stages
 from tests.parts.fake_run import fake_recipe, write_fake_run
@@ -31,7 +31,7 @@ def test_the_report_comes_before_the_exit_code(
         monkeypatch.setattr(stages, name, lambda _: True)
     monkeypatch.setattr(stages, "_results_are_current", lambda _: False)
     monkeypatch.setattr(stages, "eval_stage", fail)
-    assert run_door(lambda: stages.run_all(fake_recipe(run))) == code
+    assert run_command(lambda: stages.run_all(fake_recipe(run))) == code
     said = capsys.readouterr()
     assert "not scored: translation/wmt" in said.err
     assert (run / "report" / "index.html").is_file() == saved

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import configs.common.exit_codes
-from configs.common.exit_codes import BUG, USER_ERROR, run_door
+from configs.common.exit_codes import BUG, USER_ERROR, run_command
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("configs", "data_prep", "pretrain", "eval", "launch")
@@ -51,7 +51,7 @@ def soil(directory: Path) -> int:
 
 
 @pytest.mark.parametrize("end", [0, ValueError("x"), ZeroDivisionError(), KeyboardInterrupt(), SystemExit(3)])
-def test_the_door_puts_everything_back(
+def test_the_command_puts_everything_back(
     end: int | BaseException, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = state()
@@ -64,7 +64,7 @@ def test_the_door_puts_everything_back(
         return end
 
     try:
-        run_door(command)
+        run_command(command)
     except SystemExit:
         assert isinstance(end, SystemExit)
     assert state() == before
@@ -77,7 +77,7 @@ def test_a_panic_of_a_library_is_a_bug_and_no_failed_gate(capsys: pytest.Capture
     def command() -> int:
         raise PanicException("regex")
 
-    assert run_door(command) == BUG
+    assert run_command(command) == BUG
     assert "PanicException: regex" in capsys.readouterr().err
 
 
@@ -97,7 +97,7 @@ def test_every_entry_point_puts_everything_back(
     monkeypatch.setattr(configs.common.exit_codes, "explain", _soiling(tmp_path, configs.common.exit_codes.explain))
     module, before = importlib.import_module(name), state()
     called: Callable[[], int] = module.main
-    code = run_door(called) if name == "launch.completion" else called()
+    code = run_command(called) if name == "launch.completion" else called()
     assert code == USER_ERROR
     assert state() == before
 

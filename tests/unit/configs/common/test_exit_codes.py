@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from configs.common.console import Console
-from configs.common.exit_codes import BROKEN_PIPE, BUG, INTERRUPTED, STOPPED_EARLY, TERMINATED, USER_ERROR, run_door
+from configs.common.exit_codes import BROKEN_PIPE, BUG, INTERRUPTED, STOPPED_EARLY, TERMINATED, USER_ERROR, run_command
 
 
 class OutOfMemoryError(RuntimeError):
@@ -23,7 +23,7 @@ def raising(error: BaseException) -> int:
     def command() -> int:
         raise error
 
-    return run_door(command)
+    return run_command(command)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_debug_shows_the_traceback_too(capsys: pytest.CaptureFixture[str]) -> No
     def command() -> int:
         raise ValueError("corpus.txt is empty")
 
-    assert run_door(command, debug=True) == USER_ERROR
+    assert run_command(command, debug=True) == USER_ERROR
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
     assert said.endswith("error: corpus.txt is empty\n")
@@ -88,7 +88,7 @@ def test_a_library_that_exits_on_sigterm_in_its_own_way() -> None:
 
 PROGRAM = """
 import sys, time
-from configs.common.exit_codes import run_door
+from configs.common.exit_codes import run_command
 def command():
     try:
         print("ready", flush=True)
@@ -96,7 +96,7 @@ def command():
     finally:
         print("cleaned up", file=sys.stderr)
     return 0
-sys.exit(run_door(command))
+sys.exit(run_command(command))
 """
 
 
@@ -141,7 +141,7 @@ def test_characters_that_the_output_lacks(encoding: str, monkeypatch: pytest.Mon
         Console().print("–")
         return 1
 
-    assert run_door(command) == 1
+    assert run_command(command) == 1
     assert stream.errors == "strict"
     expected = {"latin-1": "3.758 ? 3.826 é ?\n?\n", "ascii": "3.758 ? 3.826 ? ?\n?\n"}
     stream.flush()

@@ -103,7 +103,7 @@ def test_a_launcher_that_died_leaves_its_lock_to_rank_0(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("lock", [RUN_LOCK, TRAINING_LOCK])
-def test_training_is_refused_by_any_door_while_another_trains(
+def test_training_is_refused_by_any_command_while_another_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
     monkeypatch.setenv("REPLICA_GRACE", "0")

@@ -13,13 +13,13 @@ def test_waiting_follows_the_load(
 ) -> None:
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(openmp, "_busy_fraction", lambda: busy)
-    openmp.choose_waiting()
+    openmp.choose_wait_policy()
     assert (os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY")) == expected
 
 
 def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "active"})
-    openmp.choose_waiting()
+    openmp.choose_wait_policy()
     assert os.environ == {"OMP_WAIT_POLICY": "active"}
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.table import Table
 
 from configs.common.console import Console
-from configs.common.exit_codes import run_door
+from configs.common.exit_codes import run_command
 from configs.common.progress import progress_bar
 from configs.safety.hide_secrets import mask, mask_urls
 from configs.safety.terminal import guarded_output, printable
@@ -52,7 +52,7 @@ def test_nothing_that_a_command_prints_steers_the_terminal(
             raise ZeroDivisionError(HOSTILE)
         return 0
 
-    run_door(command)
+    run_command(command)
     said = capsys.readouterr()
     assert not set(said.out + said.err) & set(map(chr, (*range(9), *range(11, 32), *range(127, 160))))
     assert r"a\x1b]52;c;cm0gLXJm" in said.out + said.err
@@ -113,7 +113,7 @@ def test_messages_hide_the_secrets_of_urls_and_data_keeps_them(capsys: pytest.Ca
         print(f"warning: {url}", file=sys.stderr)
         raise ValueError(f"{url} cannot be read")
 
-    run_door(command)
+    run_command(command)
     said = capsys.readouterr()
     assert said.out == f"{url}\n"
     assert said.err == "warning: http://***@host/x?***\nerror: http://***@host/x?*** cannot be read\n"

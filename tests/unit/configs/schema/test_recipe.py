@@ -24,7 +24,7 @@ from configs.schema.recipe import (
 from configs.schema.train import Train
 from launch.cli import main as replica
 from launch.planning.sweep import Point, Sweep
-from pretrain.train import main as train_door
+from pretrain.train import main as train_command
 
 TEXT = """
 name: small
@@ -326,7 +326,7 @@ def test_an_empty_place_is_refused(file: Path, capsys: pytest.CaptureFixture[str
     ):
         assert replica(words) == 2
         assert "at least 1 character" in capsys.readouterr().err
-    assert train_door(["--recipe", str(file), "--out", ""]) == 2
+    assert train_command(["--recipe", str(file), "--out", ""]) == 2
     assert "out: String should have at least 1 character" in capsys.readouterr().err
     with pytest.raises(ValueError, match="--out is empty"):
         Sweep(str(file), [], "")
@@ -363,7 +363,7 @@ def test_a_copy_does_not_run_in_the_place_of_the_original(
         assert replica([command, str(mine)]) == 2
         said = capsys.readouterr().err
         assert "mine.yaml says `name: small`, so it would run in runs/small, which is the place of small.yaml" in said
-    assert train_door(["--recipe", str(mine)]) == 2
+    assert train_command(["--recipe", str(mine)]) == 2
     assert "says `name: small`" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     for words in (["--out", "elsewhere"], ["name=mine"], ["out=elsewhere"], ["name=small"]):

@@ -69,7 +69,7 @@ def test_labels_decide_not_the_order(examples: tuple[Path, Path]) -> None:
     assert turned("The old man smiled at her, and they walked slowly home through the snow.") < 0.5
 
 
-def test_the_door(examples: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(examples: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "model.safetensors"
     assert main(["classifier", *map(str, examples), "--out", str(file)]) == 0
     assert "AUC" in capsys.readouterr().out

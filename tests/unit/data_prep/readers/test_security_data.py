@@ -49,7 +49,7 @@ def test_protocols_that_do_more_than_read_are_refused(tmp_path: Path, url: str) 
     (tmp_path / "a.txt").write_text("a stranger's bytes")
     victim = tmp_path / "victim"
     options = {"filecache": {"cache_storage": str(victim), "same_names": True}}
-    for door in (
+    for attempt in (
         lambda: read(url, storage_options=options),
         lambda: expand(url.replace("a.txt", "*"), options),
         lambda: Mirror(CheckpointPolicy(mirror=url, mirror_options=options)),
@@ -57,7 +57,7 @@ def test_protocols_that_do_more_than_read_are_refused(tmp_path: Path, url: str) 
         lambda: origins(Source(name="s", hub=HubDataset(path=url))),
     ):
         with pytest.raises(ValueError, match="is not read here, nor are chains"):
-            door()
+            attempt()
     assert not victim.exists()
 
 

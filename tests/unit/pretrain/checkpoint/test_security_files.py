@@ -124,13 +124,13 @@ def test_yaml_tags(checkpoint: Path, tmp_path: Path, mark: Path, tag: str) -> No
     assert yaml.safe_load("a: 1") == {"a": 1}
     (tmp_path / "recipe.yaml").write_text(hostile)
     (checkpoint / "recipe.yaml").write_text(hostile)
-    for door in (
+    for attempt in (
         lambda: load(tmp_path / "recipe.yaml"),
         lambda: read_info(checkpoint).recipe,
         lambda: load_run(tmp_path),
     ):
         with pytest.raises(ValueError, match="could not determine a constructor"):
-            door()
+            attempt()
 
 
 def test_arrays_of_objects(tmp_path: Path, mark: Path) -> None:
