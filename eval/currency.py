@@ -10,7 +10,7 @@ from configs.common.files import fingerprint, read_json
 from configs.common.layout import RESULTS
 from configs.common.versions import code_version
 from configs.schema.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
-from data_prep.sources.places import Place, expand, place_identity
+from data_prep.sources.places import Location, expand, place_identity
 from eval.results import Results
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, newest
@@ -47,7 +47,7 @@ def set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:
         ValueError: a file that is missing; not with `missing`, where its set has no files then.
     """
     section = recipe.evaluation
-    files: dict[str, Sequence[Place]] = {}
+    files: dict[str, Sequence[Location]] = {}
     for kind, items in (("perplexity", section.perplexity), ("translation", section.translation)):
         for item in items:
             try:

@@ -21,7 +21,7 @@ from data_prep.decontamination.benchmark_tasks import SHIPPED_TASKS, check_place
 from data_prep.documents.conversion import read_documents
 from data_prep.documents.document import Document, Rejected
 from data_prep.readers import Reading, read_records
-from data_prep.sources.places import Place, as_pattern, expand, names_within
+from data_prep.sources.places import Location, as_pattern, expand, names_within
 from data_prep.text.normalize import normalize
 
 # Web archives hold pages that are no text and responses without one; to leave those out is what is meant.
@@ -254,7 +254,7 @@ def _item(name: str, passages: Sequence[str]) -> Item:
     return Item(name, item_key(passages), tuple(passages))
 
 
-def _files(paths: Sequence[str]) -> list[Place]:
+def _files(paths: Sequence[str]) -> list[Location]:
     return expand(list(paths)) if paths else []
 
 

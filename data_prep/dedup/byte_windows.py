@@ -15,16 +15,18 @@ import numpy.typing as npt
 
 from data_prep.text.hashing import Wide, mix
 
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 
-BLOCK = 2**18  # bytes that are worked on at once
+BATCH_BYTES = 2**18  # bytes that are worked on at once
 _PLACE_BITS = 24
 _SEED = 20_210_714
 
 
 @dataclass(frozen=True)
-class Block:
-    """Stretches of texts in a row; a text longer than a block is cut into stretches that overlap by a window.
+class ByteBatch:
+    """Stretches of texts, one after the other.
+
+    A text longer than a batch is cut into stretches that overlap by a window.
 
     Attributes:
         data: their bytes.
@@ -34,34 +36,34 @@ class Block:
     """
 
     data: bytes
-    numbers: Places
-    offsets: Places
-    edges: Places
+    numbers: Positions
+    offsets: Positions
+    edges: Positions
 
 
-def blocks(texts: Iterable[tuple[int, bytes]], size: int) -> Iterator[Block]:
-    """Blocks of (document, bytes); every window of `size` bytes lies in one of them, texts without any are left out."""
+def byte_batches(texts: Iterable[tuple[int, bytes]], size: int) -> Iterator[ByteBatch]:
+    """Batches of (document, bytes). Every window of `size` bytes lies in one of them; shorter texts are left out."""
     pieces: list[tuple[int, int, bytes]] = []
     held = 0
     for number, data in texts:
-        for offset in range(0, max(0, len(data) - size + 1), BLOCK):
-            piece = data[offset : offset + BLOCK + size - 1]
+        for offset in range(0, max(0, len(data) - size + 1), BATCH_BYTES):
+            piece = data[offset : offset + BATCH_BYTES + size - 1]
             pieces.append((number, offset, piece))
             held += len(piece)
-            if held >= BLOCK:
-                yield _block(pieces)
+            if held >= BATCH_BYTES:
+                yield _batch(pieces)
                 pieces, held = [], 0
     if pieces:
-        yield _block(pieces)
+        yield _batch(pieces)
 
 
-def _block(pieces: list[tuple[int, int, bytes]]) -> Block:
+def _batch(pieces: list[tuple[int, int, bytes]]) -> ByteBatch:
     numbers, offsets, contents = zip(*pieces, strict=True)
     edges = np.cumsum([0, *map(len, contents)])
-    return Block(b"".join(contents), np.array(numbers), np.array(offsets), edges)
+    return ByteBatch(b"".join(contents), np.array(numbers), np.array(offsets), edges)
 
 
-class Windows:
+class ByteWindows:
     """Hashes of windows of `size` bytes, with anchors of half that length.
 
     Args:
@@ -71,7 +73,7 @@ class Windows:
     def __init__(self, size: int) -> None:
         self.size = size
         self.gram = size // 2
-        length = 2 * (BLOCK + size)
+        length = 2 * (BATCH_BYTES + size)
         chance = np.random.Generator(np.random.PCG64(_SEED))
         self._tables, self._powers, self._inverses = [], [], []
         for _ in range(2):
@@ -90,16 +92,16 @@ class Windows:
         found *= self._inverses[which][: len(found)]
         return mix(found)
 
-    def starts(self, block: Block) -> tuple[Places, Places]:
-        """Where in the block windows begin that lie in one stretch, and the stretch of each."""
-        counts = np.diff(block.edges) - self.size + 1
+    def starts(self, batch: ByteBatch) -> tuple[Positions, Positions]:
+        """Where in the batch windows begin that lie in one stretch, and the stretch of each."""
+        counts = np.diff(batch.edges) - self.size + 1
         stretch = np.repeat(np.arange(len(counts)), counts)
         first = np.cumsum(counts) - counts
-        return np.arange(len(stretch)) + (block.edges[:-1] - first)[stretch], stretch
+        return np.arange(len(stretch)) + (batch.edges[:-1] - first)[stretch], stretch
 
-    def anchors(self, block: Block, starts: Places) -> tuple[Wide, Places]:
-        """Hash of each window's anchor, and where in the block it lies."""
-        grams = self.hashes(block.data, self.gram)
+    def anchors(self, batch: ByteBatch, starts: Positions) -> tuple[Wide, Positions]:
+        """Hash of each window's anchor, and where in the batch it lies."""
+        grams = self.hashes(batch.data, self.gram)
         last = np.uint64(2**_PLACE_BITS - 1)
         packed = (grams & ~last) | (last - np.arange(len(grams), dtype=np.uint64))
         smallest = sliding_minimum(packed, self.size - self.gram + 1)[starts]

@@ -34,7 +34,7 @@ class NumberedPart:
 
 
 def number_parts(stage: Stage, parts: Sequence[Part]) -> list[NumberedPart]:
-    """Numbers all rows; leaves a table in the stage by which `Places` finds the way back.
+    """Numbers all rows; leaves a table in the stage by which `DocumentIndex` finds the way back.
 
     Raises:
         ValueError: for more documents than there are numbers.
@@ -47,7 +47,7 @@ def number_parts(stage: Stage, parts: Sequence[Part]) -> list[NumberedPart]:
     return [NumberedPart(stage, part, index, int(edges[index])) for index, part in enumerate(parts)]
 
 
-class Places:
+class DocumentIndex:
     """From numbers back to part and row."""
 
     def __init__(self, edges: npt.NDArray[np.int64], names: npt.NDArray[np.str_]) -> None:
@@ -55,7 +55,7 @@ class Places:
         self._names = names
 
     @staticmethod
-    def of(stage: Stage) -> Places:
+    def of(stage: Stage) -> DocumentIndex:
         """Reads the table of the stage; remembered for the next task of this worker."""
         file = _table(stage)
         return _read(file, file.stat().st_mtime_ns)
@@ -80,6 +80,6 @@ def _table(stage: Stage) -> Path:
 
 
 @lru_cache(maxsize=4)
-def _read(file: Path, _changed: int) -> Places:
+def _read(file: Path, _changed: int) -> DocumentIndex:
     with np.load(file) as table:
-        return Places(table["edges"], table["names"])
+        return DocumentIndex(table["edges"], table["names"])

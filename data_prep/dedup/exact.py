@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedup.document_index import NumberedPart, Places
+from data_prep.dedup.document_index import DocumentIndex, NumberedPart
 from data_prep.dedup.passes import PASSES_CODE, PartTask, Passes, RangeTask
 from data_prep.dedup.shuffle import Records, starts_of_runs
 from data_prep.work.stage import Run, Stage
@@ -73,7 +73,7 @@ def write_verdicts(task: PartTask[None]) -> None:
         earlier = found[place, 0] == keepers
         keepers[earlier] = found[place[earlier], 1]
     dropped = np.flatnonzero(keepers != numbers)
-    details = Places.of(task.stage).describe(keepers[dropped])
+    details = DocumentIndex.of(task.stage).describe(keepers[dropped])
     for index, detail in zip(dropped.tolist(), details, strict=True):
         writer.drop(int(hashes[2, index]), REASON, int(hashes[3, index]), f"same as {detail}")
     writer.commit(task.stage)

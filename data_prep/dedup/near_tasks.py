@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from configs.schema.data import NearDuplicates
 from data_prep.dedup.components import keyed_for, smallest_members
-from data_prep.dedup.document_index import DOCUMENT_BITS, Places
+from data_prep.dedup.document_index import DOCUMENT_BITS, DocumentIndex
 from data_prep.dedup.pairs import SetReader, as_similar, bucket_pairs, spread_buckets, write_sets
 from data_prep.dedup.passes import PartTask, RangeTask
 from data_prep.dedup.shingles import MinHash, Shingler, band_keys
@@ -131,8 +131,8 @@ def find_pairs(task: NearRange) -> None:
 
 def _block_keys(task: NearRange, pairs: Records) -> Records:
     """Keys that bring pairs together whose documents are in the same two groups of parts, and split large blocks."""
-    near, places = task.settings, Places.of(task.stage)
-    left, right = (places.parts(pairs[:, side] & _NUMBER) * near.groups // near.parts for side in (0, 1))
+    near, documents = task.settings, DocumentIndex.of(task.stage)
+    left, right = (documents.parts(pairs[:, side] & _NUMBER) * near.groups // near.parts for side in (0, 1))
     block = np.minimum(left, right) * near.groups + np.maximum(left, right)
     high = mix(block.astype(np.uint64)) & ~np.uint64(2**20 - 1)
     return (high | (mix(pairs[:, 0]) >> np.uint64(44)))[:, None]
@@ -156,9 +156,9 @@ def verify_pairs(task: NearRange) -> None:
     near = task.settings
     records = task.read()
     pairs = records[starts_of_runs(*records.T), 1:]
-    places, reader = Places.of(task.stage), SetReader(_SET_MEMORY)
+    documents, reader = DocumentIndex.of(task.stage), SetReader(_SET_MEMORY)
     files = [
-        [_sets_file(task.stage, places.name(part)) for part in places.parts(pairs[:, side] & _NUMBER)]
+        [_sets_file(task.stage, documents.name(part)) for part in documents.parts(pairs[:, side] & _NUMBER)]
         for side in (0, 1)
     ]
     numbers = (pairs & _NUMBER).tolist()
@@ -194,7 +194,7 @@ def write_verdicts(task: NearPart) -> None:
     writer = VerdictWriter(numbered.part)
     found = task.read()
     if len(found):
-        details = Places.of(task.stage).describe(found[:, 1])
+        details = DocumentIndex.of(task.stage).describe(found[:, 1])
         kept = dict(zip(found[:, 0].tolist(), details, strict=True))
         for row, fields in remaining(numbered.part, ["bytes"]):
             if numbered.base + row in kept:

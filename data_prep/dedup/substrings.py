@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from configs.common.files import atomic_path
 from configs.schema.data import RepeatedSubstrings
-from data_prep.dedup.byte_windows import Block, Windows, blocks
+from data_prep.dedup.byte_windows import ByteBatch, ByteWindows, byte_batches
 from data_prep.dedup.document_index import DOCUMENT_BITS, NumberedPart
 from data_prep.dedup.passes import PASSES_CODE, PartTask, Passes, RangeTask
 from data_prep.dedup.shuffle import (
@@ -67,13 +67,13 @@ class SubstringDeduplication:
 # ------------------------------------------------------------------------------------------------------------- anchors
 def put_anchors(task: PartTask[RepeatedSubstrings]) -> None:
     """(anchor, first document of the part that has it); anchors of several documents of the part are told beside it."""
-    windows = Windows(task.settings.min_bytes)
+    windows = ByteWindows(task.settings.min_bytes)
     found = [np.zeros((0, 2), np.uint64)]
-    for block in blocks(_texts(task.numbered), task.settings.min_bytes):
-        starts, stretches = windows.starts(block)
-        anchors, places = windows.anchors(block, starts)
+    for batch in byte_batches(_texts(task.numbered), task.settings.min_bytes):
+        starts, stretches = windows.starts(batch)
+        anchors, places = windows.anchors(batch, starts)
         fresh = starts_of_runs(places.astype(np.uint64), stretches.astype(np.uint64))
-        numbers = block.numbers[stretches[fresh]].astype(np.uint64)
+        numbers = batch.numbers[stretches[fresh]].astype(np.uint64)
         found.append(np.stack([anchors[fresh], numbers], axis=1))
     records = ordered(np.concatenate(found))
     starts_of_keys = starts_of_runs(records[:, 0])
@@ -100,12 +100,12 @@ def put_windows(task: PartTask[RepeatedSubstrings]) -> None:
     assert task.result is not None
     told = task.read()[:, 1]
     shared = np.unique(np.concatenate([told, np.load(_local(task, "anchors"))]))
-    windows = Windows(task.settings.min_bytes)
+    windows = ByteWindows(task.settings.min_bytes)
 
     def sorted_windows() -> Iterator[Records]:
         held: list[Records] = []
-        for block in blocks(_texts(task.numbered), task.settings.min_bytes) if len(shared) else ():
-            held.append(_candidates(windows, block, shared))
+        for batch in byte_batches(_texts(task.numbered), task.settings.min_bytes) if len(shared) else ():
+            held.append(_candidates(windows, batch, shared))
             if sum(map(len, held)) >= HELD_WINDOWS:
                 yield ordered(np.concatenate(held))
                 held = []
@@ -117,16 +117,16 @@ def put_windows(task: PartTask[RepeatedSubstrings]) -> None:
     task.commit()
 
 
-def _candidates(windows: Windows, block: Block, shared: Wide) -> Records:
-    """(hash, 24 more bits of it above the document) of the block's windows whose anchor is one of `shared`."""
-    starts, stretches = windows.starts(block)
-    anchors, _ = windows.anchors(block, starts)
+def _candidates(windows: ByteWindows, batch: ByteBatch, shared: Wide) -> Records:
+    """(hash, 24 more bits of it above the document) of the batch's windows whose anchor is one of `shared`."""
+    starts, stretches = windows.starts(batch)
+    anchors, _ = windows.anchors(batch, starts)
     place = np.minimum(np.searchsorted(shared, anchors), len(shared) - 1)
     chosen = shared[place] == anchors
     if not chosen.any():
         return np.zeros((0, 2), np.uint64)
-    starts, numbers = starts[chosen], block.numbers[stretches[chosen]].astype(np.uint64)
-    first, second = (windows.hashes(block.data, windows.size, which)[starts] for which in (0, 1))
+    starts, numbers = starts[chosen], batch.numbers[stretches[chosen]].astype(np.uint64)
+    first, second = (windows.hashes(batch.data, windows.size, which)[starts] for which in (0, 1))
     return np.stack([first, (second & ~_NUMBER) | numbers], axis=1)
 
 
@@ -158,14 +158,14 @@ def _split(records: Records) -> tuple[Records, Records]:
 def write_verdicts(task: PartTask[RepeatedSubstrings]) -> None:
     """Cuts passages; drops documents of which only white space would be left."""
     numbered = task.numbered
-    windows = Windows(task.settings.min_bytes)
+    windows = ByteWindows(task.settings.min_bytes)
     writer = VerdictWriter(numbered.part)
     for texts in _batches(numbered):
         told = _told(task, texts)
         chosen = [(number, data) for number, data in texts if number in told]
         covered = {number: np.zeros(len(data) + 1, dtype=np.int32) for number, data in chosen}
-        for block in blocks(chosen, task.settings.min_bytes):
-            _cover(windows, block, told, covered)
+        for batch in byte_batches(chosen, task.settings.min_bytes):
+            _cover(windows, batch, told, covered)
         for number, data in chosen:
             spans = _spans(data, covered[number])
             _decide(writer, number - numbered.base, data, spans)
@@ -195,11 +195,13 @@ def _told(task: PartTask[RepeatedSubstrings], texts: Sequence[tuple[int, bytes]]
     return dict(zip(found[starts, 0].astype(np.int64).tolist(), pieces, strict=True))
 
 
-def _cover(windows: Windows, block: Block, told: dict[int, Wide], covered: dict[int, npt.NDArray[np.int32]]) -> None:
+def _cover(
+    windows: ByteWindows, batch: ByteBatch, told: dict[int, Wide], covered: dict[int, npt.NDArray[np.int32]]
+) -> None:
     """Notes +1 where a repeated window begins and -1 where it has ended."""
-    hashes = windows.hashes(block.data, windows.size)
+    hashes = windows.hashes(batch.data, windows.size)
     for number, offset, start, end in zip(
-        block.numbers.tolist(), block.offsets.tolist(), block.edges[:-1], block.edges[1:], strict=True
+        batch.numbers.tolist(), batch.offsets.tolist(), batch.edges[:-1], batch.edges[1:], strict=True
     ):
         own = hashes[start : end - windows.size + 1]
         known = told[number]

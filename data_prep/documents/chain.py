@@ -213,9 +213,9 @@ def _what_takes(setting: Rule) -> str:
 
 
 def _classifier(path: str, min_score: float) -> Callable[[_State], None]:
-    from data_prep.documents.classifier import Classifier
+    from data_prep.documents.classifier import QualityClassifier
 
-    score = Classifier.load(path)
+    score = QualityClassifier.load(path)
 
     def step(state: _State) -> None:
         value = score(state.text)

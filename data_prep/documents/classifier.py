@@ -38,7 +38,7 @@ _FEWEST_EXAMPLES = 20
 
 
 @dataclass(frozen=True)
-class Report:
+class ClassifierReport:
     """How well the model tells held-out examples apart; none of them was trained on."""
 
     good: int  # training examples
@@ -55,10 +55,10 @@ class Report:
         )
 
 
-class Classifier:
+class QualityClassifier:
     """Text to a score in [0, 1]: the probability that it is like the good examples, both sides being as frequent."""
 
-    def __init__(self, weights: np.ndarray, bias: float, report: Report | None = None) -> None:
+    def __init__(self, weights: np.ndarray, bias: float, report: ClassifierReport | None = None) -> None:
         self._weights = weights  # (2 ** BUCKETS_LOG2,) float32
         self._bias = bias
         self.report = report
@@ -77,7 +77,7 @@ class Classifier:
             temporary.write_bytes(save(tensors, metadata={_METADATA: metadata}))
 
     @classmethod
-    def load(cls, path: str | Path) -> Classifier:
+    def load(cls, path: str | Path) -> QualityClassifier:
         """Reads a model file.
 
         Raises:
@@ -97,7 +97,7 @@ class Classifier:
             raise ValueError(
                 f"{path}: weights of shape {weights.shape}, this version reads {2**BUCKETS_LOG2}; train anew"
             )
-        return cls(weights, float(bias[0]), Report(**metadata) if metadata else None)
+        return cls(weights, float(bias[0]), ClassifierReport(**metadata) if metadata else None)
 
 
 # ------------------------------------------------------------------------------------------------------------- features
@@ -157,7 +157,7 @@ def _bucket(hashes: np.ndarray, kind: int) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------------- training
-def train(good: Path, bad: Path) -> Classifier:
+def train(good: Path, bad: Path) -> QualityClassifier:
     """Trains on the documents of two files or folders, in any format that data_prep reads; always the same result.
 
     Raises:
@@ -173,8 +173,8 @@ def train(good: Path, bad: Path) -> Classifier:
     weights, bias = _fit(bad_kept, good_kept)
     scores = [np.array([_margin(weights, bias, item) for item in held]) for held in (bad_held, good_held)]
     accuracy = (float((scores[0] < 0).mean()) + float((scores[1] >= 0).mean())) / 2
-    report = Report(len(good_kept), len(bad_kept), len(good_held), len(bad_held), accuracy, _auc(scores[0], scores[1]))
-    return Classifier(weights, bias, report)
+    report = ClassifierReport(len(good_kept), len(bad_kept), len(good_held), len(bad_held), accuracy, _auc(*scores))
+    return QualityClassifier(weights, bias, report)
 
 
 def _examples(files: list[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:

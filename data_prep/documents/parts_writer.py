@@ -105,8 +105,8 @@ class _PartWriter:
     """Rows on their way into a part's Parquet files and hashes."""
 
     def __init__(self, kept: pq.ParquetWriter, dropped: pq.ParquetWriter | None) -> None:
-        self._kept = _Rows(kept, SCHEMA)
-        self._dropped = _Rows(dropped, DROPPED_SCHEMA) if dropped else None
+        self._kept = _RowGroups(kept, SCHEMA)
+        self._dropped = _RowGroups(dropped, DROPPED_SCHEMA) if dropped else None
         self.digests: list[bytes] = []
         self.sizes: list[int] = []
 
@@ -129,7 +129,7 @@ class _PartWriter:
                 rows.flush()
 
 
-class _Rows:
+class _RowGroups:
     """Collects rows to row groups."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from configs.schema.data import Extract
-from data_prep.extraction.nesting import Shape
+from data_prep.extraction.nesting import MarkupShape
 from data_prep.extraction.neutral_html import blocks_apart, marked, rows_in_place, words_kept
 from data_prep.text.charset import decode
 
@@ -147,7 +147,7 @@ def _html(
     sample = text[:_SAMPLE_CHARACTERS]
     if (page and not _TAG.search(text)) or len(_JUNK.findall(sample)) > _MAX_JUNK * len(sample):
         raise NotExtracted("not_markup")
-    shape = Shape(text)
+    shape = MarkupShape(text)
     if shape.depth_beyond(_MAX_DEPTH, slash_ends=False):
         raise NotExtracted("too_deep")
     if shape.too_many_attributes():

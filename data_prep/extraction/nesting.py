@@ -34,7 +34,7 @@ _TAG = re.compile(rf"<[a-zA-Z][^\s/>]*+(?:[\s/]++(?:{_ATTRIBUTE_TEXT})*+)?")
 _TAGS = re.compile(rf"<(/?)([a-zA-Z][^\s/>]*+)([\s/]*+(?:{_ATTRIBUTE_TEXT})*+)(>?)")
 
 
-class Shape:
+class MarkupShape:
     """What the positions of `<` alone say about a text, in one look at its bytes."""
 
     def __init__(self, text: str) -> None:

@@ -11,7 +11,7 @@ from html.entities import html5
 from typing import Any
 
 from data_prep.extraction.markup_text import ROLES, Role, name_of, render
-from data_prep.extraction.nesting import Shape
+from data_prep.extraction.nesting import MarkupShape
 
 _MAX_DEPTH = 250  # libxml2 leaves out what is deeper than 256
 _PROLOGUE = re.compile(r"^\s*<\?xml[^>]*\?>")
@@ -45,7 +45,7 @@ def xml_text(text: str, links: bool = False) -> tuple[str | None, str | None]:
     Returns:
         Text and title (None: it has none); or None and a reason, `not_markup` or `too_deep`.
     """
-    if Shape(text).xml_depth_beyond(_MAX_DEPTH):
+    if MarkupShape(text).xml_depth_beyond(_MAX_DEPTH):
         return None, "too_deep"
     root = _parsed(text)
     if root is None:
@@ -97,7 +97,11 @@ def _unfold_markup(root: Any) -> None:
             held = _HTML_TAG.search(text) or _HTML_ENTITY.search(text)
         else:
             held = element.get("type") == "html" or _ALL_HTML.match(text)
-        if held and not (shape := Shape(text)).depth_beyond(_MAX_DEPTH_UNFOLDED) and not shape.too_many_attributes():
+        if (
+            held
+            and not (shape := MarkupShape(text)).depth_beyond(_MAX_DEPTH_UNFOLDED)
+            and not shape.too_many_attributes()
+        ):
             _replace_text(element, text)
 
 

@@ -20,7 +20,7 @@ from data_prep.readers.sequences import fasta_records, fastq_records
 from data_prep.readers.streams import CHUNK_BYTES, COMPRESSIONS, Counted, unpack
 from data_prep.readers.text import as_utf8, lines, skip_mark, text_records, whole
 from data_prep.readers.warc import web_records
-from data_prep.sources.places import Place, Remote, open_place
+from data_prep.sources.places import Location, Remote, open_place
 from data_prep.sources.unreadable import concerns_one, describe
 
 FORMATS = {
@@ -61,7 +61,7 @@ def file_format(name: str, wanted: str = "auto") -> str | None:
     return "warc" if wanted == "wet" else wanted
 
 
-def check_format(place: Place, wanted: str) -> None:
+def check_format(place: Location, wanted: str) -> None:
     """Raises `ValueError` for a file that would not be read."""
     if file_format(place.name, wanted) is None:
         known = ", ".join(FORMATS)
@@ -71,7 +71,7 @@ def check_format(place: Place, wanted: str) -> None:
         )
 
 
-def read_records(place: Place, reading: Reading | None = None) -> Iterator[RawRecord]:
+def read_records(place: Location, reading: Reading | None = None) -> Iterator[RawRecord]:
     """All records of a file in order; what cannot be read of it is a last record with the reason.
 
     Args:
@@ -93,7 +93,7 @@ def read_records(place: Place, reading: Reading | None = None) -> Iterator[RawRe
         yield record
 
 
-def _file_records(place: Place, reading: Reading) -> Iterator[RawRecord]:
+def _file_records(place: Location, reading: Reading) -> Iterator[RawRecord]:
     damage = Damage()
     try:
         with open_place(place, reading.attempts) as raw:

@@ -14,7 +14,7 @@ from data_prep.readers import check_format, read_records, row_size
 from data_prep.readers.custom import bind_reader
 from data_prep.readers.records import RawRecord, Reading
 from data_prep.sources.file_lists import source_files
-from data_prep.sources.places import Place, size_of
+from data_prep.sources.places import Location, size_of
 from data_prep.sources.unreadable import UnreadableFile, concerns_one, describe
 
 
@@ -24,7 +24,7 @@ class Origin:
 
     source: Source
     name: str
-    place: Place | None = None
+    place: Location | None = None
     index: int = 0
     count: int = 1
     reader: UserCode | None = None  # of the source

@@ -19,14 +19,14 @@ from urllib.parse import urljoin
 
 from configs.common.stores import is_url, protocol_of
 from configs.schema.data import Limits, Source
-from data_prep.sources.places import Place, Remote, expand, names_within, open_place
+from data_prep.sources.places import Location, Remote, expand, names_within, open_place
 
 # A snapshot of Common Crawl has 90,000 paths: 13 MB, 200 kB packed.
 _MAX_LIST_BYTES = 256 * 2**20
 _FROM_ELSEWHERE = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
 
 
-def source_files(source: Source) -> list[tuple[str, Place]]:
+def source_files(source: Source) -> list[tuple[str, Location]]:
     """Name and place of every file that a source is read from, in order; names do not depend on where the files lie.
 
     Raises:
@@ -50,7 +50,7 @@ def _place_in_order(name: str) -> bytes:
     return hashlib.blake2b(f"file {name}".encode(errors="surrogateescape"), digest_size=8).digest()
 
 
-def listed(place: str, prefix: str | None, options: Mapping[str, Any]) -> list[Place]:
+def listed(place: str, prefix: str | None, options: Mapping[str, Any]) -> list[Location]:
     """The places that a list names, a line each, in its order without doubles.
 
     Args:
@@ -68,7 +68,7 @@ def listed(place: str, prefix: str | None, options: Mapping[str, Any]) -> list[P
         if not Path(place).is_file():
             raise ValueError(f"{place}: no such file; correct the `paths_file` of the source")
         lines = _lines(place, Path(place), 1)
-    places: dict[Place, None] = {}
+    places: dict[Location, None] = {}
     for number, line in lines:
         made = _placed(place, number, line, prefix)
         places[Remote(made, text) if is_url(made) else Path(made)] = None
@@ -80,7 +80,7 @@ def _fetched(url: str, options: str) -> tuple[tuple[int, str], ...]:
     return _lines(url, Remote(url, options), Limits().attempts)
 
 
-def _lines(name: str, place: Place, attempts: int) -> tuple[tuple[int, str], ...]:
+def _lines(name: str, place: Location, attempts: int) -> tuple[tuple[int, str], ...]:
     try:
         with open_place(place, attempts) as raw:
             stream = io.BufferedReader(cast(io.RawIOBase, raw))

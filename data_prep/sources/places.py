@@ -69,11 +69,11 @@ class Remote:
         return info
 
 
-Place = Path | Remote
+Location = Path | Remote
 Answer = TypeVar("Answer")
 
 
-def expand(paths: str | Sequence[str], options: Mapping[str, Any] | None = None) -> list[Place]:
+def expand(paths: str | Sequence[str], options: Mapping[str, Any] | None = None) -> list[Location]:
     """Files of a path, glob or URL, or of a list of them: globs sorted, doubles left out.
 
     Args:
@@ -83,25 +83,25 @@ def expand(paths: str | Sequence[str], options: Mapping[str, Any] | None = None)
     Raises:
         ValueError: when a path or glob matches nothing, or a URL cannot be reached.
     """
-    files: dict[Place, None] = {}
+    files: dict[Location, None] = {}
     for pattern in [paths] if isinstance(paths, str) else paths:
         found = _remote_files(pattern, dict(options or {})) if is_url(pattern) else _local_files(pattern)
         files.update(dict.fromkeys(found))
     return list(files)
 
 
-def as_pattern(place: Place) -> str:
+def as_pattern(place: Location) -> str:
     """A pattern that matches this file alone, whatever signs its name has."""
     return glob.escape(str(place)) if isinstance(place, Path) else place.url
 
 
-def _local_files(pattern: str) -> list[Place]:
+def _local_files(pattern: str) -> list[Location]:
     literal = Path(_literal(pattern))
     if literal.is_dir():
         raise ValueError(f"{literal}: is a directory; say which files in it, as in {literal / '**' / '*.jsonl.gz'}")
     if literal.is_file():
         return [literal]
-    found: list[Place] = [Path(name) for name in sorted(set(_glob(pattern))) if os.path.lexists(name)]
+    found: list[Location] = [Path(name) for name in sorted(set(_glob(pattern))) if os.path.lexists(name)]
     # A link to nowhere stays: opening it fails, and that is counted with its name.
     files = [path for path in found if isinstance(path, Path) and not path.is_dir()]
     if not files:
@@ -145,7 +145,7 @@ def _directories(directory: str, above: tuple[str, ...]) -> Iterator[str]:
         yield from _directories(entry, (*above, real))
 
 
-def _remote_files(pattern: str, options: dict[str, Any]) -> list[Place]:
+def _remote_files(pattern: str, options: dict[str, Any]) -> list[Location]:
     protocol_of(pattern)
     text = json.dumps(options, sort_keys=True)
     wild = "*" if pattern.startswith("http") else "*?["  # a `?` begins the query of a web address
@@ -184,7 +184,7 @@ def _unreachable(url: str, error: Exception) -> UnreadableFile:
     )
 
 
-def names_within(files: Sequence[Place]) -> list[str]:
+def names_within(files: Sequence[Location]) -> list[str]:
     """Names of the files relative to their common directory: the same wherever the directory lies.
 
     A URL's query may be a secret, so 8 hexadecimal digits stand for it; its user information is left out.
@@ -214,7 +214,7 @@ def _relative(paths: list[Path]) -> list[str]:
     return [path.relative_to(common).as_posix() for path in paths]
 
 
-def size_of(place: Place) -> int:
+def size_of(place: Location) -> int:
     """Bytes at rest; 0 where unknown."""
     if isinstance(place, Remote):
         return _remote_size(place)
@@ -230,7 +230,7 @@ def _remote_size(place: Remote) -> int:
     return int(place.info().get("size") or 0)
 
 
-def ask_all(question: Callable[[Place], Answer], places: Sequence[Place]) -> list[Answer]:
+def ask_all(question: Callable[[Location], Answer], places: Sequence[Location]) -> list[Answer]:
     """The answers for all places, in their order; URLs are asked about several at a time."""
     if not any(isinstance(place, Remote) for place in places):
         return [question(place) for place in places]
@@ -238,7 +238,7 @@ def ask_all(question: Callable[[Place], Answer], places: Sequence[Place]) -> lis
         return list(pool.map(question, places))
 
 
-def place_identity(place: Place) -> dict[str, Any]:
+def place_identity(place: Location) -> dict[str, Any]:
     """What identifies the content: of a local file `content_identity`, of a URL what its store says about it."""
     if isinstance(place, Remote):
         info = place.info()
@@ -327,7 +327,7 @@ class RemoteStream(RawIOBase):
             stream.close()
 
 
-def open_place(place: Place, attempts: int) -> BinaryIO:
+def open_place(place: Location, attempts: int) -> BinaryIO:
     """The file's bytes as they are stored.
 
     Raises:

@@ -20,7 +20,7 @@ from data_prep.dedup.near import NearDeduplication
 from data_prep.dedup.repeated_lines import LineDeduplication
 from data_prep.dedup.substrings import SubstringDeduplication
 from data_prep.sources.file_lists import source_files
-from data_prep.sources.places import Place, Remote, ask_all, expand, names_within, place_identity
+from data_prep.sources.places import Location, Remote, ask_all, expand, names_within, place_identity
 from data_prep.tokens.vocab import TOKENIZER_NAME, Vocab
 from data_prep.work.stage import Stage
 from data_prep.work.verdicts import VerdictStage
@@ -65,7 +65,7 @@ class Identities:
         self._known: dict[str, Any] = read_json(self._file) if self._file.is_file() else {}
         self._changed = False
 
-    def of(self, path: Place) -> dict[str, Any]:
+    def of(self, path: Location) -> dict[str, Any]:
         """The file's size and digest; of a URL what its store says, of a file that cannot be read why."""
         try:
             stat = None if isinstance(path, Remote) else path.stat()

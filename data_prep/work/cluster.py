@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 from configs.common.versions import code_version
 from data_prep.work import worker_deaths
 from data_prep.work.ray_token import private_token, token_file
-from data_prep.work.worker_deaths import Job, Progress, bury
+from data_prep.work.worker_deaths import Job, Progress, record_death
 from data_prep.work.worker_notes import Done, noted
 
 Task = TypeVar("Task")
@@ -222,7 +222,7 @@ class Cluster:
             kind = worker_deaths.MEMORY
         if kind == worker_deaths.MEMORY:
             self._most = max(1, others)
-        bury(job, kind, self._attempts)
+        record_death(job, kind, self._attempts)
         return None
 
     def _look(self, running: dict[Any, Job]) -> None:

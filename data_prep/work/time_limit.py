@@ -1,7 +1,7 @@
 """Documents that take too long or kill their worker: a time limit, and leaving out what killed before.
 
-A document at which workers died twice is poisoned (see `data_prep/work/cluster.py`): the unit's next run leaves it out
-and keeps its raw bytes in `poisoned/`.
+A document at which workers died twice is excluded (see `data_prep/work/cluster.py`): the unit's next run leaves it out
+and keeps its raw bytes in `excluded/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from data_prep.work.worker_notes import Note, current
 _MEGABYTE = 1e6
 _TICK_SECONDS = 0.5
 _KEPT_ASIDE_BYTES = 16 * 2**20
-POISONED = "poisoned"
+EXCLUDED = "excluded"
 
 
 class TooSlow(BaseException):
@@ -117,7 +117,7 @@ class Guard:
         self._ordinal = -1
         self._beat = current()
         self._beat.enter(stage.unit_file(unit, ""), file)
-        self._poisoned = poisoned(stage.unit_file(unit, ""))
+        self._excluded = excluded_records(stage.unit_file(unit, ""))
         self.limit = limit
         self.files: dict[str, dict[str, Any]] = {}  # raw bytes kept aside, for the unit's `files`
 
@@ -138,7 +138,7 @@ class Guard:
             size: its bytes.
         """
         self._ordinal += 1
-        if self._ordinal in self._poisoned:
+        if self._ordinal in self._excluded:
             return False
         limit.seconds = self._seconds * max(1.0, size / _MEGABYTE)
         self._beat.at(position, size, limit.seconds, self._ordinal)
@@ -149,25 +149,25 @@ class Guard:
         self._beat.rest()
 
     def keep_aside(self, value: bytes | dict[str, Any] | None) -> None:
-        """Writes the start of the record just left out to `poisoned/`, at most 16 MiB."""
+        """Writes the start of the record just left out to `excluded/`, at most 16 MiB."""
         data = value if isinstance(value, bytes) else json.dumps(value, default=str).encode()
-        path = self._stage.directory / POISONED / f"{self._unit}-{self._ordinal:08d}"
+        path = self._stage.directory / EXCLUDED / f"{self._unit}-{self._ordinal:08d}"
         with atomic_path(path) as temporary:
             temporary.write_bytes(data[:_KEPT_ASIDE_BYTES])
-        self.files[f"{POISONED}/{path.name}"] = describe_file(path)
+        self.files[f"{EXCLUDED}/{path.name}"] = describe_file(path)
 
 
-def poisoned(unit: Path) -> set[int]:
+def excluded_records(unit: Path) -> set[int]:
     """Records of a unit to leave out, by their number in it; `unit` is the path of its files without endings."""
     file = _list_of(unit)
     return set(read_json(file)) if file.is_file() else set()
 
 
-def poison(note: Note) -> None:
+def exclude(note: Note) -> None:
     """Has the next run of the unit leave out the document that the note tells."""
     unit = Path(note.unit)
-    write_json(_list_of(unit), sorted(poisoned(unit) | {note.ordinal}))
+    write_json(_list_of(unit), sorted(excluded_records(unit) | {note.ordinal}))
 
 
 def _list_of(unit: Path) -> Path:
-    return unit.with_name(f"{unit.name}.{POISONED}")
+    return unit.with_name(f"{unit.name}.{EXCLUDED}")

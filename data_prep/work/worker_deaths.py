@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.notices import note
-from data_prep.work.time_limit import poison
+from data_prep.work.time_limit import exclude
 from data_prep.work.worker_notes import Done, Note, read_note
 
 # A document may stand still for twice its time limit and this; then its worker is ended.
@@ -93,8 +93,10 @@ class Progress:
         self.standing = min((job for job in jobs if job.note), key=lambda job: job.moved, default=None)
 
 
-def bury(job: Job, kind: str, attempts: int) -> None:
-    """Notes a worker's death, before the job is started again; a document that killed twice is poisoned.
+def record_death(job: Job, kind: str, attempts: int) -> None:
+    """Counts a worker's death. The document at which workers died twice is excluded.
+
+    Call it before the job is started again.
 
     Args:
         job: whose worker died.
@@ -111,7 +113,7 @@ def bury(job: Job, kind: str, attempts: int) -> None:
         where += f" on {note.node}"
     place = (note.unit, note.ordinal) if note and note.seconds > 0 and kind != NODE else None
     if note and place is not None and place == job.place:
-        poison(note)
+        exclude(note)
         job.deaths, job.place = 0, None
         _say(f"{_WORDS[kind]}{where} for the second time; this document is left out (reason: crashed)")
         return

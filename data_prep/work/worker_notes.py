@@ -54,7 +54,7 @@ class Done:
     units: list[str] = field(default_factory=list)  # names committed
 
 
-class Heartbeat:
+class WorkerNote:
     """The note of the task that this process works on; without a path only the counts are kept."""
 
     def __init__(self, path: Path | None = None, sync: bool = False, node: str = "") -> None:
@@ -115,19 +115,19 @@ class Heartbeat:
             self._file = None
 
 
-_current = Heartbeat()
+_current = WorkerNote()
 
 
-def current() -> Heartbeat:
+def current() -> WorkerNote:
     """The note of the task at work in this process."""
     return _current
 
 
 @contextmanager
-def noted(path: Path | None, sync: bool = False, node: str = "") -> Iterator[Heartbeat]:
+def noted(path: Path | None, sync: bool = False, node: str = "") -> Iterator[WorkerNote]:
     """Keeps a note at `path` while the body runs; `sync` where other machines read it, `node` is the name of this."""
     global _current
-    before, _current = _current, Heartbeat(path, sync, node)
+    before, _current = _current, WorkerNote(path, sync, node)
     keep = False
     try:
         _current.enter(None)

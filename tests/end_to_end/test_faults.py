@@ -115,12 +115,12 @@ def test_one_bad_document(
         assert "book.jsonl.gz document 17; its task is started again (try 2 of 3)" in said
     if left_out and fault != "loop":
         assert "for the second time; this document is left out (reason: crashed)" in said
-        assert read_json(stage.unit_file("bad", ".poisoned")) == [17]
-        kept = stage.directory / "poisoned" / "bad-00000017"
+        assert read_json(stage.unit_file("bad", ".excluded")) == [17]
+        kept = stage.directory / "excluded" / "bad-00000017"
         assert kept.read_text() == "document 17 of bad"
         unit = stage.unit("bad")
         assert unit is not None
-        assert list(unit["files"]) == ["poisoned/bad-00000017"]
+        assert list(unit["files"]) == ["excluded/bad-00000017"]
 
 
 def die_elsewhere(task: Stage) -> None:

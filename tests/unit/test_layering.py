@@ -37,6 +37,8 @@ ROOMS = {
     "scaling_law export_check lineage suite report __main__",
     "launch": "completion docs headlines trace processes stages planning models commands cli cluster",
 }
+# Class names that still mean two things.
+TWO_CLASSES = {"pretrain": {"Block", "Phase", "Place"}}
 # Heavy or optional packages, and the only places that may import them.
 ONLY_IN = {
     "ray": ("data_prep/work/cluster.py", "launch/"),
@@ -144,6 +146,18 @@ def test_no_two_files_of_a_package_have_the_same_name() -> None:
     for package in LAYERS:
         names = Counter(file.name for file in (ROOT / package).rglob("*.py") if file.name != "__init__.py")
         assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_no_two_public_classes_of_a_package_have_the_same_name() -> None:
+    """One word, one meaning: an error message or a pickled task must name one class."""
+    for package in LAYERS:
+        names = Counter(
+            node.name
+            for file in (ROOT / package).rglob("*.py")
+            for node in ast.walk(tree_of(file))
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        )
+        assert {name for name, times in names.items() if times > 1} <= TWO_CLASSES.get(package, set()), package
 
 
 def test_every_room_says_in_one_sentence_what_it_is_for() -> None:

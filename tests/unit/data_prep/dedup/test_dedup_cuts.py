@@ -135,7 +135,7 @@ def texts_with_repeats(seed: int) -> list[list[str]]:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_substrings_against_the_plain_definition(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(byte_windows, "BLOCK", 1000 if seed % 2 else 130)
+    monkeypatch.setattr(byte_windows, "BATCH_BYTES", 1000 if seed % 2 else 130)
     monkeypatch.setattr(substrings, "HELD_WINDOWS", 700)
     monkeypatch.setattr(substrings, "_READ_BYTES", 900)
     texts = texts_with_repeats(seed)
@@ -150,7 +150,7 @@ def test_substrings_against_the_plain_definition(tmp_path: Path, seed: int, monk
 
 
 def test_windows_are_hashed_alike_everywhere() -> None:
-    made = byte_windows.Windows(SIZE)
+    made = byte_windows.ByteWindows(SIZE)
     data = random.Random(0).randbytes(500)
     shifted = b"12345" + data
     for which in (0, 1):

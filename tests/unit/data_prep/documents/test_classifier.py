@@ -12,7 +12,7 @@ import pytest
 from configs.schema.data import Source
 from data_prep.__main__ import main
 from data_prep.documents import classifier as module
-from data_prep.documents.classifier import Classifier, features, train
+from data_prep.documents.classifier import QualityClassifier, features, train
 from data_prep.documents.conversion import read_documents
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -58,7 +58,7 @@ def test_separates_novels_from_technical_writing(examples: tuple[Path, Path], tm
     model.save(tmp_path / "one.safetensors")
     again.save(tmp_path / "two.safetensors")
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
-    loaded = Classifier.load(tmp_path / "one.safetensors")
+    loaded = QualityClassifier.load(tmp_path / "one.safetensors")
     assert loaded.report == model.report
     assert [loaded(text) for text in (novel, manual)] == pytest.approx([model(novel), model(manual)], abs=1e-6)
 
@@ -73,7 +73,7 @@ def test_the_command(examples: tuple[Path, Path], tmp_path: Path, capsys: pytest
     file = tmp_path / "model.safetensors"
     assert main(["classifier", *map(str, examples), "--out", str(file)]) == 0
     assert "AUC" in capsys.readouterr().out
-    assert Classifier.load(file)("word") >= 0
+    assert QualityClassifier.load(file)("word") >= 0
     assert main(["classifier", str(tmp_path / "absent"), str(tmp_path), "--out", str(file)]) == 2
     assert "no such file or folder" in capsys.readouterr().err
 
@@ -109,6 +109,6 @@ def test_mistakes_are_named(tmp_path: Path, examples: tuple[Path, Path]) -> None
     with pytest.raises(ValueError, match="the folder is empty"):
         train(tmp_path / "empty", few)
     with pytest.raises(ValueError, match="is no classifier"):
-        Classifier.load(few)
+        QualityClassifier.load(few)
     with pytest.raises(ValueError, match="is no classifier"):
-        Classifier.load(tmp_path / "absent.safetensors")
+        QualityClassifier.load(tmp_path / "absent.safetensors")

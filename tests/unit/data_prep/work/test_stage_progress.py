@@ -12,8 +12,8 @@ import zstandard
 from data_prep.work import stage_progress
 from data_prep.work.cluster import Cluster, _check_site, _versions
 from data_prep.work.stage import Stage
-from data_prep.work.time_limit import Guard, TooSlow, poisoned
-from data_prep.work.worker_deaths import CRASHED, NODE, Job, Progress, bury
+from data_prep.work.time_limit import Guard, TooSlow, excluded_records
+from data_prep.work.worker_deaths import CRASHED, NODE, Job, Progress, record_death
 from data_prep.work.worker_notes import current, noted, read_note
 
 
@@ -116,23 +116,25 @@ def test_notes(tmp_path: Path, stage: Stage) -> None:
     assert read_note(path) is None
 
 
-def test_two_deaths_at_one_document_poison_it(tmp_path: Path, stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_deaths_at_one_document_exclude_it(
+    tmp_path: Path, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = Job(None, tmp_path / "note")
     with noted(job.notes), Guard(stage, "unit", "a.jsonl", 2.0) as guard:
         guard.next(7, 10)
         for kind in (NODE, CRASHED):  # a node's death is not the document's fault
-            bury(job, kind, 3)
-            assert not poisoned(stage.unit_file("unit", ""))
-        bury(job, CRASHED, 3)
-    assert poisoned(stage.unit_file("unit", "")) == {0}
+            record_death(job, kind, 3)
+            assert not excluded_records(stage.unit_file("unit", ""))
+        record_death(job, CRASHED, 3)
+    assert excluded_records(stage.unit_file("unit", "")) == {0}
     assert capsys.readouterr().err.count("note: ") == 3
     with Guard(stage, "unit", "a.jsonl", 2.0) as guard:
         assert not guard.next(7, 10)
         guard.keep_aside({"text": "x"})
         assert guard.next(8, 10)
-    assert list(guard.files) == ["poisoned/unit-00000000"]
+    assert list(guard.files) == ["excluded/unit-00000000"]
     with pytest.raises(ValueError, match=r"once \(data.limits.attempts is 1\) without getting on"):
-        bury(job, CRASHED, 1)
+        record_death(job, CRASHED, 1)
 
 
 def test_time_limits_are_of_the_processor_and_pass_broad_handlers(stage: Stage) -> None:
