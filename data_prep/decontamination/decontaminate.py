@@ -97,7 +97,7 @@ class Decontamination:
     name = NAME
     code = (
         "decontamination", "documents/conversion", "documents/document", "extraction", "readers", "sources", "text",
-        "work/verdicts", "work/parts",
+        "work/verdicts", "work/parts", "work/manifests",
     )  # fmt: skip
 
     def __init__(self, recipe: Recipe, identify: Callable[[Any], Any]) -> None:

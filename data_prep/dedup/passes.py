@@ -21,7 +21,7 @@ from data_prep.work.stage import Run, Stage
 from data_prep.work.verdicts import Part
 
 # Modules that every stage made of these passes depends on, for its fingerprint.
-PASSES_CODE = ("dedup/passes", "dedup/shuffle", "dedup/document_index", "work/verdicts", "work/parts")
+PASSES_CODE = ("dedup/passes", "dedup/shuffle", "dedup/document_index", "work/verdicts", "work/parts", "work/manifests")
 
 Settings = TypeVar("Settings")
 

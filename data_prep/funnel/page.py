@@ -12,6 +12,7 @@ from configs.common.files import write_text
 from configs.common.rendering import short, size, style_sheet
 from data_prep.funnel.table import funnel_rows, label, place
 from data_prep.funnel.tally import LEFT
+from data_prep.work.manifests import Capped, VerdictManifest
 from data_prep.work.verdicts import Part, remaining, without
 
 PAGE_NAME = "funnel.html"
@@ -105,7 +106,7 @@ def _groups(funnel: list[Manifest], examples: Sequence[Manifest]) -> Iterator[Ma
 
 # ------------------------------------------------------------------------------------------------------------- examples
 def verdict_examples(
-    stages: Sequence[tuple[str, Manifest]], parts: Sequence[Part], most: int, characters: int
+    stages: Sequence[tuple[str, VerdictManifest]], parts: Sequence[Part], most: int, characters: int
 ) -> list[Manifest]:
     """The verdict stages' examples with their texts, and those of the documents that they are like.
 
@@ -117,13 +118,9 @@ def verdict_examples(
     """
     by_name = {part.name: part for part in parts}
     chosen: list[tuple[int, str, Manifest]] = []
-    seen: dict[tuple[str, str], int] = {}
+    shown = Capped(most)
     for index, (name, manifest) in enumerate(stages):
-        for entry in manifest["examples"]:
-            key = (name, entry["reason"])
-            seen[key] = seen.get(key, 0) + 1
-            if seen[key] <= most:
-                chosen.append((index, name, entry))
+        chosen += [(index, name, entry) for entry in manifest.examples if shown.take((name, entry["reason"]))]
     return [
         _example_of(
             entry, name, replace(by_name[entry["part"]], verdicts=by_name[entry["part"]].verdicts[:index]),

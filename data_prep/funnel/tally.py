@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from data_prep.work.manifests import Capped, Count, Counts
 
 # In the order in which documents go through them.
 STAGES = (
@@ -32,24 +34,20 @@ class Tally:
     """
 
     def __init__(self, examples: int = 3, characters: int = 200) -> None:
-        self.counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self.counts: Counts = defaultdict(Count)
         self.marks: dict[str, int] = defaultdict(int)  # things counted that are neither documents nor bytes
         self.examples: list[dict[str, Any]] = []
-        self._examples, self._characters = examples, characters
-        self._seen: dict[str, int] = defaultdict(int)
+        self._shown, self._characters = Capped(examples), characters
 
     def add(self, key: str, documents: int, size: int) -> None:
         """Counts documents of `size` bytes in all under `stage/reason`."""
-        entry = self.counts[key]
-        entry[0] += documents
-        entry[1] += size
+        self.counts[key] = self.counts[key].plus(documents, size)
 
     def example(
         self, key: str, identifier: str, text: str, after: str | None = None, detail: str | None = None
     ) -> None:
         """Remembers what a rule did, if it is one of its first: the text, and what it became."""
-        self._seen[key] += 1
-        if self._seen[key] > self._examples:
+        if not self._shown.take(key):
             return
         if after is not None:
             text, after = _around_the_change(text, after, self._characters)
@@ -62,7 +60,7 @@ class Tally:
 
     def wants(self, key: str) -> bool:
         """Whether another example of this reason would be remembered."""
-        return self._seen[key] < self._examples
+        return self._shown.wants(key)
 
     def _cut(self, text: str) -> str:
         return text[: self._characters].encode(errors="backslashreplace").decode()
@@ -88,14 +86,6 @@ def _around_the_change(text: str, after: str, characters: int) -> tuple[str, str
     return "\n".join(left[: last.a + last.size]), "\n".join(right[: last.b + last.size])
 
 
-def merge_counts(total: dict[str, list[int]], counts: Mapping[str, Sequence[int]]) -> None:
-    """Adds counts in place."""
-    for key, values in counts.items():
-        entry = total.setdefault(key, [0] * len(values))
-        for index, value in enumerate(values):
-            entry[index] += value
-
-
 class Funnel:
     """Adds up counts by source, stage and reason."""
 
@@ -109,10 +99,10 @@ class Funnel:
         for index, value in enumerate((documents, size, tokens)):
             entry[index] += value
 
-    def left(self) -> dict[str, list[int]]:
+    def left(self) -> Counts:
         """Documents and bytes of each source that nothing has taken so far."""
         return {
-            source: [2 * counts[READ][index] - sum(entry[index] for entry in counts.values()) for index in range(2)]
+            source: Count(*(2 * counts[READ][i] - sum(entry[i] for entry in counts.values()) for i in range(2)))
             for source, counts in self._counts.items()
         }
 

@@ -36,13 +36,13 @@ _NOT_READ = {
 # compares these with the imports.
 DOCUMENT_CODE = (
     *("documents", "extraction", "funnel/tally", "quality", "readers", "sources", "text"),
-    *("work/parts", "work/time_limit"),
+    *("work/parts", "work/time_limit", "work/manifests"),
 )
 TOKENIZER_CODE = ("tokens/vocab", "tokens/vocab_checks", "tokens/special_tokens")
 # Both the text that the tokenizer is trained on and the shards.
 PACKING_CODE = (
     *("tokens/pack", "tokens/encode", "tokens/shards", "text/characters", "documents/document"),
-    *("work/parts", "work/verdicts", *TOKENIZER_CODE),
+    *("work/parts", "work/verdicts", "work/manifests", *TOKENIZER_CODE),
 )
 
 

@@ -11,12 +11,23 @@ from typing import Any, TypeVar
 from configs.common.notices import note
 from configs.schema.data import Source
 from data_prep.documents import parts_writer
-from data_prep.funnel.tally import KEPT, READ, merge_counts
+from data_prep.funnel.tally import KEPT, READ
 from data_prep.quality.rules import custom_rules
 from data_prep.readers import file_format
 from data_prep.readers.origins import Origin, origins
 from data_prep.sources.places import ask_all, size_of
 from data_prep.stages.graph import Plan
+from data_prep.work.manifests import (
+    Capped,
+    Count,
+    Counts,
+    DocumentsManifest,
+    Example,
+    Marks,
+    PartEntry,
+    add_counts,
+    add_marks,
+)
 from data_prep.work.runner import Runner
 from data_prep.work.stage import Stage
 from data_prep.work.stage_progress import expected_bytes
@@ -25,7 +36,6 @@ _EXAMPLES = 5
 _SHOWN = 120  # characters of an example in a message
 _UNREAD = ("read/", "extract/")
 
-Manifest = dict[str, Any]
 Item = TypeVar("Item")
 
 
@@ -39,7 +49,7 @@ class Look:
     may_be_empty: bool = False  # a source of which nothing can be read is no error
 
 
-def make_documents(plan: Plan, runner: Runner, look: Look = Look()) -> Manifest:
+def make_documents(plan: Plan, runner: Runner, look: Look = Look()) -> dict[str, Any]:
     """Reads all sources, with what an earlier run left; returns the manifest.
 
     Raises:
@@ -91,41 +101,48 @@ def _stride(origin: Origin, unit_bytes: int, everything: int, workers: int) -> i
     return max(1, min(workers, -(-workers * origin.size // everything), 1 + 3 * origin.size // unit_bytes))
 
 
-def _finish(stage: Stage, sources: Sequence[Source], names: Sequence[str], most: int, may_be_empty: bool) -> Manifest:
-    parts: list[Manifest] = []
-    files: Manifest = {}
-    counts: dict[str, dict[str, list[int]]] = {source.name: {} for source in sources}
-    marks: dict[str, dict[str, list[int]]] = {source.name: {} for source in sources}
-    examples: list[dict[str, Any]] = []
-    seen: dict[tuple[str, str], int] = {}
+def _finish(
+    stage: Stage, sources: Sequence[Source], names: Sequence[str], most: int, may_be_empty: bool
+) -> dict[str, Any]:
+    """Adds up the units and writes the manifest."""
+    own_counts: dict[str, Counts] = {source.name: {} for source in sources}
+    own_marks: dict[str, Marks] = {source.name: {} for source in sources}
+    manifest = DocumentsManifest([], own_counts, own_marks, [])
+    files: dict[str, Any] = {}
+    shown = Capped(most)
     for name in names:
         unit = stage.unit(name)
         assert unit is not None, name
         source = unit["source"]
-        parts.append({"name": name, **{key: unit[key] for key in ("source", "file", "documents", "bytes")}})
+        manifest.parts.append(PartEntry(name, source, unit["file"], unit["documents"], unit["bytes"]))
         files.update(unit["files"])
-        merge_counts(counts[source], unit["counts"])
-        merge_counts(marks[source], {key: [value] for key, value in unit["marks"].items()})
-        for example in unit["examples"]:
-            place = (source, example["key"])
-            seen[place] = seen.get(place, 0) + 1
-            if seen[place] <= most:
-                examples.append({"source": source, **example})
-    wanted = {source.name: source for source in sources}
-    for name, reasons in counts.items() if not may_be_empty else ():
-        found = _said(reasons, [example for example in examples if example["source"] == name])
-        unread = sum(entry[0] for key, entry in reasons.items() if key.startswith(_UNREAD) and key != READ)
-        if reasons.get(READ, [0])[0] == unread:
-            raise ValueError(
-                f"source {name}: no document could be read (found: {found}); {_advice(reasons, examples, wanted[name])}"
-            )
-        if not reasons.get(KEPT, [0])[0]:
-            # Not the end of hours of work: the other sources may be what was wanted.
-            note(f"source {name}: no document is left (found: {found})")
-    return stage.finish({"parts": parts, "counts": counts, "marks": marks, "examples": examples}, files)
+        add_counts(manifest.counts[source], unit["counts"])
+        add_marks(manifest.marks[source], {key: [value] for key, value in unit["marks"].items()})
+        manifest.examples.extend(
+            {"source": source, **example} for example in unit["examples"] if shown.take((source, example["key"]))
+        )
+    if not may_be_empty:
+        for settings in sources:
+            _check_readable(settings, manifest)
+    return stage.finish(manifest.content(), files)
 
 
-def _said(reasons: dict[str, list[int]], examples: Sequence[Manifest]) -> str:
+def _check_readable(source: Source, manifest: DocumentsManifest) -> None:
+    """Raises `ValueError` for a source of which no document could be read; prints a note when none is left."""
+    counts = manifest.counts[source.name]
+    examples = [example for example in manifest.examples if example["source"] == source.name]
+    found = _said(counts, examples)
+    unread = sum(count.documents for key, count in counts.items() if key.startswith(_UNREAD) and key != READ)
+    if counts.get(READ, Count()).documents == unread:
+        raise ValueError(
+            f"source {source.name}: no document could be read (found: {found}); {_advice(counts, examples, source)}"
+        )
+    if not counts.get(KEPT, Count()).documents:
+        # Not the end of hours of work: the other sources may be what was wanted.
+        note(f"source {source.name}: no document is left (found: {found})")
+
+
+def _said(counts: Counts, examples: Sequence[Example]) -> str:
     """Counts by reason; of what could not be read, the first place too."""
     first: dict[str, str] = {}
     for example in examples:
@@ -133,18 +150,18 @@ def _said(reasons: dict[str, list[int]], examples: Sequence[Manifest]) -> str:
             what = f": {example['excerpt'][:_SHOWN]}" if example["key"] == "read/missing_text" else ""
             first.setdefault(example["key"], f" ({example['id'].removesuffix(':0')}{what})")
     shown = [
-        f"{key.partition('/')[2]} {entry[0]}{first.get(key, '')}"
-        for key, entry in sorted(reasons.items())
-        if entry[0] and key not in (READ, KEPT)
+        f"{key.partition('/')[2]} {count.documents}{first.get(key, '')}"
+        for key, count in sorted(counts.items())
+        if count.documents and key not in (READ, KEPT)
     ]
     return ", ".join(shown) or "nothing"
 
 
-def _advice(reasons: dict[str, list[int]], examples: Sequence[Manifest], source: Source) -> str:
+def _advice(counts: Counts, examples: Sequence[Example], source: Source) -> str:
     """What may be done about a source of which nothing can be read, by what most of it was left out for."""
-    unread = [key for key in reasons if key.startswith(_UNREAD) and key != READ]
-    most = max(unread, key=lambda key: reasons[key][0], default="")
-    example = next((item for item in examples if item["source"] == source.name and item["key"] == most), {"id": ""})
+    unread = [key for key in counts if key.startswith(_UNREAD) and key != READ]
+    most = max(unread, key=lambda key: counts[key].documents, default="")
+    example = next((item for item in examples if item["key"] == most), {"id": ""})
     kind = file_format(example["id"].partition(":")[0], source.format)
     if most == "read/invalid_json" and kind == "jsonl":
         return "where a JSON value goes over several lines, set the source's `format: json`"

@@ -7,12 +7,12 @@ from typing import Any
 
 from configs.common.notices import note
 from configs.schema.data import Source
-from data_prep.funnel.tally import merge_counts
 from data_prep.stages.graph import Plan
 from data_prep.tokens import pack
 from data_prep.tokens.encode import agrees, fast_encoder
 from data_prep.tokens.shards import token_dtype
 from data_prep.tokens.vocab import CONFIG_NAME, TOKENIZER_NAME, Vocab, train_vocab
+from data_prep.work.manifests import Counts, add_counts
 from data_prep.work.runner import Runner
 from data_prep.work.stage import Stage, describe_file
 from data_prep.work.verdicts import Part
@@ -22,8 +22,6 @@ _CHECK_DOCUMENTS = 16
 _CHECK_CHARACTERS = 20_000
 _EMPTY = "the training split is empty; lower data.validation_fraction or give more documents"
 
-Manifest = dict[str, Any]
-
 
 def _split_parts(plan: Plan, stage: Stage, parts: list[Part]) -> list[pack.SplitPart]:
     sources = {source.name: source for source in plan.data.sources}
@@ -31,7 +29,7 @@ def _split_parts(plan: Plan, stage: Stage, parts: list[Part]) -> list[pack.Split
 
 
 # ------------------------------------------------------------------------------------------------------------ tokenizer
-def make_tokenizer(plan: Plan, runner: Runner, parts: list[Part]) -> Manifest:
+def make_tokenizer(plan: Plan, runner: Runner, parts: list[Part]) -> dict[str, Any]:
     """Trains the vocabulary, or reads it; returns the manifest.
 
     Raises:
@@ -69,7 +67,7 @@ def _sampled(stage: Stage, parts: list[str], kind: str, limit: int) -> Iterator[
 
 
 # --------------------------------------------------------------------------------------------------------------- shards
-def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> Manifest:
+def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> dict[str, Any]:
     """Encodes the parts and joins them to shards; returns the manifest.
 
     Raises:
@@ -114,15 +112,15 @@ def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> 
     return stage.finish({**content, "dropped_tokens": _dropped_tokens(parts, counts)}, files)
 
 
-def _lost(parts: list[Part], counts: dict[str, Manifest]) -> dict[str, list[int]]:
+def _lost(parts: list[Part], units: dict[str, dict[str, Any]]) -> Counts:
     """Documents and bytes of which the tokens do not give everything back, by source; says so where there are any."""
-    lost: dict[str, list[int]] = {}
+    lost: Counts = {}
     for part in parts:
-        if found := counts[part.name].get("lost"):
-            merge_counts(lost, {part.source: found})
+        if found := units[part.name].get("lost"):
+            add_counts(lost, {part.source: found})
     if lost:
-        gone = sum(size for _, size in lost.values())
-        every = sum(counts[part.name].get(split, {}).get("bytes", 0) for part in parts for split in pack.SPLITS)
+        gone = sum(count.bytes for count in lost.values())
+        every = sum(units[part.name].get(split, {}).get("bytes", 0) for part in parts for split in pack.SPLITS)
         note(
             f"the vocabulary lacks characters of this text: {gone:,} of {every:,} bytes ({gone / every:.2%}) are "
             "lost, so figures per byte are wrong by as much; a vocabulary with all bytes loses none"
@@ -131,7 +129,7 @@ def _lost(parts: list[Part], counts: dict[str, Manifest]) -> dict[str, list[int]
 
 
 def _groups(
-    plan: Plan, parts: list[Part], counts: dict[str, Manifest], source: Source, split: str
+    plan: Plan, parts: list[Part], counts: dict[str, dict[str, Any]], source: Source, split: str
 ) -> list[tuple[str, ...]]:
     tokens = {
         part.name: counts[part.name].get(split, {}).get("tokens", 0) for part in parts if part.source == source.name
@@ -139,7 +137,7 @@ def _groups(
     return pack.plan_shards(tokens, plan.data.shard_tokens)
 
 
-def _dropped_tokens(parts: list[Part], counts: dict[str, Manifest]) -> dict[str, dict[str, int]]:
+def _dropped_tokens(parts: list[Part], counts: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
     """Tokens of dropped documents by source and stage/reason, where they were counted."""
     total: dict[str, dict[str, int]] = {}
     for part in parts:

@@ -8,27 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.common.files import fingerprint, read_json, remove_leftovers, write_json
+from configs.common.files import read_json, remove_leftovers, write_json
 from configs.common.layout import MANIFEST
 from configs.common.locks import locked
 from configs.safety.own_files import refuse_links
 from configs.schema.recipe import Recipe
 from data_prep.funnel.page import PAGE_NAME, verdict_examples, write_page
-from data_prep.funnel.tally import KEPT, Funnel, merge_counts
 from data_prep.sources.places import shown
 from data_prep.stages.graph import Plan
 from data_prep.stages.make_documents import make_documents
 from data_prep.stages.make_tokens import make_shards, make_tokenizer
 from data_prep.stages.reuse import Reuse
+from data_prep.stages.summary import Prepared, summary_of
 from data_prep.stages.text_needed import say_what_is_too_much
-from data_prep.tokens import pack
 from data_prep.tokens.shards import DataManifest, load_manifest
 from data_prep.tokens.vocab import Vocab
 from data_prep.work.cluster import Cluster
+from data_prep.work.manifests import (
+    Capped,
+    DocumentsManifest,
+    ShardsManifest,
+    VerdictManifest,
+    add_counts,
+    add_marks,
+)
 from data_prep.work.runner import Runner
 from data_prep.work.stage import Stage
 from data_prep.work.verdicts import Part, VerdictStage
@@ -37,8 +43,6 @@ _EXAMPLES = 5
 # On the page: examples of a reason by all verdict stages, and how much of each.
 _SHOWN = 3
 _CHARACTERS = 3000
-
-Manifest = dict[str, Any]
 
 
 def prepare(recipe: Recipe) -> DataManifest:
@@ -63,7 +67,7 @@ def is_current(recipe: Recipe) -> bool:
     plan = Plan(recipe)
     made = _read_all(plan)
     file = plan.directory / MANIFEST
-    return made is not None and file.is_file() and read_json(file) == _summary(plan, made)
+    return made is not None and file.is_file() and read_json(file) == summary_of(plan, made)
 
 
 def prepare_inline(recipe: Recipe) -> DataManifest:
@@ -84,24 +88,18 @@ def _prepare(recipe: Recipe, cluster: Cluster) -> DataManifest:
 
 
 # --------------------------------------------------------------------------------------------------------------- stages
-@dataclass(frozen=True)
-class _Made:
-    """Manifests of finished stages."""
-
-    documents: Manifest
-    verdicts: dict[str, Manifest]
-    shards: Manifest
-
-
-def _read_all(plan: Plan) -> _Made | None:
+def _read_all(plan: Plan) -> Prepared | None:
+    """The manifests of all stages; None when one of them is missing or out of date."""
     documents, tokenizer = plan.documents.read(), plan.tokenizer.read()
     verdicts = {verdict.name: stage.read() for verdict, stage in plan.verdicts}
     plan.identities.save()
     if documents is None or tokenizer is None or None in verdicts.values():
         return None
     shards = plan.shards(Vocab.load(plan.tokenizer.directory)).read()
-    known = {name: manifest for name, manifest in verdicts.items() if manifest is not None}
-    return None if shards is None else _Made(documents, known, shards)
+    if shards is None:
+        return None
+    known = {name: VerdictManifest.of(manifest) for name, manifest in verdicts.items() if manifest is not None}
+    return Prepared(DocumentsManifest.of(documents), known, ShardsManifest.of(shards))
 
 
 def _run(recipe: Recipe, runner: Runner) -> DataManifest:
@@ -109,15 +107,15 @@ def _run(recipe: Recipe, runner: Runner) -> DataManifest:
     if (settings := plan.data.tokenizer).path is not None:
         Vocab.load(settings.path, settings.special_tokens[0])  # what does not serve is said before the work
     reuse = Reuse(recipe)
-    documents = reuse.have(plan.documents) or make_documents(plan, runner)
+    documents = DocumentsManifest.of(reuse.have(plan.documents) or make_documents(plan, runner))
     plan.identities.save()
-    verdicts, parts = judge(plan, runner, documents, reuse)
+    verdicts, parts = make_verdicts(plan, runner, documents, reuse)
     if reuse.have(plan.tokenizer) is None:
         make_tokenizer(plan, runner, parts)
     vocab = Vocab.load(plan.tokenizer.directory)
-    shards = reuse.have(plan.shards(vocab)) or make_shards(plan, runner, parts, vocab)
-    summary = _summary(plan, _Made(documents, verdicts, shards))
-    examples = [*documents["examples"], *verdict_examples(list(verdicts.items()), parts, _SHOWN, _CHARACTERS)]
+    shards = ShardsManifest.of(reuse.have(plan.shards(vocab)) or make_shards(plan, runner, parts, vocab))
+    summary = summary_of(plan, Prepared(documents, verdicts, shards))
+    examples = [*documents.examples, *verdict_examples(list(verdicts.items()), parts, _SHOWN, _CHARACTERS)]
     write_page(
         plan.directory / PAGE_NAME,
         f"The data of {recipe.name}",
@@ -130,109 +128,41 @@ def _run(recipe: Recipe, runner: Runner) -> DataManifest:
     return load_manifest(plan.directory)
 
 
-def judge(
-    plan: Plan, runner: Runner, documents: Manifest, reuse: Reuse | None = None
-) -> tuple[dict[str, Manifest], list[Part]]:
+def make_verdicts(
+    plan: Plan, runner: Runner, documents: DocumentsManifest, reuse: Reuse | None = None
+) -> tuple[dict[str, VerdictManifest], list[Part]]:
     """Runs the verdict stages; returns their manifests by name, and the parts with all verdicts."""
     parts = [
-        Part(part["name"], number, part["source"], plan.documents.directory, (), part["documents"], part["bytes"])
-        for number, part in enumerate(documents["parts"])
+        Part(part.name, number, part.source, plan.documents.directory, (), part.documents, part.bytes)
+        for number, part in enumerate(documents.parts)
     ]
     manifests = {}
     for verdict, stage in plan.verdicts:
         made = reuse.have(stage) if reuse is not None else stage.read()
-        manifests[verdict.name] = made or _make_verdicts(verdict, stage, runner, parts)
+        manifests[verdict.name] = VerdictManifest.of(made or _make_stage(verdict, stage, runner, parts))
         parts = [part.after(stage.directory) for part in parts]
     return manifests, parts
 
 
-def _make_verdicts(verdict: VerdictStage, stage: Stage, runner: Runner, parts: list[Part]) -> Manifest:
+def _make_stage(verdict: VerdictStage, stage: Stage, runner: Runner, parts: list[Part]) -> dict[str, Any]:
+    """Runs one verdict stage; returns its manifest."""
     stage.begin()
     extra = verdict.make(stage, parts, runner.of(stage))
     files = dict(extra.pop("files", {}))
-    counts: dict[str, dict[str, list[int]]] = {}
-    marks: dict[str, dict[str, list[int]]] = {}
-    examples: list[Manifest] = []
-    seen: dict[tuple[str, str], int] = {}
+    manifest = VerdictManifest({}, {}, [])
+    shown = Capped(_EXAMPLES)
     for part in parts:
         unit = stage.unit(part.name)
         assert unit is not None, f"{verdict.name} left out {part.name}"
         files.update(unit["files"])
-        merge_counts(counts.setdefault(part.source, {}), unit["counts"])
-        merge_counts(marks.setdefault(part.source, {}), unit["marks"])
-        for example in unit["examples"]:
-            place = (part.source, example["reason"])
-            seen[place] = seen.get(place, 0) + 1
-            if seen[place] <= _EXAMPLES:
-                examples.append({"source": part.source, "part": part.name, **example})
-    return stage.finish({"counts": counts, "marks": marks, "examples": examples, **extra}, files)
-
-
-# -------------------------------------------------------------------------------------------------------------- summary
-def _summary(plan: Plan, made: _Made) -> Manifest:
-    """The manifest over all stages: what training and evaluation read."""
-    shards = made.shards["shards"]
-    files = made.shards["files"]
-    weights = {source.name: source.weight for source in plan.data.sources}
-    splits: dict[str, list[Manifest]] = {split: [] for split in pack.SPLITS}
-    for split, sources in splits.items():
-        for name, weight in weights.items():
-            own = [shard for shard in shards if shard["split"] == split and shard["source"] == name]
-            if own:
-                totals = {key: sum(shard[key] for shard in own) for key in ("tokens", "documents", "bytes")}
-                listed = [
-                    {"prefix": f"shards/{shard['prefix']}", "bin_bytes": files[f"{shard['prefix']}.bin"]["bytes"]}
-                    for shard in own
-                ]
-                sources.append({"name": name, "weight": weight, "shards": listed, **totals})
-    tokenizer = made.shards["inputs"]["tokenizer"]
-    return {
-        "fingerprint": fingerprint({"shards": files, "tokenizer": tokenizer}),
-        "tokenizer_fingerprint": tokenizer,
-        "stages": ["documents", *made.verdicts, "tokenizer", "shards"],
-        "splits": splits,
-        "funnel": funnel_of(plan, made.documents, made.verdicts, made.shards),
-        "marks": _marks(made),
-        "rejected": made.documents["examples"],
-        "licences": {source.name: source.licence for source in plan.data.sources},
-    }
-
-
-def funnel_of(
-    plan: Plan, documents: Manifest, verdicts: dict[str, Manifest], shards: Manifest | None
-) -> list[Manifest]:
-    """The funnel's rows; without shards, what is left is not split."""
-    funnel = Funnel(source.name for source in plan.data.sources)
-    for source, reasons in documents["counts"].items():
-        for key, (count, size) in reasons.items():
-            if key != KEPT:
-                funnel.add(source, key, count, size)
-    for name, manifest in verdicts.items():
-        for source, reasons in manifest["counts"].items():
-            for reason, (count, size) in reasons.items():
-                funnel.add(source, f"{name}/{reason}", count, size)
-    if shards is None:
-        for source, counts in funnel.left().items():
-            funnel.add(source, "shards/kept", *counts)
-        return funnel.rows()
-    for shard in shards["shards"]:
-        key = f"shards/{shard['split']}"
-        funnel.add(shard["source"], key, shard["documents"], shard["bytes"], shard["tokens"])
-    for source, reasons in shards["dropped_tokens"].items():
-        for key, tokens in reasons.items():
-            funnel.add(source, key, 0, 0, tokens)
-    return funnel.rows()
-
-
-def _marks(made: _Made) -> Manifest:
-    """Things counted that neither drop documents nor take bytes, by source."""
-    marks: dict[str, dict[str, list[int]]] = {source: dict(own) for source, own in made.documents["marks"].items()}
-    for name, manifest in made.verdicts.items():
-        for source, reasons in manifest["marks"].items():
-            merge_counts(marks.setdefault(source, {}), {f"{name}/{key}": value for key, value in reasons.items()})
-    for source, lost in made.shards["lost"].items():
-        marks.setdefault(source, {})["shards/lost_characters"] = lost
-    return marks
+        add_counts(manifest.counts.setdefault(part.source, {}), unit["counts"])
+        add_marks(manifest.marks.setdefault(part.source, {}), unit["marks"])
+        manifest.examples.extend(
+            {"source": part.source, "part": part.name, **example}
+            for example in unit["examples"]
+            if shown.take((part.source, example["reason"]))
+        )
+    return stage.finish({**manifest.content(), **extra}, files)
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from data_prep.sources.file_lists import source_files
 from data_prep.sources.places import as_pattern
 from data_prep.stages.graph import Plan
 from data_prep.stages.make_documents import Look, evenly, make_documents
-from data_prep.stages.pipeline import funnel_of, judge, only_one
+from data_prep.stages.pipeline import make_verdicts, only_one
+from data_prep.stages.summary import funnel_of
 from data_prep.work.cluster import Cluster
+from data_prep.work.manifests import DocumentsManifest
 from data_prep.work.runner import Runner
 
 _LOOK = Look(examples=12, characters=6000, files=8, may_be_empty=True)
@@ -40,23 +42,25 @@ def sample(recipe: Recipe, documents: int) -> Iterator[tuple[Path, list[dict[str
     yield _sample(recipe, documents)
 
 
-def _sample(recipe: Recipe, documents: int) -> tuple[Path, list[dict[str, Any]]]:
-    small = _smaller(recipe, documents)
+def _sample(recipe: Recipe, count: int) -> tuple[Path, list[dict[str, Any]]]:
+    small = _smaller(recipe, count)
     plan = Plan(small)
     with only_one(small.data_directory), Cluster(workers=0) as cluster:
         runner = Runner(cluster)
-        made = plan.documents.read() or make_documents(plan, runner, _LOOK)
-        verdicts, parts = judge(plan, runner, made)
-        funnel = funnel_of(plan, made, verdicts, None)
+        documents = DocumentsManifest.of(plan.documents.read() or make_documents(plan, runner, _LOOK))
+        verdicts, parts = make_verdicts(plan, runner, documents)
+        funnel = funnel_of(plan, documents, verdicts, None)
         examples = [
-            *made["examples"],
+            *documents.examples,
             *verdict_examples(list(verdicts.items()), parts, _LOOK.examples, _LOOK.characters),
         ]
         note = (
-            f"A sample of up to {documents:,} documents of every source of the recipe {recipe.name}: what each step of "
+            f"A sample of up to {count:,} documents of every source of the recipe {recipe.name}: what each step of "
             "its data section does to them."
         )
-        page = write_page(small.data_directory / PAGE_NAME, "What the rules do", funnel, made["marks"], examples, note)
+        page = write_page(
+            small.data_directory / PAGE_NAME, "What the rules do", funnel, documents.marks, examples, note
+        )
     return page, funnel
 
 

@@ -24,6 +24,7 @@ from configs.schema.data import Data, Source
 from data_prep.documents.document import parent_id
 from data_prep.tokens.encode import Encode, segments, splitter, worker_encoder
 from data_prep.tokens.shards import beside, write_index
+from data_prep.work.manifests import Count
 from data_prep.work.parts import read_part
 from data_prep.work.stage import Stage, describe_file
 from data_prep.work.verdicts import Part, dropped, remaining
@@ -179,7 +180,7 @@ def encode_part(task: EncodeTask) -> None:
     end = np.array([vocab.eod_id], dtype=dtype).tobytes()
     stage, name = task.part.stage, task.part.name
     rows: dict[str, list[tuple[Any, ...]]] = {split: [] for split in SPLITS}
-    lost = [0, 0]  # documents, bytes
+    lost = Count()
     with ExitStack() as stack:
         streams: dict[str, Any] = {}
         for split, row in by_split(task.part, ["text", "url", "offset", "bytes"]):
@@ -189,7 +190,7 @@ def encode_part(task: EncodeTask) -> None:
             ids = encode(row["text"])
             streams[split].write(ids + end)
             if not vocab.lossless and (gone := vocab.lost(row["text"], np.frombuffer(ids, dtype))):
-                lost = [lost[0] + 1, lost[1] + gone]
+                lost = lost.plus(1, gone)
             rows[split].append(
                 (
                     row["id"],
@@ -200,7 +201,7 @@ def encode_part(task: EncodeTask) -> None:
                     len(ids) // dtype.itemsize + 1,
                 )
             )
-    content: dict[str, Any] = {"lost": lost} if lost[0] else {}
+    content: dict[str, Any] = {"lost": lost} if lost.documents else {}
     for split, found in rows.items():
         if found:
             columns = [

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.common.files import atomic_path
+from data_prep.work.manifests import Capped, Count, Counts, Example
 from data_prep.work.parts import read_part
 from data_prep.work.stage import Run, Stage, describe_file
 from data_prep.work.worker_notes import current
@@ -146,13 +147,13 @@ class VerdictWriter:
     def __init__(self, part: Part) -> None:
         self._part = part
         self._rows: list[tuple[int, str, str, list[int] | None, str | None]] = []
-        self._counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        self._marks: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self._counts: Counts = defaultdict(Count)
+        self._marks: Counts = defaultdict(Count)
 
     def drop(self, row: int, reason: str, size: int, detail: str | None = None) -> None:
         """The row goes; `size` is the bytes of its text as `remaining` gives it, `detail` says on what grounds."""
         self._rows.append((row, "drop", reason, None, detail))
-        self._add(self._counts, reason, 1, size)
+        self._counts[reason] = self._counts[reason].plus(1, size)
 
     def cut(
         self, row: int, reason: str, spans: Sequence[tuple[int, int]] | np.ndarray, detail: str | None = None
@@ -161,18 +162,12 @@ class VerdictWriter:
         flat = [int(value) for span in spans for value in span]
         assert flat == sorted(flat)
         self._rows.append((row, "cut", reason, flat, detail))
-        self._add(self._counts, reason, 0, sum(flat[1::2]) - sum(flat[::2]))
+        self._counts[reason] = self._counts[reason].plus(0, sum(flat[1::2]) - sum(flat[::2]))
 
     def mark(self, row: int, reason: str, size: int, detail: str | None = None) -> None:
         """The row stays, but is counted."""
         self._rows.append((row, "mark", reason, None, detail))
-        self._add(self._marks, reason, 1, size)
-
-    @staticmethod
-    def _add(counts: dict[str, list[int]], reason: str, documents: int, size: int) -> None:
-        entry = counts[reason]
-        entry[0] += documents
-        entry[1] += size
+        self._marks[reason] = self._marks[reason].plus(1, size)
 
     def commit(self, stage: Stage, extra: dict[str, Any] | None = None) -> None:
         """Writes the part's file, if there is any verdict, and commits the part."""
@@ -190,11 +185,10 @@ class VerdictWriter:
             content["files"] = {file.name: describe_file(file)}
         stage.commit(self._part.name, {**content, **(extra or {})})
 
-    def _examples(self) -> list[dict[str, Any]]:
-        seen: dict[str, int] = defaultdict(int)
-        examples = []
-        for row, action, reason, spans, detail in self._rows:
-            seen[reason] += 1
-            if seen[reason] <= _EXAMPLES:
-                examples.append({"row": row, "action": action, "reason": reason, "spans": spans, "detail": detail})
-        return examples
+    def _examples(self) -> list[Example]:
+        shown = Capped(_EXAMPLES)
+        return [
+            {"row": row, "action": action, "reason": reason, "spans": spans, "detail": detail}
+            for row, action, reason, spans, detail in self._rows
+            if shown.take(reason)
+        ]

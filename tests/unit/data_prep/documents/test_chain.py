@@ -72,7 +72,7 @@ def test_reasons(text: str, settings: dict[str, Any], key: str) -> None:
     result, tally = run(text, "https://example.org/casino/1", **settings)
     assert isinstance(result, Dropped)
     assert result.key == key
-    assert tally.counts[key] == [1, result.size]
+    assert tally.counts[key] == (1, result.size)
 
 
 def test_rules_of_a_language_leave_others_alone() -> None:

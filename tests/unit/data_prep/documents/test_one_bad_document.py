@@ -101,7 +101,7 @@ def test_an_error_of_a_step(monkeypatch: pytest.MonkeyPatch, error: BaseExceptio
     )
     assert isinstance(result, Dropped)
     assert (result.key, result.detail) == ("normalize/failed", describe(error))
-    assert dict(tally.counts) == {"read/read": [1, 9], "normalize/failed": [1, 9]}
+    assert dict(tally.counts) == {"read/read": (1, 9), "normalize/failed": (1, 9)}
 
 
 @pytest.mark.parametrize("error", OF_THE_RUN, ids=describe)
