@@ -23,7 +23,7 @@ from configs.schema.model import Model
 from configs.schema.recipe import Recipe
 from configs.schema.train import CheckpointPolicy, Train
 from data_prep.tokens.shards import DataManifest
-from data_prep.tokens.vocab import train_vocab
+from data_prep.tokens.vocab_training import train_vocab
 from pretrain.batches.source import Batch
 from pretrain.checkpoint.manifest import find_damage, read_info, step_directories
 from pretrain.checkpoint.resume import load_checkpoint

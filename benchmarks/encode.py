@@ -28,7 +28,8 @@ import yaml
 from configs.schema.data import Source, Tokenizer
 from data_prep.documents.conversion import read_documents
 from data_prep.tokens.encode import segments
-from data_prep.tokens.vocab import TOKENIZER_NAME, train_vocab
+from data_prep.tokens.vocab import TOKENIZER_NAME
+from data_prep.tokens.vocab_training import train_vocab
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = """

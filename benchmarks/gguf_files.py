@@ -18,7 +18,8 @@ import torch
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
 from data_prep.tokens.encode import NASTY
-from data_prep.tokens.vocab import Vocab, train_vocab
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import train_vocab
 from pretrain.interchange.gguf_export import export_gguf
 from pretrain.interchange.huggingface_export import Weights, export_directory
 from pretrain.model.transformer import Transformer

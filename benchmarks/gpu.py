@@ -76,8 +76,8 @@ def synthetic(directory: Path, size: Size, tokens: int) -> None:
     """Random ids as our shards with their manifest, and as train.bin, val.bin and meta.pkl for the peers."""
     from configs.common.files import write_json
     from configs.schema.data import Tokenizer
-    from data_prep.tokens.shards import beside, write_shard
-    from data_prep.tokens.vocab import train_vocab
+    from data_prep.tokens.shards import beside, token_dtype, write_index
+    from data_prep.tokens.vocab_training import train_vocab
 
     directory.mkdir(parents=True, exist_ok=True)
     letters = "".join(
@@ -91,7 +91,11 @@ def synthetic(directory: Path, size: Size, tokens: int) -> None:
         ids = generator.integers(1, vocab.size, count).astype(np.uint16)
         ids.tofile(directory / f"{file}.bin")
         prefix = directory / name / "00000"
-        write_shard(prefix, [ids], vocab.size)
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        dtype = token_dtype(vocab.size)
+        ids.astype(dtype).tofile(beside(prefix, ".bin"))
+        with beside(prefix, ".idx").open("wb") as stream:
+            write_index(stream, np.array([count]), dtype)
         shard = {"prefix": f"{name}/00000", "bin_bytes": beside(prefix, ".bin").stat().st_size}
         splits[name] = [
             {"name": name, "weight": None, "shards": [shard], "tokens": count, "documents": 1, "bytes": count}

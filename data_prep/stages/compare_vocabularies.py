@@ -32,7 +32,8 @@ from data_prep.readers.origins import Origin, origins
 from data_prep.tokens.encode import Encode, agrees, exact_encoder, fast_encoder, segments, splitter
 from data_prep.tokens.pack import unit_interval, without_long
 from data_prep.tokens.shards import token_dtype
-from data_prep.tokens.vocab import Vocab, byte_alphabet, train_vocab
+from data_prep.tokens.vocab import Vocab, byte_alphabet
+from data_prep.tokens.vocab_training import train_vocab
 
 KINDS = ("bpe", "char", "byte", "kmer")
 _HELD_OUT = 0.1

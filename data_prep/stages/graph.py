@@ -38,7 +38,7 @@ DOCUMENT_CODE = (
     *("documents", "extraction", "funnel/tally", "quality", "readers", "sources", "text"),
     *("work/parts", "work/time_limit", "work/manifests"),
 )
-TOKENIZER_CODE = ("tokens/vocab", "tokens/vocab_checks", "tokens/special_tokens")
+TOKENIZER_CODE = ("tokens/vocab", "tokens/vocab_training", "tokens/vocab_checks", "tokens/special_tokens")
 # Both the text that the tokenizer is trained on and the shards.
 PACKING_CODE = (
     *("tokens/pack", "tokens/encode", "tokens/shards", "text/characters", "documents/document"),

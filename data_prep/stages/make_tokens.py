@@ -11,7 +11,8 @@ from data_prep.stages.graph import Plan
 from data_prep.tokens import pack
 from data_prep.tokens.encode import agrees, fast_encoder
 from data_prep.tokens.shards import token_dtype
-from data_prep.tokens.vocab import CONFIG_NAME, TOKENIZER_NAME, Vocab, train_vocab
+from data_prep.tokens.vocab import CONFIG_NAME, TOKENIZER_NAME, Vocab
+from data_prep.tokens.vocab_training import train_vocab
 from data_prep.work.manifests import Counts, add_counts
 from data_prep.work.runner import Runner
 from data_prep.work.stage import Stage, describe_file

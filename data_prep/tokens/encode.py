@@ -19,7 +19,8 @@ import numpy as np
 from tokenizers import Regex, normalizers
 
 from data_prep.text.characters import BEYOND, HAS_BEYOND, LAST_SCRIPT, characters, ranges
-from data_prep.tokens.vocab import PATTERNS, Vocab, byte_alphabet
+from data_prep.tokens.vocab import Vocab, byte_alphabet
+from data_prep.tokens.vocab_training import PATTERNS
 
 SEGMENT_CHARACTERS = 2**17
 # Some 60 MB of pieces; text has few that come often, and refilling costs little.

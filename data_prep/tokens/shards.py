@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from configs.common.files import fsync_path, read_json
+from configs.common.files import read_json
 from configs.common.layout import MANIFEST
 from data_prep.tokens.vocab import Vocab
 
@@ -68,19 +68,6 @@ def write_index(stream: BinaryIO, lengths: np.ndarray, dtype: np.dtype[Any]) -> 
     pointers = (np.cumsum(lengths) - lengths) * dtype.itemsize
     stream.write(pointers.astype("<i8").tobytes())
     stream.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
-
-
-def write_shard(prefix: Path, documents: Sequence[Sequence[int]], vocab_size: int) -> None:
-    """Writes a small `.bin`/`.idx` pair from lists of ids in memory (tools and tests; the pipeline streams)."""
-    dtype = token_dtype(vocab_size)
-    lengths = np.array([len(document) for document in documents], dtype=np.int64)
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    with beside(prefix, ".bin").open("wb") as stream:
-        for document in documents:
-            stream.write(np.asarray(document, dtype=dtype).tobytes())
-    with beside(prefix, ".idx").open("wb") as stream:
-        write_index(stream, lengths, dtype)
-    fsync_path(prefix.parent)
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

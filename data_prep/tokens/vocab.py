@@ -1,4 +1,4 @@
-"""The vocabulary: text to token ids and back, trained or read from a `tokenizer.json`.
+"""Loads a vocabulary from a `tokenizer.json` and turns text into token ids and back.
 
 The Hugging Face `tokenizers` file is the truth; `data_prep/tokens/encode.py` may produce the same ids faster.
 Special tokens come first, so the end-of-document id of a trained vocabulary is 0.
@@ -6,22 +6,19 @@ Special tokens come first, so the end-of-document id of a trained vocabulary is 
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from configs.common.files import fingerprint, write_json, write_text
 from configs.schema.data import END_OF_TEXT
-from configs.schema.data import Tokenizer as TokenizerSettings
 from data_prep.tokens.special_tokens import SpecialTokens, read_special_tokens
 from data_prep.tokens.vocab_checks import (
     BYTE_TOKEN,
@@ -35,22 +32,6 @@ from data_prep.tokens.vocab_checks import (
 
 TOKENIZER_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
-# Pieces are found by these before merging. gpt2: Radford et al. 2019; gpt4: the cl100k_base of tiktoken as Llama 3
-# ships it; qwen2: the same with single digits.
-_GPT4 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# sequence: proteins and DNA have no spaces, and with a chromosome as one piece every merge would take as long as that
-# is; tokens end where pieces end, which costs DNA some 2% more tokens.
-PATTERNS = {
-    "gpt4": _GPT4,
-    "qwen2": _GPT4.replace(r"\p{N}{1,3}", r"\p{N}"),
-    "sequence": r"\S{1,128}|\s{1,128}",
-}
-_MOST_KMERS = 2**20
-# A merge seen once in the whole sample is a memorised string, not a unit of the language.
-_MIN_FREQUENCY = 2
 # Every byte that UTF-8 uses, and what has broken vocabularies: spaces of all kinds, marks, tokens written as text.
 _TRIAL = (
     "".join(map(chr, [*range(0x800), *range(0x800, 0xD800, 0x40), *range(0xE000, 0x110000, 0x1000)]))
@@ -215,10 +196,6 @@ class Vocab:
         """Token ids of a text to be continued; never empty."""
         return self.framed(text) or [self.begin_id]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text."""
-        return [item.ids for item in self.encoder.encode_batch_fast(list(texts), add_special_tokens=False)]
-
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids; special tokens are left out. Cut characters become U+FFFD."""
         with _panics_said("ids"):
@@ -352,114 +329,3 @@ def _id_of(tokenizer: Tokenizer, token: str | int | None) -> int | None:
         return token if 0 <= token < 2**32 and tokenizer.id_to_token(token) is not None else None
     found: int | None = None if token is None else tokenizer.token_to_id(token)
     return found
-
-
-# ------------------------------------------------------------------------------------------------------------- training
-def train_vocab(settings: TokenizerSettings, texts: Iterable[str]) -> Vocab:
-    """Makes the vocabulary that the recipe asks for.
-
-    Args:
-        settings: `data.tokenizer`.
-        texts: training text. For `bpe`, chunks of at most some 100 kB whose overlong pieces are already removed (memory
-            grows with the distinct pieces, not with the text); for `char`, any text that holds the whole alphabet once.
-            Not read for `byte`, `kmer` and `file`.
-
-    Raises:
-        ValueError: when the text supports fewer tokens than asked for, or the file does not serve.
-    """
-    specials = settings.special_tokens
-    if settings.kind == "file":
-        assert settings.path is not None
-        return Vocab.load(settings.path, specials[0])
-    if settings.kind == "byte":
-        tokenizer = _byte_level(models.BPE(_numbered([*specials, *byte_alphabet()]), []), None)
-    elif settings.kind == "kmer":
-        tokenizer = _kmer_tokenizer(settings)
-    elif settings.kind == "char":
-        tokenizer = _character_tokenizer(specials, texts)
-    else:
-        tokenizer = _train_bpe(settings, texts)
-    tokenizer.add_special_tokens(specials)
-    return Vocab(tokenizer, specials[0])
-
-
-def _numbered(tokens: Sequence[str]) -> dict[str, int]:
-    return {token: index for index, token in enumerate(tokens)}
-
-
-def _byte_level(model: Any, pattern: str | None) -> Tokenizer:
-    """A byte-level tokenizer; `pattern`: a name, a regular expression of its own, or None for one piece.
-
-    "gpt2" is built into ByteLevel.
-    """
-    tokenizer = Tokenizer(model)
-    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
-    if pattern not in (None, "gpt2"):
-        split = pre_tokenizers.Split(Regex(PATTERNS.get(pattern, pattern)), behavior="isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
-    else:
-        tokenizer.pre_tokenizer = whole
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _kmer_tokenizer(settings: TokenizerSettings) -> Tokenizer:
-    """One id per string of `kmer` letters, read from the left of every run of letters; bytes for all that is left over.
-
-    Left over are the ends of runs, letters outside the alphabet such as N, lower case, white space.
-    """
-    letters = sorted(set(settings.alphabet))
-    if any(map(str.isspace, letters)):
-        raise ValueError("data.tokenizer.alphabet has white space in it; give letters only")
-    if len(letters) ** settings.kmer > _MOST_KMERS:
-        raise ValueError(
-            f"data.tokenizer: {len(letters)} letters make {len(letters) ** settings.kmer:,} strings of "
-            f"{settings.kmer}, more than {_MOST_KMERS:,}; lower data.tokenizer.kmer or shorten data.tokenizer.alphabet"
-        )
-    as_bytes = byte_alphabet()
-    spelled = ["".join(as_bytes[byte] for byte in letter.encode()) for letter in letters]
-    kmers = map("".join, itertools.product(spelled, repeat=settings.kmer))
-    tokens = dict.fromkeys([*settings.special_tokens, *as_bytes, *kmers])
-    return _byte_level(
-        models.BPE(_numbered(list(tokens)), [], ignore_merges=True), kmer_pattern("".join(letters), settings.kmer)
-    )
-
-
-def kmer_pattern(letters: str, length: int) -> str:
-    """The regular expression whose matches are the strings of `length` letters; what is between them is no piece."""
-    return f"[{re.escape(letters)}]{{{length}}}"
-
-
-def _character_tokenizer(specials: Sequence[str], texts: Iterable[str]) -> Tokenizer:
-    """One id per character of the training text; any other character becomes its UTF-8 bytes, so nothing is lost."""
-    alphabet = sorted(set().union(*map(set, texts)))
-    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
-    tokenizer = Tokenizer(models.BPE(_numbered([*specials, *fallback, *alphabet]), [], byte_fallback=True))
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    return tokenizer
-
-
-def _train_bpe(settings: TokenizerSettings, texts: Iterable[str]) -> Tokenizer:
-    smallest = 256 + len(settings.special_tokens)
-    if settings.vocab_size < smallest:
-        raise ValueError(
-            f"data.tokenizer.vocab_size is {settings.vocab_size}, but {len(settings.special_tokens)} special tokens "
-            f"and 256 bytes need {smallest}; raise it"
-        )
-    tokenizer = _byte_level(models.BPE(), settings.pattern)
-    trainer = trainers.BpeTrainer(
-        vocab_size=settings.vocab_size,
-        min_frequency=_MIN_FREQUENCY,
-        special_tokens=list(settings.special_tokens),
-        initial_alphabet=byte_alphabet(),
-        max_token_length=settings.max_piece_bytes,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(iter(texts), trainer)
-    achieved = tokenizer.get_vocab_size()
-    if achieved < settings.vocab_size:
-        raise ValueError(
-            f"data.tokenizer.vocab_size is {settings.vocab_size}, but the training text supports only {achieved} "
-            f"tokens; set data.tokenizer.vocab_size to at most {achieved}, or give more text"
-        )
-    return tokenizer

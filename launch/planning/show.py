@@ -121,7 +121,7 @@ def embedding_rows(recipe: Recipe) -> int | None:
         assert tokenizer.path is not None
         return recipe.model.padded_vocab(Vocab.load(tokenizer.path).size)
     if tokenizer.kind in ("byte", "kmer"):
-        from data_prep.tokens.vocab import train_vocab
+        from data_prep.tokens.vocab_training import train_vocab
 
         return recipe.model.padded_vocab(train_vocab(tokenizer, []).size)
     return recipe.model.padded_vocab(tokenizer.vocab_size)

@@ -18,7 +18,8 @@ from torch import Tensor
 from configs.common.files import atomic_path, read_object
 from configs.schema.model import Model
 from data_prep.tokens.special_tokens import SPECIAL_IDS, TOKENIZER_CONFIG
-from data_prep.tokens.vocab import PATTERNS, Vocab
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import PATTERNS
 from pretrain.interchange.exportable import architecture_of
 from pretrain.interchange.huggingface_export import DTYPES, Weights, in_dtype
 from pretrain.model.rope import frequencies, rope_base

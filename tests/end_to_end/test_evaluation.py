@@ -13,7 +13,7 @@ import torch
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
 from configs.schema.recipe import Recipe, load, save
-from data_prep.tokens.vocab import train_vocab
+from data_prep.tokens.vocab_training import train_vocab
 from eval.__main__ import main
 from eval.currency import is_current
 from eval.report.gates import check_gates

@@ -16,10 +16,12 @@ import yaml
 from configs.common.files import write_json
 from configs.schema.data import Tokenizer
 from configs.schema.recipe import Recipe, load
-from data_prep.tokens.shards import beside, write_shard
-from data_prep.tokens.vocab import Vocab, train_vocab
+from data_prep.tokens.shards import beside
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import train_vocab
 from pretrain.metrics.metrics_file import read_metrics
 from pretrain.parallel.ranks import Ranks
+from tests.parts.small_shards import write_shard
 
 ROOT = Path(__file__).parents[2]
 # Text that a tiny model learns something from in a few steps, and that differs between places.

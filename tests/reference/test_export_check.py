@@ -10,7 +10,7 @@ import torch
 
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
-from data_prep.tokens.vocab import train_vocab
+from data_prep.tokens.vocab_training import train_vocab
 from launch.cli import parse
 from launch.commands import replica_export
 from launch.models.import_model import import_run

@@ -13,7 +13,8 @@ from torch import nn
 
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
-from data_prep.tokens.vocab import Vocab, train_vocab
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import train_vocab
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.interchange.huggingface_import import import_directory
 from pretrain.model.generate import generate, generate_batch

@@ -16,7 +16,8 @@ from configs.schema.data import Tokenizer
 from configs.schema.evaluation import Benchmarks
 from configs.schema.model import Model
 from data_prep.decontamination.benchmark_tasks import quiet
-from data_prep.tokens.vocab import Vocab, train_vocab
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import train_vocab
 from eval.harness.benchmarks import benchmark_results, load_tasks
 from eval.harness.lm_eval_adapter import ReplicaLM
 from pretrain.interchange.huggingface_export import export_directory

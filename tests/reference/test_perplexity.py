@@ -11,7 +11,8 @@ import torch
 
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
-from data_prep.tokens.vocab import Vocab, train_vocab
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import train_vocab
 from eval.likelihood.perplexity import perplexity_results, score_texts
 from eval.likelihood.scoring import score_windows, sliding_windows
 from pretrain.model.transformer import Transformer

@@ -14,7 +14,8 @@ import zstandard
 from configs.schema.data import Tokenizer
 from configs.schema.evaluation import TranslationSet
 from configs.schema.model import Model
-from data_prep.tokens.vocab import Vocab, train_vocab
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import train_vocab
 from eval.generation.completions import Stops, complete
 from eval.generation.translation import Pair, build_prompt, corpus_scores, fit_prompt, read_pairs, translation_results
 from pretrain.model.generate import generate

@@ -20,7 +20,8 @@ from configs.schema.recipe import Recipe, load
 from data_prep.decontamination.decontaminate import Touched
 from data_prep.decontamination.evaluation_sets import contents_of, item_key
 from data_prep.sources.places import place_identity
-from data_prep.tokens.vocab import Vocab, train_vocab
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import train_vocab
 from eval.contamination import facts, identity, is_known, labelled, split
 from eval.contamination import load as load_touched
 from eval.generation.translation import translation_results

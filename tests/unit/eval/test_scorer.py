@@ -11,7 +11,8 @@ from configs.schema.data import Tokenizer
 from configs.schema.evaluation import Evaluation, PerplexitySet, Samples
 from configs.schema.model import Model
 from configs.schema.recipe import Recipe
-from data_prep.tokens.vocab import Vocab, train_vocab
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import train_vocab
 from eval.results import Result
 from eval.scorer import Scorer, passage
 from pretrain.model.transformer import Transformer

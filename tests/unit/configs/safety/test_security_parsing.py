@@ -132,7 +132,7 @@ def test_json_that_is_nested_too_deep(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [DEEP, "[1]", "\xff", "{"])
 def test_settings_of_a_tokenizer_that_are_none(tmp_path: Path, content: str) -> None:
     from configs.schema.data import Tokenizer
-    from data_prep.tokens.vocab import train_vocab
+    from data_prep.tokens.vocab_training import train_vocab
 
     train_vocab(Tokenizer(kind="byte"), []).save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_bytes(content.encode("latin-1"))

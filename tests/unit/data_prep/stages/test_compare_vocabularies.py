@@ -17,7 +17,7 @@ from configs.schema.data import Tokenizer as Settings
 from data_prep.documents.conversion import read_documents
 from data_prep.stages.compare_vocabularies import _Reading, as_json, compare, markdown, read_size, shortened
 from data_prep.tokens.encode import NASTY
-from data_prep.tokens.vocab import train_vocab
+from data_prep.tokens.vocab_training import train_vocab
 from launch.cli import main, parse
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -26,7 +26,7 @@ STAGES = {
     "decontamination/decontaminate": Decontamination.code,
     "documents/parts_writer": graph.DOCUMENT_CODE,
     "tokens/pack": graph.PACKING_CODE,
-    "tokens/vocab": graph.TOKENIZER_CODE,
+    "tokens/vocab_training": graph.TOKENIZER_CODE,
 }
 
 

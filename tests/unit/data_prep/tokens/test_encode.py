@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from configs.schema.data import Tokenizer as Settings
 from data_prep.tokens import encode as encode_module
 from data_prep.tokens.encode import NASTY, agrees, exact_encoder, fast_encoder, segments, splitter
-from data_prep.tokens.vocab import Vocab, train_vocab
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import train_vocab
 
 KINDS: list[dict[str, Any]] = [
     {"kind": "byte"},

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.tokens.shards import MAGIC, ShardIndex, TokenStream, beside, load_manifest, write_shard
+from data_prep.tokens.shards import MAGIC, ShardIndex, TokenStream, beside, load_manifest
 from pretrain.batches.packing import _documents
+from tests.parts.small_shards import write_shard
 from tests.parts.training_run import prepare_data
 
 HEADER = 34

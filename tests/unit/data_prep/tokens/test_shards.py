@@ -13,8 +13,9 @@ import pytest
 from configs.schema.data import Source
 from data_prep.funnel.tally import Funnel, check
 from data_prep.tokens.pack import plan_shards, split_of
-from data_prep.tokens.shards import ShardIndex, TokenStream, beside, token_dtype, write_index, write_shard
+from data_prep.tokens.shards import ShardIndex, TokenStream, beside, token_dtype, write_index
 from data_prep.work.stage import Stage
+from tests.parts.small_shards import write_shard
 
 
 def test_split_is_a_hash_of_the_id() -> None:

@@ -16,7 +16,8 @@ from configs.schema.data import Tokenizer as Settings
 from configs.schema.recipe import load
 from data_prep.stages.pipeline import prepare_inline
 from data_prep.tokens.encode import NASTY, exact_encoder, fast_encoder
-from data_prep.tokens.vocab import Vocab, byte_alphabet, train_vocab
+from data_prep.tokens.vocab import Vocab, byte_alphabet
+from data_prep.tokens.vocab_training import train_vocab
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz<>/.,[]|_▁ "
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -100,7 +101,6 @@ def test_no_special_id_comes_out_of_a_text(name: str, tmp_path: Path) -> None:
     ids = vocab.encode(text)
     assert vocab.special_ids.isdisjoint(set(ids) - {vocab.unknown_id})
     assert vocab.eod_id not in ids
-    assert vocab.encode_batch([text, end]) == [ids, vocab.encode(end)]
     dtype = np.dtype(np.int32)
     for encode in filter(None, (exact_encoder(vocab, dtype), fast_encoder(vocab, dtype))):
         assert np.frombuffer(encode(text), dtype).tolist() == ids

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from configs.common.files import read_json, write_json
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
-from data_prep.tokens.vocab import Vocab, train_vocab
+from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import train_vocab
 from launch.models.export_model import export_run
 from launch.models.import_model import import_run
 from pretrain.checkpoint.choice import Choice

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer as Backend
 
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
-from data_prep.tokens.vocab import PATTERNS, Vocab, byte_alphabet, train_vocab
+from data_prep.tokens.vocab import Vocab, byte_alphabet
+from data_prep.tokens.vocab_training import PATTERNS, train_vocab
 from pretrain.interchange.gguf_export import export_gguf, pre_tokenizer
 from pretrain.interchange.huggingface_export import Weights
 from pretrain.model.rope import frequencies

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
-from data_prep.tokens.vocab import train_vocab
+from data_prep.tokens.vocab_training import train_vocab
 from pretrain.checkpoint.fragment_files import FragmentReader
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.interchange.huggingface_import import import_directory
