@@ -164,18 +164,27 @@ class Cluster:
         progress: Progress,
         tick: Callable[[Progress], None],
     ) -> Iterator[tuple[Task, Result]]:
+        """Keeps `workers` tasks running until all are done.
+
+        Example: tasks A B C D, two workers; the worker of B dies once:
+
+            running A B      waiting C D      start A and B
+            running B C      waiting D        A is done: yield it, start C
+            running C B      waiting D        the worker of B died: B goes before those that wait
+            running B D      waiting          C is done: yield it, start D
+            then B and D are done
+        """
         ray = self._start()
         # Ray's own retries would start a task that kills its worker again without a word.
         remote = ray.remote(max_retries=0)(_guarded)
-        new = (Job(task, self._notes and self._notes / f"{number:07d}") for number, task in enumerate(tasks))
-        again: list[Job] = []
+        waiting = (Job(task, self._notes and self._notes / f"{number:07d}") for number, task in enumerate(tasks))
+        again: list[Job] = []  # their workers died
         running: dict[Any, Job] = {}
         self._most, looked = sys.maxsize, time.monotonic()
         try:
             while True:
-                while len(running) < min(self.workers, self._most) and (
-                    job := again.pop() if again else next(new, None)
-                ):
+                free = min(self.workers, self._most) - len(running)
+                for job in self._next_jobs(again, waiting, free):
                     job.start()
                     running[remote.remote(function, job.task, job.notes, self._site)] = job
                 if not running:
@@ -197,23 +206,30 @@ class Cluster:
             for reference in running:
                 ray.cancel(reference, force=True)
 
+    @staticmethod
+    def _next_jobs(again: list[Job], waiting: Iterator[Job], free: int) -> Iterator[Job]:
+        """Up to `free` jobs: those whose workers died first, then new ones. Takes them out of both."""
+        for _ in range(free):
+            job = again.pop() if again else next(waiting, None)
+            if job is None:
+                return
+            yield job
+
     def _answer(self, reference: Any, job: Job, others: int) -> tuple[Any, Done] | None:
-        """The task's result and what it did; None: its worker died, start it again."""
-        kinds = self._ray.exceptions
+        """The task's result and what it did; None when its worker died and it must start again.
+
+        Args:
+            reference: of Ray, to the result.
+            job: whose result it is.
+            others: tasks that run beside it; no more of them are started when memory ran out.
+
+        Raises:
+            ValueError, OSError: the task's own error, or a job that died too often.
+        """
         try:
             result, error, done = self._ray.get(reference)
-        except kinds.RayTaskError:
-            raise  # a bug of ours, with its trace
-        except kinds.OutOfMemoryError:
-            kind = worker_deaths.MEMORY
-        except kinds.TaskCancelledError:
-            kind = worker_deaths.HUNG
-        except kinds.RuntimeEnvSetupError as problem:
-            raise ValueError(f"a node could not be given this program's code: {problem}") from problem
-        except (kinds.NodeDiedError, kinds.LocalRayletDiedError, kinds.ObjectLostError, kinds.RaySystemError):
-            kind = worker_deaths.NODE
-        except kinds.WorkerCrashedError:
-            kind = worker_deaths.HUNG if job.hung else worker_deaths.CRASHED
+        except self._ray.exceptions.RayError as death:
+            kind = self._kind_of_death(death, job)
         else:
             if error is None:
                 return result, done
@@ -224,6 +240,24 @@ class Cluster:
             self._most = max(1, others)
         record_death(job, kind, self._attempts)
         return None
+
+    def _kind_of_death(self, error: Exception, job: Job) -> str:
+        """How a worker died, from Ray's error; raises what is no death."""
+        kinds = self._ray.exceptions
+        if isinstance(error, kinds.RayTaskError):
+            raise error  # an error of this program, with its trace
+        if isinstance(error, kinds.OutOfMemoryError):
+            return worker_deaths.MEMORY
+        if isinstance(error, kinds.TaskCancelledError):
+            return worker_deaths.HUNG
+        if isinstance(error, kinds.RuntimeEnvSetupError):
+            raise ValueError(f"a node could not be given this program's code: {error}") from error
+        lost = (kinds.NodeDiedError, kinds.LocalRayletDiedError, kinds.ObjectLostError, kinds.RaySystemError)
+        if isinstance(error, lost):
+            return worker_deaths.NODE
+        if isinstance(error, kinds.WorkerCrashedError):
+            return worker_deaths.HUNG if job.hung else worker_deaths.CRASHED
+        raise error
 
     def _look(self, running: dict[Any, Job]) -> None:
         """Reads what the workers are at, and ends those that never come back from a document."""
