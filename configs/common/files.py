@@ -115,6 +115,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
 
 
+def copy_directory(source: Path, target: Path) -> None:
+    """Copies the files of a directory into a new one, with the modes that the umask gives: not those of `source`."""
+    target.mkdir()
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir()
+        else:
+            shutil.copyfile(path, copy)
+
+
 def write_text(path: Path, text: str, private: bool = False) -> None:
     """Writes `text` (UTF-8) to `path` atomically; a `private` file is for its owner alone (mode 0600)."""
     with atomic_path(path) as temporary:

@@ -57,7 +57,7 @@ def locked(file: Path, busy: str, wait: float = 0.0, waiting: Callable[[], objec
 
 def _open(file: Path) -> int:
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise ValueError(f"{file} is a link, and a lock must be a file of its own; remove it") from error

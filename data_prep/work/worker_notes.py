@@ -64,7 +64,7 @@ class WorkerNote:
         self._sync = sync
         self._synced = time.monotonic()
         self._ordinal = self._position = -1
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if path else None
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666) if path else None
 
     def enter(self, unit: Path | None, file: str = "") -> None:
         """Says which unit comes next, and from which file it is read; None: none."""

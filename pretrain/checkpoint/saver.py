@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from configs.common.files import (
     TEMPORARY_SUFFIX,
+    copy_directory,
     fingerprint,
     fsync_path,
     remove_leftovers,
@@ -191,7 +192,7 @@ def commit_checkpoint(
 
     def finish() -> None:
         save_published(recipe, partial)
-        shutil.copytree(data.tokenizer, partial / TOKENIZER)
+        copy_directory(data.tokenizer, partial / TOKENIZER)
         for file in partial.rglob("*"):
             fsync_path(file)
             name = str(file.relative_to(partial))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +162,22 @@ def test_a_save_reads_no_tokenizer(tmp_path: Path, data: Path, monkeypatch: pyte
     snapshot = saver.Snapshot(1, 1, {}, {}, {})
     directory = saver.commit_checkpoint(snapshot, recipe, manifest, Ranks(0, 1, 0, 1), lambda value: [value])
     assert read_info(directory).tokenizer_fingerprint == manifest.tokenizer_fingerprint == expected
+
+
+def test_a_checkpoint_takes_over_content_and_no_modes(tmp_path: Path, data: Path) -> None:
+    """Who may read it is what the umask says, whoever prepared the data."""
+    shutil.copytree(data, tmp_path / "data")
+    recipe, manifest = tiny_recipe(tmp_path, tmp_path / "data"), load_manifest(tmp_path / "data")
+    for path in (manifest.tokenizer, *manifest.tokenizer.iterdir()):
+        path.chmod(0o700)
+    before = os.umask(0o027)
+    try:
+        snapshot = saver.Snapshot(1, 1, {}, {}, {})
+        directory = saver.commit_checkpoint(snapshot, recipe, manifest, Ranks(0, 1, 0, 1), lambda value: [value])
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (directory, *directory.rglob("*"))}
+    assert modes == {name: oct(0o750 if "." not in name else 0o640) for name in modes}
 
 
 def test_the_vocabulary_of_prepared_data_is_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
