@@ -17,6 +17,7 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -54,31 +55,46 @@ def first_group() -> set[str]:
     return found
 
 
-class Hidden(MetaPathFinder):
-    """Lets the modules of other distributions look as if they were not installed."""
+class Without(MetaPathFinder):
+    """A finder that does not find certain modules, as if they were not installed."""
 
-    def __init__(self, allowed: set[str]) -> None:
-        self.asked: set[str] = set()
-        self._hidden = {
-            module
-            for module, owners in packages_distributions().items()
-            if not {canonicalize_name(owner) for owner in owners} & allowed and module not in PACKAGES
-        }
+    def __init__(self, finder: Any, hidden: set[str]) -> None:
+        self._finder, self._hidden = finder, hidden
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """The finder's answer, and None for a hidden module."""
         if fullname.partition(".")[0] in self._hidden:
-            self.asked.add(fullname)
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        return None
+            return None
+        found: ModuleSpec | None = self._finder.find_spec(fullname, path, target)
+        return found
+
+
+def hidden_modules() -> set[str]:
+    """Installed top-level modules that do not belong to the first group."""
+    allowed = first_group()
+    return {
+        module
+        for module, owners in packages_distributions().items()
+        if not {canonicalize_name(owner) for owner in owners} & allowed and module not in PACKAGES
+    }
+
+
+def hide() -> None:
+    """Lets this process find the first group alone."""
+    hidden = hidden_modules()
+    sys.meta_path[:] = [Without(finder, hidden) for finder in sys.meta_path]
 
 
 def main(arguments: list[str]) -> int:
     """Prints each module that cannot be imported; returns 1 if there is any."""
     sys.path.insert(0, str(ROOT))
     if arguments == ["--minimal"]:
-        sys.meta_path.insert(0, Hidden(first_group()))
+        hide()
     failed = 0
     for name in modules():
         try:
