@@ -30,7 +30,7 @@ def replica_run(arguments: Namespace) -> int:
     from launch.stages import run_all
 
     recipe = _load(arguments)
-    check(recipe, trains_here=True)
+    check(recipe, trains_here=True, scores_here=True)
     return run_all(recipe)
 
 

@@ -1,8 +1,8 @@
 """What of a recipe can be known to fail, asked before hours of work and all at once.
 
 Problems of the recipe, and files that are missing, are refused by every command that takes one. What depends on this
-machine (its devices and packages) is refused where training is to run here, and said as a note elsewhere: a recipe may
-be looked at, or its data prepared, on another machine than it is trained on.
+machine (its devices and packages) is refused where training or scoring is to run here, and said as a note elsewhere: a
+recipe may be looked at, prepared, trained and scored on four machines.
 """
 
 from __future__ import annotations
@@ -31,29 +31,30 @@ _HUB = "; a model of the hub is fetched first, `hf download NAME --local-dir DIR
 _FROM_HUB = {"train.init_from": _HUB, "data.tokenizer.path": _HUB.replace("model", "tokenizer")}
 
 
-def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True) -> None:
+def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True, scores_here: bool = False) -> None:
     """Refuses a recipe for everything that can be known; says on standard error what is only worth knowing.
 
     Args:
         recipe: validated.
         trains_here: training is to run on this machine.
         reads_sources: its source files are about to be read, whether data is prepared already or not.
+        scores_here: evaluation is to run on this machine.
 
     Raises:
         RecipeError: listing all problems.
         ValueError: when something in the run directory leads out of it; then nothing there is read.
     """
     refuse_links(recipe.run_directory)
-    found, machine = [*recipe_problems(recipe), *file_problems(recipe, reads_sources)], []
+    found: list[str] = [*recipe_problems(recipe), *file_problems(recipe, reads_sources)]
+    elsewhere: list[str] = []  # of this machine, where something is not to run here
     if not is_finished(recipe):  # what has been trained needs no device, and the answer no torch
-        machine = machine_problems(recipe, trains_here)
         found += training_problems(recipe)
-    if trains_here:
-        found += machine
+        (found if trains_here else elsewhere).extend(machine_problems(recipe, trains_here))
+    (found if scores_here else elsewhere).extend(missing_packages(recipe))
     if found:
         listed = "\n".join(f"  - {problem}" for problem in found)
         raise RecipeError(f"{len(found)} problem{'s' if len(found) > 1 else ''} in the recipe {recipe.name}\n{listed}")
-    for text in [*notes(recipe), *([] if trains_here else [f"on this machine, {text}" for text in machine])]:
+    for text in [*notes(recipe), *(f"on this machine, {text}" for text in elsewhere)]:
         note(text)
 
 
@@ -78,7 +79,7 @@ def recipe_problems(recipe: Recipe) -> list[str]:
                 f"{context}, so tokens would be left out; lower it"
             )
     for pairs in recipe.evaluation.translation:
-        found += _bleu_problem(pairs.name, pairs.tokenize)
+        found += _bleu_problem(pairs.name, pairs.tokenize) if find_spec("sacrebleu") else []
         if context - pairs.max_new_tokens < 2:
             found.append(
                 f"evaluation.translation `{pairs.name}`: max_new_tokens {pairs.max_new_tokens} leaves no room for a "
@@ -117,16 +118,27 @@ def _deepspeed_problems(recipe: Recipe, precisions: list[str]) -> list[str]:
 
 def _bleu_problem(name: str, tokenize: str) -> list[str]:
     where = f"evaluation.translation `{name}`"
-    if find_spec("sacrebleu") is None:
-        return [f"{where}: sacrebleu is not installed; run `pip install sacrebleu`"]
     from sacrebleu.metrics import BLEU
 
     if tokenize not in BLEU.TOKENIZERS:
         return [f"{where}: sacrebleu has no tokenizer `{tokenize}`; it has {', '.join(sorted(BLEU.TOKENIZERS))}"]
-    module, package = _BLEU_PACKAGES.get(tokenize, (None, ""))
-    if module is not None and find_spec(module) is None:
-        return [f"{where}: sacrebleu's tokenizer `{tokenize}` needs another package; run `pip install '{package}'`"]
     return []
+
+
+def missing_packages(recipe: Recipe) -> list[str]:
+    """Packages that scoring needs and that are not installed on this machine: training does without them."""
+    found = []
+    if recipe.evaluation.benchmarks.tasks and find_spec("lm_eval") is None:
+        found.append("evaluation.benchmarks: lm-eval is not installed; run `pip install lm-eval`")
+    for pairs in recipe.evaluation.translation:
+        where = f"evaluation.translation `{pairs.name}`"
+        module, package = _BLEU_PACKAGES.get(pairs.tokenize, (None, ""))
+        if find_spec("sacrebleu") is None:
+            found.append(f"{where}: sacrebleu is not installed; run `pip install sacrebleu`")
+        elif module is not None and find_spec(module) is None:
+            problem = f"sacrebleu's tokenizer `{pairs.tokenize}` needs another package"
+            found.append(f"{where}: {problem}; run `pip install '{package}'`")
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------------- its files

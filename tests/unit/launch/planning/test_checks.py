@@ -160,7 +160,22 @@ def test_a_package_that_a_tokenizer_needs_is_named(
     monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "MeCab" else importlib.util.find_spec(name))
     recipe = make("evaluation.translation=[{name: t, path: pairs.jsonl, tokenize: ja-mecab}]")
     with pytest.raises(ValueError, match=r"`ja-mecab` needs another package; run `pip install 'sacrebleu\[ja\]'`"):
-        check(recipe, trains_here=False)
+        check(recipe, trains_here=False, scores_here=True)
+
+
+def test_packages_of_scoring_are_asked_for_where_it_scores_alone(
+    make: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A node that trains has neither sacrebleu nor lm-eval."""
+    missing = ("sacrebleu", "lm_eval")
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name in missing else importlib.util.find_spec(name))
+    recipe = make(PAIRS, "evaluation.benchmarks.tasks=[copa]")
+    check(recipe, trains_here=True, reads_sources=False)
+    said = capsys.readouterr().err
+    assert said.count("on this machine, evaluation.") == 2
+    with pytest.raises(ValueError, match="2 problems") as refused:
+        check(recipe, trains_here=True, scores_here=True)
+    assert "lm-eval is not installed" in str(refused.value) and "sacrebleu is not installed" in str(refused.value)
 
 
 def test_what_cannot_be_exported_is_said_before_training(
