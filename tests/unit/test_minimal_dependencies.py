@@ -33,3 +33,10 @@ def test_the_optional_packages_are_hidden_and_the_first_group_is_not() -> None:
     assert all(map(is_found, ("numpy", "torch", "tokenizers", "configs", "json")))
     assert all(map(importlib.util.find_spec, ("ray", "transformers", "lm_eval", "orjson", "lxml")))
     assert not any(map(is_found, ("ray", "transformers", "lm_eval", "orjson", "lxml")))
+
+
+def test_a_recipe_that_is_scored_elsewhere_can_be_used_with_the_first_group_alone() -> None:
+    code = "from tests.import_all import hide; hide(); from launch.cli import main; raise SystemExit(main(['show', 'demo']))"
+    done = subprocess.run([sys.executable, "-B", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "sacrebleu is not installed" in done.stderr and "lm-eval is not installed" in done.stderr
