@@ -36,7 +36,7 @@ def test_the_optional_packages_are_hidden_and_the_first_group_is_not() -> None:
 
 
 def test_a_recipe_that_is_scored_elsewhere_can_be_used_with_the_first_group_alone() -> None:
-    code = "from tests.import_all import hide; hide(); from launch.cli import main; raise SystemExit(main(['show', 'demo']))"
+    code = "from tests.import_all import hide; hide(); from launch.cli import main; exit(main(['show', 'demo']))"
     done = subprocess.run([sys.executable, "-B", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "sacrebleu is not installed" in done.stderr and "lm-eval is not installed" in done.stderr
