@@ -36,7 +36,7 @@ check: setup ## The inner loop: format, lint, types and the fast unit tests
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m "not slow and not chaos" --durations=0 --durations-min=5 tests/unit
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -q -m "not slow and not chaos" --durations=0 --durations-min=5 tests/unit
 
 # Two processes: most of the time goes to starting and importing, which uses one core. The longest files come first.
 test: setup ## The tests, some ten minutes on two cores (chaos apart)

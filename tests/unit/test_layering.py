@@ -204,6 +204,7 @@ def probe(modules: list[str], directory: Path) -> dict[str, object]:
     return report
 
 
+@pytest.mark.slow
 def test_importing_does_nothing(tmp_path: Path) -> None:
     report = probe([name for name in MODULES if name != "pretrain.engine.engine"], tmp_path)
     assert report["files"] == [] and report["threads"] == 1

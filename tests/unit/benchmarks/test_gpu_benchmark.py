@@ -49,6 +49,7 @@ def test_fp8_is_measured_where_the_gpu_can(gpu: Any, monkeypatch: pytest.MonkeyP
     assert gpu.default_precisions("cuda") == (["bf16"], "; fp8 not measured: it needs torchao")
 
 
+@pytest.mark.slow
 def test_the_whole_of_it_on_a_cpu(tmp_path: Path) -> None:
     command = [
         str(ROOT / "benchmarks" / "gpu.sh"), "--device", "cpu", "--tiny", "--eager", "--sizes", "tiny", "--steps", "7",

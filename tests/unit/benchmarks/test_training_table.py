@@ -74,6 +74,7 @@ def test_the_table_shows_every_contestant_and_ours_beside_the_peers() -> None:
     assert "beside" not in table.table([summary("replica", 4, [5.0, 3.0])])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train.py", "overhead.py", "scaling.py", "gpu.py"])
 def test_the_commands_start(script: str) -> None:
     done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / script), "--help"], capture_output=True, text=True)

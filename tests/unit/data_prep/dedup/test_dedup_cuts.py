@@ -185,6 +185,7 @@ def begin_and_make_all(begun: Any, directory: Path, parts: list[Part]) -> None:
     make_all(directory, parts)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(3)
     words = [f"word{n}" for n in range(300)]

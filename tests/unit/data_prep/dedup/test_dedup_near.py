@@ -73,6 +73,7 @@ def dropped(directory: Path, parts: list[Any]) -> set[int]:
     return gone
 
 
+@pytest.mark.slow
 def test_found_pairs_of_a_manual(
     tmp_path: Path, manual: list[str], monkeypatch: pytest.MonkeyPatch, small_memory: None
 ) -> None:
@@ -96,6 +97,7 @@ def test_found_pairs_of_a_manual(
     assert dropped(directory, parts) == set(labels[:, 0].tolist())
 
 
+@pytest.mark.slow
 def test_same_verdicts_whoever_works(tmp_path: Path, manual: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parts = make_parts(tmp_path / "documents", in_parts(manual, 5))
     one, _ = make_stage(tmp_path / "one", NearDeduplication(NearDuplicates()), parts)

@@ -45,6 +45,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return directory / "novels", write(directory / "technical.jsonl", chunks("".join(technical), 500))
 
 
+@pytest.mark.slow
 def test_separates_novels_from_technical_writing(examples: tuple[Path, Path], tmp_path: Path) -> None:
     model = train(*examples)
     assert model.report is not None
@@ -63,12 +64,14 @@ def test_separates_novels_from_technical_writing(examples: tuple[Path, Path], tm
     assert [loaded(text) for text in (novel, manual)] == pytest.approx([model(novel), model(manual)], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_labels_decide_not_the_order(examples: tuple[Path, Path]) -> None:
     good, bad = examples
     turned = train(bad, good)
     assert turned("The old man smiled at her, and they walked slowly home through the snow.") < 0.5
 
 
+@pytest.mark.slow
 def test_the_command(examples: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "model.safetensors"
     assert main(["classifier", *map(str, examples), "--out", str(file)]) == 0

@@ -150,6 +150,7 @@ def test_luhn() -> None:
     assert not any(luhn(f"7992739871{digit}") for digit in "012456789")
 
 
+@pytest.mark.slow
 def test_long_runs_take_no_longer_than_their_length() -> None:
     for run in (
         "a" * 10**6 + "@",

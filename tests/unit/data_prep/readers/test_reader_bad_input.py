@@ -36,6 +36,7 @@ SEQUENCES = Path(__file__).parents[3] / "data" / "sequences"
 LINES = [{"text": f"line {n} " + hashlib.shake_128(str(n).encode()).hexdigest(1000)} for n in range(400)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".gz", ".zst", ".lz4", ".bz2", ".xz"])
 @pytest.mark.parametrize("kind", ["jsonl", "txt", "csv", "json", "tar", "fasta"])
 def test_a_truncated_file_gives_what_was_readable(tmp_path: Path, kind: str, ending: str) -> None:

@@ -80,6 +80,7 @@ def test_rows_over_several_lines(tmp_path: Path) -> None:
         assert rows(tmp_path, sink.getvalue(), header=True, text_field="text") == ([row[0] for row in table[1:]], [])
 
 
+@pytest.mark.slow
 def test_a_row_too_long_and_an_open_quote_in_little_memory(tmp_path: Path) -> None:
     data = b"id,text\n1,a\n2," + b"y" * 3_000_000 + b'\n3,b\n4,"open\n' + b"x,y\n" * 500_000
     file = tmp_path / "f.csv"

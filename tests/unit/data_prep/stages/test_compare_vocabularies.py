@@ -38,6 +38,7 @@ def data() -> Data:
     )
 
 
+@pytest.mark.slow
 def test_measures_are_right(data: Data, tmp_path: Path) -> None:
     train_vocab(Settings(vocab_size=280), NASTY * 3).save(tmp_path)
     measured, held_out = compare(data, [400, 1000, 90_000], ["bpe", "char", "byte", "kmer"], [str(tmp_path)], 400_000)

@@ -45,6 +45,7 @@ def random_texts() -> list[str]:
     return ["".join(chance.choice(chance.choice(pools)) for _ in range(1000)) for _ in range(100)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(KINDS)))
 def test_identical_ids(number: int) -> None:
     vocab = vocab_of(number)

@@ -81,6 +81,7 @@ def test_a_grid_is_drawn_over_its_first_number() -> None:
     assert "<svg" not in page({"name": "g", "runs": [run_of(3, family="gpt2"), run_of(2, family="llama")]})
 
 
+@pytest.mark.slow
 def test_tiny_models_end_to_end(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launch.planning.sweep.data_stage", lambda recipe: recipe.data_directory)  # prepared already
     settings = ["train.steps=3", "train.global_batch_size=4", "train.optimizer.lr=3e-3"]

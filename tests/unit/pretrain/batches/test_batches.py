@@ -40,6 +40,7 @@ def test_digests_do_not_depend_on_ranks_micro_batches_or_restarts(tmp_path: Path
     assert source(tmp_path, data).digest(59) == expected[59], "a fresh object that starts in the middle"
 
 
+@pytest.mark.slow
 def test_digests_do_not_depend_on_the_process(tmp_path: Path, data: Path) -> None:
     recipe = tiny_recipe(tmp_path, data)
     code = (

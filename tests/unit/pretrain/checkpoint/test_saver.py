@@ -42,6 +42,7 @@ def names(recipe: Recipe) -> list[str]:
     return [directory.name for directory in step_directories(recipe.run_directory)]
 
 
+@pytest.mark.slow
 def test_beside_training_the_same_files_are_written(tmp_path: Path, data: Path) -> None:
     """While the next steps change weights, moments and sums."""
     one = trained(tmp_path / "one", data, every=3, keep=9, asynchronous=True)
@@ -79,6 +80,7 @@ def test_training_goes_on_while_a_save_is_written_and_never_two_at_once(
     assert len(names(recipe)) == 4 and most[0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asynchronous: bool

@@ -88,6 +88,7 @@ def test_chunks_by_themselves_hold_64_million_logits() -> None:
     assert chunk_positions(65_536, 17) == 17
 
 
+@pytest.mark.slow
 def test_compiles_in_one_graph() -> None:
     hidden, weight, targets, weights = inputs(torch.float32)
     compiled = torch.compile(linear_cross_entropy, backend="aot_eager", fullgraph=True)

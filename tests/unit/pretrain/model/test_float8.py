@@ -164,6 +164,7 @@ def test_checkpointed_gradients_are_the_same_to_the_bit(mode: str) -> None:
     assert torch.equal(loss_and_gradient(float8)[1], expected)
 
 
+@pytest.mark.slow
 @needs_torchao
 @pytest.mark.parametrize("mode", ["none", "selective"])
 def test_it_compiles_whole(mode: str) -> None:
@@ -193,6 +194,7 @@ with connected(find_ranks()):
 """
 
 
+@pytest.mark.slow
 @needs_torchao
 def test_runs_in_fp8_follow_those_in_bf16(tmp_path: Path) -> None:
     """Ten steps from the same weights at each ZeRO stage: losses within 2%, and checkpoints of the same shape."""

@@ -66,7 +66,8 @@ def one_by_one(tokens: Tensor, targets: Tensor, weights: Tensor) -> list[tuple[T
     ("name", "way"),
     [
         *((name, way) for name in SETTINGS for way in ("numbers", "flex")),
-        *(("qwen3", way) for way in ("checkpointed", "checkpointed flex", "compiled", "compiled flex")),
+        *(("qwen3", way) for way in ("checkpointed", "checkpointed flex")),
+        *(pytest.param("qwen3", way, marks=pytest.mark.slow) for way in ("compiled", "compiled flex")),
     ],
 )
 def test_a_window_computes_what_its_documents_compute_alone(

@@ -46,6 +46,7 @@ def test_gradients_are_the_same_to_the_bit(name: str, mode: str) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_it_compiles_whole(mode: str) -> None:
     model = transformer(dropout=0.3)
@@ -67,6 +68,7 @@ def kept_bytes(mode: str, **settings: Any) -> int:
     return sum(int(event.self_cpu_memory_usage) for event in seen.key_averages())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_less_is_kept(name: str) -> None:
     none, selective, full = (kept_bytes(mode, **SETTINGS[name]) for mode in ("none", *MODES))

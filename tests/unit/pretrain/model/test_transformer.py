@@ -142,6 +142,7 @@ def test_flops_formula_equals_counted_operations(name: str) -> None:
     assert counter.get_total_flops() / text.numel() == pytest.approx(model.flops_per_token(), rel=0.01)
 
 
+@pytest.mark.slow
 def test_compiles_in_one_graph(model: Transformer) -> None:
     # The graph is what must be whole; making machine code of it would need a compiler and half a minute.
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)

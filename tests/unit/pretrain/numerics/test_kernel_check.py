@@ -161,6 +161,7 @@ def test_code_that_cannot_be_compiled_is_left_behind() -> None:
         check(engine, setting=True)
 
 
+@pytest.mark.slow
 def test_right_code_stays_and_changes_nothing() -> None:
     engine = StandIn(dropout=0.1, zero_init=True)
     engine.module.eval()

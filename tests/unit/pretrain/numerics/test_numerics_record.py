@@ -56,6 +56,7 @@ def said(directory: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_wrong_compiled_code_trains_as_if_nothing_was_compiled(
     tmp_path: Path, data: Path, compiler: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +73,7 @@ def test_wrong_compiled_code_trains_as_if_nothing_was_compiled(
     assert newest(tmp_path / "refused" / "run") is None
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_the_checkpoints_word_until_something_changes(
     tmp_path: Path, data: Path, compiler: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +115,7 @@ def embedding_gradients(repetitions: int) -> tuple[list[Tensor], str]:
     return [first, *(compiled(ids, upstream) for _ in range(repetitions - 1))], "\n".join(code)
 
 
+@pytest.mark.slow
 def test_compiled_code_adds_up_in_one_order(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     # Compiled code finds torch through this variable, which torch leaves behind.
     monkeypatch.setenv("_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", "0")

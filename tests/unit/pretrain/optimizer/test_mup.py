@@ -57,6 +57,7 @@ def growth(sizes: Sequence[float]) -> float:
 ADAMW = Optimizer(lr=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [{}, {"heads": 4}, {"tied_embeddings": True}], ids=["", "wide heads", "tied"])
 def test_what_steps_change_does_not_grow_with_width(extra: dict[str, object]) -> None:
     """The coordinate check of arXiv:2203.03466, appendix D.1."""

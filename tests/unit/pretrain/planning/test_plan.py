@@ -160,6 +160,7 @@ def test_the_command_prints_a_page_and_json(capsys: pytest.CaptureFixture[str]) 
     assert {row["stage"] for row in plan["stages"]} == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_a_probe_measures_beside_the_prediction(tmp_path: Path) -> None:
     shrink = ["train.global_batch_size=4", "train.micro_batch_size=4", f"out={tmp_path / 'run'}"]
     command = ["plan", str(CONFIGS / "demo.yaml"), "--probe", "--json", *shrink, "train.compile=false"]

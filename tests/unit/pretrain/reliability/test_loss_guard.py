@@ -67,6 +67,7 @@ def spiky(directory: Path, data: Path, action: str, **faults: Any) -> Recipe:
     return tiny_recipe(directory / action, data, steps=40, checkpoint={"every": 10}, faults=faults)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "skipped"), [("record", []), ("stop", None), ("skip", [30, 30]), ("rewind", [21, 30])]
 )
