@@ -28,7 +28,8 @@ from pretrain.batches.source import Batch
 from pretrain.checkpoint.manifest import find_damage, read_info, step_directories
 from pretrain.checkpoint.resume import load_checkpoint
 from pretrain.checkpoint.saver import Saver
-from pretrain.engine.engine import Engine, connected
+from pretrain.engine.connection import connected
+from pretrain.engine.engine import Engine
 from pretrain.objectives.language_modelling import LanguageModelling
 from pretrain.parallel.ranks import placed_ranks
 from pretrain.session import build_model, initial_weights
@@ -70,7 +71,7 @@ class Bench:
 
     def saves(self, recipe: Recipe, rounds: int) -> tuple[list[float], list[float], list[float]]:
         """Seconds that `save` blocked, from there to the commit, and of the steps in between."""
-        state = {"meter": {}, "updates": self.engine.updates(), "loss_scale": {}}
+        state = {"meter": {}, "updates": self.engine.state.updates(), "loss_scale": {}}
         saver = Saver(self.engine, recipe, self.data, 1, None)
         blocked, committed, steps = [], [], []
         for number in range(1, rounds + 1):
@@ -103,7 +104,7 @@ def main() -> int:
         recipes = {kind: recipe_for(directory, options.layers, options.width, kind == "beside") for kind in KINDS}
         model = build_model(recipes["before"], vocab.size, device)
         engine = Engine(recipes["before"], LanguageModelling(model), ranks, device)
-        engine.set_weights(initial_weights(model, engine.shapes(), seed=1))
+        engine.state.set_weights(initial_weights(model, engine.state.shapes(), seed=1))
         count = sum(p.numel() for p in model.parameters())
         bench = Bench(engine, data)
         alone = statistics.median([bench.step() for _ in range(5)])

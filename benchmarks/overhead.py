@@ -40,7 +40,7 @@ def engine_step(recipe: Recipe) -> Callable[[], None]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(recipe, _VOCABULARY, device)
     engine = Engine(recipe, LanguageModelling(model), Ranks(0, 1, 0, 1), device, bool(recipe.train.compile))
-    engine.set_weights(initial_weights(model, engine.shapes(), recipe.seed))
+    engine.state.set_weights(initial_weights(model, engine.state.shapes(), recipe.seed))
     rows = torch.randint(_VOCABULARY, (recipe.train.global_batch_size, recipe.model.context_length + 1))
     batch = Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), torch.ones(rows[:, 1:].shape), 1, fresh=True)
     count = iter(range(10**9))
@@ -106,7 +106,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     choose_wait_policy()
     recipe = load(arguments.recipe, arguments.overrides)
-    from pretrain.engine.engine import connected
+    from pretrain.engine.connection import connected
     from pretrain.parallel.ranks import placed_ranks
 
     with placed_ranks() as ranks, connected(ranks):

@@ -52,8 +52,8 @@ class Run:
         """What a checkpoint keeps beside weights and moments."""
         return {
             "meter": self.meter.state,
-            "updates": self.engine.updates(),
-            "loss_scale": self.engine.loss_scale(),
+            "updates": self.engine.state.updates(),
+            "loss_scale": self.engine.state.loss_scale(),
             "faults": self.guard.state,
             VALIDATION_LOSS: self.meter.validation_loss,
             **self.facts,

@@ -39,7 +39,8 @@ from pretrain.checkpoint.resume import load_checkpoint, newest_checkpoint
 from pretrain.checkpoint.saver import Saver
 from pretrain.engine.compiling import keep_compiled, should_compile
 from pretrain.engine.devices import matrix_peak, peak_flops
-from pretrain.engine.engine import Engine, connected
+from pretrain.engine.connection import connected
+from pretrain.engine.engine import Engine
 from pretrain.garbage import imports_set_apart
 from pretrain.interchange.warm_start import weights_to_start_from
 from pretrain.loop import Run, fit
@@ -188,7 +189,7 @@ def _prepare(session: Session, start: Start) -> Prepared:
     compile_model, phases = _compiles(session, flops_per_token), CurrentPhase()
     engine = Engine(recipe, objective, session.ranks, device, compile_model, phases.enter)
     numerics = Numerics(recipe, engine)
-    initial = initial_weights(model, engine.shapes(), recipe.seed)
+    initial = initial_weights(model, engine.state.shapes(), recipe.seed)
     if recipe.train.init_from and start.checkpoint is None:
         initial = weights_to_start_from(recipe, session.data, initial)
     share = float8_share(model.config, model.vocab_size)
@@ -229,7 +230,7 @@ def _train_from(session: Session, prepared: Prepared, start: Start, every: int) 
     source, validator = BatchSource(recipe, data), Validator(recipe, data)
     laps.lap("data")
     if start.checkpoint is None:
-        engine.set_weights(prepared.initial)
+        engine.state.set_weights(prepared.initial)
     else:
         load_checkpoint(engine, start.checkpoint)
     laps.lap("weights")

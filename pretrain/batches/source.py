@@ -29,8 +29,8 @@ from pretrain.batches.mixture import plan_mixture
 from pretrain.batches.order import Places
 from pretrain.batches.packing import load_packing
 from pretrain.batches.windows import CutWindows, PackedWindows, Windows
+from pretrain.sizes.limits import PREFETCH_BATCHES
 
-PREFETCH_BATCHES = 4
 PLACED_SLOTS = 1024
 
 

@@ -136,10 +136,10 @@ def set_aside(directory: Path, problem: str) -> None:
 def load_checkpoint(engine: Engine, info: CheckpointInfo) -> None:
     """Sets weights, moments and counters on every rank; the number of ranks and the ZeRO stage may have changed."""
     weights = FragmentReader(info.directory, "weights")
-    engine.set_weights(lambda name: weights.whole(name, info.shapes[name]))
+    engine.state.set_weights(lambda name: weights.whole(name, info.shapes[name]))
     moments = FragmentReader(info.directory, "optimizer")
-    for piece in engine.fragments():
+    for piece in engine.state.fragments():
         for key, values in piece.moments.items():
             values.copy_(piece.of(moments.part(f"{key}/{piece.name}", piece.offset, piece.span)))
         piece.updates.fill_(info.state["updates"])
-    engine.set_loss_scale(info.state["loss_scale"])
+    engine.state.set_loss_scale(info.state["loss_scale"])

@@ -86,7 +86,7 @@ class Saver:
         group = self._open.enter_context(background_group())
         self._gather: Callable[[Any], list[Any]] = lambda value: gather(value, group)
         if self._policy.asynchronous:  # the first touch of the buffers is slow, and is done before training starts
-            self._copy.take(engine.own_fragments())
+            self._copy.take(engine.state.own_fragments())
 
     def save(self, step: int, state: dict[str, Any], last: bool) -> None:
         """Saves the state after `step` updates; returns once it is copied, or, if it is the `last`, committed.
@@ -98,8 +98,8 @@ class Saver:
         self.wait()
         engine = self._engine
         # The sums in `state` go on changing while the thread writes.
-        tensors = self._copy.take(engine.own_fragments())
-        snapshot = Snapshot(step, self._windows, deepcopy(state), engine.shapes(), tensors)
+        tensors = self._copy.take(engine.state.own_fragments())
+        snapshot = Snapshot(step, self._windows, deepcopy(state), engine.state.shapes(), tensors)
         if self._policy.asynchronous and not last:
             self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
             self._thread.start()

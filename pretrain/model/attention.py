@@ -14,9 +14,7 @@ from pretrain.model.kv_cache import KVCache
 from pretrain.model.masking import Mask, attend
 from pretrain.model.rope import frequencies
 from pretrain.model.sequence_group import SequenceGroup
-
-# Beyond this the attention weights of `causal_attention`, kept for the backward pass, take too much memory.
-LONGEST_PRODUCT_ATTENTION = 512
+from pretrain.sizes.limits import LONGEST_PRODUCT_ATTENTION
 
 Rotation = tuple[Tensor, Tensor]  # cos and signed sin, each (T, 1, E) or (B, T, 1, E)
 
@@ -124,6 +122,7 @@ def _add_up(parts: list[Tensor], block: int) -> Tensor:
 def _attention_block(length: int) -> int:
     """Queries a block: at most four blocks, of 128 or more; 0 where `causal_attention` does not pay."""
     block = max(128, length // 4) if length >= 128 else length
+    # Beyond, the attention weights kept for the backward pass take too much memory.
     return block if length <= LONGEST_PRODUCT_ATTENTION and length % block == 0 else 0
 
 
@@ -183,10 +182,10 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, K, S, E)
         if self.sequence is not None:
-            q, k, v = (self.sequence.split_heads(x) for x in (q, k, v))
+            q, k, v = (self.sequence.tokens_to_heads(x) for x in (q, k, v))
         y = self._attend(q, k, v, mask)  # (B, H, T, E)
         if self.sequence is not None:
-            y = self.sequence.join_heads(y)
+            y = self.sequence.heads_to_tokens(y)
         return self.out(y.transpose(1, 2).flatten(2)), first_values
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:

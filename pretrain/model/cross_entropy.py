@@ -16,14 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.model.plain_kernels import only_plain
 
-# Numbers in the logits of a chunk: 128 MiB in bf16. Larger chunks are no faster, smaller ones split the products.
-CHUNK_NUMBERS = 2**26
-
-
-def chunk_positions(vocab_size: int, setting: int | None) -> int:
-    """Positions whose logits exist at a time: `train.loss_chunk`, or as many as make `CHUNK_NUMBERS` logits."""
-    return setting or max(256, CHUNK_NUMBERS // vocab_size)
-
 
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, chunk: int, softcap: float | None = None

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from configs.schema.model import Model
 from pretrain.model.attention import Attention, Rotation, attends_by_products, rotation_table
-from pretrain.model.cross_entropy import chunk_positions, linear_cross_entropy
+from pretrain.model.cross_entropy import linear_cross_entropy
 from pretrain.model.kv_cache import KVCache
 from pretrain.model.masking import Mask, document_mask, prefers_flex
 from pretrain.model.plain_kernels import only_plain
 from pretrain.model.recompute import run_block
 from pretrain.model.sequence_group import SequenceGroup
 from pretrain.sizes.flops import ParameterCount, flops_per_token
+from pretrain.sizes.limits import chunk_positions
 
 
 class Embedding(nn.Module):
@@ -169,7 +170,7 @@ class Transformer(nn.Module):
             raise ValueError(f"{end} tokens do not fit model.context_length {self.config.context_length}; pass fewer")
         columns = torch.arange(start, end, device=tokens.device)  # (T,)
         if self.sequence is not None:
-            columns = columns + self.sequence.part * tokens.shape[1]
+            columns = columns + self.sequence.index * tokens.shape[1]
         x = self.embed(tokens)  # (B, T, D)
         mask: Mask | None = None
         if positions is not None:
@@ -214,7 +215,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Sum over (B, T) of weight x -log p(target | tokens before it): nats, a scalar in fp32.
 
-        `chunk`: positions whose logits exist at a time; None chooses (`cross_entropy.chunk_positions`).
+        `chunk`: positions whose logits exist at a time; None chooses (`limits.chunk_positions`).
         """
         hidden = self.backbone(tokens, positions=positions).flatten(0, 1)  # (B T, D)
         size, cap = chunk_positions(self.vocab_size, chunk), self.config.logit_softcap

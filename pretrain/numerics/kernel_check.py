@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.engine.engine import Engine
-from pretrain.model.cross_entropy import chunk_positions
 from pretrain.model.float8 import float8_layers
 from pretrain.model.plain_kernels import plain_kernels, without_dropout
+from pretrain.sizes.limits import chunk_positions
 
 BUCKETS = 64
 _PIECES = 4  # plain code goes through the micro-batch in so many
@@ -180,7 +180,7 @@ def sketch(gradient: Tensor | None, size: int, number: int) -> Tensor:
 
 
 def _digest(engine: Engine, inputs: tuple[Tensor, ...], call: Callable[..., Tensor], scale: float) -> Digest:
-    parameters = [parameter for _, parameter in engine.parameters()]
+    parameters = [parameter for _, parameter in engine.state.parameters()]
     with engine.autocast():
         nats = call(*inputs)
     # Past DeepSpeed's hooks, which would start to reduce and add up.
@@ -211,10 +211,10 @@ def _plain_digest(engine: Engine, inputs: tuple[Tensor, ...]) -> Digest:
 
 def _compare(engine: Engine, inputs: tuple[Tensor, ...], plain: Digest) -> Differences:
     """The differences of what training would compute, the largest over ranks."""
-    names = [name for name, _ in engine.parameters()]
+    names = [name for name, _ in engine.state.parameters()]
     try:
         fast = _digest(engine, inputs, engine.module, _scale(engine, inputs))
-        own = differences(fast, plain, names, [math.prod(shape) for shape in engine.shapes().values()])
+        own = differences(fast, plain, names, [math.prod(shape) for shape in engine.state.shapes().values()])
     except RuntimeError as error:
         # Only where code was compiled are these modules imported already; they are slow to import, and on being so
         # torch chooses where its cache lies.
@@ -264,8 +264,8 @@ def _as_before(engine: Engine) -> Iterator[None]:
     devices = [engine.device] if engine.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), without_dropout(model):
         engine.module.train()
-        for number, (_, parameter) in enumerate(engine.parameters()):
-            with engine.gathered(parameter), torch.no_grad():
+        for number, (_, parameter) in enumerate(engine.state.parameters()):
+            with engine.state.gathered(parameter), torch.no_grad():
                 if not parameter.any():
                     generator = torch.Generator(parameter.device).manual_seed(number)
                     parameter.normal_(std=_FILL, generator=generator)
@@ -274,7 +274,7 @@ def _as_before(engine: Engine) -> Iterator[None]:
             yield
         finally:
             for parameter in filled:
-                with engine.gathered(parameter), torch.no_grad():
+                with engine.state.gathered(parameter), torch.no_grad():
                     parameter.zero_()
             engine.module.train(training)
 

@@ -9,18 +9,18 @@ DeepSpeed keeps them; DeepSpeed's own Muon is not used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.schema.train import Optimizer
-from pretrain.optimizer.muon_exchange import Matrix, Piece, Round, exchange, plan_rounds
-from pretrain.parallel.fragments import places as find_places
-from pretrain.parallel.fragments import units as find_units
+from pretrain.optimizer.muon_exchange import Matrix, Piece, Round, exchange_pieces, plan_rounds
+from pretrain.parallel.fragments import BufferRange
+from pretrain.sizes.limits import MUON_ROUND_ELEMENTS
 
 # x -> a x + b x^3 + c x^5 on the singular values. Jordan et al. 2024: the same in each iteration, steep at zero and
 # near one above it. Polar Express (arXiv:2505.16932, for singular values from 0.001 on): the best of each iteration
@@ -39,8 +39,6 @@ POLAR_EXPRESS = (
 # Polar Express needs singular values of at most 1, rounding included: all iterations but the last stay this far below.
 SAFETY = 1.01
 SMALLEST_NORM = 1e-7
-# Numbers that a rank works on at a time: bounds the memory for copies, and keeps a batch of products large enough.
-ROUND = 1 << 26
 
 
 def coefficients(polynomial: str, steps: int) -> list[tuple[float, float, float]]:
@@ -71,8 +69,8 @@ def update_scale(kind: str, rows: int, columns: int) -> float:
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """Buffers that DeepSpeed has updated in one call, on all ranks at once."""
+class _BufferGroup:
+    """Buffers that are updated in one call of `step`, on all ranks at once."""
 
     buffers: list[Tensor]
     matrices: list[Matrix]
@@ -89,51 +87,70 @@ class Muon(torch.optim.AdamW):
         beta1, beta2 = settings.betas
         super().__init__(groups, lr=settings.lr, betas=(beta1, beta2), eps=settings.eps, fused=True)
         self._matrices, self._settings, self._dtype = matrices, settings.muon, dtype
-        self._units: list[_Unit] = []
+        self._groups: list[_BufferGroup] = []
 
     def attach(
         self,
-        engine: Any,
-        stage: int,
-        parameters: Iterable[tuple[str, nn.Parameter]],
+        groups: list[list[Tensor]],
+        ranges: Sequence[BufferRange],
         gather: Callable[[Any], list[Any]],
         device: torch.device,
     ) -> None:
-        """Looks where a DeepSpeed engine of that stage keeps the matrices now; every rank must call it.
+        """Plans which rank works on which matrix; every rank must call it before the first step.
 
-        `gather` gives every rank's value; `device` computes.
+        For example, two ranks keep a parameter `up` that holds two matrices of 2 x 3 elements, gate (number 0, from
+        element 0 on) and up (number 1, from element 6 on), cut in the middle of the second:
+
+            rank 0  BufferRange("up", offset=0, start=8, numel=8)  elements 0-7 in its buffer from 8 on
+            rank 1  BufferRange("up", offset=8, start=0, numel=4)  elements 8-11 in its buffer from 0 on
+
+            rank 0 holds Piece(matrix=0, start=0, numel=6, buffer=0, at=8): all of the gate, which does not travel
+                     and Piece(matrix=1, start=0, numel=2, buffer=0, at=14)
+            rank 1 holds Piece(matrix=1, start=2, numel=4, buffer=0, at=0): with it, matrix 1 is put together
+
+        Args:
+            groups: this rank's buffers, in the lists that one call of `step` updates on all ranks at once.
+            ranges: where this rank keeps which elements of the parameters.
+            gather: gives every rank's value.
+            device: computes.
         """
         self._device = device
-        units, places = find_units(engine, stage), find_places(engine, stage, parameters)
-        parts: dict[str, list[int]] = {}
-        for index, matrix in enumerate(self._matrices):
-            parts.setdefault(matrix.parameter, []).append(index)
-        where = {
-            id(buffer): (unit, index) for unit, buffers in enumerate(units) for index, buffer in enumerate(buffers)
-        }
-        held: list[list[Piece]] = [[] for _ in units]
-        for place in places:
-            for index in parts.get(place.name, []):
-                matrix = self._matrices[index]
-                first = max(matrix.offset, place.offset)
-                last = min(matrix.offset + matrix.numel, place.offset + place.numel)
-                if first < last:
-                    unit, buffer = where[id(place.buffer)]
-                    at = place.start + first - place.offset
-                    held[unit].append(Piece(index, first - matrix.offset, last - first, buffer, at))
-        for number, everywhere in enumerate(zip(*gather(held), strict=True)):
-            members = sorted({piece.matrix for pieces in everywhere for piece in pieces})
-            if not members:
+        for buffers, held in zip(groups, zip(*gather(self._pieces(groups, ranges)), strict=True), strict=True):
+            used = sorted({piece.matrix for pieces in held for piece in pieces})
+            if not used:
                 continue
-            renumbered = {index: position for position, index in enumerate(members)}
-            pieces = [[piece._replace(matrix=renumbered[piece.matrix]) for piece in some] for some in everywhere]
-            of_unit = [self._matrices[index] for index in members]
-            self._units.append(_Unit(units[number], of_unit, plan_rounds(of_unit, pieces, dist.get_rank(), ROUND)))
-            for tensor in units[number]:
-                self.state[tensor] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
-                    "momentum_buffer": torch.zeros_like(tensor, requires_grad=False),
+            # From here on pieces count the matrices of their own group.
+            position = {index: number for number, index in enumerate(used)}
+            renumbered = [[piece._replace(matrix=position[piece.matrix]) for piece in pieces] for pieces in held]
+            matrices = [self._matrices[index] for index in used]
+            rounds = plan_rounds(matrices, renumbered, dist.get_rank(), MUON_ROUND_ELEMENTS)
+            self._groups.append(_BufferGroup(buffers, matrices, rounds))
+            for buffer in buffers:
+                self.state[buffer] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=buffer.device),
+                    "momentum_buffer": torch.zeros_like(buffer, requires_grad=False),
                 }
+
+    def _pieces(self, groups: list[list[Tensor]], ranges: Sequence[BufferRange]) -> list[list[Piece]]:
+        """This rank's pieces, by group; their `matrix` counts all matrices, their `buffer` those of the group."""
+        of_parameter: dict[str, list[int]] = {}
+        for index, matrix in enumerate(self._matrices):
+            of_parameter.setdefault(matrix.parameter, []).append(index)
+        where = {
+            id(buffer): (group, index) for group, buffers in enumerate(groups) for index, buffer in enumerate(buffers)
+        }
+        held: list[list[Piece]] = [[] for _ in groups]
+        for kept in ranges:
+            for index in of_parameter.get(kept.name, []):
+                matrix = self._matrices[index]
+                # Elements of the parameter that are both of the matrix and of this range.
+                first = max(matrix.offset, kept.offset)
+                last = min(matrix.offset + matrix.numel, kept.offset + kept.numel)
+                if first < last:
+                    group, buffer = where[id(kept.buffer)]
+                    at = kept.start + first - kept.offset
+                    held[group].append(Piece(index, first - matrix.offset, last - first, buffer, at))
+        return held
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -142,20 +159,20 @@ class Muon(torch.optim.AdamW):
         for group in groups:
             if group["rule"] == "muon":
                 present = {id(buffer) for buffer in group["params"] if buffer.grad is not None}
-                for unit in self._units:
-                    if id(unit.buffers[0]) in present:
-                        self._update(unit, group)
+                for buffers in self._groups:
+                    if id(buffers.buffers[0]) in present:
+                        self._update(buffers, group)
         self.param_groups = [group for group in groups if group["rule"] != "muon"]
         try:
             super().step()
         finally:
             self.param_groups = groups
 
-    def _update(self, unit: _Unit, group: dict[str, Any]) -> None:
-        updates = [self._momentum(buffer) for buffer in unit.buffers]
-        weights = [buffer.view(-1) for buffer in unit.buffers]
+    def _update(self, own: _BufferGroup, group: dict[str, Any]) -> None:
+        updates = [self._momentum(buffer) for buffer in own.buffers]
+        weights = [buffer.view(-1) for buffer in own.buffers]
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        scales = [group["lr"] * update_scale(self._settings.scale, *matrix[2:]) for matrix in unit.matrices]
+        scales = [group["lr"] * update_scale(self._settings.scale, *matrix[2:]) for matrix in own.matrices]
 
         def read(piece: Piece) -> Tensor:
             return updates[piece.buffer][piece.at : piece.at + piece.numel]
@@ -164,19 +181,19 @@ class Muon(torch.optim.AdamW):
             weight = weights[piece.buffer][piece.at : piece.at + piece.numel]
             weight.add_(values.to(weight.device), alpha=-scales[piece.matrix])
 
-        for now in unit.rounds:
-            received = exchange(now.send, now.receive, read, self._dtype, self._device) if now.gathers else []
-            pieces = [(piece, read(piece)) for own in now.own.values() for piece in own] + received
-            results = self._orthogonal(unit.matrices, list(now.own), pieces)
+        for now in own.rounds:
+            received = exchange_pieces(now.send, now.receive, read, self._dtype, self._device) if now.gathers else []
+            pieces = [(piece, read(piece)) for held in now.own.values() for piece in held] + received
+            results = self._orthogonal(own.matrices, list(now.own), pieces)
 
             def result(piece: Piece, results: dict[int, Tensor] = results) -> Tensor:
                 return results[piece.matrix].reshape(-1)[piece.start : piece.start + piece.numel]
 
-            for own in now.own.values():
-                for piece in own:
+            for held in now.own.values():
+                for piece in held:
                     apply(piece, result(piece))
             if now.travels:
-                for piece, values in exchange(now.give_back, now.get_back, result, self._dtype, self._device):
+                for piece, values in exchange_pieces(now.give_back, now.get_back, result, self._dtype, self._device):
                     apply(piece, values)
 
     def _momentum(self, buffer: Tensor) -> Tensor:
@@ -191,7 +208,7 @@ class Muon(torch.optim.AdamW):
     def _orthogonal(
         self, matrices: list[Matrix], own: list[int], pieces: list[tuple[Piece, Tensor]]
     ) -> dict[int, Tensor]:
-        """The orthogonal matrices (rows, columns) of the numbers in `own`, put together from their pieces."""
+        """The orthogonal matrices (rows, columns) with the indices `own`, put together from their pieces."""
         shapes: dict[tuple[int, int], list[int]] = {}
         for index in own:
             small, large = sorted(matrices[index][2:])

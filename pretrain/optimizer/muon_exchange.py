@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Matrix(NamedTuple):
-    """`rows` x `columns` numbers of a flattened parameter, from `offset` on."""
+    """`rows` x `columns` elements of a flattened parameter, from `offset` on."""
 
     parameter: str
     offset: int
@@ -26,7 +26,7 @@ class Matrix(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """Numbers in it."""
+        """Elements in it."""
         return self.rows * self.columns
 
     @property
@@ -37,7 +37,7 @@ class Matrix(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Numbers [start, start + numel) of a flattened matrix, at `at` in the flattened buffer number `buffer`."""
+    """Elements [start, start + numel) of a flattened matrix, at `at` in the flattened buffer number `buffer`."""
 
     matrix: int
     start: int
@@ -60,7 +60,7 @@ class Round:
 
 
 def plan_rounds(matrices: Sequence[Matrix], held: list[list[Piece]], rank: int, most: int) -> list[Round]:
-    """The rounds of `rank`; no rank works on more than `most` numbers in one, if they are more than one matrix.
+    """The rounds of `rank`; no rank works on more than `most` elements in one, unless they are of a single matrix.
 
     `held`: by rank, all its pieces. All ranks get the same number of rounds.
     """
@@ -130,7 +130,7 @@ def _round(
     return Round(own, send, receive, give_back, get_back, travels, gathers)
 
 
-def exchange(
+def exchange_pieces(
     outgoing: list[list[Piece]],
     incoming: list[list[Piece]],
     read: Callable[[Piece], Tensor],

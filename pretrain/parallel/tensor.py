@@ -18,7 +18,8 @@ from configs.schema.model import Model
 from configs.schema.recipe import Recipe
 from pretrain.model.attention import Attention
 from pretrain.model.transformer import Transformer
-from pretrain.parallel.fragments import Block, Shard
+from pretrain.parallel.divisible import require_multiple
+from pretrain.parallel.fragments import Shard, ShardRows
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class _Cut:
     """How the parameters of one linear layer are divided: its outputs, in sections each by itself, or its inputs."""
 
     name: str  # the layer's, from its block on
-    sections: list[int] | None  # numbers of outputs; None: by inputs
+    sections: list[int] | None  # outputs in each; None: by inputs
 
     def shard(self, shape: torch.Size, part: int, parts: int) -> Shard | None:
         if self.sections is None:
@@ -34,14 +35,14 @@ class _Cut:
                 return None
             rows, columns = shape
             width = columns // parts
-            return Shard(shape, (Block(0, part * width, rows, width, columns),))
+            return Shard(shape, (ShardRows(0, part * width, rows, width, columns),))
         width = shape[1] if len(shape) == 2 else 1
-        blocks, start, first = [], 0, 0
+        found, start, first = [], 0, 0
         for size in self.sections:
             mine = size // parts * width
-            blocks.append(Block(start, first * width + part * mine, 1, mine, mine))
+            found.append(ShardRows(start, first * width + part * mine, 1, mine, mine))
             start, first = start + mine, first + size
-        return Shard(shape, tuple(blocks))
+        return Shard(shape, tuple(found))
 
 
 def _cuts(model: Model) -> list[_Cut]:
@@ -55,7 +56,7 @@ def _cuts(model: Model) -> list[_Cut]:
 
 
 def deepspeed_section(model: Model, parts: int) -> dict[str, Any]:
-    """What DeepSpeed is told of it. Norms of heads and shares of values see a rank's own heads: gradients add up."""
+    """DeepSpeed's settings for it. Norms of heads and shares of values see a rank's own heads: gradients add up."""
     layers = []
     for cut in _cuts(model):
         layer: dict[str, Any] = {"patterns": [rf".*\.{re.escape(cut.name)}\.weight$"]}
@@ -79,15 +80,15 @@ def mark_shards(model: Transformer, part: int, parts: int) -> None:
             parameter.shard = shard  # type: ignore[attr-defined]
 
 
-def split_heads(model: Transformer, parts: int) -> None:
-    """Makes attention work on this rank's heads; after DeepSpeed has divided the matrices."""
+def use_local_heads(model: Transformer, parts: int) -> None:
+    """Makes attention work on this rank's heads alone; call it after DeepSpeed has divided the matrices."""
     for module in model.modules():
         if isinstance(module, Attention):
             module.heads, module.kv_heads = module.heads // parts, module.kv_heads // parts
 
 
 def local(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """What this rank keeps of a whole value."""
+    """This rank's part of a whole value."""
     shard: Shard | None = getattr(parameter, "shard", None)
     return value if shard is None else shard.of(value).view(parameter.shape)
 
@@ -103,16 +104,14 @@ def check_tensor(recipe: Recipe) -> None:
         "model.num_kv_heads": model.kv_heads,
         "the MLP's width": model.mlp_width,
     }
-    for what, size in sizes.items():
-        if size % parts:
-            raise ValueError(f"{name} needs {what} to be a multiple of it, not {size}")
-    for what, given in {
+    require_multiple("train.parallel.tensor", sizes, parts)
+    excluded = {
         "train.parallel.sequence": train.parallel.sequence > 1,
         "train.zero.stage 3": train.zero.stage == 3,
         "train.optimizer.name muon": train.optimizer.name == "muon",
         "train.precision fp8": train.precision == "fp8",
         "train.activation_checkpointing selective": train.activation_checkpointing == "selective",
         "model.dropout": model.dropout > 0,
-    }.items():
-        if given:
-            raise ValueError(f"{name} cannot be combined with {what} (docs/large-models.md says why)")
+    }
+    if found := [what for what, given in excluded.items() if given]:
+        raise ValueError(f"{name} cannot be combined with {', '.join(found)} (docs/large-models.md says why)")

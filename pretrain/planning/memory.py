@@ -15,6 +15,12 @@ from dataclasses import dataclass, replace
 
 from configs.schema.model import Model
 from pretrain.sizes.flops import block_parameters, count_parameters
+from pretrain.sizes.limits import (
+    LONGEST_PRODUCT_ATTENTION,
+    MUON_ROUND_ELEMENTS,
+    PREFETCH_BATCHES,
+    chunk_positions,
+)
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "overhead")
 # DeepSpeed's defaults, in numbers: its bucket of gradients, and the weights that stage 3 keeps whole or fetches ahead.
@@ -25,12 +31,6 @@ CPU_OVERHEAD, CPU_OVERHEAD_ZERO, CPU_COMPILER, GPU_OVERHEAD, GPU_CONTEXT = 375e6
 # What glibc's allocator keeps beside tensors that come and go, as a share of them; with MALLOC_MMAP_THRESHOLD_=65536 it
 # is nearly nothing. Larger tensors are mapped by themselves, and go back to the system (DEFAULT_MMAP_THRESHOLD_MAX).
 CPU_WASTE, MAPPED_BYTES = 0.40, 32 * 2**20
-CHUNK_NUMBERS = 2**26  # as in pretrain.model.cross_entropy
-LONGEST_PRODUCTS = (
-    512  # as in pretrain.model.attention: compiled attention on a CPU keeps its weights up to this length
-)
-MUON_ROUND = 2**26  # numbers, as in pretrain.optimizer.muon
-_PREFETCHED = 5  # batches read ahead, and the one in use
 _BATCH_BYTES = 20  # of a token: its id, its target, its weight
 
 
@@ -117,7 +117,9 @@ def memory(config: Model, rows: int, setup: Setup) -> Memory:
         "optimizer": states.optimizer,
         "activations": activations,
         "logits": logits,
-        "buffers": states.buffers + bucket + (_PREFETCHED * _batch_bytes(tokens, setup) + host if setup.cpu else 0.0),
+        "buffers": states.buffers
+        + bucket
+        + ((PREFETCH_BATCHES + 1) * _batch_bytes(tokens, setup) + host if setup.cpu else 0.0),
         "overhead": _overhead(setup, activations + (logits if 4 * rows * tokens < MAPPED_BYTES else 0.0)),
     }
     return Memory(parts, 0.0 if setup.cpu else host, moment)
@@ -202,7 +204,7 @@ def muon_bytes(config: Model, setup: Setup) -> float:
     if setup.optimizer != "muon":
         return 0.0
     own = config.num_layers * block_parameters(config) / setup.ranks
-    return (4.0 + 2 * setup.element) * min(own, MUON_ROUND)
+    return (4.0 + 2 * setup.element) * min(own, MUON_ROUND_ELEMENTS)
 
 
 def activation_bytes(config: Model, setup: Setup) -> float:
@@ -245,7 +247,7 @@ def block_bytes(config: Model, setup: Setup) -> float:
         # In steps: the normalised heads in fp32, and the heads themselves where fp32 is not what they are.
         copies = (8.0 if element == 2 else 4.0) if _in_steps(setup) else 0.0
         norms += 4.0 * (heads + config.kv_heads) + copies * (inner + keys)
-    if setup.compiled and setup.cpu and config.context_length <= LONGEST_PRODUCTS:
+    if setup.compiled and setup.cpu and config.context_length <= LONGEST_PRODUCT_ATTENTION:
         attention += (
             element * heads * _seen_on_average(config.context_length)
         )  # `pretrain.model.attention`: its weights
@@ -296,7 +298,7 @@ def logits_bytes(config: Model, rows: int, setup: Setup, tokens: int) -> float:
     and their gradient in the forward's precision. In chunks: one chunk's logits, their fp32 copy and log-probabilities,
     and the gradients of the matrix (fp32, and in its own precision twice) and of the hidden states.
     """
-    chunk = setup.loss_chunk or max(256, CHUNK_NUMBERS // rows)
+    chunk = chunk_positions(rows, setup.loss_chunk)
     capped = 2.0 * setup.element if config.logit_softcap is not None else 0.0
     if tokens <= chunk:
         return (2.0 * setup.element if setup.compiled else 12.0 + capped) * rows * tokens

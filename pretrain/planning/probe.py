@@ -24,8 +24,9 @@ from configs.schema.recipe import Recipe, load, total_steps
 from pretrain.batches.source import Batch
 from pretrain.checkpoint.fragment_files import HostCopy
 from pretrain.engine.compiling import keep_compiled, should_compile
+from pretrain.engine.connection import connected
 from pretrain.engine.devices import peak_flops
-from pretrain.engine.engine import Engine, connected
+from pretrain.engine.engine import Engine
 from pretrain.numerics.repeatable import deterministic_algorithms, is_deterministic
 from pretrain.objectives.chosen import make_objective
 from pretrain.objectives.language_modelling import LanguageModelling
@@ -57,10 +58,10 @@ def probe(recipe: Recipe, rows: int, steps: int) -> dict[str, Any]:
                 keep_compiled()
             objective = make_objective(model, recipe.train)
             engine = Engine(recipe, objective, ranks, device, compiled)
-            engine.set_weights(initial_weights(model, engine.shapes(), recipe.seed))
+            engine.state.set_weights(initial_weights(model, engine.state.shapes(), recipe.seed))
             copy = HostCopy()
             if recipe.train.checkpoint.asynchronous:
-                copy.take(engine.own_fragments())
+                copy.take(engine.state.own_fragments())
             ready = memory.peak()
             seconds = []
             with progress_bar("probe", steps, enabled=engine.is_main) as bar:
@@ -115,7 +116,7 @@ def _warm_up(recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
     tiny = recipe.model_copy(update={"model": model, "train": recipe.train.model_copy(update=small)})
     module = LanguageModelling(build_model(tiny, 64, device))
     engine = Engine(tiny, module, ranks, device)
-    engine.set_weights(initial_weights(module.model, engine.shapes(), 0))
+    engine.state.set_weights(initial_weights(module.model, engine.state.shapes(), 0))
     engine.step(_made_up(engine, model.context_length, 64, 0), 0, 1e-3)
     engine.close()
     del engine, module

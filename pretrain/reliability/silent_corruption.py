@@ -84,10 +84,10 @@ def compare_replicas(engine: Engine, step: int) -> None:
     """
     if engine.ranks.count == 1:
         return
-    parameters = engine.parameters()
+    parameters = engine.state.parameters()
     whole: dict[str, Tensor] = {name: p for name, p in parameters if p.numel() == full_shape(p).numel()}
     if engine.stage == 0:
-        for piece in (piece for piece in engine.fragments() if piece.name in whole):
+        for piece in (piece for piece in engine.state.fragments() if piece.name in whole):
             whole.update({f"{key} of {piece.name}": value for key, value in piece.moments.items()})
     if whole:
         engine.report_phase(Phase.COMPARING_RANKS)

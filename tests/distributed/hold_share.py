@@ -13,7 +13,8 @@ from typing import Any
 import deepspeed
 
 from configs.schema.recipe import load
-from pretrain.engine.engine import Engine, connected
+from pretrain.engine.connection import connected
+from pretrain.engine.engine import Engine
 from pretrain.objectives.language_modelling import LanguageModelling
 from pretrain.parallel.ranks import find_ranks
 from pretrain.session import build_model

@@ -13,7 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from pretrain.engine.engine import connected
+from pretrain.engine.connection import connected
 from pretrain.parallel.ranks import find_ranks
 
 

@@ -52,7 +52,7 @@ class Injected:
 
         def flipped(engine: Engine, done: int) -> None:
             if self.mine and self.fault["kind"] == "flip" and done == self.fault["step"]:
-                parameter = list(engine.parameters())[2][1]
+                parameter = list(engine.state.parameters())[2][1]
                 parameter.data.view(-1).view(torch.int32)[5] ^= 1
             check(engine, done)
 
@@ -67,7 +67,7 @@ class Injected:
 
 def weights(engine: Engine) -> Tensor:
     """Digests of all numbers that this rank trains."""
-    return digests([value for piece in engine.fragments() for value in (piece.weight, *piece.moments.values())])
+    return digests([value for piece in engine.state.fragments() for value in (piece.weight, *piece.moments.values())])
 
 
 def main(ranks: Ranks, files: list[Path]) -> None:

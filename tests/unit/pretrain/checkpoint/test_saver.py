@@ -215,7 +215,7 @@ def test_a_run_keeps_what_it_is_asked_to(tmp_path: Path, data: Path, monkeypatch
 
     class Validator(session.Validator):
         def __call__(self, engine: Any) -> dict[str, float]:
-            return {"val/loss": 1.0 if engine.updates() == 10 else 2.0}
+            return {"val/loss": 1.0 if engine.state.updates() == 10 else 2.0}
 
     monkeypatch.setattr(session, "Validator", Validator)
     recipe = trained(tmp_path, data, every=5, keep=1, keep_best=1)

@@ -231,7 +231,7 @@ def test_archives_write_nothing_outside(tmp_path: Path, kind: str) -> None:
 JOIN = """
 import sys
 from pretrain.parallel.collectives import gather
-from pretrain.engine.engine import connected
+from pretrain.engine.connection import connected
 from pretrain.parallel.ranks import placed_ranks
 with placed_ranks() as ranks, connected(ranks):
     gather(ranks.rank)

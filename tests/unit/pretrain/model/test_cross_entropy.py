@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.model.cross_entropy import chunk_positions, linear_cross_entropy
+from pretrain.model.cross_entropy import linear_cross_entropy
+from pretrain.sizes.limits import chunk_positions
 
 POSITIONS, WIDTH, VOCAB = 37, 16, 50
 

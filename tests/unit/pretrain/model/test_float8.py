@@ -185,7 +185,7 @@ import sys
 from pretrain.engine import deepspeed_config
 deepspeed_config.float8_problem = lambda device: None
 from configs.schema.recipe import load
-from pretrain.engine.engine import connected
+from pretrain.engine.connection import connected
 from pretrain.parallel.ranks import find_ranks
 from pretrain.session import run
 with connected(find_ranks()):

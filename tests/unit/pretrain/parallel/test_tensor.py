@@ -10,7 +10,7 @@ import torch
 from configs.schema.model import Model
 from pretrain.checkpoint.fragment_files import FragmentReader, HostCopy, write_pieces
 from pretrain.model.transformer import Transformer
-from pretrain.parallel.fragments import Fragment, Place, Shard, in_whole, shares
+from pretrain.parallel.fragments import BufferRange, Fragment, Shard, in_whole, split_between_ranks
 from pretrain.parallel.ranks import Ranks
 from pretrain.parallel.tensor import mark_shards
 
@@ -22,7 +22,7 @@ def pieces_of(name: str, flat: torch.Tensor, shard: Shard, cuts: list[int]) -> l
     """A shard that ZeRO has cut at these numbers, as fragments of the whole."""
     found = []
     for first, last in zip([0, *cuts], [*cuts, len(flat)], strict=True):
-        for place in in_whole(Place(name, first, flat, first, last - first), shard):
+        for place in in_whole(BufferRange(name, first, flat, first, last - first), shard):
             values = flat.narrow(0, place.start, place.numel)
             several = place.rows > 1
             values = values.view(place.rows, -1) if several else values
@@ -49,7 +49,7 @@ def test_files_of_shards_hold_each_number_once(tmp_path: Path, cuts: list[int]) 
             pieces = pieces_of(name, flat, shard, [cut for cut in cuts if cut < len(flat)])
             for piece in pieces:
                 assert torch.equal(piece.of(whole[name].flatten()[piece.offset :]), piece.weight)
-            fragments += [half for rank in range(2) for half in shares(pieces, rank, 2)]
+            fragments += [half for rank in range(2) for half in split_between_ranks(pieces, rank, 2)]
         write_pieces(HostCopy().take(fragments), tmp_path, Ranks(part, PARTS, 0, 1))
     layers = ("attention.qkv.weight", "attention.qkv.bias", "attention.out.weight", "mlp.up.weight", "mlp.up.bias")
     assert divided == {f"blocks.0.{name}" for name in (*layers, "mlp.down.weight")}
