@@ -156,21 +156,20 @@ class Scorer:
             )
 
     # ---------------------------------------------------------------------------------------------------------- samples
-    def _sampling(self) -> dict[str, Any]:
-        section = self.recipe.evaluation.samples
-        return {"temperature": section.temperature, "top_k": section.top_k, "top_p": section.top_p}
-
     def _described(self) -> str:
-        named = {key: value for key, value in self._sampling().items() if value is not None}
+        section = self.recipe.evaluation.samples
+        given = {"temperature": section.temperature, "top_k": section.top_k, "top_p": section.top_p}
+        named = {key: value for key, value in given.items() if value is not None}
         return ", ".join(f"{key.replace('_', '-')} {value:g}" for key, value in named.items())
 
     def _continued(self, text: str, seed: int) -> str:
         """The model's continuation; where there is no text to continue, from the beginning of a document."""
         from eval.generation.completions import sample
+        from pretrain.model.generate import Sampling
 
-        new = self.recipe.evaluation.samples.max_new_tokens
-        ids = self.vocab.prompt(text)
-        return sample(self.model, self.vocab, ids, new, [], seed=seed, **self._sampling())
+        section = self.recipe.evaluation.samples
+        sampling = Sampling(section.temperature, section.top_k, section.top_p, seed)
+        return sample(self.model, self.vocab, self.vocab.prompt(text), section.max_new_tokens, [], sampling)
 
     def _sample_prompts(self) -> Scored:
         section = self.recipe.evaluation.samples

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data_prep.tokens.vocab import Vocab
 from eval.likelihood.scoring import Report
-from pretrain.model.generate import generate, generate_batch
+from pretrain.model.generate import GREEDY, Sampling, generate, generate_batch
 from pretrain.model.transformer import Transformer
 
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
@@ -61,9 +61,7 @@ def complete(
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         chosen = [prompts[index] for index in indices]
-        outputs = generate_batch(
-            model, chosen, max_new_tokens, stop={vocab.eod_id, *vocab.end_ids}, vocab_size=vocab.size, is_over=ends.met
-        )
+        outputs = generate_batch(model, chosen, max_new_tokens, _within(vocab, GREEDY), ends.met)
         for index, output in zip(indices, outputs, strict=True):
             texts[index] = ends.cut(vocab.decode(output))
         if report is not None:
@@ -77,21 +75,14 @@ def sample(
     prompt: list[int],
     max_new_tokens: int,
     stops: Sequence[str],
-    seed: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    sampling: Sampling,
 ) -> str:
     """One random continuation of a prompt (token ids), cut at the end of text or a stop string."""
-    ends, sampling = Stops(vocab, stops), (temperature, top_k, top_p)
-    tokens = generate(
-        model,
-        prompt,
-        max_new_tokens,
-        *sampling,
-        {vocab.eod_id, *vocab.end_ids},
-        seed,
-        vocab_size=vocab.size,
-        is_over=ends.met,
-    )
+    ends = Stops(vocab, stops)
+    tokens = generate(model, prompt, max_new_tokens, _within(vocab, sampling), ends.met)
     return ends.cut(vocab.decode(tokens))
+
+
+def _within(vocab: Vocab, sampling: Sampling) -> Sampling:
+    """The same choice among this vocabulary's tokens; the end of text ends a completion."""
+    return replace(sampling, stop={vocab.eod_id, *vocab.end_ids}, vocab_size=vocab.size)

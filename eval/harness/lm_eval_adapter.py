@@ -15,6 +15,7 @@ from configs.common.progress import ProgressBar, progress_bar
 from data_prep.tokens.vocab import Vocab
 from eval.generation.completions import complete, sample
 from eval.likelihood.scoring import score_windows, sliding_windows
+from pretrain.model.generate import Sampling
 from pretrain.model.transformer import Transformer
 
 _KNOWN = {"until", "do_sample", "max_gen_toks", "temperature", "top_k", "top_p"}
@@ -111,8 +112,8 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
                 return complete(self._model, self._vocab, ids, new, stops, self._batch_size, bar.update)
             texts = []
             for number, prompt in enumerate(ids, start=1):
-                choice = {key: wanted[key] for key in ("temperature", "top_k", "top_p")}
-                texts.append(sample(self._model, self._vocab, prompt, new, stops, seed=number, **choice))
+                sampling = Sampling(wanted["temperature"], wanted["top_k"], wanted["top_p"], seed=number)
+                texts.append(sample(self._model, self._vocab, prompt, new, stops, sampling))
                 bar.update(number)
             return texts
 

@@ -18,21 +18,14 @@ def stream_sample(arguments: Namespace) -> None:
     choice = Choice(arguments.checkpoint_step, arguments.best)
     checkpoint = choose_checkpoint(load_run(arguments.run).run_directory, choice)
     from pretrain.checkpoint.load_weights import load_weights  # torch takes seconds to import
-    from pretrain.model.generate import generate
+    from pretrain.model.generate import Sampling, generate
 
     vocab = Vocab.load(checkpoint.tokenizer)
     prompt = vocab.prompt(arguments.prompt)
-    tokens = generate(
-        load_weights(checkpoint),
-        prompt,
-        arguments.max_new_tokens,
-        arguments.temperature,
-        arguments.top_k,
-        arguments.top_p,
-        stop=vocab.end_ids,
-        seed=arguments.seed,
-        vocab_size=vocab.size,
+    sampling = Sampling(
+        arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed, vocab.end_ids, vocab.size
     )
+    tokens = generate(load_weights(checkpoint), prompt, arguments.max_new_tokens, sampling)
     print(arguments.prompt, end="", flush=True)
     for text in decode_stream(vocab, prompt, tokens):
         print(text, end="", flush=True)

@@ -1,4 +1,4 @@
-"""Text from a model: sampling with a key/value cache, one prompt streaming or several at once.
+"""Generates text from a model with a key/value cache, one prompt streaming or several at once.
 
 When a text outgrows the context, the model goes on from its last `context_length // 2` tokens, read again into a fresh
 cache. Of a prompt longer than the context, the last `context_length` tokens are read.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,21 +21,64 @@ NO_PROBABILITIES = (
 )
 
 
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raises `ValueError` for settings that no distribution can be made of, naming what may stand there."""
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature {temperature}: give a number of 0 or more; 0 takes the most likely token")
-    if top_k is not None and top_k < 0:
-        raise ValueError(f"top-k {top_k} is negative: give the number of tokens to choose among; 0 is off")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top-p {top_p}: give a probability above 0 and up to 1; 1 is off")
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from the model's logits, and which tokens end a text.
+
+    Attributes:
+        temperature: logits are divided by it; 0 takes the most likely token.
+        top_k: only so many of the most likely tokens; None or 0: all.
+        top_p: of these, only the most likely ones up to the first at which their probabilities sum to it (nucleus
+            sampling, arXiv:1904.09751); None or 1: all.
+        seed: of the draws; equal settings give equal text.
+        stop: token ids that end the text; they do not belong to it.
+        vocab_size: ids from here on (the padding of the vocabulary) are never chosen; None: the model's rows.
+
+    Raises:
+        ValueError: for settings that no distribution can be made of, naming what may stand there.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    stop: Collection[int] = ()
+    vocab_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(
+                f"temperature {self.temperature}: give a number of 0 or more; 0 takes the most likely token"
+            )
+        if self.top_k is not None and self.top_k < 0:
+            raise ValueError(f"top-k {self.top_k} is negative: give the number of tokens to choose among; 0 is off")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top-p {self.top_p}: give a probability above 0 and up to 1; 1 is off")
+
+    def choose(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
+        """A token for each row of logits (B, V), each drawn from its own generator.
+
+        Raises:
+            ValueError: when a logit is NaN or infinite.
+        """
+        logits = logits[:, : self.vocab_size]
+        if not torch.isfinite(logits).all():
+            raise ValueError(NO_PROBABILITIES)
+        if self.temperature == 0:
+            tokens: list[int] = logits.argmax(dim=-1).tolist()
+            return tokens
+        # Drawn on the CPU, from a generator per row: the same text on every device and in every batch.
+        chances = distribution(logits, self.temperature, self.top_k, self.top_p).cpu()
+        return [int(torch.multinomial(row, 1, generator=own)) for row, own in zip(chances, generators, strict=True)]
+
+
+GREEDY = Sampling(temperature=0.0)
 
 
 def distribution(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Probabilities (…, V), fp32, that the next token is drawn from.
+    """Probabilities (…, V), fp32, that the next token is drawn from; arguments as in `Sampling`, `temperature` above 0.
 
-    In this order: logits ÷ `temperature` (> 0); only the `top_k` most likely tokens (0: all); of these, only the most
-    likely ones up to the first at which their probabilities sum to `top_p` (nucleus sampling, arXiv:1904.09751).
+    The temperature comes first, then `top_k`, then `top_p` of what that leaves.
     """
     # Relative to the largest, and in double precision: no temperature, however small, makes an infinite logit.
     logits = logits.double()
@@ -56,7 +100,7 @@ IsOver = Callable[[Sequence[int]], bool]
 
 
 class Decoder:
-    """Several texts and the model's cache of them: gives the logits of their next tokens, takes the tokens chosen."""
+    """Holds texts and the model's cache of them: gives the logits of their next tokens, takes the tokens chosen."""
 
     def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         """`max_new_tokens` sizes the cache. Raises `ValueError` for an empty prompt or an unknown token id."""
@@ -112,34 +156,19 @@ def _stream(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    stop: Collection[int],
-    seed: int,
-    vocab_size: int | None,
-    is_over: IsOver | None = None,
+    sampling: Sampling,
+    is_over: IsOver | None,
 ) -> Iterator[tuple[int, int]]:
     """Yields (row, token) as they are chosen; a row leaves the batch at its stop token, or when it is over."""
-    check_sampling(temperature, top_k, top_p)
     if max_new_tokens < 1:
         return
     rows = list(range(len(prompts)))
-    generators = [torch.Generator().manual_seed(seed + row) for row in rows]
+    generators = [torch.Generator().manual_seed(sampling.seed + row) for row in rows]
     texts: list[list[int]] = [[] for _ in prompts]
     decoder = Decoder(model, prompts, max_new_tokens)
     for step in range(1, max_new_tokens + 1):
-        logits = decoder.logits[:, :vocab_size]
-        if not torch.isfinite(logits).all():
-            raise ValueError(NO_PROBABILITIES)
-        if temperature == 0:
-            tokens = logits.argmax(dim=-1).tolist()
-        else:
-            # Drawn on the CPU, from a generator per row: the same text on every device and in every batch.
-            chances = distribution(logits, temperature, top_k, top_p).cpu()
-            pairs = zip(chances, rows, strict=True)
-            tokens = [int(torch.multinomial(chance, 1, generator=generators[row])) for chance, row in pairs]
-        alive = [index for index, token in enumerate(tokens) if token not in stop]
+        tokens = sampling.choose(decoder.logits, [generators[row] for row in rows])
+        alive = [index for index, token in enumerate(tokens) if token not in sampling.stop]
         for index in alive:
             texts[rows[index]].append(tokens[index])
             yield rows[index], tokens[index]
@@ -157,31 +186,18 @@ def generate(
     model: Transformer,
     tokens: Sequence[int],
     max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    stop: Collection[int] = (),
-    seed: int = 0,
-    vocab_size: int | None = None,
+    sampling: Sampling = Sampling(),
     is_over: IsOver | None = None,
 ) -> Iterator[int]:
     """Continues `tokens`, yielding each new token as it is chosen.
 
-    Args:
-        temperature: see `distribution`; 0 takes the most likely token.
-        top_k: see `distribution`.
-        top_p: see `distribution`.
-        stop: token ids that end the text; they are not yielded.
-        is_over: asked after each token with all new tokens so far; True ends the text, whose last token is kept.
-        seed: of the draws; equal arguments give equal text.
-        vocab_size: ids from here on (the padding of the vocabulary) are never chosen; None: the model's rows.
+    `is_over` is asked after each token with all new tokens so far; True ends the text, whose last token is kept.
 
     Raises:
-        ValueError: for an empty prompt, an unknown token id, sampling that cannot be (see `check_sampling`), or a
-            model whose logits are no numbers (at the first token asked for).
+        ValueError: at the first token asked for: for an empty prompt, an unknown token id, or a model whose logits are
+            NaN or infinite.
     """
-    sampling = (temperature, top_k, top_p, stop, seed, vocab_size, is_over)
-    for _, token in _stream(model, [tokens], max_new_tokens, *sampling):
+    for _, token in _stream(model, [tokens], max_new_tokens, sampling, is_over):
         yield token
 
 
@@ -189,18 +205,15 @@ def generate_batch(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    stop: Collection[int] = (),
-    seed: int = 0,
-    vocab_size: int | None = None,
+    sampling: Sampling = GREEDY,
     is_over: IsOver | None = None,
 ) -> list[list[int]]:
-    """New tokens of each prompt, all computed together; row r equals `generate(…, prompts[r], seed=seed + r)`."""
+    """New tokens of each prompt, all computed together.
+
+    Row r equals `generate` of prompt r alone with the seed `sampling.seed + r`.
+    """
     texts: list[list[int]] = [[] for _ in prompts]
     if prompts:
-        sampling = (temperature, top_k, top_p, stop, seed, vocab_size, is_over)
-        for row, token in _stream(model, prompts, max_new_tokens, *sampling):
+        for row, token in _stream(model, prompts, max_new_tokens, sampling, is_over):
             texts[row].append(token)
     return texts

@@ -17,7 +17,7 @@ from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.interchange.huggingface_import import import_directory
-from pretrain.model.generate import generate, generate_batch
+from pretrain.model.generate import Sampling, generate, generate_batch
 from pretrain.model.rope import rope_base
 from pretrain.model.transformer import Transformer
 
@@ -206,8 +206,8 @@ def test_greedy_text_equals_transformers(name: str, vocab_dir: Path, tmp_path: P
     for prompt in prompts:
         text = hugging.generate(torch.tensor([prompt]), max_new_tokens=15, do_sample=False, eos_token_id=None)
         expected.append(text[0, len(prompt) :].tolist())
-    assert [list(generate(model, prompt, 15, temperature=0, vocab_size=257)) for prompt in prompts] == expected
-    assert generate_batch(model, prompts, 15, vocab_size=257) == expected
+    assert [list(generate(model, prompt, 15, Sampling(0, vocab_size=257))) for prompt in prompts] == expected
+    assert generate_batch(model, prompts, 15, Sampling(0, vocab_size=257)) == expected
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])

@@ -23,7 +23,7 @@ from launch.models.import_model import import_run
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.interchange.huggingface_import import open_directory
-from pretrain.model.generate import generate
+from pretrain.model.generate import Sampling, generate
 
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune must be in want of"
 TEXTS = [TEXT, " leading space", "naïve café 三国志 🦊\n\nend", "one"]
@@ -163,7 +163,7 @@ def test_greedy_text_equals_transformers(imported: tuple[Path, Path]) -> None:
         given = tokenizer(prompt, return_tensors="pt")
         assert vocab.prompt(prompt) == given["input_ids"][0].tolist()
         expected = theirs.generate(**given, max_new_tokens=12, do_sample=False, pad_token_id=0)[0]
-        new = list(generate(model, vocab.prompt(prompt), 12, temperature=0, stop=vocab.end_ids, vocab_size=vocab.size))
+        new = list(generate(model, vocab.prompt(prompt), 12, Sampling(0, stop=vocab.end_ids, vocab_size=vocab.size)))
         left = expected[given["input_ids"].shape[1] :].tolist()
         assert new == [token for token in left if token not in vocab.end_ids]
         assert vocab.decode(vocab.prompt(prompt) + new) == tokenizer.decode(expected, skip_special_tokens=True)

@@ -18,7 +18,7 @@ from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.generation.completions import Stops, complete
 from eval.generation.translation import Pair, build_prompt, corpus_scores, fit_prompt, read_pairs, translation_results
-from pretrain.model.generate import generate
+from pretrain.model.generate import Sampling, generate
 from pretrain.model.transformer import Transformer
 
 DATA = Path(__file__).parents[1] / "data" / "wmt22-zh-en-niutrans.jsonl.zst"
@@ -127,7 +127,7 @@ def test_generation_stops_at_the_line_end(model: Transformer, vocab: Vocab) -> N
     prompts = [vocab.encode(text) for text in ("one", "a second one", "3")]
     texts = complete(model, vocab, prompts, 24, ["e", "zz"], 2)
     for prompt, text in zip(prompts, texts, strict=True):
-        alone = vocab.decode(generate(model, prompt, 24, temperature=0.0, stop={vocab.eod_id}, vocab_size=vocab.size))
+        alone = vocab.decode(generate(model, prompt, 24, Sampling(0, stop={vocab.eod_id}, vocab_size=vocab.size)))
         assert text == alone.partition("e")[0].partition("zz")[0] and "e" not in text
     cuts = [Stops(vocab, stops).cut("abcabc") for stops in (["c", "b"], ["ca"], ["x"], [""], [])]
     assert cuts == ["a", "ab", *["abcabc"] * 3]

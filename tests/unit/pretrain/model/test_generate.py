@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.schema.model import Model
-from pretrain.model.generate import distribution, generate, generate_batch
+from pretrain.model.generate import GREEDY, Sampling, distribution, generate, generate_batch
 from pretrain.model.transformer import Transformer
 
 VOCAB = 40
@@ -39,7 +39,7 @@ def test_cached_equals_uncached_beyond_the_context(model: Transformer, length: i
     prompt = [(7 * index + 3) % VOCAB for index in range(length)]
     expected = greedy_without_cache(model, prompt, 40)
     assert len(set(expected)) > 3  # a constant text would prove little
-    assert list(generate(model, prompt, 40, temperature=0)) == expected
+    assert list(generate(model, prompt, 40, GREEDY)) == expected
 
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [10], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22], [23, 24]]
@@ -49,10 +49,12 @@ PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [10], [11, 12, 13, 14, 15, 16, 17, 18, 1
 def test_batch_equals_one_by_one(model: Transformer, temperature: float) -> None:
     """Rows of different lengths, that overflow at different times and stop at different times."""
     sampling: dict[str, Any] = {"temperature": temperature, "top_k": 20, "top_p": 0.9, "vocab_size": 33}
-    free = generate_batch(model, PROMPTS, 30, **sampling, seed=3)
+    free = generate_batch(model, PROMPTS, 30, Sampling(**sampling, seed=3))
     stop = {free[0][4], free[2][11]}
-    alone = [list(generate(model, p, 30, **sampling, stop=stop, seed=3 + row)) for row, p in enumerate(PROMPTS)]
-    assert generate_batch(model, PROMPTS, 30, **sampling, stop=stop, seed=3) == alone
+    alone = [
+        list(generate(model, p, 30, Sampling(**sampling, stop=stop, seed=3 + row))) for row, p in enumerate(PROMPTS)
+    ]
+    assert generate_batch(model, PROMPTS, 30, Sampling(**sampling, stop=stop, seed=3)) == alone
     assert len(set(map(len, alone))) > 1
     for row, text in enumerate(alone):
         assert text == free[row][: len(text)] and not stop & set(text)
@@ -61,14 +63,14 @@ def test_batch_equals_one_by_one(model: Transformer, temperature: float) -> None
 
 
 def test_a_seed_repeats_and_another_differs(model: Transformer) -> None:
-    first, again, other = (list(generate(model, [1], 30, seed=seed)) for seed in (5, 5, 6))
+    first, again, other = (list(generate(model, [1], 30, Sampling(seed=seed))) for seed in (5, 5, 6))
     assert first == again != other
 
 
 def test_it_streams(model: Transformer) -> None:
     calls = []
     model.norm.register_forward_hook(lambda *_: calls.append(1))
-    stream = generate(model, [1], 1000, temperature=0)
+    stream = generate(model, [1], 1000, GREEDY)
     next(stream), next(stream)
     assert len(calls) == 2
 
@@ -80,7 +82,7 @@ def test_bad_prompts_are_refused(model: Transformer, prompt: list[int], words: s
     with pytest.raises(ValueError, match=words):
         next(generate(model, prompt, 1))
     with pytest.raises(ValueError, match=r"temperature -0\.1"):
-        next(generate(model, [1], 1, temperature=-0.1))
+        Sampling(temperature=-0.1)
 
 
 @pytest.mark.parametrize(
@@ -89,15 +91,13 @@ def test_bad_prompts_are_refused(model: Transformer, prompt: list[int], words: s
 )
 def test_samplings_that_cannot_be(model: Transformer, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"temperature|top-k|top-p"):
-        next(generate(model, [1], 1, **settings))
+        Sampling(**settings)
 
 
 def test_no_top_k_and_no_temperature_is_too_small(model: Transformer) -> None:
-    greedy = list(generate(model, [1], 8, temperature=0))
-    assert (
-        list(generate(model, [1], 8, temperature=1e-45)) == list(generate(model, [1], 8, temperature=1e-300)) == greedy
-    )
-    assert list(generate(model, [1], 8, top_k=0)) == list(generate(model, [1], 8))
+    greedy = list(generate(model, [1], 8, GREEDY))
+    assert list(generate(model, [1], 8, Sampling(1e-45))) == list(generate(model, [1], 8, Sampling(1e-300))) == greedy
+    assert list(generate(model, [1], 8, Sampling(top_k=0))) == list(generate(model, [1], 8))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -106,7 +106,7 @@ def test_logits_that_are_no_numbers(model: Transformer, value: float, temperatur
     with torch.no_grad():
         model.embed.weight.fill_(value)
     with pytest.raises(ValueError, match="Did training diverge"):
-        next(generate(model, [1], 3, temperature=temperature))
+        next(generate(model, [1], 3, Sampling(temperature)))
 
 
 def test_nothing_asked_nothing_given(model: Transformer) -> None:
@@ -153,7 +153,7 @@ def test_draws_follow_the_distribution() -> None:
     with torch.no_grad():
         chances = distribution(model(torch.tensor([[1, 2]]))[0, -1], 0.9, top_k=4)
     draws = 4000
-    texts = generate_batch(model, [[1, 2]] * draws, 1, temperature=0.9, top_k=4, seed=10)
+    texts = generate_batch(model, [[1, 2]] * draws, 1, Sampling(0.9, top_k=4, seed=10))
     seen = torch.bincount(torch.tensor(texts).flatten(), minlength=6) / draws
     # Five standard errors.
     assert ((seen - chances).abs() <= 5 * (chances * (1 - chances) / draws).sqrt()).all()
