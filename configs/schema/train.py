@@ -208,9 +208,9 @@ class Train(Section):
         description="With the dial of `model`: training tokens for each parameter; null: 20 (docs/scaling.md).",
     )
     global_batch_size: int = Field(64, ge=1, description="Sequences per optimizer step, over all ranks.")
-    packing: Literal["windows", "best_fit"] = Field(
-        "windows",
-        description="windows: the stream cut every context_length tokens. best_fit: whole documents side by side, cut "
+    packing: Literal["stream", "best_fit"] = Field(
+        "stream",
+        description="stream: the stream cut every context_length tokens. best_fit: whole documents side by side, cut "
         "only where longer, the rest padding (arXiv:2404.10830); goes well with document_masking. See docs/batches.md.",
     )
     document_masking: bool = Field(

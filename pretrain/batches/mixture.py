@@ -1,4 +1,4 @@
-"""The recipe's mixture over prepared data: the order of a run, and the table that reports it. Free of torch."""
+"""Applies the recipe's mixture to prepared data: the order of a run, and the table that reports it. Free of torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from configs.schema.recipe import Recipe, total_steps
 from data_prep.tokens.shards import DataManifest
-from pretrain.batches.order import Mixture, Phase, SourceSize
+from pretrain.batches.mixture_plan import MixturePhase, SourceSize
+from pretrain.batches.order import WindowOrder
 from pretrain.batches.packing import load_packing
 
 
@@ -17,7 +18,7 @@ def window_count(tokens: int, context: int) -> int:
     return max(0, (tokens - 1) // context)
 
 
-def plan_mixture(recipe: Recipe, data: DataManifest, tokens: Mapping[str, int] | None = None) -> Mixture:
+def plan_mixture(recipe: Recipe, data: DataManifest, tokens: Mapping[str, int] | None = None) -> WindowOrder:
     """The order of all training windows of a recipe.
 
     Args:
@@ -46,8 +47,8 @@ def plan_mixture(recipe: Recipe, data: DataManifest, tokens: Mapping[str, int] |
         sizes.append(SourceSize(source.name, windows, weight, cap))
     steps = total_steps(recipe, sum(size.windows for size in sizes))
     batch = recipe.train.global_batch_size
-    phases = [Phase(int(phase.start * steps + 0.5) * batch, phase.weights) for phase in settings.phases]
-    return Mixture(sizes, recipe.seed, steps * batch, phases, context)
+    phases = [MixturePhase(int(phase.start * steps + 0.5) * batch, phase.weights) for phase in settings.phases]
+    return WindowOrder(sizes, recipe.seed, steps * batch, phases, context)
 
 
 def mixture_table(recipe: Recipe, data: DataManifest, step: int | None = None) -> list[dict[str, Any]]:

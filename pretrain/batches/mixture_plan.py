@@ -1,4 +1,4 @@
-"""How many training slots each source gets: asked shares, phases and caps turned into whole numbers before training.
+"""Plans how many training slots each source gets: turns asked shares, phases and caps into whole numbers.
 
 Shares are asked for by weights, by phase, or follow the sources' windows. A cap allows a source so many windows over
 the whole run. Phases are served from the last to the first: annealing phases are short and chosen on purpose, so they
@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# Slots are dealt in blocks. Counts are carried on from block to block, so a block may be small: the shares of a phase
+# Slots are dealt in groups. Counts are carried on from group to group, so a group may be small: the shares of a phase
 # that ends within one are then off by a few slots at most.
-BLOCK_SLOTS = 32
+SLOT_GROUP = 32
 # Weights become whole numbers on this scale, so that positions far into a run are counted exactly.
 _SCALE = 2**48
 
@@ -34,7 +34,7 @@ class SourceSize:
 
 
 @dataclass(frozen=True)
-class Phase:
+class MixturePhase:
     """From slot `start` on these shares; sources that are not named get none."""
 
     start: int
@@ -49,15 +49,15 @@ class Segment:
         start: first slot.
         stop: slot after the last one; None: no end of its own.
         asked: (sources,) shares asked for, in sum 1.
-        units: (sources,) what is dealt, in whole numbers of any scale.
-        exact: the units are the slots of each source from start to stop, because caps decided: the last block is short,
-            so that they are met to the slot. Otherwise a stretch may end within a block that was dealt as a whole.
+        weights: (sources,) the shares that are dealt, as whole numbers on any scale.
+        exact: the weights are the slots of each source from start to stop, because caps decided: the last group is
+            short, so that they are met to the slot. Otherwise a stretch may end within a group that is dealt whole.
     """
 
     start: int
     stop: int | None
     asked: tuple[float, ...]
-    units: tuple[int, ...]
+    weights: tuple[int, ...]
     exact: bool = False
 
     def counts(self, slots: int) -> list[int]:
@@ -66,18 +66,28 @@ class Segment:
         The counts add up to `slots`, never fall as it grows, and stray from the exact share by less than the number of
         sources: each source takes its rounded part of what those before it left.
         """
-        found, left, rest = [], slots, sum(self.units)
-        for units in self.units:
-            count = (2 * left * units + rest) // (2 * rest) if rest else 0
+        found, left, rest = [], slots, sum(self.weights)
+        for weight in self.weights:
+            count = (2 * left * weight + rest) // (2 * rest) if rest else 0  # left * weight / rest, rounded
             found.append(count)
-            left, rest = left - count, rest - units
+            left, rest = left - count, rest - weight
         return found
 
 
 def plan_segments(
-    sources: Sequence[SourceSize], phases: Sequence[Phase], slots: int | None, window_tokens: int = 1
+    sources: Sequence[SourceSize], phases: Sequence[MixturePhase], slots: int | None, window_tokens: int = 1
 ) -> list[Segment]:
     """The stretches of a run, in order.
+
+    For example two sources, A of 60 windows and B of 40, equal weights, B capped at one epoch, 100 slots, and from slot
+    80 on B alone:
+
+        asked     [[1, 1], [0, 1]]              (phases, sources) weights
+        shares    [(1/2, 1/2), (0, 1)]          the same, in sum 1
+        lengths   [80, 20]                      slots of each phase
+        by shares B would get 40 + 20 = 60      more than its 40 windows: caps decide, from the last phase back
+        phase 2   [0, 20]                       what it asks for; B has 20 left
+        phase 1   [60, 20]                      B gets those, A takes over the rest
 
     Args:
         sources: those that have windows.
@@ -121,8 +131,8 @@ def plan_segments(
     return segments
 
 
-def _asked(sources: Sequence[SourceSize], phases: Sequence[Phase]) -> list[list[float]]:
-    """Weights of the sources for each stretch."""
+def _asked(sources: Sequence[SourceSize], phases: Sequence[MixturePhase]) -> list[list[float]]:
+    """(phases, sources) weights for each stretch; the first is the mixture before any phase, unless one begins at 0."""
     weights = [source.weight for source in sources]
     given = [weight for weight in weights if weight is not None]
     if given and len(given) < len(weights):
@@ -146,8 +156,8 @@ def _whole(shares: Sequence[float]) -> tuple[int, ...]:
 
 
 def _caps_decide(sources: Sequence[SourceSize], segments: Sequence[Segment], lengths: Sequence[int]) -> bool:
-    """Whether a cap could be exceeded: with a margin, as the last stretch may end within a block."""
-    margin = BLOCK_SLOTS + len(sources) * len(segments)
+    """Whether a cap could be exceeded: with a margin, as the last stretch may end within a group."""
+    margin = SLOT_GROUP + len(sources) * len(segments)
     totals = [sum(column) for column in zip(*map(Segment.counts, segments, lengths), strict=True)]
     return any(
         source.cap is not None and total + margin > source.cap for source, total in zip(sources, totals, strict=True)
@@ -157,7 +167,7 @@ def _caps_decide(sources: Sequence[SourceSize], segments: Sequence[Segment], len
 def _within_caps(
     sources: Sequence[SourceSize], shares: Sequence[Sequence[float]], lengths: Sequence[int], window_tokens: int
 ) -> list[list[int]]:
-    """Slots of each source in each stretch."""
+    """(phases, sources) slots of each source in each stretch; `shares` likewise, `lengths` (phases,)."""
     left = [math.inf if source.cap is None else source.cap for source in sources]
     found: list[list[int]] = []
     for share, length in reversed(list(zip(shares, lengths, strict=True))):

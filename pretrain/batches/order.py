@@ -1,13 +1,13 @@
-"""Which window of which source stands where in training: closed-form, no index arrays.
+"""Computes which window of which source stands at which slot of training: closed-form, no index arrays.
 
 The order of all training windows is a pure function of a seed and a few counts, so that any position is found in
 microseconds at any corpus size, and `step` alone is the state of the data. Two pieces make it:
 
 - `KeyedPermutation`: a balanced Feistel network over the smallest even number of bits that holds n values, walked along
   its cycles until the value is below n (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
-- `Mixture`: slots are dealt in blocks. How many slots of each source the blocks before one hold is a closed formula
-  (`shares.Segment.counts`; remainders are carried on), and each block has a keyed order of its own; the ordinal of a
-  slot within its source is the sum of both counts. Phases follow one another, and ordinals run on across them.
+- `WindowOrder`: slots are dealt in groups. How many slots of each source the groups before one hold is a closed formula
+  (`mixture_plan.Segment.counts`; remainders are carried on), and each group has a keyed order of its own; the ordinal
+  of a slot within its source is the sum of both counts. Phases follow one another, and ordinals run on across them.
 
 Window `ordinal` of a source is taken from epoch `ordinal // windows`, each epoch under a permutation of its own: every
 window is visited exactly once per epoch of its source. Sources without weights need no dealing: they form one pool
@@ -24,10 +24,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.batches.mixture_plan import BLOCK_SLOTS as BLOCK_SLOTS
-from pretrain.batches.mixture_plan import Phase as Phase
-from pretrain.batches.mixture_plan import Segment, plan_segments
-from pretrain.batches.mixture_plan import SourceSize as SourceSize
+from pretrain.batches.mixture_plan import SLOT_GROUP, MixturePhase, Segment, SourceSize, plan_segments
 
 Array = NDArray[np.uint64]
 
@@ -73,15 +70,15 @@ def _mix(values: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Places:
-    """For each slot asked for: index of the source, epoch of that source, and window within it. All (n,) int64."""
+class SlotWindows:
+    """The window at each slot asked for: index of its source, epoch of that source, number in it; all (n,) int64."""
 
     source: NDArray[np.int64]
     epoch: NDArray[np.int64]
     window: NDArray[np.int64]
 
 
-class Mixture:
+class WindowOrder:
     """The sequence of slots over several sources.
 
     Args:
@@ -100,7 +97,7 @@ class Mixture:
         sources: Sequence[SourceSize],
         seed: int,
         slots: int | None = None,
-        phases: Sequence[Phase] = (),
+        phases: Sequence[MixturePhase] = (),
         window_tokens: int = 1,
     ) -> None:
         self.sources = [source for source in sources if source.windows > 0]
@@ -113,7 +110,7 @@ class Mixture:
             )
         self._seed = seed
         digest = hashlib.blake2b(f"{seed}//blocks".encode(), digest_size=8).digest()
-        self._block_key = np.uint64(int.from_bytes(digest, "little"))
+        self._group_key = np.uint64(int.from_bytes(digest, "little"))
         windows = [source.windows for source in self.sources]
         self._first_window = np.cumsum([0, *windows])[:-1]
         # Pools are what slots are dealt to: each source by itself, or all as one.
@@ -138,8 +135,8 @@ class Mixture:
     @property
     def shares(self) -> dict[str, float]:
         """The share of each source in the first phase, as it is dealt."""
-        units = self.segments[0].units
-        return {source.name: count / sum(units) for source, count in zip(self.sources, units, strict=True)}
+        weights = self.segments[0].weights
+        return {source.name: weight / sum(weights) for source, weight in zip(self.sources, weights, strict=True)}
 
     def planned(self, start: int, stop: int) -> list[int]:
         """Slots of each source from slot `start` to before `stop`, by the plan: whole numbers near the exact shares."""
@@ -165,7 +162,7 @@ class Mixture:
         rest = slots % int(self._pool_windows[0])
         if rest > _COUNTED_SLOTS:
             return self.segments[0].counts(slots)
-        seen = self.places(np.arange(slots - rest, slots, dtype=np.int64)).source
+        seen = self.windows_at(np.arange(slots - rest, slots, dtype=np.int64)).source
         whole = self.segments[0].counts(slots - rest)
         return [int(n) for n in whole + np.bincount(seen, minlength=len(self.sources))]
 
@@ -173,27 +170,27 @@ class Mixture:
         """`realised` for sources that are dealt."""
         index = max(i for i, _ in enumerate(self._before) if i == 0 or self.segments[i].start < slots)
         segment = self.segments[index]
-        number, inside = divmod(slots - segment.start, BLOCK_SLOTS)
+        number, inside = divmod(slots - segment.start, SLOT_GROUP)
         counts = [
             before + dealt
-            for before, dealt in zip(self._before[index], segment.counts(number * BLOCK_SLOTS), strict=True)
+            for before, dealt in zip(self._before[index], segment.counts(number * SLOT_GROUP), strict=True)
         ]
-        pools = self._blocks([index], [number])[0][0, :inside] if inside else np.zeros(0, np.int64)
+        pools = self._deal_groups([index], [number])[0][0, :inside] if inside else np.zeros(0, np.int64)
         return [int(n) for n in counts + np.bincount(pools, minlength=len(counts))]
 
-    def same_before(self, other: Mixture, slots: int) -> bool:
+    def same_before(self, other: WindowOrder, slots: int) -> bool:
         """Whether both have the same windows at the slots before `slots`, given the same sources and seed."""
 
-        def past(mixture: Mixture) -> list[tuple[int, int | None, tuple[int, ...]]]:
+        def past(order: WindowOrder) -> list[tuple[int, int | None, tuple[int, ...]]]:
             return [
-                (segment.start, segment.stop if segment.exact else None, segment.units)
-                for segment in mixture.segments
+                (segment.start, segment.stop if segment.exact else None, segment.weights)
+                for segment in order.segments
                 if segment.start < slots
             ]
 
         return self._pool_names == other._pool_names and past(self) == past(other)
 
-    def places(self, slots: NDArray[np.int64]) -> Places:
+    def windows_at(self, slots: NDArray[np.int64]) -> SlotWindows:
         """Source, epoch and window of each slot; `slots` (n,) in any order."""
         pool, ordinal = (np.zeros_like(slots), slots) if self.pooled else self._deal(slots)
         windows = self._pool_windows[pool]
@@ -204,9 +201,9 @@ class Mixture:
             order = _permutation(int(self._pool_windows[index]), f"{self._seed}/{self._pool_names[index]}/{number}")
             window[chosen] = order(position[chosen])
         if not self.pooled:
-            return Places(pool, epoch, window)
+            return SlotWindows(pool, epoch, window)
         source = np.searchsorted(self._first_window, window, side="right") - 1
-        return Places(source, epoch, window - self._first_window[source])
+        return SlotWindows(source, epoch, window - self._first_window[source])
 
     def _deal(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The source of each slot, and how many earlier slots went to that source."""
@@ -214,40 +211,51 @@ class Mixture:
         assert not last.exact or slots.max(initial=0) < (last.stop or 0), "slot beyond the planned end of the run"
         begins = np.array([segment.start for segment in self.segments])
         segment = np.searchsorted(begins, slots, side="right") - 1
-        block, inside = np.divmod(slots - begins[segment], BLOCK_SLOTS)
-        blocks, row = np.unique(block * len(begins) + segment, return_inverse=True)
-        pools, ordinals = self._blocks((blocks % len(begins)).tolist(), (blocks // len(begins)).tolist())
+        group, inside = np.divmod(slots - begins[segment], SLOT_GROUP)
+        # Each group of slots once, however many of its slots are asked for.
+        groups, row = np.unique(group * len(begins) + segment, return_inverse=True)
+        pools, ordinals = self._deal_groups((groups % len(begins)).tolist(), (groups // len(begins)).tolist())
         return pools[row, inside], ordinals[row, inside]
 
-    def _blocks(self, places: list[int], numbers: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(blocks, BLOCK_SLOTS) source and ordinal of every slot of some blocks, given by segment and number in it.
+    def _deal_groups(self, segments: list[int], numbers: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(groups, SLOT_GROUP) source and ordinal of every slot of some groups, given by segment and number in it.
 
-        Ordinals rise with the slots, so that a phase that ends within a block leaves no window out.
+        Ordinals rise with the slots, so that a phase that ends within a group leaves no window out.
+
+        For example two sources A and B with shares 3/4 and 1/4, and groups of 8 slots; group 1 has the slots 8 to 15:
+
+            before    [6, 2]                   slots that the group before has dealt to A and B
+            after     [12, 4]                  with those of this group, which deals 6 to A and 2 to B
+            ends      [6, 8]                   in the order of their hashes, the first 6 slots are A's, the rest B's
+            dealt     [3 7 0 5 1 6 2 4]        place of each slot in that order
+            pools     [A B A A A B A A]
+            ordinals  [6 2 7 8 9 3 10 11]      A goes on with its window 6, B with its window 2
         """
-        shape = (len(places), len(self.sources))
+        shape = (len(segments), len(self.sources))
         base, ends = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
-        lengths, firsts = np.empty(len(places), dtype=np.int64), np.empty(len(places), dtype=np.int64)
+        lengths, firsts = np.empty(len(segments), dtype=np.int64), np.empty(len(segments), dtype=np.int64)
         after: list[int] = []
-        for index, (place, number) in enumerate(zip(places, numbers, strict=True)):
-            segment, start = self.segments[place], number * BLOCK_SLOTS
-            stop = start + BLOCK_SLOTS
+        for index, (place, number) in enumerate(zip(segments, numbers, strict=True)):
+            segment, start = self.segments[place], number * SLOT_GROUP
+            stop = start + SLOT_GROUP
             if segment.exact:
                 assert segment.stop is not None
                 stop = min(stop, segment.stop - segment.start)
-            # Neighbours share a border.
-            same = index and (places[index - 1], numbers[index - 1] + 1) == (place, number)
+            # Neighbours share a border, and counting is what costs.
+            same = index and (segments[index - 1], numbers[index - 1] + 1) == (place, number)
             before = after if same else segment.counts(start)
             after = segment.counts(stop)
             base[index] = np.array(self._before[place], dtype=np.int64) + before
             ends[index] = np.cumsum(np.array(after, dtype=np.int64) - before)
             lengths[index], firsts[index] = stop - start, segment.start + start
-        inside = np.arange(BLOCK_SLOTS)
-        # The slots of a block in the order of their hashes: the first go to the first source, and so on.
-        hashes = _mix((firsts[:, None] + inside).astype(np.uint64) * _ODD + self._block_key)
-        hashes[inside >= lengths[:, None]] = np.iinfo(np.uint64).max
-        dealt = np.argsort(np.argsort(hashes, axis=1, kind="stable"), axis=1)
+        inside = np.arange(SLOT_GROUP)
+        # A hash of the slot's number in the run: the order within a group depends on nothing else but the seed.
+        hashes = _mix((firsts[:, None] + inside).astype(np.uint64) * _ODD + self._group_key)
+        hashes[inside >= lengths[:, None]] = np.iinfo(np.uint64).max  # slots beyond the end of the run come last
+        dealt = np.argsort(np.argsort(hashes, axis=1, kind="stable"), axis=1)  # twice: the place of each in the order
         pools = (dealt[:, :, None] >= ends[:, None, :]).sum(axis=2)
-        pools[inside >= lengths[:, None]] = shape[1] - 1  # beyond the planned end: never asked for
+        pools[inside >= lengths[:, None]] = shape[1] - 1  # never asked for
+        # Count the slots of each source in the order of the slots: sorted by source, then by slot.
         order = np.argsort(pools, axis=1, kind="stable")
         begins = np.concatenate([np.zeros((shape[0], 1), dtype=np.int64), ends[:, :-1]], axis=1)
         ranks = np.empty_like(pools)

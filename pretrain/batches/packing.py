@@ -1,8 +1,8 @@
-"""Best-fit packing: documents laid side by side in windows, cut only where one is longer than a window.
+"""Packs documents side by side into windows (best fit), cut only where one is longer than a window.
 
 Ding et al., "Fewer truncations improve language modeling" (arXiv:2404.10830). Documents are cut into pieces of at most
 a window; a piece goes into the fullest window that still has room for it, longest pieces first. What room is left is
-padding. Pieces are packed in blocks of the stream, so that memory does not grow with it.
+padding. Pieces are packed in batches along the stream, so that memory does not grow with it.
 
 The packing is a pure function of the shards and the window's length. It is computed once and kept beside the data, as
 arrays that are mapped into memory: 10 bytes a piece and 8 a window. Free of torch.
@@ -27,7 +27,7 @@ Int64 = NDArray[np.int64]
 
 DIRECTORY = "packing"
 PACKING_VERSION = 1  # raise it when the same shards come to mean other windows: a run cannot go on across that
-BLOCK_PIECES = 2**20
+PACKING_BATCH = 2**20
 # Documents are looked at so many at a time, or fewer where they are long.
 _READ_DOCUMENTS, _READ_TOKENS = 2**16, 2**27
 _SUMMARY = "packing.json"
@@ -68,11 +68,18 @@ def best_fit(lengths: Int64, capacity: int) -> Int64:
     `lengths` (n,) from 1 to `capacity`. Pieces of one length go into all bins with one room at once: the fullest bin
     that takes a piece stays the fullest one until it takes no more. So time is at most a few steps for each pair of
     length and room, whatever n.
+
+    For example pieces of 5, 3, 3 and 2 tokens in bins of 8, longest first; `some` are the rooms that bins have:
+
+        5     no bin is open: bin 0, room 3                                         some = {3}
+        3     fits best into bin 0, which is full with it                           some = {}
+        3     no bin has room: bin 1, room 5                                        some = {5}
+        2     `some >> 2` has its lowest bit at 3, so the least room is 2 + 3 = 5: bin 1, room 3
     """
     order = np.argsort(-lengths, kind="stable")
     sizes, counts = np.unique(lengths, return_counts=True)
     rooms: list[list[int]] = [[] for _ in range(capacity + 1)]  # bins by the room they have
-    some = 0  # bit r: there are bins with room r
+    some = 0  # bit r: some bin has room r
     opened = 0
     chosen: list[int] = []  # bin of each piece, longest first
 
@@ -85,6 +92,7 @@ def best_fit(lengths: Int64, capacity: int) -> Int64:
     for size, left in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
         while left:
             fitting = some >> size
+            # The lowest bit that is set: the least room that is enough.
             room = size + (fitting & -fitting).bit_length() - 1 if fitting else capacity
             each = room // size
             bins = -(-left // each)
@@ -96,7 +104,7 @@ def best_fit(lengths: Int64, capacity: int) -> Int64:
             else:
                 taken = list(range(opened, opened + bins))
                 opened += bins
-            full = min(len(taken), left // each)
+            full = min(len(taken), left // each)  # bins that take as many pieces as they can; one more takes the rest
             chosen += taken[:full] if each == 1 else np.repeat(taken[:full], each).tolist()
             put(taken[:full], room - each * size)
             left -= full * each
@@ -111,7 +119,7 @@ def best_fit(lengths: Int64, capacity: int) -> Int64:
 
 # ------------------------------------------------------------------------------------------------------------ on disk
 def _directory(data: DataManifest, source: SourceShards, context: int) -> Path:
-    key = fingerprint([data.fingerprint, source.name, source.tokens, context, PACKING_VERSION, BLOCK_PIECES])
+    key = fingerprint([data.fingerprint, source.name, source.tokens, context, PACKING_VERSION, PACKING_BATCH])
     return data.directory / DIRECTORY / f"best-fit-{context}-{key[:16]}"
 
 
@@ -134,7 +142,7 @@ def load_packing(data: DataManifest, source: SourceShards, context: int) -> Pack
         except PermissionError as error:
             raise ValueError(
                 f"the packing of `{source.name}` cannot be written to {directory} ({error}); run `replica data` as "
-                "someone who may, or use train.packing=windows"
+                "someone who may, or use train.packing=stream"
             ) from error
     facts = read_json(directory / _SUMMARY)
 
@@ -152,7 +160,7 @@ def _length_type(context: int) -> str:
 
 
 def _write(directory: Path, source: SourceShards, context: int) -> dict[str, int]:
-    """Writes the arrays of a packing, one block after the other; returns what `Packing` counts."""
+    """Writes the arrays of a packing, one batch after the other; returns what `Packing` counts."""
     facts = {"documents": 0, "cut_documents": 0, "cut_by_windows": 0, "tokens": 0}
     pieces = 0
     with ExitStack() as stack:
@@ -173,7 +181,7 @@ def _write(directory: Path, source: SourceShards, context: int) -> dict[str, int
             numbers = np.arange(whole.sum()) - np.repeat(np.cumsum(whole) - whole, whole)
             write(np.repeat(begins, whole) + numbers * context, np.full(len(numbers), context), np.ones_like(numbers))
             waiting.append(((begins + whole * context)[rest > 0], rest[rest > 0]))
-            if sum(len(part) for part, _ in waiting) >= BLOCK_PIECES:
+            if sum(len(part) for part, _ in waiting) >= PACKING_BATCH:
                 write(*_packed(waiting, context))
                 waiting = []
             facts["documents"] += len(sizes)
@@ -213,7 +221,7 @@ def _packed(pieces: list[tuple[Int64, Int64]], context: int) -> tuple[Int64, Int
 
 
 def packing_lines(data: DataManifest, context: int) -> list[str]:
-    """What packing does to each source, in words: for the terminal."""
+    """One line for each source that says how full its windows are and how many documents are cut, for the terminal."""
     lines = []
     for source in data.train:
         packing = load_packing(data, source, context)
@@ -221,6 +229,6 @@ def packing_lines(data: DataManifest, context: int) -> list[str]:
         lines.append(
             f"packing {source.name}: {packing.windows:,} windows, {packing.utilisation:.2%} full; "
             f"{packing.cut_documents / count:.2%} of {packing.documents:,} documents are cut "
-            f"(by packing=windows: {packing.cut_by_windows / count:.2%})"
+            f"(by packing=stream: {packing.cut_by_windows / count:.2%})"
         )
     return lines

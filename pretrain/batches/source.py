@@ -26,7 +26,7 @@ from torch import Tensor
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, DocumentSpan, TokenStream
 from pretrain.batches.mixture import plan_mixture
-from pretrain.batches.order import Places
+from pretrain.batches.order import SlotWindows
 from pretrain.batches.packing import load_packing
 from pretrain.batches.windows import CutWindows, PackedWindows, Windows
 from pretrain.sizes.limits import PREFETCH_BATCHES
@@ -87,8 +87,8 @@ class BatchSource:
     """Training windows in the order of the recipe.
 
     Raises:
-        ValueError: without a whole window, with shares that cannot be had (see `Mixture`), or, on reading, when a token
-            id lies outside the vocabulary.
+        ValueError: without a whole window, with shares that cannot be had (see `WindowOrder`), or, on reading, when a
+            token id lies outside the vocabulary.
     """
 
     def __init__(self, recipe: Recipe, manifest: DataManifest) -> None:
@@ -100,24 +100,24 @@ class BatchSource:
         streams = {
             source.name: TokenStream(source.prefixes, source.name, manifest.vocab_size) for source in manifest.train
         }
-        self._mixture = plan_mixture(recipe, manifest, {name: stream.length for name, stream in streams.items()})
+        self._order = plan_mixture(recipe, manifest, {name: stream.length for name, stream in streams.items()})
         nothing = np.zeros(0, dtype=np.int64)
-        self._placed = (-1, Places(nothing, nothing, nothing))
+        self._placed = (-1, SlotWindows(nothing, nothing, nothing))
         shards = {source.name: source for source in manifest.train}
         self._windows: list[Windows] = [
             PackedWindows(stream, load_packing(manifest, shards[name], self.context), self._eod)
             if self.packed
             else CutWindows(stream, self.context)
-            for name, stream in ((source.name, streams[source.name]) for source in self._mixture.sources)
+            for name, stream in ((source.name, streams[source.name]) for source in self._order.sources)
         ]
-        self.windows = sum(source.windows for source in self._mixture.sources)
+        self.windows = sum(source.windows for source in self._order.sources)
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Rows [rank*G/ranks, (rank+1)*G/ranks) of the global batch of `step`."""
         assert self.global_batch % ranks == 0
         share = self.global_batch // ranks
-        # All slots are placed on every rank, so that `fresh` is the same everywhere.
-        places = self._places(step)
+        # All slots are looked up on every rank, so that `fresh` is the same everywhere.
+        places = self._windows_of(step)
         rows = slice(rank * share, (rank + 1) * share)
         chosen = zip(places.source[rows].tolist(), places.window[rows].tolist(), strict=True)
         # Padding holds end-of-document tokens: they stand for no bytes.
@@ -144,25 +144,25 @@ class BatchSource:
 
     def documents(self, step: int) -> list[list[DocumentSpan]]:
         """For each row of the global batch: the documents its window was cut from."""
-        places = self._places(step)
+        places = self._windows_of(step)
         return [
             self._windows[source].documents(window)
             for source, window in zip(places.source.tolist(), places.window.tolist(), strict=True)
         ]
 
-    def _places(self, step: int) -> Places:
-        """The places of a step's slots, which are looked up for several steps at once: that costs little more."""
+    def _windows_of(self, step: int) -> SlotWindows:
+        """The windows of a step's slots, which are looked up for several steps at once: that costs little more."""
         steps = max(1, PLACED_SLOTS // self.global_batch)
         stretch, place = divmod(step, steps)
         known, places = self._placed
         if known != stretch:
-            first, end = stretch * steps * self.global_batch, self._mixture.end
+            first, end = stretch * steps * self.global_batch, self._order.end
             stop = first + steps * self.global_batch
-            places = self._mixture.places(np.arange(first, stop if end is None else min(stop, end), dtype=np.int64))
+            places = self._order.windows_at(np.arange(first, stop if end is None else min(stop, end), dtype=np.int64))
             self._placed = stretch, places  # at once, so that threads may share this object
         rows = slice(place * self.global_batch, (place + 1) * self.global_batch)
         assert rows.stop <= len(places.window), "a step beyond the planned end of the run"
-        return Places(places.source[rows], places.epoch[rows], places.window[rows])
+        return SlotWindows(places.source[rows], places.epoch[rows], places.window[rows])
 
     def _weights(self, pieces: list[list[int]]) -> Tensor:
         used = np.array([sum(lengths) for lengths in pieces])

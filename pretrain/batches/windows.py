@@ -1,4 +1,4 @@
-"""What a window of a source holds: tokens and their targets, and which documents they are from."""
+"""Reads a window of a source: tokens, their targets, and the documents they are from."""
 
 from __future__ import annotations
 

@@ -14,23 +14,23 @@ import pytest
 from configs.schema.recipe import Recipe, RecipeError, load
 from data_prep.tokens.shards import load_manifest
 from pretrain.batches.mixture import mixture_lines, mixture_table, plan_mixture
-from pretrain.batches.mixture_plan import fill
-from pretrain.batches.order import BLOCK_SLOTS, ORDER_VERSION, Mixture, Phase, SourceSize
+from pretrain.batches.mixture_plan import SLOT_GROUP, MixturePhase, SourceSize, fill, plan_segments
+from pretrain.batches.order import ORDER_VERSION, WindowOrder
 from pretrain.batches.source import BatchSource
 from pretrain.checkpoint.compatible import check_past
 from pretrain.checkpoint.manifest import CheckpointInfo
 from tests.parts.training_run import prepare_data, write_recipe
 
 
-def counts(mixture: Mixture, start: int, stop: int) -> list[int]:
+def counts(mixture: WindowOrder, start: int, stop: int) -> list[int]:
     """Slots of each source, looked at one by one."""
-    source = mixture.places(np.arange(start, stop)).source
+    source = mixture.windows_at(np.arange(start, stop)).source
     return np.bincount(source, minlength=len(mixture.sources)).tolist()
 
 
-def visits(mixture: Mixture, slots: int) -> dict[tuple[int, int], Counter[int]]:
+def visits(mixture: WindowOrder, slots: int) -> dict[tuple[int, int], Counter[int]]:
     """(source, epoch) -> how often each window was seen."""
-    places = mixture.places(np.arange(slots))
+    places = mixture.windows_at(np.arange(slots))
     found: dict[tuple[int, int], Counter[int]] = {}
     for source, epoch, window in zip(
         places.source.tolist(), places.epoch.tolist(), places.window.tolist(), strict=True
@@ -39,7 +39,7 @@ def visits(mixture: Mixture, slots: int) -> dict[tuple[int, int], Counter[int]]:
     return found
 
 
-def check_epochs(mixture: Mixture, slots: int) -> None:
+def check_epochs(mixture: WindowOrder, slots: int) -> None:
     """No window twice in an epoch, no epoch begun before the one before it is whole."""
     seen = visits(mixture, slots)
     for (source, epoch), windows in seen.items():
@@ -49,17 +49,17 @@ def check_epochs(mixture: Mixture, slots: int) -> None:
 
 
 @pytest.mark.parametrize("weights", [(0.7, 0.2999, 0.0001), (1 / 3, 1 / 3, 1 / 3), (0.5, 0.123, 0.377)])
-@pytest.mark.parametrize("slots", [5 * BLOCK_SLOTS, 7777, 100_003])
+@pytest.mark.parametrize("slots", [5 * SLOT_GROUP, 7777, 100_003])
 def test_shares_are_met_within_a_thousandth(weights: tuple[float, ...], slots: int) -> None:
     sizes = [SourceSize(name, 5000, weight) for name, weight in zip("abc", weights, strict=True)]
     if slots * min(weights) < 0.5:
         with pytest.raises(ValueError, match="`c` has less than one of the"):
-            Mixture(sizes, 5, slots)
+            WindowOrder(sizes, 5, slots)
         return
-    mixture = Mixture(sizes, 5, slots)
+    mixture = WindowOrder(sizes, 5, slots)
     found = counts(mixture, 0, slots)
     for count, weight in zip(found, weights, strict=True):
-        assert abs(count / slots - weight) < (0.001 if slots > 50 * BLOCK_SLOTS else 0.005)
+        assert abs(count / slots - weight) < (0.001 if slots > 50 * SLOT_GROUP else 0.005)
     assert found[2] or slots * weights[2] < 1, "a small weight is not lost"
     assert mixture.realised(slots) == found
     check_epochs(mixture, slots)
@@ -67,7 +67,7 @@ def test_shares_are_met_within_a_thousandth(weights: tuple[float, ...], slots: i
 
 def test_the_order_is_pinned() -> None:
     """Another order would make every checkpoint resume on other data, so it must not change by accident."""
-    places = Mixture([SourceSize("a", 50, 0.5), SourceSize("b", 50, 0.3), SourceSize("c", 50, 0.2)], 11).places(
+    places = WindowOrder([SourceSize("a", 50, 0.5), SourceSize("b", 50, 0.3), SourceSize("c", 50, 0.2)], 11).windows_at(
         np.arange(1000, 1012)
     )
     assert places.source.tolist() == [0, 2, 0, 1, 1, 0, 1, 0, 2, 1, 1, 0]
@@ -77,9 +77,9 @@ def test_the_order_is_pinned() -> None:
 
 def test_many_sources_with_odd_weights_keep_their_shares_at_every_point() -> None:
     weights = [1 / (k + 1) for k in range(40)]
-    mixture = Mixture([SourceSize(f"s{k}", 900, weight) for k, weight in enumerate(weights)], 1)
+    mixture = WindowOrder([SourceSize(f"s{k}", 900, weight) for k, weight in enumerate(weights)], 1)
     exact = np.array(weights) / sum(weights)
-    for slots in (100 * BLOCK_SLOTS, 100 * BLOCK_SLOTS + 77, 60_000):
+    for slots in (100 * SLOT_GROUP, 100 * SLOT_GROUP + 77, 60_000):
         found = np.array(counts(mixture, 0, slots))
         assert np.abs(found / slots - exact).max() < 0.001
         assert mixture.realised(slots) == found.tolist()
@@ -88,21 +88,21 @@ def test_many_sources_with_odd_weights_keep_their_shares_at_every_point() -> Non
 def test_a_phase_switches_at_its_slot_and_epochs_go_on() -> None:
     sizes = [SourceSize("web", 4000, 0.9), SourceSize("wiki", 700, 0.1)]
     switch, slots = 10_007, 13_000  # not at the end of a block
-    mixture = Mixture(sizes, 3, slots, [Phase(switch, {"wiki": 1.0})])
+    mixture = WindowOrder(sizes, 3, slots, [MixturePhase(switch, {"wiki": 1.0})])
     first = counts(mixture, 0, switch)
     assert abs(first[1] - 0.1 * switch) < 0.001 * switch
     assert counts(mixture, switch, slots) == [0, slots - switch]
-    assert mixture.places(np.array([switch - 1, switch])).source.tolist()[1] == 1
+    assert mixture.windows_at(np.array([switch - 1, switch])).source.tolist()[1] == 1
     check_epochs(mixture, slots)
 
 
 def test_three_phases_and_a_start_at_zero() -> None:
     sizes = [SourceSize("a", 300, None), SourceSize("b", 100, None)]
-    phases = [Phase(0, {"a": 1}), Phase(1000, {"a": 1, "b": 3}), Phase(2000, {"b": 1})]
-    mixture = Mixture(sizes, 3, 3000, phases)
+    phases = [MixturePhase(0, {"a": 1}), MixturePhase(1000, {"a": 1, "b": 3}), MixturePhase(2000, {"b": 1})]
+    mixture = WindowOrder(sizes, 3, 3000, phases)
     first, second, third = (counts(mixture, *bounds) for bounds in ((0, 1000), (1000, 2000), (2000, 3000)))
     assert first == [1000, 0] and third == [0, 1000]
-    assert abs(second[0] - 250) <= BLOCK_SLOTS / 16
+    assert abs(second[0] - 250) <= SLOT_GROUP / 16
     check_epochs(mixture, 3000)
     assert mixture.realised(2345) == counts(mixture, 0, 2345)
 
@@ -113,7 +113,7 @@ def test_caps_are_exact_and_the_others_share_the_rest() -> None:
         SourceSize("mid", 1000, 0.25, cap=1500),
         SourceSize("big", 9000, 0.25),
     ]
-    mixture = Mixture(sizes, 3, 5000)
+    mixture = WindowOrder(sizes, 3, 5000)
     found = counts(mixture, 0, 5000)
     assert found == [250, 1500, 3250], "what `small` and then `mid` leave goes to the rest"
     check_epochs(mixture, 5000)
@@ -124,15 +124,15 @@ def test_caps_without_weights_leave_one_pool_until_they_bind() -> None:
     def sizes(cap: int) -> list[SourceSize]:
         return [SourceSize("a", 400, None, cap), SourceSize("b", 1600, None)]
 
-    assert Mixture(sizes(800), 3, 4000).pooled
-    bound = Mixture(sizes(600), 3, 4000)
+    assert WindowOrder(sizes(800), 3, 4000).pooled
+    bound = WindowOrder(sizes(600), 3, 4000)
     assert not bound.pooled
     assert counts(bound, 0, 4000) == [600, 3400]
 
 
 def test_later_phases_are_served_first_from_a_cap() -> None:
     sizes = [SourceSize("web", 9000, 0.5), SourceSize("wiki", 1000, 0.5, cap=2000)]
-    mixture = Mixture(sizes, 3, 10_000, [Phase(9000, {"web": 0.2, "wiki": 0.8})])
+    mixture = WindowOrder(sizes, 3, 10_000, [MixturePhase(9000, {"web": 0.2, "wiki": 0.8})])
     assert counts(mixture, 9000, 10_000) == [200, 800]
     assert counts(mixture, 0, 9000) == [7800, 1200]
     check_epochs(mixture, 10_000)
@@ -141,8 +141,8 @@ def test_later_phases_are_served_first_from_a_cap() -> None:
 def test_caps_below_what_the_run_needs_are_an_error() -> None:
     sizes = [SourceSize("a", 100, 1.0, cap=200), SourceSize("b", 50, 1.0, cap=50)]
     with pytest.raises(ValueError, match=r"2,510 of the run's 2,510 tokens .* may give 2,500 \(a 2,000, b 500\)"):
-        Mixture(sizes, 0, 251, window_tokens=10)
-    assert counts(Mixture(sizes, 0, 250), 0, 250) == [200, 50]
+        WindowOrder(sizes, 0, 251, window_tokens=10)
+    assert counts(WindowOrder(sizes, 0, 250), 0, 250) == [200, 50]
 
 
 def test_filling() -> None:
@@ -158,11 +158,11 @@ def test_filling() -> None:
 def test_phases_that_cannot_be_had_are_refused() -> None:
     sizes = [SourceSize("a", 100, None), SourceSize("tiny", 0, None)]
     with pytest.raises(ValueError, match="tiny has no whole training window"):
-        Mixture(sizes, 0, 100, [Phase(50, {"tiny": 1.0})])
+        WindowOrder(sizes, 0, 100, [MixturePhase(50, {"tiny": 1.0})])
     with pytest.raises(ValueError, match=r"phase 3 of data.mixture has no training step"):
-        Mixture(sizes, 0, 100, [Phase(50, {"a": 1}), Phase(100, {"a": 1})])
+        WindowOrder(sizes, 0, 100, [MixturePhase(50, {"a": 1}), MixturePhase(100, {"a": 1})])
     with pytest.raises(ValueError, match="`tiny` has a weight but no whole training window"):
-        Mixture([SourceSize("a", 100, 1.0), SourceSize("tiny", 0, 1.0)], 0)
+        WindowOrder([SourceSize("a", 100, 1.0), SourceSize("tiny", 0, 1.0)], 0)
 
 
 def test_any_size_costs_the_same() -> None:
@@ -171,9 +171,9 @@ def test_any_size_costs_the_same() -> None:
     sizes = [SourceSize("web", n, 0.8), SourceSize("wiki", n // 50, 0.2, cap=n // 25)]
     tracemalloc.start()
     began = time.process_time()
-    mixture = Mixture(sizes, 1, n, [Phase(n * 9 // 10, {"web": 1, "wiki": 1})])
+    mixture = WindowOrder(sizes, 1, n, [MixturePhase(n * 9 // 10, {"web": 1, "wiki": 1})])
     for start in (0, n // 2, n - 512):
-        mixture.places(np.arange(start, start + 512))
+        mixture.windows_at(np.arange(start, start + 512))
     total = mixture.realised(n)
     seconds = time.process_time() - began
     _, peak = tracemalloc.get_traced_memory()
@@ -269,3 +269,11 @@ def test_what_was_trained_may_not_change(tmp_path: Path, data: Path, monkeypatch
         go_on(recipe(tmp_path, data, *weights, cap), recipe(tmp_path, data, *weights, cap, steps=210), 200)
     with pytest.raises(ValueError, match="an earlier version of Replica"):
         go_on(plain, longer, 200, version=1)
+
+
+def test_the_example_of_plan_segments() -> None:
+    sizes = [SourceSize("a", 60, 1.0), SourceSize("b", 40, 1.0, cap=40)]
+    first, second = plan_segments(sizes, [MixturePhase(80, {"b": 1.0})], 100)
+    assert (first.start, first.stop, first.asked, first.weights) == (0, 80, (0.5, 0.5), (60, 20))
+    assert (second.start, second.stop, second.asked, second.weights) == (80, 100, (0.0, 1.0), (0, 20))
+    assert first.exact and second.exact

@@ -112,7 +112,7 @@ def test_batches_do_not_depend_on_ranks_or_on_who_packed(tmp_path: Path, data: P
 
 def test_blocks_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = prepare_data(tmp_path / "data")
-    monkeypatch.setattr(pretrain.batches.packing, "BLOCK_PIECES", 5)
+    monkeypatch.setattr(pretrain.batches.packing, "PACKING_BATCH", 5)
     monkeypatch.setattr(pretrain.batches.packing, "_READ_DOCUMENTS", 3)
     monkeypatch.setattr(pretrain.batches.packing, "_READ_TOKENS", 700)
     manifest = load_manifest(data)
@@ -149,5 +149,9 @@ def test_a_run_cannot_go_on_with_another_packing(tmp_path: Path, data: Path, mon
     monkeypatch.setattr(CheckpointInfo, "recipe", property(lambda _: tiny_recipe(tmp_path, data)))
     tokenizer = Vocab.load(manifest.tokenizer).fingerprint
     info = CheckpointInfo(Path("c"), 3, 0, "", manifest.fingerprint, tokenizer, {}, {}, {})
-    with pytest.raises(ValueError, match=r"train.packing = windows, but now it is best_fit"):
+    with pytest.raises(ValueError, match=r"train.packing = stream, but now it is best_fit"):
         check_belongs(info, recipe, manifest)
+
+
+def test_the_example_of_best_fit() -> None:
+    assert best_fit(np.array([5, 3, 3, 2]), 8).tolist() == [0, 0, 1, 1]

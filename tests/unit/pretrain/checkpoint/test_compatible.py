@@ -115,7 +115,7 @@ CHANGED = {
     "train.steps=10": r"the number of steps \(train.steps\) = 20, but now it is 10.*replica eval .* \[--step N\]",
     "train.init_from=/elsewhere": "train.init_from = None, but now it is /elsewhere",
     "train.document_masking=true": "train.document_masking = False, but now it is True",
-    "train.packing=best_fit": "train.packing = windows, but now it is best_fit",
+    "train.packing=best_fit": "train.packing = stream, but now it is best_fit",
     "train.optimizer.lr=1e-4": "train.optimizer.lr = 0.003, but now it is 0.0001",
     "train.optimizer.name=muon": "train.optimizer.name = adamw, but now it is muon",
     "train.schedule.kind=wsd": "train.schedule.kind = cosine, but now it is wsd",
