@@ -38,8 +38,8 @@ from pretrain.checkpoint.mirror import Mirror
 from pretrain.checkpoint.resume import load_checkpoint, newest_checkpoint
 from pretrain.checkpoint.saver import Saver
 from pretrain.engine.compiling import keep_compiled, should_compile
-from pretrain.engine.devices import matrix_peak, peak_flops
 from pretrain.engine.connection import connected
+from pretrain.engine.devices import matrix_peak, peak_flops
 from pretrain.engine.engine import Engine
 from pretrain.garbage import imports_set_apart
 from pretrain.interchange.warm_start import weights_to_start_from
@@ -52,7 +52,7 @@ from pretrain.numerics.record import Numerics
 from pretrain.numerics.repeatable import deterministic_algorithms, is_deterministic
 from pretrain.objectives.chosen import make_objective
 from pretrain.parallel.collectives import background_group, gather
-from pretrain.parallel.ranks import Ranks, check_ranks, placed_ranks, share_cores
+from pretrain.parallel.ranks import Ranks, check_ranks, limit_threads, placed_ranks
 from pretrain.parallel.rows import SlicedBatches
 from pretrain.phases import CurrentPhase
 from pretrain.reliability.loss_guard import LossGuard, Rewind
@@ -120,7 +120,7 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
     data = load_manifest(recipe.data_directory)
     with imports_set_apart(), placed_ranks() as ranks, _held(recipe, ranks):
         check_ranks(ranks, recipe.train)
-        share_cores(ranks)
+        limit_threads(ranks)
         with connected(ranks) as device, deterministic_algorithms(is_deterministic(recipe.train, device)):
             laps.lap("imports and rendezvous")
             if recipe.train.packing == "best_fit":

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (recipe, step).
+"""Makes batches as a pure function of (recipe, step).
 
 A *window* is `model.context_length` target positions of one source's token stream: tokens [w*C, w*C + C], where the
 target of each token is the next one. The last, partial window of a stream is left out of training. With best-fit
@@ -47,7 +47,7 @@ class Batch:
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What a `LossModule` takes."""
+        """The arguments of a `LossModule`."""
         inputs = (self.tokens, self.targets, self.weights)
         return inputs if self.positions is None else (*inputs, self.positions)
 
@@ -77,7 +77,7 @@ def document_positions(begins: NDArray[np.bool_]) -> Tensor:
 
 
 class Batches(Protocol):
-    """What the loop needs of a source of batches."""
+    """A source of batches, as the training loop needs it."""
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         """This rank's share of the global batch of a step."""
@@ -169,7 +169,7 @@ class BatchSource:
         return torch.from_numpy((np.arange(self.context) < used[:, None]).astype(np.float32))
 
     def _begins(self, tokens: NDArray[np.int64], pieces: list[list[int]]) -> NDArray[np.bool_]:
-        """Where a document, a piece of one, or padding begins."""
+        """(B, T) bool: a document, a piece of one, or padding begins here."""
         begins: NDArray[np.bool_] = tokens == self._eod
         if not self.packed:
             return begins

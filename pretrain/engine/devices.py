@@ -1,4 +1,4 @@
-"""What a training device can do: from the vendors' data sheets for known GPUs, measured for this machine's CPU."""
+"""Gives the speed and memory of devices: of known GPUs from data sheets, of this machine's CPU by measuring."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _mixed(bf16: float, fp8: float, float8_share: float) -> float:
 
 
 def _gpu(name: str, memory: float, bf16: float, fp32: float, bandwidth: float, link: float, fp8: float = 0.0) -> Device:
-    """From a data sheet's units: GB, TFLOP/s, TFLOP/s, GB/s, GB/s, TFLOP/s."""
+    """A GPU from the units of a data sheet: GB, TFLOP/s, TFLOP/s, GB/s, GB/s, TFLOP/s."""
     rates = bf16 * _TERA, fp32 * _TERA, bandwidth * _GB, link * _GB
     return Device(name, memory * _GB, *rates, fp8=fp8 * _TERA)
 
@@ -120,7 +120,7 @@ def _plain(name: str) -> str:
 
 # -------------------------------------------------------------------------------------------------------- this machine
 def tell_deepspeed_of_cpu() -> None:
-    """Before DeepSpeed is imported: without a GPU it would write a warning on standard output."""
+    """Tells DeepSpeed that there is no GPU, before it is imported: it would print a warning on standard output."""
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 

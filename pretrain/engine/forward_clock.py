@@ -21,7 +21,7 @@ class ForwardClock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Times what is done inside."""
+        """Times the code inside."""
         if not self._cuda:
             began = time.perf_counter()
             yield
@@ -39,7 +39,7 @@ class ForwardClock:
         self._events.clear()
 
     def median(self) -> float:
-        """Of the passes since the last call, in seconds; 0 without any."""
+        """The median time of the passes since the last call, in seconds; 0 without any."""
         found = statistics.median(self._seconds) if self._seconds else 0.0
         self._seconds.clear()
         return found

@@ -1,4 +1,4 @@
-"""Causal self-attention and rotary positions. Letters of shapes as in `pretrain.model.transformer`."""
+"""Computes causal self-attention with rotary positions. Letters of shapes as in `pretrain.model.transformer`."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _add_up(parts: list[Tensor], block: int) -> Tensor:
 
 
 def _attention_block(length: int) -> int:
-    """Queries a block: at most four blocks, of 128 or more; 0 where `causal_attention` does not pay."""
+    """Query block size: at most four blocks, each of 128 or more; 0 means use the library kernel."""
     block = max(128, length // 4) if length >= 128 else length
     # Beyond, the attention weights kept for the backward pass take too much memory.
     return block if length <= LONGEST_PRODUCT_ATTENTION and length % block == 0 else 0

@@ -1,6 +1,6 @@
-"""The projection to the vocabulary and the cross-entropy in one, a few positions at a time.
+"""Computes the projection to the vocabulary and the cross-entropy in one, a few positions at a time.
 
-The logits of a whole batch are its largest tensor: N x V numbers, kept for the backward pass and in fp32 beside. Here
+The logits of a whole batch are its largest tensor: N x V elements, kept for the backward pass and in fp32 beside. Here
 the gradient of a chunk is computed in the forward pass, right after its loss, and the chunk's logits are let go: no
 multiplication is done twice (the way of Liger Kernel, arXiv:2410.10989).
 """

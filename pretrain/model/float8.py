@@ -1,4 +1,4 @@
-"""Training in fp8 (`train.precision: fp8`): bf16, with the products of the blocks' linear layers in fp8 by torchao.
+"""Trains in fp8 (`train.precision: fp8`): in bf16, with the products of the blocks' linear layers in fp8 by torchao.
 
 Before each product both operands are divided by their largest absolute value, one scale a tensor, found anew each time;
 values and weights are e4m3, gradients e5m2 (Micikevicius et al., arXiv:2209.05433). Embeddings, head, norms and
@@ -19,7 +19,7 @@ _INSTALL = "pip install 'torchao>=0.18'"
 
 
 def float8_problem(device: torch.device) -> str | None:
-    """Why nothing can be trained in fp8 on this device, with what would help; None when it can."""
+    """The reason why this device cannot train in fp8, and what would help; None when it can."""
     needed = "an NVIDIA GPU of compute capability {}.{} or higher (Ada, Hopper and newer)".format(*LEAST_CAPABILITY)
     if device.type != "cuda":
         return f"it needs {needed}, and this is a {device.type.upper()}"

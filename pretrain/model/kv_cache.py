@@ -1,4 +1,4 @@
-"""Keys and values of the text so far, for generation and evaluation."""
+"""Keeps keys and values of the text so far, for generation and evaluation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Columns there is room for."""
+        """The number of columns that the cache has room for."""
         return self.keys.shape[3]
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

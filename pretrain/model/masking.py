@@ -1,11 +1,11 @@
-"""Attention within documents: a token sees itself and what stands before it in its own document, and nothing else.
+"""Restricts attention to documents: a token sees itself and the tokens before it in its own document alone.
 
 A batch says where documents begin by `positions` (B, T) alone: the place of each token in its document, from 0. What
 follows from it, for query q and key k of a row: q attends to k where q - positions[q] <= k <= q. So a window that holds
 several documents computes what they would compute one by one.
 
 On a GPU the mask goes to FlexAttention (Dong et al., arXiv:2412.05496), which leaves out whole blocks of it; on a CPU,
-and with dropout, to torch's attention as numbers that are added to the scores. Either is made once a batch.
+and with dropout, to torch's attention as values that are added to the scores. Either is made once a batch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def document_mask(positions: Tensor, dtype: torch.dtype, flex: bool) -> Mask:
         positions: (B, T) int64, place of each token in its document.
         dtype: of the queries.
         flex: for FlexAttention; otherwise (B, 1, T, T) with 0 where one may and -inf where not. Numbers and not bool,
-            which torch's attention would turn into numbers anew in every layer.
+            which torch's attention would turn into values to add anew in every layer.
     """
     batch, length = positions.shape
     columns = torch.arange(length, device=positions.device)

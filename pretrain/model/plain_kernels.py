@@ -1,4 +1,4 @@
-"""Plain kernels: the slow, obvious way to compute what training computes with faster code of its own.
+"""Switches to plain kernels: slow, obvious code for what training computes with faster code of its own.
 
 Inside `plain_kernels`, and without compilation, attention is torch's, the loss is what autograd makes of torch's
 cross-entropy, and products that training makes in fp8 are made in the dtype of the weights.
@@ -18,7 +18,7 @@ _plain = False
 
 
 def only_plain() -> bool:
-    """Whether plain kernels are asked for."""
+    """Whether the code runs inside `plain_kernels`."""
     return _plain
 
 

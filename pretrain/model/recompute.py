@@ -1,4 +1,4 @@
-"""Activation checkpointing: what a block keeps for its backward pass, and what it computes again.
+"""Recomputes activations in the backward pass instead of keeping them (activation checkpointing).
 
 | `train.activation_checkpointing` | kept of a block                                        | computed again          |
 |----------------------------------|--------------------------------------------------------|-------------------------|

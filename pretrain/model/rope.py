@@ -1,4 +1,4 @@
-"""Frequencies of rotary positions, and how they are scaled so that a model reads farther than it was trained for.
+"""Computes the frequencies of rotary positions, scaled where a model reads farther than it was trained for.
 
 | kind   | what it does to the frequency of each pair                                             | source            |
 |--------|-----------------------------------------------------------------------------------------|-------------------|
@@ -53,7 +53,7 @@ def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def _yarn_share(width: int, theta: float, scaling: RopeScaling) -> Tensor:
-    """How much of each frequency stays as it is, 0 to 1 (E/2,): a ramp over the pairs."""
+    """(E/2,): the share of each frequency that stays as it is, from 0 to 1, a ramp over the pairs."""
     assert scaling.original_context_length
     old = scaling.original_context_length
 

@@ -1,4 +1,4 @@
-"""The model: a decoder-only transformer, with the GPT-2 and the Llama families as settings of the same blocks.
+"""Defines the model: a decoder-only transformer, with the GPT-2 and the Llama families as settings of the same blocks.
 
 Shapes, in every comment:
     B sequences   T new tokens   S tokens so far (cached and new)   V rows of the vocabulary (padded)   L layers
@@ -130,7 +130,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
-        self.activation_checkpointing = "none"  # what of a block is kept for backward: see `pretrain.model.recompute`
+        self.activation_checkpointing = "none"  # see `pretrain.model.recompute`
         self.sequence: SequenceGroup | None = None  # set by `pretrain.parallel.rows`
         learned = config.position == "learned"
         # On the meta device first: torch's own initial values would cost time and random numbers.

@@ -1,4 +1,4 @@
-"""Language modelling: the negative log-likelihood of the next token, in nats."""
+"""Trains the negative log-likelihood of the next token, in nats: language modelling."""
 
 from __future__ import annotations
 

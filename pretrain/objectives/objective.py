@@ -1,4 +1,4 @@
-"""What the training loop asks of an objective."""
+"""Defines what an objective is to the training loop: a module that gives a loss."""
 
 from __future__ import annotations
 

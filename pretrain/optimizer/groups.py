@@ -1,4 +1,4 @@
-"""Which rule updates which parameter, how fast, and what is decayed."""
+"""Groups parameters by the rule that updates them, its learning rate and its weight decay."""
 
 from __future__ import annotations
 

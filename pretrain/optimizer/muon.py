@@ -1,4 +1,4 @@
-"""Muon for the matrices inside the blocks, AdamW for the rest, at every ZeRO stage.
+"""Updates the matrices inside the blocks by Muon and the rest by AdamW, at every ZeRO stage.
 
 An update is the momentum of the gradient, made orthogonal: of its singular value decomposition U S V' about U V'
 remains, by a few Newton-Schulz iterations, which are matrix products (Jordan et al. 2024,
@@ -64,7 +64,7 @@ def orthogonalize(x: Tensor, steps: int, polynomial: str = "jordan") -> Tensor:
 
 
 def update_scale(kind: str, rows: int, columns: int) -> float:
-    """What an orthogonal update is multiplied by: see the recipe's `train.optimizer.muon.scale`."""
+    """The factor of an orthogonal update, by the recipe's `train.optimizer.muon.scale`."""
     return math.sqrt(max(1.0, rows / columns)) if kind == "spectral" else 0.2 * math.sqrt(max(rows, columns))
 
 

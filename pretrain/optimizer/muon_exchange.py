@@ -1,4 +1,4 @@
-"""Matrices that lie in pieces on several ranks: who works on which, and what travels there and back.
+"""Plans which rank works on which matrix, and sends the pieces of matrices and of results between ranks.
 
 ZeRO cuts flat buffers with no regard to matrices. A matrix that lies whole on one rank is worked on there and does not
 travel; the others go to one of the ranks that hold a piece, so that all ranks have about as much to do. Where every
@@ -48,7 +48,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Round:
-    """What one rank does at a time. Lists by rank; nothing goes from a rank to itself."""
+    """The work of one rank at a time. Lists by rank; nothing goes from a rank to itself."""
 
     own: dict[int, list[Piece]]  # matrices that this rank works on -> its own pieces of them
     send: list[list[Piece]]  # this rank's pieces of others' matrices
@@ -110,14 +110,27 @@ def _round(
     ranks: int,
     members: list[int],
 ) -> Round:
+    """The round of `rank` with the matrices `members`; `pieces` and `owners` by matrix.
+
+    For example matrix 0 lies whole on rank 0 as piece a; matrix 1 lies half on rank 0 (piece b) and half on rank 1
+    (piece c), and rank 1 works on it:
+
+                     rank 0         rank 1
+        own          {0: [a]}       {1: [c]}
+        send         [[], [b]]      [[], []]      rank 0 sends its half of matrix 1 to rank 1
+        receive      [[], []]       [[b], []]
+        give_back    [[], []]       [[b], []]     rank 1 sends the result for that half back
+        get_back     [[], [b]]      [[], []]
+    """
     own: dict[int, list[Piece]] = {}
-    ways: list[list[list[Piece]]] = [[[] for _ in range(ranks)] for _ in range(4)]
-    send, receive, give_back, get_back = ways
+    by_rank: list[list[list[Piece]]] = [[[] for _ in range(ranks)] for _ in range(4)]  # (4, ranks) lists of pieces
+    send, receive, give_back, get_back = by_rank
     travels = gathers = False
     for index in members:
         owner, holders = owners[index], pieces[index]
         whole = _whole(matrices[index], holders[owner])
         travels, gathers = travels or len(holders) > 1, gathers or not whole
+        # A matrix that its owner has whole is not sent; the other holders want the result all the same.
         if owner == rank:
             own[index] = holders[rank]
             for other in holders:

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""Computes the learning rate as a pure function of the step, so that nothing has to be saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all ranks do together, beside training's own collectives."""
+"""Runs collectives of all ranks beside those of a training step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BACKGROUND_TIMEOUT = timedelta(hours=2)
 
 
 def gather(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Every rank's value, on every rank; waits for all of them. `group`: another way between the same processes."""
+    """Every rank's value, on every rank; waits for all of them. `group`: process group; default: the world."""
     values: list[Any] = [None] * dist.get_world_size()
     if len(values) == 1:
         return [value]
@@ -24,7 +24,7 @@ def gather(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
 
 @contextmanager
 def background_group() -> Iterator[dist.ProcessGroup | None]:
-    """A way between all processes for a thread that works beside training; None for a single process.
+    """A process group of all ranks for a thread that works beside training; None for a single process.
 
     Its collectives never meet training's, and may wait for slow disks longer than training may wait for a rank.
     """
@@ -39,7 +39,7 @@ def background_group() -> Iterator[dist.ProcessGroup | None]:
 
 
 def set_timeouts(timeout: timedelta) -> None:
-    """On every group there is: DeepSpeed makes some of its own, with torch's half an hour whatever it is told."""
+    """Sets the timeout of every process group: DeepSpeed makes some of its own, always with torch's half an hour."""
     if dist.get_world_size() > 1:
         for group in dist.distributed_c10d._world.pg_map:
             dist.distributed_c10d._set_pg_timeout(timeout, group)

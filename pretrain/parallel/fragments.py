@@ -76,7 +76,7 @@ class Shard:
 
 
 class BufferRange(NamedTuple):
-    """Where a rank keeps a piece of one flattened parameter: `numel` elements from `start` of the flat `buffer`."""
+    """A piece of one flattened parameter in a flat buffer: `numel` elements from `start` on."""
 
     name: str
     offset: int  # of the first element within the flattened parameter

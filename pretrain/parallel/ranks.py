@@ -1,4 +1,4 @@
-"""Who am I among the processes of this run: found in the environment of whichever launcher started them.
+"""Finds rank and world size from the variables of deepspeed, torchrun or Slurm.
 
 `deepspeed` and `torchrun` set RANK, WORLD_SIZE, LOCAL_RANK and the rendezvous; `srun` sets SLURM_*; plain `python` sets
 nothing and is one process.
@@ -21,7 +21,7 @@ DEFAULT_PORT = 29500
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place."""
+    """Numbers of this process and of the others of the run."""
 
     rank: int  # of all processes
     count: int  # all processes
@@ -75,7 +75,7 @@ def check_ranks(ranks: Ranks, train: Train) -> None:
         )
 
 
-def share_cores(ranks: Ranks) -> None:
+def limit_threads(ranks: Ranks) -> None:
     """Gives each process on a CPU machine its share of the cores, unless OMP_NUM_THREADS says otherwise."""
     if "OMP_NUM_THREADS" not in os.environ and ranks.local_count > 1:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_count))

@@ -1,4 +1,4 @@
-"""Where the ranks of a run meet: torch's store, listening on the address that they were given and no other.
+"""Opens the store where the ranks of a run meet, listening on the address they were given and no other.
 
 torch's own `init_method="env://"` listens on all interfaces of the main rank's machine, also when all ranks are on it:
 whoever reaches that port can then take part in the run.
@@ -60,7 +60,7 @@ def _listen(address: str, port: int) -> socket.socket:
         listening.close()
         if error.errno == errno.EADDRNOTAVAIL:
             raise ValueError(
-                f"MASTER_ADDR {address} is no address of this machine, where rank 0 runs; set it to one that is"
+                f"MASTER_ADDR {address} is not an address of this machine, where rank 0 runs; set it to one that is"
             ) from error
         raise
     return listening

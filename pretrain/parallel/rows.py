@@ -1,4 +1,4 @@
-"""Sequence parallelism: several ranks share a row of the batch, each with a slice of its tokens.
+"""Divides rows of the batch between ranks, each with a slice of the tokens: sequence parallelism.
 
 Everything but attention works on tokens apart. Around attention two all-to-alls change what is divided: each rank gets
 all tokens for some of the heads, and then its slice for all heads again (DeepSpeed Ulysses, arXiv:2309.14509). To
@@ -20,7 +20,7 @@ from pretrain.parallel.ranks import Ranks
 
 @dataclass(frozen=True)
 class RowSlice:
-    """Which rows of the batch this rank has, and which slice of their tokens.
+    """The rows of the batch that this rank has, and its slice of their tokens.
 
     For example, rank 3 of 4, two of which share a row: the second group of two (`rank` 1 of `count` 2), the second half
     of each row (`index` 1 of `slices` 2).

@@ -1,4 +1,4 @@
-"""Tensor parallelism: consecutive ranks share the matrices of every block (Megatron-LM, arXiv:1909.08053).
+"""Divides the matrices of every block between consecutive ranks: tensor parallelism (Megatron-LM, arXiv:1909.08053).
 
 DeepSpeed's AutoTP cuts queries, keys, values, gate and up by their outputs (heads stay whole), the matrices after them
 by their inputs, and adds what ranks computed where a block writes to the residual stream. Embeddings, head and norms
@@ -24,7 +24,7 @@ from pretrain.parallel.fragments import Shard, ShardRows
 
 @dataclass(frozen=True)
 class _Cut:
-    """How the parameters of one linear layer are divided: its outputs, in sections each by itself, or its inputs."""
+    """Divides the parameters of one linear layer by its outputs, each section by itself, or by its inputs."""
 
     name: str  # the layer's, from its block on
     sections: list[int] | None  # outputs in each; None: by inputs
@@ -71,7 +71,7 @@ def deepspeed_section(model: Model, parts: int) -> dict[str, Any]:
 
 
 def mark_shards(model: Transformer, part: int, parts: int) -> None:
-    """Tells every parameter that DeepSpeed is about to divide what this rank keeps of it."""
+    """Marks every parameter that DeepSpeed will divide with the `Shard` that this rank keeps; call it before."""
     cuts = {cut.name: cut for cut in _cuts(model.config)}
     for name, parameter in model.named_parameters():
         layer = name.split(".", 2)[-1].rpartition(".")[0]  # blocks.0.mlp.up.weight -> mlp.up
@@ -105,13 +105,17 @@ def check_tensor(recipe: Recipe) -> None:
         "the MLP's width": model.mlp_width,
     }
     require_multiple("train.parallel.tensor", sizes, parts)
-    excluded = {
-        "train.parallel.sequence": train.parallel.sequence > 1,
-        "train.zero.stage 3": train.zero.stage == 3,
-        "train.optimizer.name muon": train.optimizer.name == "muon",
-        "train.precision fp8": train.precision == "fp8",
-        "train.activation_checkpointing selective": train.activation_checkpointing == "selective",
-        "model.dropout": model.dropout > 0,
-    }
-    if found := [what for what, given in excluded.items() if given]:
-        raise ValueError(f"{name} cannot be combined with {', '.join(found)} (docs/large-models.md says why)")
+    excluded = [
+        ("train.parallel.sequence", train.parallel.sequence > 1, "ranks cannot share rows and matrices at once"),
+        ("train.zero.stage 3", train.zero.stage == 3, "DeepSpeed 0.19.8 refuses its batch sizes"),
+        ("train.optimizer.name muon", train.optimizer.name == "muon", "divided matrices are not put together for it"),
+        ("train.precision fp8", train.precision == "fp8", "divided layers are not built for it"),
+        (
+            "train.activation_checkpointing selective",
+            train.activation_checkpointing == "selective",
+            "its gradient was found to be wrong; take full",
+        ),
+        ("model.dropout", model.dropout > 0, "ranks would need the same masks outside attention"),
+    ]
+    if problems := [f"{what}: {reason}" for what, given, reason in excluded if given]:
+        raise ValueError(f"{name} cannot be combined with {'; or with '.join(problems)} (see docs/large-models.md)")

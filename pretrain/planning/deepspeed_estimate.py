@@ -1,4 +1,4 @@
-"""DeepSpeed's own estimators of model states, beside which our formulas are put; not used for any decision."""
+"""Calls DeepSpeed's own estimators of model states, to compare our formulas with; no decision uses them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from pretrain.engine.engine import Engine
 from pretrain.numerics.repeatable import deterministic_algorithms, is_deterministic
 from pretrain.objectives.chosen import make_objective
 from pretrain.objectives.language_modelling import LanguageModelling
-from pretrain.parallel.ranks import Ranks, placed_ranks, share_cores
+from pretrain.parallel.ranks import Ranks, limit_threads, placed_ranks
 from pretrain.session import build_model, initial_weights
 
 WARM_UP = 2  # steps that also allocate or compile
@@ -47,7 +47,7 @@ def probe(recipe: Recipe, rows: int, steps: int) -> dict[str, Any]:
     `seconds`: of each step. `peak_flops`: what matrix products reach here.
     """
     with placed_ranks() as ranks:
-        share_cores(ranks)
+        limit_threads(ranks)
         with connected(ranks) as device, deterministic_algorithms(is_deterministic(recipe.train, device)):
             _warm_up(recipe, ranks, device)
             memory = _Memory(device)

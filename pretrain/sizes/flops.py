@@ -1,4 +1,4 @@
-"""Parameters and floating-point operations of a model, from the recipe's `model` section alone. Needs no torch.
+"""Counts parameters and floating-point operations of a model from the recipe's `model` section. Needs no torch.
 
 Letters of shapes as in `pretrain.model.transformer`.
 """
@@ -26,7 +26,7 @@ def block_parameters(config: Model) -> int:
 
 
 def block_weights(config: Model) -> int:
-    """Numbers in the matrices of one block's linear layers."""
+    """Elements of the matrices of one block's linear layers."""
     return config.hidden_size * sum(_block_widths(config))
 
 

@@ -1,4 +1,4 @@
-"""Holds the sizes that bound memory, which both training and the prediction of its memory need. Free of torch."""
+"""Holds the limits on memory that training keeps and that the prediction of its memory needs. Free of torch."""
 
 from __future__ import annotations
 

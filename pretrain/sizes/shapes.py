@@ -1,4 +1,4 @@
-"""The shape of every parameter, from the settings alone: what is compared before memory is asked for."""
+"""Gives the shape of every parameter from the settings alone, to compare before memory is asked for."""
 
 from __future__ import annotations
 
