@@ -66,6 +66,7 @@ def _join(ranks: Ranks, backend: str) -> None:
         else:
             deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     except (OSError, RuntimeError) as error:
+        # torch's errors of a taken port carry no error number, only these words.
         if "EADDRINUSE" not in str(error) and "address already in use" not in str(error).lower():
             raise
         port = os.environ.get("MASTER_PORT", "?")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from configs.schema.deepspeed_keys import check_deepspeed
+from configs.schema.model import Model
 from configs.schema.recipe import BatchPlan, Recipe
 from configs.schema.train import Zero
 from pretrain.model.float8 import float8_problem
-from pretrain.parallel.tensor import deepspeed_section
+from pretrain.parallel.tensor import layer_cuts
 
 BF16 = frozenset({"bf16", "fp8"})  # precisions whose weights and gradients are bf16's
 
@@ -72,7 +74,7 @@ def deepspeed_config(recipe: Recipe, plan: BatchPlan, precision: str) -> dict[st
         derived["fp16"] = {"enabled": True}
     derived["zero_optimization"].update(_offload(train.zero, stage))
     if train.parallel.tensor > 1:
-        derived["tensor_parallel"] = deepspeed_section(recipe.model, train.parallel.tensor)
+        derived["tensor_parallel"] = _tensor_section(recipe.model, train.parallel.tensor)
     check_deepspeed(recipe.deepspeed)
     return _merged(derived, recipe.deepspeed, "deepspeed")
 
@@ -92,6 +94,24 @@ def _offload(zero: Zero, stage: int) -> dict[str, Any]:
         # Only memory that a GPU copies from gains by being pinned; pinned memory cannot be paged out.
         found[key] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return found
+
+
+def _tensor_section(model: Model, parts: int) -> dict[str, Any]:
+    """AutoTP told how to divide the layers, instead of guessing by their names.
+
+    Norms of heads and shares of values see a rank's own heads alone: their gradients are added up.
+    """
+    layers = []
+    for cut in layer_cuts(model):
+        layer: dict[str, Any] = {"patterns": [rf".*\.{re.escape(cut.name)}\.weight$"]}
+        if cut.sections is None:
+            layer["partition_type"] = "row"
+        else:
+            layer |= {"partition_type": "column", "partition_dim": 0, "shape": [cut.sections, model.hidden_size]}
+        layers.append(layer)
+    of_heads = [r".*\.attention\.[qk]_norm\.weight$", r".*\.attention\.value_mix\.weight$"]
+    layers.append({"patterns": of_heads, "partition_type": "skip", "grad_allreduce": True})
+    return {"autotp_size": parts, "partition_config": {"use_default_specs": False, "layer_specs": layers}}
 
 
 def _merged(derived: dict[str, Any], extra: dict[str, Any], path: str) -> dict[str, Any]:

@@ -7,9 +7,7 @@ stay whole on every rank. All ranks of a group see the same rows; ZeRO partition
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +21,14 @@ from pretrain.parallel.fragments import Shard, ShardRows
 
 
 @dataclass(frozen=True)
-class _Cut:
+class LayerCut:
     """Divides the parameters of one linear layer by its outputs, each section by itself, or by its inputs."""
 
     name: str  # the layer's, from its block on
     sections: list[int] | None  # outputs in each; None: by inputs
 
     def shard(self, shape: torch.Size, part: int, parts: int) -> Shard | None:
+        """The shard number `part` of `parts` of a parameter of this layer; None where each rank keeps all of it."""
         if self.sections is None:
             if len(shape) == 1:  # a bias is added once, after the sum
                 return None
@@ -45,34 +44,20 @@ class _Cut:
         return Shard(shape, tuple(found))
 
 
-def _cuts(model: Model) -> list[_Cut]:
+def layer_cuts(model: Model) -> list[LayerCut]:
+    """How the linear layers of every block are divided."""
     queries, values = model.num_heads * model.head_width, model.kv_heads * model.head_width
     return [
-        _Cut("attention.qkv", [queries, values, values]),
-        _Cut("attention.out", None),
-        _Cut("mlp.up", [model.mlp_width] * (2 if model.activation == "swiglu" else 1)),
-        _Cut("mlp.down", None),
+        LayerCut("attention.qkv", [queries, values, values]),
+        LayerCut("attention.out", None),
+        LayerCut("mlp.up", [model.mlp_width] * (2 if model.activation == "swiglu" else 1)),
+        LayerCut("mlp.down", None),
     ]
-
-
-def deepspeed_section(model: Model, parts: int) -> dict[str, Any]:
-    """DeepSpeed's settings for it. Norms of heads and shares of values see a rank's own heads: gradients add up."""
-    layers = []
-    for cut in _cuts(model):
-        layer: dict[str, Any] = {"patterns": [rf".*\.{re.escape(cut.name)}\.weight$"]}
-        if cut.sections is None:
-            layer["partition_type"] = "row"
-        else:
-            layer |= {"partition_type": "column", "partition_dim": 0, "shape": [cut.sections, model.hidden_size]}
-        layers.append(layer)
-    of_heads = [r".*\.attention\.[qk]_norm\.weight$", r".*\.attention\.value_mix\.weight$"]
-    layers.append({"patterns": of_heads, "partition_type": "skip", "grad_allreduce": True})
-    return {"autotp_size": parts, "partition_config": {"use_default_specs": False, "layer_specs": layers}}
 
 
 def mark_shards(model: Transformer, part: int, parts: int) -> None:
     """Marks every parameter that DeepSpeed will divide with the `Shard` that this rank keeps; call it before."""
-    cuts = {cut.name: cut for cut in _cuts(model.config)}
+    cuts = {cut.name: cut for cut in layer_cuts(model.config)}
     for name, parameter in model.named_parameters():
         layer = name.split(".", 2)[-1].rpartition(".")[0]  # blocks.0.mlp.up.weight -> mlp.up
         shard = cuts[layer].shard(parameter.shape, part, parts) if layer in cuts else None

@@ -10,7 +10,15 @@ import torch
 from configs.schema.model import Model
 from pretrain.checkpoint.fragment_files import FragmentReader, HostCopy, write_pieces
 from pretrain.model.transformer import Transformer
-from pretrain.parallel.fragments import BufferRange, Fragment, Shard, in_whole, split_between_ranks
+from pretrain.parallel.fragments import (
+    BufferRange,
+    Fragment,
+    Shard,
+    full_shape,
+    in_whole,
+    remember_shapes,
+    split_between_ranks,
+)
 from pretrain.parallel.ranks import Ranks
 from pretrain.parallel.tensor import mark_shards
 
@@ -57,3 +65,12 @@ def test_files_of_shards_hold_each_number_once(tmp_path: Path, cuts: list[int]) 
     for name in divided:
         assert torch.equal(weights.whole(name, list(whole[name].shape)), whole[name])
         assert torch.equal(moments.part(f"m/{name}", 3, 20), whole[name].flatten()[3:23] + 1)
+
+
+def test_the_whole_shape_is_known_when_only_a_piece_is_left() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(4, 6))
+    assert full_shape(parameter) == (4, 6)
+    remember_shapes([parameter])
+    parameter.data = torch.zeros(0)  # as ZeRO-3 leaves it between uses
+    remember_shapes([parameter])
+    assert full_shape(parameter) == (4, 6)
