@@ -117,9 +117,9 @@ class BatchSource:
         assert self.global_batch % ranks == 0
         share = self.global_batch // ranks
         # All slots are looked up on every rank, so that `fresh` is the same everywhere.
-        places = self._windows_of(step)
+        windows = self._windows_of(step)
         rows = slice(rank * share, (rank + 1) * share)
-        chosen = zip(places.source[rows].tolist(), places.window[rows].tolist(), strict=True)
+        chosen = zip(windows.source[rows].tolist(), windows.window[rows].tolist(), strict=True)
         # Padding holds end-of-document tokens: they stand for no bytes.
         tokens, targets = np.full((2, share, self.context), self._eod)
         pieces = [
@@ -130,7 +130,7 @@ class BatchSource:
             targets=torch.from_numpy(targets),
             weights=self._weights(pieces),
             target_bytes=int(self._token_bytes[targets].sum(dtype=np.int64)),
-            fresh=not places.epoch.any(),
+            fresh=not windows.epoch.any(),
             positions=document_positions(self._begins(tokens, pieces)) if self._masking else None,
         )
 
@@ -144,25 +144,25 @@ class BatchSource:
 
     def documents(self, step: int) -> list[list[DocumentSpan]]:
         """For each row of the global batch: the documents its window was cut from."""
-        places = self._windows_of(step)
+        windows = self._windows_of(step)
         return [
             self._windows[source].documents(window)
-            for source, window in zip(places.source.tolist(), places.window.tolist(), strict=True)
+            for source, window in zip(windows.source.tolist(), windows.window.tolist(), strict=True)
         ]
 
     def _windows_of(self, step: int) -> SlotWindows:
         """The windows of a step's slots, which are looked up for several steps at once: that costs little more."""
         steps = max(1, PLACED_SLOTS // self.global_batch)
         stretch, place = divmod(step, steps)
-        known, places = self._placed
+        known, windows = self._placed
         if known != stretch:
             first, end = stretch * steps * self.global_batch, self._order.end
             stop = first + steps * self.global_batch
-            places = self._order.windows_at(np.arange(first, stop if end is None else min(stop, end), dtype=np.int64))
-            self._placed = stretch, places  # at once, so that threads may share this object
+            windows = self._order.windows_at(np.arange(first, stop if end is None else min(stop, end), dtype=np.int64))
+            self._placed = stretch, windows  # at once, so that threads may share this object
         rows = slice(place * self.global_batch, (place + 1) * self.global_batch)
-        assert rows.stop <= len(places.window), "a step beyond the planned end of the run"
-        return SlotWindows(places.source[rows], places.epoch[rows], places.window[rows])
+        assert rows.stop <= len(windows.window), "a step beyond the planned end of the run"
+        return SlotWindows(windows.source[rows], windows.epoch[rows], windows.window[rows])
 
     def _weights(self, pieces: list[list[int]]) -> Tensor:
         used = np.array([sum(lengths) for lengths in pieces])

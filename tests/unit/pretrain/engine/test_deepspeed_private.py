@@ -203,7 +203,7 @@ def test_a_step_that_asks_nothing_is_an_error(layout: Layout) -> None:
 def test_attributes_of_deepspeed_are_read_in_its_room_alone() -> None:
     listed = {part for layout in Layout for item in names_of(layout) for part in item.name.split(".")}
     unusual = {name for name in listed if name.startswith(("_", "ds_", "hp_", "lp_", "fp32_")) or name.endswith("_overflow")}
-    assert len(unusual) > 10
+    assert len(unusual) >= 10
     for file in PRETRAIN.rglob("*.py"):
         if file.parent.name != "engine":
             found = {name for name in unusual if re.search(rf"\b{name}\b", file.read_text(encoding="utf-8"))}
