@@ -35,7 +35,7 @@ class SourceSize:
 
 @dataclass(frozen=True)
 class MixturePhase:
-    """From slot `start` on these shares; sources that are not named get none."""
+    """The shares from slot `start` on; sources that are not named get none."""
 
     start: int
     weights: Mapping[str, float]
@@ -61,7 +61,7 @@ class Segment:
     exact: bool = False
 
     def counts(self, slots: int) -> list[int]:
-        """How many of the first `slots` slots of this stretch each source gets.
+        """Counts the slots of each source among the first `slots` slots of this stretch.
 
         The counts add up to `slots`, never fall as it grows, and stray from the exact share by less than the number of
         sources: each source takes its rounded part of what those before it left.
@@ -156,7 +156,7 @@ def _whole(shares: Sequence[float]) -> tuple[int, ...]:
 
 
 def _caps_decide(sources: Sequence[SourceSize], segments: Sequence[Segment], lengths: Sequence[int]) -> bool:
-    """Whether a cap could be exceeded: with a margin, as the last stretch may end within a group."""
+    """Tells whether a cap could be exceeded: with a margin, as the last stretch may end within a group."""
     margin = SLOT_GROUP + len(sources) * len(segments)
     totals = [sum(column) for column in zip(*map(Segment.counts, segments, lengths), strict=True)]
     return any(

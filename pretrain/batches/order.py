@@ -153,7 +153,7 @@ class WindowOrder:
         return [after - before for before, after in zip(until(start), until(stop), strict=True)]
 
     def realised(self, slots: int) -> list[int]:
-        """How many of the first `slots` slots went to each source, counted; cheap for any number.
+        """Counts the slots of each source among the first `slots` slots; cheap for any number.
 
         Beyond 4 million slots into an epoch over all sources as one pool, all is taken by proportion.
         """
@@ -179,7 +179,7 @@ class WindowOrder:
         return [int(n) for n in counts + np.bincount(pools, minlength=len(counts))]
 
     def same_before(self, other: WindowOrder, slots: int) -> bool:
-        """Whether both have the same windows at the slots before `slots`, given the same sources and seed."""
+        """Tells whether both have the same windows at the slots before `slots`, given the same sources and seed."""
 
         def past(order: WindowOrder) -> list[tuple[int, int | None, tuple[int, ...]]]:
             return [
@@ -264,7 +264,7 @@ class WindowOrder:
 
 
 def _in_step(sources: Sequence[SourceSize], slots: int | None) -> bool:
-    """Whether sources need no dealing: none has a weight, and no cap can be met while all pass through together."""
+    """Tells whether sources need no dealing: none has a weight, and no cap can be met while all pass through together."""
     passes = 0 if slots is None else -(-slots // sum(source.windows for source in sources))
     return all(
         source.weight is None and (source.cap is None or source.cap >= passes * source.windows) for source in sources

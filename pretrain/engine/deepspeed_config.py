@@ -38,7 +38,7 @@ def resolve_precision(setting: str, device: torch.device) -> str:
 
 
 def cpu_computes_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX, or Arm's BF16)."""
+    """Tells whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX, or Arm's BF16)."""
     cpuinfo = Path("/proc/cpuinfo")
     words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.is_file() else set()
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})

@@ -31,7 +31,7 @@ class UnknownDeepSpeed(ValueError):
 
 
 class Layout(StrEnum):
-    """How DeepSpeed keeps what the optimizer updates, by the name of its optimizer class."""
+    """The buffers in which DeepSpeed keeps weights to update, by the name of its optimizer class."""
 
     WHOLE = "Optimizer"  # ZeRO stage 0: torch's own, over the parameters themselves
     FLAT = "DeepSpeedZeroOptimizer"  # stages 1 and 2: a flat fp32 buffer for each parameter group

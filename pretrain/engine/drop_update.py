@@ -64,7 +64,7 @@ def _refuse(*_: object, **__: object) -> None:
 
 @contextmanager
 def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Inside, the object has these attributes; afterwards those it had before."""
+    """Gives the object these attributes inside, and those it had before afterwards."""
     own = vars(owner)
     before = {name: own[name] for name in attributes if name in own}
     own.update(attributes)
@@ -77,7 +77,7 @@ def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
 
 
 def gradient_is_finite(module: nn.Module, *inputs: Tensor) -> bool:
-    """Whether this rank's own gradient of a micro-batch is finite; at ZeRO-3 every rank must call it.
+    """Tells whether this rank's own gradient of a micro-batch is finite; at ZeRO-3 every rank must call it.
 
     A hook sees each gradient where it enters a parameter, before DeepSpeed's reduction mixes the ranks.
     """

@@ -130,7 +130,7 @@ class Engine:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and shows progress."""
+        """Tells whether this process writes files and shows progress."""
         return self.ranks.rank == 0
 
     def step(

@@ -36,7 +36,7 @@ class TrainingState:
 
     @contextmanager
     def gathered(self, parameter: nn.Parameter) -> Iterator[None]:
-        """Inside, a parameter is whole on every rank; what the first one writes there, all have afterwards."""
+        """Makes a parameter whole on every rank inside; what the first one writes there, all have afterwards."""
         import deepspeed
 
         divided = self._layout is Layout.SUBGROUPS

@@ -127,7 +127,7 @@ def _attention_block(length: int) -> int:
 
 
 def attends_by_products(device: torch.device, dropout: float, length: int) -> bool:
-    """Whether compiled training takes `causal_attention`, where no FlexAttention is asked for."""
+    """Tells whether compiled training takes `causal_attention`, where no FlexAttention is asked for."""
     return device.type == "cpu" and not dropout and _attention_block(length) > 0
 
 

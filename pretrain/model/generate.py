@@ -23,7 +23,7 @@ NO_PROBABILITIES = (
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen from the model's logits, and which tokens end a text.
+    """Settings that choose the next token from the model's logits, and that end a text.
 
     Attributes:
         temperature: logits are divided by it; 0 takes the most likely token.

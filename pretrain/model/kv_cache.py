@@ -44,7 +44,7 @@ class KVCache:
         return columns if self.padding is None else (columns - self.padding[:, None]).clamp(min=0)
 
     def mask(self, columns: Tensor) -> Tensor | None:
-        """Who may attend to whom: bool (T, S) or (B, 1, T, S); None where plain causal attention says the same."""
+        """The attention mask: bool (T, S) or (B, 1, T, S); None where plain causal attention is the same."""
         new = columns.shape[0]
         if self.padding is None and (self.length == 0 or new == 1):
             return None

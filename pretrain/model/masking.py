@@ -26,12 +26,12 @@ _FLEX_HEAD_WIDTH = 16  # the least that its kernels take
 
 
 def prefers_flex(config: Model, device: torch.device) -> bool:
-    """Whether FlexAttention computes masked attention here: it has no dropout, and no backward pass on CPUs."""
+    """Tells whether FlexAttention computes masked attention here: it has no dropout, and no backward pass on CPUs."""
     return device.type == "cuda" and config.dropout == 0 and config.head_width >= _FLEX_HEAD_WIDTH
 
 
 def document_mask(positions: Tensor, dtype: torch.dtype, flex: bool) -> Mask:
-    """Who may attend to whom.
+    """Makes the attention mask of documents.
 
     Args:
         positions: (B, T) int64, place of each token in its document.

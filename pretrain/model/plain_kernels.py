@@ -18,13 +18,13 @@ _plain = False
 
 
 def only_plain() -> bool:
-    """Whether the code runs inside `plain_kernels`."""
+    """Tells whether the code runs inside `plain_kernels`."""
     return _plain
 
 
 @contextmanager
 def plain_kernels(model: nn.Module) -> Iterator[None]:
-    """Inside, the model computes with plain kernels, and without dropout; call its `forward`, which is not compiled."""
+    """Computes with plain kernels and without dropout inside; call the model's `forward`, which is not compiled."""
     global _plain
     before, _plain = _plain, True
     swapped = float8_layers(model)
@@ -40,7 +40,7 @@ def plain_kernels(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Inside, nothing is dropped: masks drawn by compiled code and by torch are not the same."""
+    """Drops nothing inside: masks drawn by compiled code and by torch are not the same."""
     changed = [module for module in model.modules() if getattr(module, "dropout", 0.0)]
     rates = [module.dropout for module in changed]
     config = getattr(model, "config", None)

@@ -240,7 +240,7 @@ class Transformer(nn.Module):
         return self
 
     def attends_by_products(self, device: torch.device) -> bool:
-        """Whether compiled training computes attention as `pretrain.model.attention.causal_attention` does."""
+        """Tells whether compiled training computes attention as `pretrain.model.attention.causal_attention` does."""
         return attends_by_products(device, self.config.dropout, self.config.context_length)
 
     @torch.no_grad()

@@ -45,7 +45,7 @@ class LayerCut:
 
 
 def layer_cuts(model: Model) -> list[LayerCut]:
-    """How the linear layers of every block are divided."""
+    """Lists the linear layers of a block and how each is divided."""
     queries, values = model.num_heads * model.head_width, model.kv_heads * model.head_width
     return [
         LayerCut("attention.qkv", [queries, values, values]),
