@@ -264,7 +264,7 @@ class WindowOrder:
 
 
 def _in_step(sources: Sequence[SourceSize], slots: int | None) -> bool:
-    """Tells whether sources need no dealing: none has a weight, and no cap can be met while all pass through together."""
+    """Tells whether sources need no dealing: none has a weight, and no cap is met while all pass through together."""
     passes = 0 if slots is None else -(-slots // sum(source.windows for source in sources))
     return all(
         source.weight is None and (source.cap is None or source.cap >= passes * source.windows) for source in sources

@@ -237,7 +237,7 @@ def test_a_hugging_face_base_is_known_by_its_files(make: Callable[..., Recipe], 
         check_finished(moved)
 
 
-@pytest.mark.parametrize("packing", ["windows", "best_fit"])
+@pytest.mark.parametrize("packing", ["stream", "best_fit"])
 def test_epochs_are_of_the_data_that_lies_there_now(tmp_path: Path, data: Path, packing: str) -> None:
     """A run over data that grew since is not finished, though its steps were all that the data had."""
     shutil.copytree(data, tmp_path / "data")
