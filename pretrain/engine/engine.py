@@ -237,7 +237,15 @@ class Engine:
         return gather(all(finite))
 
     def uncompile(self) -> None:
-        """Goes on without compiled code; every rank must."""
+        """Goes on without compiled code; every rank must call it.
+
+        Raises:
+            ValueError: when this version of torch keeps compiled code elsewhere: it would go on being used.
+        """
+        if not hasattr(torch.nn.Module, "_compiled_call_impl"):
+            raise ValueError(
+                f"torch {torch.__version__} cannot be told to leave compiled code; set train.compile=false"
+            )
         self.compiled = False
         self.module._compiled_call_impl = None
         torch._dynamo.reset()

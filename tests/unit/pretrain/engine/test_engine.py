@@ -13,7 +13,7 @@ from configs.schema.recipe import Recipe, solve_batch
 from configs.schema.train import Train
 from pretrain.engine.compiling import keep_compiled, should_compile
 from pretrain.engine.deepspeed_config import deepspeed_config, resolve_precision
-from pretrain.engine.engine import StepResult
+from pretrain.engine.engine import Engine, StepResult
 from pretrain.metrics.meter import Meter
 from pretrain.parallel.ranks import check_ranks, find_ranks
 from tests.parts.training_run import tiny_recipe
@@ -197,3 +197,12 @@ def test_no_compiled_code_is_kept_where_the_compiler_cannot_write(
 def test_compiles_nothing_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert not should_compile(Train(steps=1), torch.device("cpu"), 1e20)
+
+
+def test_a_torch_that_cannot_leave_compiled_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine.__new__(Engine)
+    engine.module, engine.compiled = torch.nn.Linear(1, 1), True  # type: ignore[assignment]
+    monkeypatch.delattr(torch.nn.Module, "_compiled_call_impl")
+    with pytest.raises(ValueError, match=r"cannot be told to leave compiled code; set train\.compile=false"):
+        engine.uncompile()
+    assert engine.compiled
