@@ -202,7 +202,9 @@ def test_a_step_that_asks_nothing_is_an_error(layout: Layout) -> None:
 
 def test_attributes_of_deepspeed_are_read_in_its_room_alone() -> None:
     listed = {part for layout in Layout for item in names_of(layout) for part in item.name.split(".")}
-    unusual = {name for name in listed if name.startswith(("_", "ds_", "hp_", "lp_", "fp32_")) or name.endswith("_overflow")}
+    unusual = {
+        name for name in listed if name.startswith(("_", "ds_", "hp_", "lp_", "fp32_")) or name.endswith("_overflow")
+    }
     assert len(unusual) >= 10
     for file in PRETRAIN.rglob("*.py"):
         if file.parent.name != "engine":
