@@ -55,15 +55,16 @@ def _sample_data(recipe: Recipe, documents: int) -> int:
     if documents < 1:
         raise ValueError(f"--sample {documents}: give the number of documents to try, such as 200")
     opened = False
+    table: list[str] = []
     for page, funnel in sample(recipe, documents):
-        for row in funnel:
-            print(
-                f"{row['source']:16} {row['stage']:14} {row['reason']:28} "
-                f"{row['documents']:8,} {row['bytes']:12,} bytes"
-            )
+        table = [
+            f"{row['source']:16} {row['stage']:14} {row['reason']:28} {row['documents']:8,} {row['bytes']:12,} bytes"
+            for row in funnel
+        ]
         print(page, flush=True)
         if not opened and sys.stdout.isatty() and (os.environ.get("DISPLAY") or sys.platform == "darwin"):
             opened = webbrowser.open(page.resolve().as_uri())
+    print("\n".join(table))  # of the whole sample: the page alone shows the first look
     return 0
 
 

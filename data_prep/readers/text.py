@@ -15,6 +15,7 @@ from data_prep.text.decoders import Decoder
 _HEAD_BYTES = 65536
 _BLOCK_BYTES = 2**18
 _CERTAIN_BYTES = 64  # of UTF-8 beyond one a character, without a fault: no other encoding looks like this by chance
+_TAIL_BYTES = 256  # of UTF-8 after the last zero byte: 128 characters of UTF-16 never look like this
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 
 
@@ -72,7 +73,11 @@ class _Transcoded(io.RawIOBase):
         if data.isascii():
             name = "iso-2022-jp"
         elif len(self._telling) < _HEAD_BYTES:
-            self._telling += b"".join(line for line in data.splitlines(True) if not line.isascii())[:_BLOCK_BYTES]
+            # No encoding of single bytes has zeros: such a line is a record of UTF-16 and tells nothing of the others.
+            lines = [line for line in data.splitlines(True) if not line.isascii() and b"\0" not in line]
+            self._telling += b"".join(lines)[:_BLOCK_BYTES]
+            if not self._telling:
+                return
             good, bad = utf8_evidence(self._telling)
             name = "utf-8" if good + self._good > 2 * bad else decide(self._telling)
         else:
@@ -93,11 +98,17 @@ def as_utf8(stream: BinaryIO, wide_only: bool = False) -> BinaryIO:
     assert isinstance(stream, io.BufferedReader)
     head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
     name = decode(head)[1] if b"\0" in head or head.startswith(_WIDE_MARKS) else ""
-    if is_wide(name):
+    if is_wide(name) and (head.startswith(_WIDE_MARKS) or not _ends_as_utf8(head)):
         return io.BufferedReader(_Transcoded(cast(BinaryIO, stream), name), CHUNK_BYTES)
     if wide_only or _certainly_utf8(head):
         return stream
     return io.BufferedReader(_Transcoded(cast(BinaryIO, stream), None), CHUNK_BYTES)
+
+
+def _ends_as_utf8(head: bytes) -> bool:
+    """Whether a long stretch after the last zero byte is UTF-8: then some records are UTF-16, and not the file."""
+    tail = head[head.rfind(b"\0") + 1 :]
+    return len(tail) >= _TAIL_BYTES and (tail.isascii() or _certainly_utf8(tail))
 
 
 def _certainly_utf8(head: bytes) -> bool:

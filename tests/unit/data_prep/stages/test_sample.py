@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from configs.schema.data import Source
@@ -12,6 +13,7 @@ from configs.schema.recipe import Recipe, load
 from data_prep.documents.conversion import read_documents
 from data_prep.stages.make_documents import evenly
 from data_prep.stages.sample import sample
+from launch.cli import main
 
 SENTENCE = "The captain of the ship had seen it all before, and he said so to everyone who would listen to him. "
 
@@ -53,6 +55,16 @@ def test_a_first_look_then_the_whole_sample(tmp_path: Path) -> None:
     assert '<div class="gone">Read more</div>' in text, "what was taken out is shown beside what is left"
     assert "same as 0/2" in text, "a duplicate names the document that stays"
     assert not (tmp_path / "run" / "data" / "manifest.json").exists()
+
+
+def test_the_table_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page is written twice, first with a few documents; the counts of those would only confuse."""
+    made = recipe(tmp_path)
+    assert main(["data", str(tmp_path / "recipe.yaml"), "--sample", "60"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    page = str(made.data_directory / "sample" / "funnel.html")
+    assert [line for line in printed if line.endswith("funnel.html")] == [page, page]
+    assert [line.split()[3] for line in printed if line.split()[1:3] == ["read", "read"]] == ["64"]
 
 
 def test_limits_of_a_file(tmp_path: Path) -> None:

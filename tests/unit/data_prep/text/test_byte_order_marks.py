@@ -68,3 +68,22 @@ def test_files_with_marks_put_together(tmp_path: Path, unit: str) -> None:
 def test_a_mark_inside_a_line_is_a_character() -> None:
     assert without_marks("\ufeff\ufeffa\ufeffb\r\n\ufeffc\n") == "a\ufeffb\r\nc\n"
     assert without_marks("plain") == "plain"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("before", ["", "ein ö\n"])
+def test_one_record_in_utf16_leaves_the_rest_of_a_file_alone(tmp_path: Path, encoding: str, before: str) -> None:
+    """It is lost itself; the lines after it are UTF-8 as before."""
+    good = [f"Grüße aus Köln, Zeile {number}" for number in range(400)]
+    record = ("Ein Satz über Köln in sechzehn Bit\n" * 20).encode(encoding)
+    file = tmp_path / "a.txt"
+    file.write_bytes(before.encode() + record + "\n".join(["", *good]).encode())
+    documents, _ = read(file, text_documents="line")
+    assert [document.text for document in documents][-400:] == good
+
+
+def test_a_file_in_utf16_without_a_mark_is_still_read(tmp_path: Path) -> None:
+    lines = [f"Grüße aus Köln, Zeile {number} 中文" for number in range(400)]
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "a.txt").write_bytes("\n".join(lines).encode(encoding))
+        assert texts(tmp_path / "a.txt", text_documents="line") == lines
