@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from pretrain.metrics.metrics_file import newest_step, read_metrics
+from pretrain.metrics.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 300.0
@@ -76,7 +76,7 @@ class Chaos:
 
     def step(self) -> int:
         """The last step in metrics.jsonl."""
-        return newest_step(self.run)
+        return max((line["step"] for line in read_metrics(self.run)), default=0)
 
     def processes(self, launcher: bool) -> list[psutil.Process]:
         """The node launcher, or the ranks."""

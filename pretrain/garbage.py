@@ -1,4 +1,4 @@
-"""Python's garbage collector out of the way of training.
+"""Keeps Python's garbage collector out of the way of training.
 
 It would stop some step of some rank for a walk over all objects, of which torch and DeepSpeed hold a million, and the
 other ranks would wait for that one. So what exists when training begins is set apart, and what comes later is collected
@@ -17,7 +17,7 @@ _apart = False  # by `imports_set_apart`; counting the objects that are apart wo
 
 @contextmanager
 def imports_set_apart() -> Iterator[None]:
-    """Inside, the collector does not walk over what existed before: modules of torch and DeepSpeed, for the most part.
+    """Hides what exists already from the collector while open: mostly modules of torch and DeepSpeed.
 
     DeepSpeed collects garbage several times while it makes an engine. Afterwards the collector is as it was.
     """
@@ -35,7 +35,7 @@ def imports_set_apart() -> Iterator[None]:
 
 @contextmanager
 def collected_at_steps(every: int = COLLECT_EVERY) -> Iterator[Callable[[int], None]]:
-    """Inside, cyclic garbage is collected only by the yielded `collect(step)`, at multiples of `every`.
+    """Collects cyclic garbage, while open, only by the yielded `collect(step)`, at multiples of `every`.
 
     Afterwards the collector is as it was.
     """

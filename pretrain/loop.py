@@ -30,7 +30,7 @@ from pretrain.signals import stop_requests
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """All that the loop works with, from one checkpoint to the end, a signal or a rewind."""
 
     engine: Engine
@@ -74,13 +74,13 @@ class Stepped:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class NoUpdate:
     """No update was made: the lineage skips the step, or its loss was refused."""
 
     stop: int = 0
 
 
-def fit(run: Run) -> int:
+def fit(run: TrainingRun) -> int:
     """Makes the updates `run.steps`.
 
     Returns:
@@ -114,17 +114,17 @@ def fit(run: Run) -> int:
     return 0
 
 
-def _read_ahead(run: Run) -> AbstractContextManager[Iterator[Batch]]:
+def _read_ahead(run: TrainingRun) -> AbstractContextManager[Iterator[Batch]]:
     """The batches of all steps that read one."""
     rows, lineage = run.engine.rows, run.guard.lineage
     steps: Sequence[int] = [step for step in run.steps if step not in lineage] if lineage.all else run.steps
     return prefetched(run.batches, steps, rows.rank, rows.count, run.engine.device)
 
 
-def _train_step(run: Run, step: int, ahead: Iterator[Batch], stop: Callable[[], int]) -> Stepped | Skipped:
+def _train_step(run: TrainingRun, step: int, ahead: Iterator[Batch], stop: Callable[[], int]) -> Stepped | NoUpdate:
     """Makes the update of `step` (from 0), unless the lineage or the guard skips it."""
     if step in run.guard.lineage:
-        return Skipped()
+        return NoUpdate()
     rate = learning_rate(run.train.schedule, run.train.optimizer.lr, step, run.steps.stop)
     run.engine.report_phase(Phase.WAITING_FOR_DATA, step + 1)
     began = time.monotonic()
@@ -134,14 +134,14 @@ def _train_step(run: Run, step: int, ahead: Iterator[Batch], stop: Callable[[], 
         result = run.engine.step(batch, step, rate, stop(), lambda loss: run.guard.decide(step, loss))
     except NonFiniteLoss as error:
         run.guard.handle_non_finite(step, error)
-        return Skipped()
+        return NoUpdate()
     if not result.applied:
-        return Skipped(result.stop)
+        return NoUpdate(result.stop)
     run.meter.add(result, batch.fresh, waited)
     return Stepped(result, rate)
 
 
-def _after_step(run: Run, done: int, ends: bool) -> None:
+def _after_step(run: TrainingRun, done: int, ends: bool) -> None:
     """Compares ranks, validates and saves after `done` updates, where it is due; training's clock stands meanwhile."""
     engine, train = run.engine, run.train
     saves = ends or run.is_due(done, train.checkpoint.every)

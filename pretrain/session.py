@@ -43,7 +43,7 @@ from pretrain.engine.devices import matrix_peak, peak_flops
 from pretrain.engine.engine import Engine
 from pretrain.garbage import imports_set_apart
 from pretrain.interchange.warm_start import weights_to_start_from
-from pretrain.loop import Run, fit
+from pretrain.loop import TrainingRun, fit
 from pretrain.metrics.meter import Meter, Tracker
 from pretrain.metrics.start_times import Laps
 from pretrain.metrics.validation import Validator
@@ -80,7 +80,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartPoint:
     """Where training begins or goes on, the same on all ranks."""
 
     checkpoint: CheckpointInfo | None
@@ -140,7 +140,7 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
 
 @contextmanager
 def _held(recipe: Recipe, ranks: Ranks) -> Iterator[None]:
-    """The run directory's lock, on rank 0: nobody else trains there, whichever command started it."""
+    """Holds the run directory's lock on rank 0: no other process trains there, however it was started."""
     if ranks.rank:
         yield
         return
@@ -150,7 +150,7 @@ def _held(recipe: Recipe, ranks: Ranks) -> Iterator[None]:
 
 
 def _pack(data: DataManifest, context: int, ranks: Ranks) -> None:
-    """Packs the documents once, and says how well; on each machine, where machines do not share the data's files."""
+    """Packs the documents once, on each machine where machines do not share the data's files; prints how well."""
     with background_group() as group:
         for turn in (ranks.rank == 0, ranks.local_rank == 0):
             lines = packing_lines(data, context) if turn else []
@@ -159,7 +159,7 @@ def _pack(data: DataManifest, context: int, ranks: Ranks) -> None:
         say("\n".join(lines))
 
 
-def _find_start(session: Session) -> Start:
+def _find_start(session: Session) -> StartPoint:
     """Chooses the checkpoint to go on from; raises `ValueError` when the recipe cannot go on from it."""
     recipe, data = session.recipe, session.data
     with background_group() as group:  # hashing and fetching may take long
@@ -168,10 +168,10 @@ def _find_start(session: Session) -> Start:
         check_belongs(info, recipe, data)
         check_past(info, recipe, data)
     session.laps.lap("newest checkpoint")
-    return Start(info, changes(info, recipe, data) if info is not None else [])
+    return StartPoint(info, changes(info, recipe, data) if info is not None else [])
 
 
-def _train(session: Session, start: Start) -> int:
+def _train(session: Session, start: StartPoint) -> int:
     """Makes the engine and uses it until training ends; returns 0 or the number of the signal that ended it."""
     prepared = _prepare(session, start)
     work = partial(_train_through_rewinds, session, prepared, start)
@@ -181,7 +181,7 @@ def _train(session: Session, start: Start) -> int:
         prepared.engine.close()
 
 
-def _prepare(session: Session, start: Start) -> Prepared:
+def _prepare(session: Session, start: StartPoint) -> Prepared:
     recipe, device = session.recipe, session.device
     model = build_model(recipe, session.data.vocab_size, device)
     flops_per_token = model.flops_per_token()
@@ -199,7 +199,7 @@ def _prepare(session: Session, start: Start) -> Prepared:
     return Prepared(engine, phases, numerics, initial, flops_per_token, share, peak, base)
 
 
-def _base(recipe: Recipe, start: Start) -> str | None:
+def _base(recipe: Recipe, start: StartPoint) -> str | None:
     if start.checkpoint is not None:
         known: str | None = start.state.get(BASE)
         return known
@@ -216,7 +216,7 @@ def _compiles(session: Session, flops_per_token: float) -> bool:
     return chosen
 
 
-def _train_through_rewinds(session: Session, prepared: Prepared, start: Start, every: int) -> int:
+def _train_through_rewinds(session: Session, prepared: Prepared, start: StartPoint, every: int) -> int:
     """Trains from `start` with a checkpoint `every` so many steps; after a rewind from the newest checkpoint."""
     while True:
         try:
@@ -225,7 +225,7 @@ def _train_through_rewinds(session: Session, prepared: Prepared, start: Start, e
             start = _find_start(session)
 
 
-def _train_from(session: Session, prepared: Prepared, start: Start, every: int) -> int:
+def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: int) -> int:
     recipe, data, laps, engine = session.recipe, session.data, session.laps, prepared.engine
     source, validator = BatchSource(recipe, data), Validator(recipe, data)
     laps.lap("data")
@@ -256,8 +256,20 @@ def _train_from(session: Session, prepared: Prepared, start: Start, every: int) 
             OBJECTIVE: objective_code(recipe),
             BASE: prepared.base,
         }
-        train = _saving_every(recipe.train, every)
-        return fit(Run(engine, batches, train, steps, meter, tracker, guard, validator, saver, facts))
+        return fit(
+            TrainingRun(
+                engine=engine,
+                batches=batches,
+                train=_saving_every(recipe.train, every),
+                steps=steps,
+                meter=meter,
+                tracker=tracker,
+                guard=guard,
+                validator=validator,
+                saver=saver,
+                facts=facts,
+            )
+        )
     finally:
         saver.close()
         tracker.close()

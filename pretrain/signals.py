@@ -1,4 +1,4 @@
-"""Signals that ask training to stop: noted at once, obeyed after the step under way. Free of torch."""
+"""Notes signals that ask training to stop; training obeys after the step under way. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one entry to training: `deepspeed pretrain/train.py --recipe R [a.b=value …]`, or plain `python` as one process.
+"""Starts training: `deepspeed pretrain/train.py --recipe R [a.b=value …]`, or plain `python` as one process.
 
 Exit codes: those of `configs.common.exit_codes`; 75 (EX_TEMPFAIL) when SIGTERM, SIGUSR1 or Ctrl-C stopped training
 early: the state is saved, and the same command continues from there (before the first step, where there is nothing to

@@ -1,4 +1,4 @@
-"""`replica export`: a checkpoint as a Hugging Face directory, or as a GGUF file for llama.cpp."""
+"""`replica export`: writes a checkpoint as a Hugging Face directory, or as a GGUF file for llama.cpp."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 def make_plan(
     recipe: Recipe, hardware: Hardware, price: float | None, probed: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Everything that is said about a recipe on these devices; bytes, seconds, tokens and FLOPs.
+    """Predicts what a recipe needs on these devices: bytes, seconds, tokens and FLOPs.
 
     `probed`: fields of `Setup` that a probe measured.
 

@@ -32,7 +32,7 @@ _NOTICEABLE = 0.01  # of a learning rate
 
 
 def differences(info: CheckpointInfo, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Setting -> (the checkpoint's value, the recipe's): all that forbids the recipe to call this checkpoint its own.
+    """Finds the settings that keep a recipe from going on from a checkpoint: name -> (checkpoint's value, recipe's).
 
     Settings of later steps count when the recipe has none: a run that has ended cannot have had another learning rate.
     """
@@ -57,7 +57,7 @@ def _changed_settings(info: CheckpointInfo, recipe: Recipe) -> dict[str, tuple[A
 
 
 def objective_code(recipe: Recipe) -> dict[str, Any] | None:
-    """What the user's own objective is, whatever file it lies in; None: language modelling.
+    """Identifies the user's own objective by its code, whatever file holds it; None: language modelling.
 
     Raises:
         ValueError: when there is no such file.
@@ -74,7 +74,7 @@ def _accepted(path: str, recipe: Recipe) -> bool:
 
 
 def changed_length(info: CheckpointInfo, recipe: Recipe) -> dict[str, tuple[int, int]]:
-    """The recipes' numbers of steps under the name of the setting, when they differ."""
+    """The numbers of steps of both recipes when they differ, under the name of the setting; else empty."""
     before, now = (total_steps(one, info.train_windows) for one in (info.recipe, recipe))
     name = next(path for path in LENGTH if getattr(recipe.train, path.removeprefix("train.")) is not None)
     return {} if before == now else {f"the number of steps ({name})": (before, now)}
@@ -157,7 +157,7 @@ def _epochs_are_made(info: CheckpointInfo, recipe: Recipe) -> bool:
 
 # -------------------------------------------------------------------------------------------------------- what changed
 def changes(info: CheckpointInfo, recipe: Recipe, data: DataManifest) -> list[dict[str, Any]]:
-    """What changed over the whole run when the recipe goes on from this checkpoint; for `CHANGES` of the state."""
+    """Lists what changed over the run when the recipe goes on from this checkpoint: for `CHANGES` of the state."""
     now = {**_changed_settings(info, recipe), **changed_length(info, recipe)}
     if info.data_fingerprint != data.fingerprint:
         now[DATA] = (info.data_fingerprint, data.fingerprint)
@@ -194,7 +194,7 @@ def recipe_of_step(info: CheckpointInfo, step: int) -> Recipe:
 
 
 def rate_jump(info: CheckpointInfo, recipe: Recipe) -> str | None:
-    """A sentence when the learning rate takes a step that no schedule has, because its settings or length changed."""
+    """A warning when changed settings or another length make the learning rate jump; None: it does not."""
     if info.step == 0:
         return None
     before, now = info.recipe, recipe
@@ -231,7 +231,7 @@ def _advice(info: CheckpointInfo, before: Recipe) -> str:
 
 
 def check_past(info: CheckpointInfo, now: Recipe, data: DataManifest) -> None:
-    """Raises `ValueError` when the steps that were made would have had other windows under the recipe of now.
+    """Raises `ValueError` when the steps already made would read other windows under the present recipe.
 
     What lies ahead may change: another phase, or more steps where neither phases nor caps hang on their number.
     """

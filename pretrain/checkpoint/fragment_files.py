@@ -1,4 +1,4 @@
-"""Pieces of parameters in safetensors files: each rank writes its own, anyone reads any range of any parameter."""
+"""Writes each rank's pieces of parameters to safetensors files; reads any range of any parameter back."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write_pieces(tensors: dict[str, dict[str, Tensor]], directory: Path, ranks: 
 
 
 def _fill_rows(values: Tensor, piece: Any, offset: int, rows: int, width: int, stride: int) -> int:
-    """Writes what of a piece of several rows belongs into `values`, from a number that may be negative; counts it."""
+    """Copies the overlap of a strided piece into `values`; returns the number of elements copied."""
     first = max(0, (-offset - width) // stride + 1)
     last = min(rows, (len(values) - 1 - offset) // stride + 1)
     if first >= last:
@@ -92,7 +92,7 @@ def _fill_rows(values: Tensor, piece: Any, offset: int, rows: int, width: int, s
 
 
 class _Piece(NamedTuple):
-    """A piece of a parameter, as its key in a file says and its shape there confirms."""
+    """A piece of a parameter: its key in a file, confirmed by its shape there."""
 
     offset: int  # of its first number in the flattened parameter
     rows: int
@@ -142,7 +142,7 @@ class FragmentReader:
             )
 
     def part(self, name: str, start: int, count: int) -> Tensor:
-        """Numbers [start, start + count) of a flattened parameter, fp32; raises `ValueError` when some are missing."""
+        """Elements [start, start + count) of a flattened parameter, fp32; raises `ValueError` when some are missing."""
         pieces = self._pieces.get(name, [])
         there = sum(piece.rows * piece.width for piece in pieces)
         if there < count:  # before memory is asked for
@@ -167,7 +167,7 @@ class FragmentReader:
 
 
 def _piece(file: Path, key: str, values: Any) -> tuple[str, _Piece]:
-    """The parameter and the place that `name@offset` or `name@offset+stride` tells, compared with the piece's shape."""
+    """Parses a key `name@offset` or `name@offset+stride`, and compares it with the piece's shape."""
     name, _, place = key.rpartition("@")
     offset, plus, stride = place.partition("+")
     shape = values.get_shape()

@@ -36,7 +36,7 @@ def open_weights(info: CheckpointInfo) -> tuple[int, FragmentReader]:
 
 
 def _check_import(info: CheckpointInfo) -> None:
-    """Earlier imports took what ends a text for what begins it, and might drop a head: neither can be seen any more."""
+    """Refuses imports of versions that lost the token that texts begin with, or an output head."""
     if info.data_fingerprint.startswith(IMPORTED) and f"{TOKENIZER}/{SPECIAL_IDS}" not in info.files:
         raise ValueError(
             f"{info.directory} was imported by an earlier version, which did not keep the token that texts begin with, "

@@ -1,4 +1,4 @@
-"""What a checkpoint is: a committed directory that loads at any ZeRO stage and any number of ranks.
+"""Describes, finds and checks checkpoints: directories that load at any ZeRO stage and any number of ranks.
 
 `checkpoints/step_00000100/` holds
     manifest.json                       step, fingerprints, counters, shapes, and size and SHA-256 of every file
@@ -33,7 +33,7 @@ IMPORTED = "imported, "  # begins the fingerprint of the data of a model that ca
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says about itself."""
+    """The manifest of a checkpoint."""
 
     directory: Path
     step: int  # updates made
@@ -65,7 +65,7 @@ class DamagedCheckpoint(ValueError):
 
 
 def manifest_content(content: dict[str, Any]) -> dict[str, Any]:
-    """What goes into the manifest for the fields of a `CheckpointInfo`: with a seal over all of them."""
+    """The content of a manifest for the fields of a `CheckpointInfo`, with a checksum (`seal`) over all of them."""
     content = {"schema": SCHEMA, **content}
     return {**content, "seal": fingerprint(content)}
 

@@ -1,4 +1,4 @@
-"""A copy of the newest checkpoints behind an fsspec URL, uploaded after each commit beside training. Free of torch."""
+"""Uploads the newest checkpoints to an fsspec URL, after each commit and beside training. Free of torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _own_name(parent: Path) -> str | None:
 
 
 class OtherRun(ValueError):
-    """The mirror is another run's."""
+    """The mirror belongs to another run."""
 
 
 class Mirror:
@@ -57,7 +57,7 @@ class Mirror:
 
     # --------------------------------------------------------------------------------------------------------- owning
     def check(self, parent: Path) -> None:
-        """Refuses a mirror of another run: what it keeps would be removed as this one's old checkpoints.
+        """Refuses a mirror of another run, whose checkpoints would be removed as old ones of this run.
 
         Args:
             parent: the directory of this run's checkpoints.
@@ -75,7 +75,7 @@ class Mirror:
             )
 
     def _owner(self) -> str | None:
-        """Name of the run whose checkpoints lie there; None: nobody's yet."""
+        """Name of the run that the mirror belongs to; None: of no run yet."""
         file = f"{self._root}/{_OWNER}"
         if not self._store.exists(file):
             return None
@@ -90,7 +90,7 @@ class Mirror:
         return False
 
     def _claim(self, parent: Path) -> None:
-        """Makes the mirror this run's, if it is nobody's."""
+        """Makes the mirror this run's, if it belongs to none yet."""
         self._store.invalidate_cache()
         self.check(parent)
         if _own_name(parent) is None:

@@ -33,7 +33,7 @@ Gather = Callable[[Any], list[Any]]
 
 @dataclass(frozen=True)
 class Problem:
-    """What keeps one rank from using a checkpoint."""
+    """A reason why one rank cannot use a checkpoint."""
 
     kind: Literal["unseen", "damaged"]  # unseen: this rank finds no such directory
     text: str
@@ -79,7 +79,7 @@ def newest_checkpoint(recipe: Recipe, ranks: Ranks, gather: Gather, mirror: Mirr
 
 
 def _candidate(recipe: Recipe, mirror: Mirror | None, fetched: set[str]) -> Path | OSError | ValueError | None:
-    """The newest checkpoint that has not been set aside, fetched if need be; an error is for all ranks to raise."""
+    """The newest checkpoint that is not set aside, from the mirror if there is none here; or an error for all ranks."""
     found = step_directories(recipe.run_directory)
     if found or mirror is None:
         return _of_this_run(mirror, recipe.run_directory / DIRECTORY) or found[0] if found else None
@@ -95,7 +95,7 @@ def _candidate(recipe: Recipe, mirror: Mirror | None, fetched: set[str]) -> Path
 
 
 def _of_this_run(mirror: Mirror | None, parent: Path) -> OtherRun | None:
-    """What is wrong when the mirror is another run's; whether it can be reached is seen when it is written to."""
+    """The error when the mirror belongs to another run; None also when it cannot be reached now."""
     if mirror is not None:
         try:
             mirror.check(parent)

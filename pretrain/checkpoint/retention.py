@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay. Free of torch."""
+"""Decides which checkpoints of a run are kept. Free of torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from configs.schema.train import CheckpointPolicy
 
 
 def expired(scores: Mapping[int, float | None], policy: CheckpointPolicy) -> set[int]:
-    """The steps whose checkpoints may go, because newer complete ones stay.
+    """The steps whose checkpoints may be removed, because newer complete ones are kept.
 
     Args:
         scores: step of each complete checkpoint -> its validation loss (nats per token), if it was measured there.

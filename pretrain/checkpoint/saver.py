@@ -75,7 +75,7 @@ class Saver:
     """Saves the checkpoints of one training session. Every rank makes one, and all call it at the same steps."""
 
     def __init__(self, engine: Engine, recipe: Recipe, data: DataManifest, windows: int, mirror: Mirror | None) -> None:
-        """`windows`: in the training split. `mirror` is the main rank's; it is fed here and closed with the saver."""
+        """Takes the windows of the training split, and the main rank's mirror, which is closed with the saver."""
         self._engine, self._recipe, self._data, self._windows = engine, recipe, data, windows
         self._policy = recipe.train.checkpoint
         self._mirror = mirror if engine.is_main else None
@@ -108,7 +108,7 @@ class Saver:
         self._surface(last)
 
     def poll(self) -> None:
-        """At a step boundary: warns of, or raises, what went wrong with a save that has ended since."""
+        """Warns of, or raises, what went wrong with a save that has ended since. Call it between steps."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
@@ -226,7 +226,7 @@ def commit_checkpoint(
 
 
 def _replace(partial: Path, target: Path) -> None:
-    """Gives the directory its final name; one of that name goes first."""
+    """Gives the directory its final name, after removing one that has it."""
     fsync_path(partial)
     if target.exists():
         remove_directory(target)
@@ -254,7 +254,7 @@ def remove_expired(recipe: Recipe, spare: str | None = None) -> None:
 
 
 def _together(gather: Callable[[Any], list[Any]], work: Callable[[], Any] | None) -> list[Any]:
-    """Does this rank's work and waits for the others'; when it fails on one, raises that error on all."""
+    """Does this rank's work and waits for all; an error of one rank is raised on all."""
     result, error = None, None
     try:
         result = work() if work is not None else None

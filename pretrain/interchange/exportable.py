@@ -1,4 +1,4 @@
-"""What can be exported, known from the settings alone: no torch, nothing read, so that it can be said before training.
+"""Decides from the settings alone what can be exported, so that it is known before training. Free of torch.
 
 Three classes of `transformers` cover most of the `model` section: GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM.
 """
@@ -36,7 +36,7 @@ def export_problems(recipe: Recipe) -> list[str]:
 
 
 def architecture_of(config: Model) -> str:
-    """The `transformers` class that computes the same function.
+    """The `transformers` class that computes the same function as this model.
 
     Raises:
         ValueError: naming, for the classes that come nearest, the settings in the way.

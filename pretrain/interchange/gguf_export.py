@@ -1,4 +1,4 @@
-"""One GGUF file for llama.cpp, written with its own package `gguf`, one tensor in memory at a time.
+"""Writes a GGUF file for llama.cpp with its own package `gguf`, one tensor in memory at a time.
 
 llama.cpp cuts text by pre-tokenizers that it knows by name, and its converter finds the name by a hash of vocabularies
 that it knows. A vocabulary trained here is in no such list, so the name is chosen by the pattern itself. Tried against
@@ -97,7 +97,7 @@ def export_gguf(
 
 
 def pre_tokenizer(vocab: Vocab) -> str:
-    """What llama.cpp calls the way in which this vocabulary cuts text; raises `ValueError` where it has none."""
+    """llama.cpp's name for the way this vocabulary cuts text; raises `ValueError` where it has none."""
     description = json.loads(vocab.tokenizer.to_str())
     model, before = description["model"], description["pre_tokenizer"] or {}
     *cuts, last = before.get("pretokenizers", [before])
@@ -194,7 +194,7 @@ def _stored(tensor: _Tensor, dtype: str) -> torch.dtype:
 
 
 def _bytes(weights: Weights, tensor: _Tensor, dtype: torch.dtype) -> Any:
-    """The numbers as they lie in the file, as (…) uint16; numpy has no bf16."""
+    """The values as they lie in the file, as (…) uint16, because numpy has no bf16."""
     value = weights.plain(tensor.ours) if tensor.ours in weights.names else torch.zeros(tensor.shape)
     made = in_dtype(tensor.make(value).contiguous(), dtype, tensor.name)
     assert made.shape == tensor.shape, tensor.name

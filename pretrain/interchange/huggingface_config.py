@@ -1,4 +1,4 @@
-"""The `model` section and `config.json` of a Hugging Face directory, each made from the other."""
+"""Converts between the `model` section and the `config.json` of a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONFIG_NAME = "config.json"
 
 
 def gpt2_settings(config: Model) -> dict[str, Any]:
-    """What GPT2Config calls the settings."""
+    """The settings under their names in GPT2Config."""
     return {
         "model_type": "gpt2",
         "n_layer": config.num_layers,
@@ -28,7 +28,7 @@ def gpt2_settings(config: Model) -> dict[str, Any]:
 
 
 def llama_settings(config: Model) -> dict[str, Any]:
-    """What LlamaConfig and Qwen3Config call the settings."""
+    """The settings under their names in LlamaConfig and Qwen3Config."""
     scaling = _rope_settings(config.rope_scaling)
     return {
         "model_type": "qwen3" if config.qk_norm else "llama",
@@ -156,7 +156,7 @@ def _read_rope(rope: Settings, source: Settings) -> dict[str, Any] | None:
 
 
 def read_gpt2(source: Settings) -> dict[str, Any]:
-    """Ours for a GPT2Config; raises `ValueError` for what we cannot compute."""
+    """Converts a GPT2Config to our settings; raises `ValueError` for what we cannot compute."""
     source.require("activation_function", "gelu_new", ("gelu_new", "gelu_pytorch_tanh"))
     source.require("scale_attn_weights", True, (True,))
     for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
@@ -176,7 +176,7 @@ def read_gpt2(source: Settings) -> dict[str, Any]:
 
 
 def read_llama(source: Settings) -> dict[str, Any]:
-    """Ours for a LlamaConfig or Qwen3Config; raises `ValueError` for what we cannot compute."""
+    """Converts a LlamaConfig or Qwen3Config to our settings; raises `ValueError` for what we cannot compute."""
     qk_norm = source.require("model_type", None, ("llama", "qwen3")) == "qwen3"
     rope = source.inner("rope_parameters", "rope_scaling")
     source.require("hidden_act", "silu", ("silu", "swish"))

@@ -1,4 +1,4 @@
-"""Hugging Face directories out: config.json, safetensors in shards, the tokenizer's files.
+"""Exports Hugging Face directories: config.json, safetensors in shards, the tokenizer's files.
 
 Three architectures cover the settings of the `model` section (`pretrain/interchange/exportable.py`). Written with
 safetensors and json alone, one shard in memory at a time, from a checkpoint of any ZeRO stage as it lies there; logits
@@ -138,7 +138,7 @@ def export_directory(
 
 
 def special_ids(vocab: Vocab, vocab_dir: Path) -> dict[str, Any]:
-    """What config.json says of ids: what an imported model's said, else the vocabulary's own."""
+    """The ids for config.json: those of an imported model's, else the vocabulary's own."""
     if (vocab_dir / SPECIAL_IDS).is_file():
         return {key: value for key, value in read_object(vocab_dir / SPECIAL_IDS).items() if key in IDS}
     return {"bos_token_id": vocab.begin_id, "eos_token_id": vocab.eod_id}

@@ -1,4 +1,4 @@
-"""Hugging Face directories in: config.json, safetensors, tokenizer.json. Nothing in them is executed or believed.
+"""Imports Hugging Face directories: config.json, safetensors, tokenizer.json. Executes nothing and checks everything.
 
 Three architectures are read: GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM; logits equal to `transformers` for
 each (tests/reference). `pretrain/interchange/huggingface_export.py` writes such directories.
@@ -178,7 +178,7 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _open_weights(path: Path) -> dict[str, Stored]:
-    """What lies where, by the names there; headers alone are read."""
+    """Finds the weights in the files, by their names there; reads headers only."""
     where: dict[str, Stored] = {}
     for file in _weight_files(path):
         try:

@@ -1,4 +1,4 @@
-"""Where each parameter lies in a Hugging Face directory: its names there, transposed or in parts."""
+"""Maps our parameters to those of a Hugging Face directory: other names, transposed, or in parts."""
 
 from __future__ import annotations
 

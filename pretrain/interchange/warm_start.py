@@ -1,4 +1,4 @@
-"""Starting from weights that exist: fine-tuning, and training on with a longer context."""
+"""Starts training from existing weights: for fine-tuning, or for a longer context."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _VOCABULARY = {"vocab_size", "vocab_multiple"}
 
 
 def weights_to_start_from(recipe: Recipe, data: DataManifest, initial: Read) -> Read:
-    """How to read each weight of `train.init_from`, whole and in fp32; a weight is read only when it is asked for.
+    """Returns a function that reads a weight of `train.init_from`, whole and in fp32, when it is asked for.
 
     Rows that only pad the embedding come from `initial`, because the padding may differ.
 

@@ -1,4 +1,4 @@
-"""What a run says about itself: metrics.jsonl always, TensorBoard and Weights & Biases where the recipe asks."""
+"""Measures training steps and logs them: to metrics.jsonl, and on request to TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Writer(Protocol):
 
 
 class TensorBoard:
-    """Event files in `tensorboard/`; of steps that are made again, only the new ones show."""
+    """Writes event files to `tensorboard/`; steps that are made again replace the earlier ones."""
 
     def __init__(self, directory: Path, start_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter

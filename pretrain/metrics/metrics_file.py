@@ -1,4 +1,4 @@
-"""`metrics.jsonl` of a run: one JSON object a line, in parts, so that neither a file nor a restart grows with the run.
+"""Writes and reads `metrics.jsonl`: one JSON object a line, in parts, so that no file or restart grows with the run.
 
 The newest part is `metrics.jsonl`. A full one is renamed to `metrics-00001.jsonl`, `metrics-00002.jsonl`, …, the oldest
 first. Everything that reads them goes through `read_metrics` or `metric_files`. Free of torch.
@@ -32,7 +32,7 @@ def metric_files(run: Path) -> list[Path]:
 
 
 def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
-    """All lines of a run, part by part; one that is just being written, or that a killed process left, is left out.
+    """Yields all lines of a run, part by part, without an unfinished last line.
 
     Raises:
         ValueError: a whole line is not JSON.
@@ -48,20 +48,11 @@ def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
                     raise ValueError(f"{file}, line {number}, is not valid JSON ({error})") from error
 
 
-def newest_step(run: Path) -> int:
-    """The step of the last line, without reading the others; 0 when there is none."""
-    for file in reversed(metric_files(run)):
-        for _, step in _from_the_end(file):
-            if step < math.inf:
-                return int(step)
-    return 0
-
-
 class JsonLines:
-    """Appends to a run's metrics; on resuming, lines after the checkpoint go, so that each step stands once."""
+    """Appends to a run's metrics; removes lines after the checkpoint on resuming, so that each step stands once."""
 
     def __init__(self, run: Path, start_step: int, part_bytes: int = PART_BYTES) -> None:
-        """Drops the lines of steps after `start_step`; a part of more than `part_bytes` is closed for the next one."""
+        """Drops the lines of steps after `start_step`; starts a new part after `part_bytes`."""
         self._run, self._file, self._part_bytes = run, run / METRICS, part_bytes
         run.mkdir(parents=True, exist_ok=True)
         for file in reversed(metric_files(run)):
@@ -73,7 +64,7 @@ class JsonLines:
         self._unwritten = b""
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Writes one line; while the disk is full, which a save may bring about, lines wait in memory."""
+        """Writes one line; keeps lines in memory while the disk is full, as a save may make it."""
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n"
         waiting = bool(self._unwritten)
         self._unwritten += line.encode()
@@ -105,13 +96,13 @@ class JsonLines:
 
 def _cut_after(file: Path, step: int) -> bool:
     """Cuts off the lines of later steps and an unfinished one, reading only those; False when none is left."""
-    end = next((end for end, found in _from_the_end(file) if found <= step), 0)
+    end = next((end for end, found in lines_from_the_end(file) if found <= step), 0)
     os.truncate(file, end)
     return end > 0
 
 
-def _from_the_end(file: Path) -> Iterator[tuple[int, float]]:
-    """Whole lines, the last one first: (offset of its end, its step); what is no JSON has an infinite step."""
+def lines_from_the_end(file: Path) -> Iterator[tuple[int, float]]:
+    """Yields whole lines, the last one first: (offset of its end, its step). A line without a step has infinity."""
     with file.open("rb") as stream:
         offset, content, met_line_end = stream.seek(0, os.SEEK_END), b"", False
         while offset:

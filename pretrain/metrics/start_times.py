@@ -22,13 +22,13 @@ class Laps:
             self._laps.append(("python", time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")))
 
     def lap(self, name: str) -> None:
-        """Ends a stretch and names it."""
+        """Ends an interval and names it."""
         now = time.monotonic()
         self._laps.append((name, now - self._last))
         self._last = now
 
     def print_report(self) -> None:
-        """Prints all stretches on standard error, and forgets them."""
+        """Prints all intervals on standard error, and forgets them."""
         parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._laps)
         total = sum(seconds for _, seconds in self._laps)
         say(f"ready after {total:.1f} s: {parts}")

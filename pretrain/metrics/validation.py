@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per byte on the validation split.
+"""Measures loss, perplexity and bits per byte on the validation split.
 
 The first `train.validation.max_tokens` targets, an equal fraction of every source, in windows of the context length
 laid side by side; the last window of a source may be shorter. What is reported are ratios of sums over all of them, so

@@ -1,4 +1,4 @@
-"""What compiled code depends on: hardware, software and settings, as one fingerprint."""
+"""Fingerprints what compiled code depends on: hardware, software and settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SETTINGS = (
 
 
 def circumstances(recipe: Recipe, engine: Engine) -> dict[str, Any]:
-    """By group, what this rank's code depends on."""
+    """What this rank's code depends on, by group."""
     return {
         "hardware": _hardware(engine.device),
         "software": _software(),

@@ -1,4 +1,4 @@
-"""Before the first step: does fast code compute what plain code computes?
+"""Checks before the first step that fast code computes what plain code computes.
 
 One micro-batch goes through the model as training runs it (compiled, attention by products, fp8, the loss in chunks)
 and through plain kernels (`pretrain.model.plain_kernels`), forward and backward. The loss, the norm of the gradient and
@@ -57,7 +57,7 @@ _FLOOR = 0.1
 
 @dataclass(frozen=True)
 class Digest:
-    """What one way of computing gives on this rank: nats, and of each parameter's gradient (P, BUCKETS), float64."""
+    """The result of one way of computing on this rank: nats, and a digest of each parameter's gradient (P, BUCKETS)."""
 
     nats: float
     gradients: Tensor
@@ -93,7 +93,7 @@ class Differences:
         return max(self.gradients.items(), key=lambda item: item[1], default=("none", 0.0))
 
     def failing(self, allowed: Tolerance) -> list[str]:
-        """What differs by more than is allowed, the parameters with the largest differences first."""
+        """Names what differs by more than is allowed, the largest differences first."""
         names = [name for name, value in sorted(self.gradients.items(), key=lambda item: -item[1])]
         found = [f"gradient of {name}" for name in names if not self.gradients[name] <= allowed.gradient]
         found += ["gradient norm"] * (not self.norm <= allowed.gradient) + ["loss"] * (not self.loss <= allowed.loss)
@@ -102,7 +102,7 @@ class Differences:
 
 @dataclass(frozen=True)
 class Check:
-    """What came out; `compiled` says how training goes on."""
+    """The outcome of the check; `compiled` says how training goes on."""
 
     compiled: bool
     text: str  # one line
@@ -111,11 +111,11 @@ class Check:
 
 
 class WrongKernels(ValueError):
-    """Fast code computes something else than plain code, and the recipe does not allow to go on without it."""
+    """Fast code and plain code disagree, and the recipe does not allow training without fast code."""
 
 
 def fast_paths(engine: Engine, positions: int, chunk: int | None) -> list[str]:
-    """What training on micro-batches of `positions` tokens computes otherwise than plain code does."""
+    """The fast paths that training on micro-batches of `positions` tokens takes."""
     model = engine.module.model
     found = ["compiled code"] if engine.compiled else []
     found += ["attention by products"] if engine.compiled and model.attends_by_products(engine.device) else []
@@ -190,13 +190,13 @@ def _digest(engine: Engine, inputs: tuple[Tensor, ...], call: Callable[..., Tens
 
 
 def _weighted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs; with weights of one where all are zero, as in a micro-batch of padding, which has no gradient."""
+    """Sets all weights to one where all are zero: a micro-batch of padding has no gradient to compare."""
     tokens, targets, weights, *rest = inputs
     return (tokens, targets, weights if weights.any() else torch.ones_like(weights), *rest)
 
 
 def _scale(engine: Engine, inputs: tuple[Tensor, ...]) -> float:
-    """What makes a mean of the micro-batch's sum."""
+    """The factor that makes a mean of the micro-batch's sum."""
     return (_FP16_SCALE if engine.precision == "fp16" else 1.0) / max(float(inputs[2].sum()), 1.0)
 
 
@@ -233,7 +233,7 @@ def _compare(engine: Engine, inputs: tuple[Tensor, ...], plain: Digest) -> Diffe
 
 
 def differences(fast: Digest, plain: Digest, names: list[str], sizes: list[int]) -> Differences:
-    """Of one rank; infinite where the fast code's number is none."""
+    """Compares the digests of one rank; infinite where the fast code gives NaN or infinity."""
     norms, counts = plain.norms, torch.tensor(sizes, dtype=torch.float64)
     total = norms.norm()
     expected = norms + _FLOOR * total * (counts / counts.sum()).sqrt()
@@ -255,7 +255,7 @@ def _largest(values: Iterator[float] | Any) -> float:
 
 @contextmanager
 def _as_before(engine: Engine) -> Iterator[None]:
-    """Inside: training mode, nothing dropped, no weight that is all zero; afterwards everything is as it was.
+    """Sets training mode without dropout, and fills weights that are all zero; restores everything at the end.
 
     Behind a matrix of zeros, as `model.zero_init` makes them, all gradients are zero, right or wrong.
     """
@@ -281,7 +281,7 @@ def _as_before(engine: Engine) -> Iterator[None]:
 
 # --------------------------------------------------------------------------------------------------------------- words
 def _values(found: Differences, engine: Engine) -> dict[str, float]:
-    """JSON has no infinity: what is not finite is left out."""
+    """The values for metrics.jsonl; leaves out what is not finite, because JSON has no infinity."""
     values = {"check/loss": found.loss, "check/grad_norm": found.norm, "check/gradients": found.worst()[1]}
     return {name: value for name, value in values.items() if math.isfinite(value)} | {
         "check/compiled": float(engine.compiled)

@@ -1,4 +1,4 @@
-"""What a run may say of its numbers: fast code was compared with plain code, and whether they repeat bit for bit.
+"""Records how a run was checked: fast code against plain code, and whether its values repeat bit for bit.
 
 Compared before the first step, and again after a resume on other hardware, software or settings
 (`pretrain.numerics.circumstances`); otherwise a checkpoint's word counts, so that a resumed run goes on as the first
@@ -24,7 +24,7 @@ from pretrain.phases import Phase
 
 
 class Numerics:
-    """Of one training session; every rank has one."""
+    """Checks and records the numerics of one training session; every rank has one."""
 
     def __init__(self, recipe: Recipe, engine: Engine) -> None:
         self._recipe, self._engine = recipe, engine

@@ -1,4 +1,4 @@
-"""Whether a run gives the same numbers bit for bit when it is made again, and what is switched on for it.
+"""Makes a run repeatable bit for bit where it can, and says how far that goes.
 
 What is not repeatable by itself: additions in the order in which threads come to them. On CPUs the compiler scatters
 the embedding's gradient with atomic additions; on GPUs scattered additions, FlashAttention's backward pass and cuBLAS
@@ -28,7 +28,7 @@ def is_deterministic(train: Train, device: torch.device) -> bool:
 
 @contextmanager
 def deterministic_algorithms(enabled: bool) -> Iterator[None]:
-    """Inside, torch takes deterministic algorithms only; put it around everything that compiles or computes.
+    """Makes torch use deterministic algorithms only, while open; put it around all compilation and computation.
 
     An operation that has none raises torch's `RuntimeError`, which names it.
     """
@@ -52,7 +52,7 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
 
 
 def promise(deterministic: bool, device: torch.device, threads: int, ranks: int) -> str:
-    """What a run may say about being made again, in one sentence without a full stop."""
+    """Says how far a run repeats bit for bit, in one sentence without a full stop."""
     where = f"{ranks} rank{'s' * (ranks != 1)} of {threads} thread{'s' * (threads != 1)}"
     if not deterministic:
         return "not promised to repeat bit for bit: train.deterministic is off, and additions may come in any order"

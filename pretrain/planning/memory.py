@@ -1,4 +1,4 @@
-"""Memory of training, by part, before anything runs: what DeepSpeed and autograd will keep for this recipe.
+"""Predicts the memory of training by part: what DeepSpeed and autograd will keep for a recipe.
 
 Letters of shapes as in `pretrain.model.transformer`; N parameters, R ranks, n = B T tokens of a micro-batch on a rank,
 s bytes of a number in the precision of the forward pass.
@@ -36,7 +36,7 @@ _BATCH_BYTES = 20  # of a token: its id, its target, its weight
 
 @dataclass(frozen=True)
 class Setup:
-    """How a model is trained, as far as memory cares."""
+    """The settings of training that memory depends on."""
 
     precision: str  # bf16, fp16, fp32, or fp8, which keeps what bf16 does
     ranks: int
@@ -68,7 +68,7 @@ class Setup:
 
     @property
     def real_stage(self) -> int:
-        """What DeepSpeed runs: stage 0 in fp16 is stage 1 (see `pretrain.engine.deepspeed_config`)."""
+        """The stage that DeepSpeed runs: stage 0 in fp16 is stage 1 (see `pretrain.engine.deepspeed_config`)."""
         return 1 if self.stage == 0 and self.precision == "fp16" else self.stage
 
 

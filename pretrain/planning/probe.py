@@ -39,7 +39,7 @@ _ENOUGH_SECONDS = 60.0
 
 
 def probe(recipe: Recipe, rows: int, steps: int) -> dict[str, Any]:
-    """Makes `steps` steps, fewer where they are long, with an embedding of `rows` rows; what this rank measured.
+    """Makes `steps` steps, or fewer long ones, with an embedding of `rows` rows; returns this rank's measurements.
 
     `base`, `ready` and `peak` in bytes: the process before the model is made but with all libraries in use, the most
     until the first step, and the most of all. On a GPU they count what torch allocated there; on a CPU the resident

@@ -98,7 +98,7 @@ class Lineage:
 
 
 def robust_z(loss: float, before: list[float]) -> float:
-    """Robust standard deviations of `loss` above the median of `before` (Iglewicz and Hoaglin 1993)."""
+    """How many robust standard deviations `loss` lies above the median of `before` (Iglewicz and Hoaglin 1993)."""
     median = statistics.median(before)
     mad = statistics.median(abs(value - median) for value in before)
     return (loss - median) / max(_MAD_TO_SIGMA * mad, _LEAST_SIGMA * abs(median), 1e-12)

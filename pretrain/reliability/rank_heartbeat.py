@@ -1,4 +1,4 @@
-"""Signs of life of every rank, and the end of a run in which a rank is stuck.
+"""Writes a heartbeat for each rank, and ends a run in which a rank is stuck.
 
 `RUN/ranks/rank_00003.json` is one line of fixed length, rewritten in place every few seconds by a thread: where the
 rank is (step, phase) and since when. A rank whose file stands still is stopped or cut off; one whose file goes on, but
@@ -35,7 +35,7 @@ _REPORTED_GROUPS = 8
 
 @dataclass(frozen=True)
 class Beat:
-    """What a rank says of itself."""
+    """One line of a rank's heartbeat file."""
 
     rank: int
     host: str
@@ -47,7 +47,7 @@ class Beat:
 
 
 def read_beats(run: Path) -> dict[int, Beat]:
-    """The last sign of life of every rank; a file that cannot be read is as none."""
+    """Reads the last heartbeat of every rank; leaves out files that cannot be read."""
     beats = {}
     for file in sorted((run / DIRECTORY).glob("rank_*.json")):
         with suppress(OSError, ValueError, TypeError):
@@ -57,7 +57,7 @@ def read_beats(run: Path) -> dict[int, Beat]:
 
 
 class RankHeartbeat:
-    """One rank's signs of life, and its watch over how long its phases last."""
+    """Writes one rank's heartbeat, and watches how long its phases last."""
 
     def __init__(self, run: Path, settings: Watch, rank: int, ranks: int, phases: CurrentPhase | None = None) -> None:
         """`phases`: where training says what it does; by default one that stays between steps."""
@@ -74,7 +74,7 @@ class RankHeartbeat:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While open, writes signs of life, dumps stacks on SIGUSR2, and ends the process when it is stuck."""
+        """Writes heartbeats while open, dumps stacks on SIGUSR2, and ends the process when it is stuck."""
         thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
         with suppress(ValueError):  # not in the main thread: then without the signal
             faulthandler.register(signal.SIGUSR2, file=self._stacks, all_threads=True)
@@ -133,7 +133,7 @@ class RankHeartbeat:
         faulthandler.dump_traceback(self._stacks, all_threads=True)
 
     def _read_twice(self) -> tuple[dict[int, Beat], dict[int, Beat]]:
-        """Reads all signs of life twice, more than one interval apart, so that clocks of hosts need not agree."""
+        """Reads all heartbeats twice, more than one interval apart, so that clocks of hosts need not agree."""
         before = read_beats(self._run)
         until = time.monotonic() + 1.25 * self._settings.heartbeat_seconds
         while time.monotonic() < until:
@@ -160,7 +160,7 @@ class RankHeartbeat:
 
 
 def silent(before: dict[int, Beat], after: dict[int, Beat]) -> list[int]:
-    """Ranks whose sign of life is the same in both readings."""
+    """Ranks whose heartbeat is the same in both readings."""
     return [rank for rank, beat in after.items() if rank in before and before[rank].time == beat.time]
 
 

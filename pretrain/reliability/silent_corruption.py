@@ -1,4 +1,4 @@
-"""Silent corruption: are the numbers that several ranks hold the same bit for bit?
+"""Detects silent corruption: compares, bit for bit, the tensor elements that several ranks hold.
 
 Stages 0 to 2 keep the model's weights on every rank, stage 0 the optimizer's moments as well. At stage 3 each number
 lies on one rank, and only what ZeRO keeps whole everywhere (small parameters) can be compared.
@@ -20,7 +20,7 @@ from pretrain.phases import Phase
 
 
 class SilentCorruption(ValueError):
-    """Ranks that should hold the same numbers do not."""
+    """Ranks that should hold the same values do not."""
 
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -28,7 +28,7 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @torch.no_grad()
 def digests(tensors: Iterable[Tensor]) -> Tensor:
-    """(n,) int64: of each tensor the sum, modulo 2**64, of its bits read as integers; any flipped bit changes it."""
+    """(n,) int64: the sum of each tensor's bits as integers, modulo 2**64. Any flipped bit changes it."""
     return torch.stack([_digest(tensor.detach().contiguous().view(-1)) for tensor in tensors])
 
 
@@ -43,7 +43,7 @@ def _digest(values: Tensor) -> Tensor:
 
 
 def deviating(columns: list[list[int]]) -> dict[int, int]:
-    """Rank -> index of its first number that differs from what most ranks have; all ranks when there is no majority.
+    """Rank -> index of its first digest that differs from the majority's; all ranks when there is no majority.
 
     Args:
         columns: one list of digests for each rank.
@@ -64,7 +64,7 @@ def deviating(columns: list[list[int]]) -> dict[int, int]:
 
 
 def check_replicas(names: list[str], columns: list[list[int]], hosts: list[str], step: int) -> None:
-    """Raises `SilentCorruption` naming the ranks whose numbers differ after `step` updates."""
+    """Raises `SilentCorruption` naming the ranks whose digests differ after `step` updates."""
     if not (found := deviating(columns)):
         return
     ranks = ", ".join(f"rank {rank} ({hosts[rank]}; first in {names[index]})" for rank, index in found.items())

@@ -1,4 +1,4 @@
-"""How fast each rank computes by itself: whole steps take as long on all ranks, because the fast wait for the slow."""
+"""Finds slow ranks by their forward passes: whole steps take equally long, because fast ranks wait for slow ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def slow_ranks(seconds: list[float], ratio: float) -> dict[int, float]:
-    """Rank -> how many times the median it takes, where that is more than `ratio`; of two ranks the faster counts."""
+    """Rank -> its time over the median, where that exceeds `ratio`; of two ranks the faster is the median."""
     median = sorted(seconds)[(len(seconds) - 1) // 2]
     return {rank: value / median for rank, value in enumerate(seconds) if value > ratio * median > 0}
 

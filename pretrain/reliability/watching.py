@@ -60,7 +60,7 @@ def watched(recipe: Recipe, engine: Engine, phases: CurrentPhase, start: int, wo
 
 
 def sign_of_a_lost_rank(error: Exception) -> str | None:
-    """What tells that an error is another rank's end: its type, or the words that matched; None: it is this rank's own.
+    """Tells by what an error is known as another rank's end: its type or some words; None: it is this rank's own.
 
     A RuntimeError of this rank may hold such words by chance; the log then names them.
     """

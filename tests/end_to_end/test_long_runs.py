@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from launch.processes.training import train_here
-from pretrain.metrics.metrics_file import newest_step
 from pretrain.reliability.rank_heartbeat import read_beats
 from pretrain.signals import StoppedEarly
+from tests.parts.rank_processes import last_step
 from tests.parts.training_run import ROOT, prepare_data, start_training, tiny_recipe, write_recipe
 
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_a_signal_before_the_first_step_ends_replica_train_in_order(
         process.kill()
         process.communicate(timeout=30)
     assert process.returncode == {signal.SIGUSR1: 75, signal.SIGTERM: 143}[order], errors
-    assert "Traceback" not in errors and newest_step(tmp_path / "run") == 0
+    assert "Traceback" not in errors and last_step(tmp_path / "run") == 0
 
 
 @pytest.mark.chaos
@@ -106,7 +106,7 @@ def test_signals_to_replica_train_with_two_ranks(tmp_path: Path, data: Path, ord
     process = subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     run = tmp_path / "run"
     try:
-        while newest_step(run) < 5:
+        while last_step(run) < 5:
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
         process.send_signal(order)
@@ -115,7 +115,7 @@ def test_signals_to_replica_train_with_two_ranks(tmp_path: Path, data: Path, ord
         process.kill()
         process.communicate(timeout=30)
     assert process.returncode == code, errors
-    assert (run / "checkpoints" / f"step_{newest_step(run):08d}").is_dir(), errors
+    assert (run / "checkpoints" / f"step_{last_step(run):08d}").is_dir(), errors
 
 
 @pytest.mark.parametrize(

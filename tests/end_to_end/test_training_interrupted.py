@@ -15,8 +15,8 @@ import pytest
 
 from configs.common.exit_codes import STOPPED_EARLY
 from pretrain.checkpoint.manifest import newest
-from pretrain.metrics.metrics_file import newest_step
 from pretrain.train import main
+from tests.parts.rank_processes import last_step
 from tests.parts.training_run import metric_lines, prepare_data, start_training, train_to_end, write_recipe
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if newest_step(run) >= step:
+        if last_step(run) >= step:
             return
         time.sleep(0.02)
     raise AssertionError(f"step {step} was not reached: {process.communicate(timeout=10)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from pretrain.metrics.metrics_file import newest_step
+from pretrain.metrics.metrics_file import lines_from_the_end, metric_files
 
 LAUNCHER = "deepspeed.launcher.launch"
 SCRIPT = "train.py"
@@ -42,8 +43,9 @@ def _below(pid: int | None, wanted: Callable[[list[str]], bool]) -> list[psutil.
 
 
 def last_step(run: Path) -> int:
-    """The newest step in metrics.jsonl; 0 when there is none."""
-    return newest_step(run)
+    """The step of the last whole line in a run's metrics, without reading the others; 0 when there is none."""
+    steps = (step for file in reversed(metric_files(run)) for _, step in lines_from_the_end(file))
+    return int(next((step for step in steps if step < math.inf), 0))
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 120) -> None:

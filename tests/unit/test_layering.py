@@ -38,7 +38,7 @@ ROOMS = {
     "launch": "completion docs headlines trace processes stages planning models commands cli cluster",
 }
 # Class names that still mean two things.
-TWO_CLASSES: dict[str, set[str]] = {"pretrain": {"Skipped"}}
+TWO_CLASSES: dict[str, set[str]] = {}
 # Heavy or optional packages, and the only places that may import them.
 ONLY_IN = {
     "ray": ("data_prep/work/cluster.py", "launch/"),

@@ -12,7 +12,8 @@ import pytest
 
 from eval.report.history import read_history
 from pretrain.metrics import metrics_file
-from pretrain.metrics.metrics_file import JsonLines, metric_files, newest_step, read_metrics
+from pretrain.metrics.metrics_file import JsonLines, metric_files, read_metrics
+from tests.parts.rank_processes import last_step
 from tests.parts.training_run import metric_lines
 
 LINE_BYTES = 80
@@ -40,7 +41,7 @@ def test_a_full_part_is_closed_and_all_readers_see_one_list(tmp_path: Path) -> N
     assert [(line["step"], line["train/loss"]) for line in read_metrics(tmp_path)] == expected
     assert read_history(tmp_path).get("train/loss") == expected
     assert metric_lines(tmp_path, "train/loss") == dict(expected)
-    assert newest_step(tmp_path) == 50
+    assert last_step(tmp_path) == 50
 
 
 @pytest.mark.parametrize("start", [0, 1, 9, 13, 37, 50])
@@ -73,13 +74,13 @@ def test_lines_longer_than_a_block_and_ends_that_are_no_json(tmp_path: Path, mon
     write(tmp_path, range(1, 4), part_bytes=2**30)
     with (tmp_path / "metrics.jsonl").open("ab") as stream:
         stream.write(b"\0" * 50 + b"\n" + b"\0" * 20)  # what a power cut may leave
-    assert newest_step(tmp_path) == 3
+    assert last_step(tmp_path) == 3
     write(tmp_path, range(4, 5), 3)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
 
 def test_nothing_yet(tmp_path: Path) -> None:
-    assert newest_step(tmp_path) == 0 and metric_files(tmp_path) == [] and list(read_metrics(tmp_path)) == []
+    assert last_step(tmp_path) == 0 and metric_files(tmp_path) == [] and list(read_metrics(tmp_path)) == []
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_a_full_disk_loses_no_line(
     lines.log(2, {"train/loss": 2.0})
     lines.log(3, {"train/loss": 3.0})
     monkeypatch.setattr(lines, "_stream", good)
-    assert newest_step(tmp_path) == 1
+    assert last_step(tmp_path) == 1
     lines.log(4, {"train/loss": 4.0})
     lines.close()
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
