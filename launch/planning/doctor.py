@@ -113,7 +113,8 @@ def _disk(directory: Path, megabytes: int) -> dict[str, Any]:
 
 def checkpoint_bytes(recipe: Recipe) -> int | None:
     """Bytes on disk of the checkpoints that the recipe keeps, and the one being written; None: not known yet."""
-    from launch.planning.show import embedding_rows, meta_model
+    from launch.planning.show import meta_model
+    from pretrain.sizes.embedding_rows import embedding_rows
 
     rows = embedding_rows(recipe)
     model = meta_model(recipe, rows) if rows else None

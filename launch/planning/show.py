@@ -12,6 +12,7 @@ from configs.common.console import Console
 from configs.common.layout import MANIFEST
 from configs.safety.hide_secrets import is_secret, mask
 from configs.schema.recipe import Origins, Recipe, solve_batch, total_steps
+from pretrain.sizes.embedding_rows import embedding_rows
 
 if TYPE_CHECKING:
     from pretrain.model.transformer import Transformer
@@ -108,23 +109,6 @@ def _mixture(recipe: Recipe) -> list[str]:
         return mixture_lines(mixture_table(recipe, load_manifest(recipe.data_directory)))
     except ValueError as error:  # this command only looks: stale data or shares that cannot be had are a finding
         return [str(error)]
-
-
-def embedding_rows(recipe: Recipe) -> int | None:
-    """Rows of the embedding, padding included; None for an alphabet that the data decides."""
-    tokenizer = recipe.data.tokenizer
-    if tokenizer.kind == "char":
-        return None
-    if tokenizer.kind == "file":
-        from data_prep.tokens.vocab import Vocab
-
-        assert tokenizer.path is not None
-        return recipe.model.padded_vocab(Vocab.load(tokenizer.path).size)
-    if tokenizer.kind in ("byte", "kmer"):
-        from data_prep.tokens.vocab_training import train_vocab
-
-        return recipe.model.padded_vocab(train_vocab(tokenizer, []).size)
-    return recipe.model.padded_vocab(tokenizer.vocab_size)
 
 
 def meta_model(recipe: Recipe, vocab_size: int) -> Transformer | None:

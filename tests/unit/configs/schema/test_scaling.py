@@ -9,7 +9,8 @@ import yaml
 
 from configs.schema.recipe import Recipe, RecipeError, dump, load, load_with_origins, total_steps
 from configs.schema.scaling import MUON_RATE, PUBLISHED, batch_tokens, derive, learning_rate, read_size, weight_decay
-from launch.planning.show import embedding_rows, meta_model
+from launch.planning.show import meta_model
+from pretrain.sizes.embedding_rows import embedding_rows
 
 GPT2 = {
     "name": "dialled",

@@ -8,7 +8,8 @@ import pytest
 
 from configs.schema.recipe import json_schema, load, solve_batch
 from launch.docs import REFERENCE, SCHEMA, reference
-from launch.planning.show import embedding_rows, facts, meta_model
+from launch.planning.show import facts, meta_model
+from pretrain.sizes.embedding_rows import embedding_rows
 
 CONFIGS = Path(__file__).resolve().parents[4] / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))

@@ -16,12 +16,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from configs.schema.model import Model
 from configs.schema.recipe import MOST_AUTOMATIC_MICRO_BATCH, load, solve_batch
 from launch.cli import main
-from launch.planning.plan import make_plan
 from pretrain.engine.compiling import PAYS_FROM_FLOPS, pays_to_compile
 from pretrain.engine.devices import Device, identify, parse_gpus
 from pretrain.model.transformer import Transformer
 from pretrain.planning.deepspeed_estimate import deepspeed_states
 from pretrain.planning.memory import LIVE, PREFETCH, Setup, activation_bytes, memory, variants
+from pretrain.planning.predict import make_plan
 from pretrain.planning.step_time import Hardware, muon_operations
 from pretrain.sizes.flops import count_parameters, float8_share
 

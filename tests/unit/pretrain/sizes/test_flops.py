@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs.schema.model import Model
 from configs.schema.recipe import load
-from launch.planning.show import embedding_rows
 from pretrain.model.transformer import Transformer
+from pretrain.sizes.embedding_rows import embedding_rows
 from pretrain.sizes.flops import count_parameters, flops_per_token
 
 RECIPES = sorted((Path(__file__).resolve().parents[4] / "configs").glob("*.yaml"))
