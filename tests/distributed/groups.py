@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.parts.training_run import ROOT, metric_lines, prepare_data, write_recipe
 
-TRAIN, TRAIN_CHECKED, TRAIN_SICK = "train_many", "train_checked", "train_sick"  # modules beside this one
+TRAIN, TRAIN_CHECKED, TRAIN_FAULTY = "train_many", "train_checked", "train_faulty"  # modules beside this one
 
 
 def start_ranks(count: int, command: list[str], **settings: Any) -> list[subprocess.Popen[str]]:

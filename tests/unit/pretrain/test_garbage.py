@@ -30,8 +30,8 @@ def test_garbage_goes_at_known_steps_only() -> None:
 
 
 def test_the_collector_is_as_before_after_an_error() -> None:
-    with pytest.raises(ValueError, match="sick"), collected_at_steps():
-        raise ValueError("sick")
+    with pytest.raises(ValueError, match="broken"), collected_at_steps():
+        raise ValueError("broken")
     assert gc.isenabled() and gc.get_freeze_count() == 0
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Spikes, skipped ranges, votes over replicas, launches: what the watch decides, and one run over a poisoned shard."""
+"""Spikes, skipped ranges, votes over replicas, launches: what the watch decides, and one run over a garbled shard."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def test_robust_z_counts_deviations_and_is_not_moved_by_outliers() -> None:
 
 
 @pytest.fixture(scope="module")
-def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def garbled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data in which the windows of step STEP are random bytes; clean data beside it."""
-    directory = tmp_path_factory.mktemp("poisoned")
+    directory = tmp_path_factory.mktemp("garbled")
     clean = prepare_data(directory / "clean")
     recipe, data = spiky(directory, clean, "record"), load_manifest(clean)
     source = BatchSource(recipe, data)
-    places = source._places(STEP - 1)
+    windows = source._windows_of(STEP - 1)
     shutil.copytree(clean, directory / "data")
     shards = [directory / "data" / "tiny" / f"{number:05d}.bin" for number in (0, 1)]
     parts = [np.fromfile(shard, dtype=np.uint16) for shard in shards]
     stream, generator = np.concatenate(parts), np.random.default_rng(0)
-    for window in places.window.tolist():
+    for window in windows.window.tolist():
         span = slice(window * source.context + 1, (window + 1) * source.context + 1)
         stream[span] = generator.integers(0, data.vocab_size - 1, source.context)
     for shard, part in zip(shards, np.split(stream, [len(parts[0])]), strict=True):
@@ -71,10 +71,10 @@ def spiky(directory: Path, data: Path, action: str, **faults: Any) -> Recipe:
 @pytest.mark.parametrize(
     ("action", "skipped"), [("record", []), ("stop", None), ("skip", [30, 30]), ("rewind", [21, 30])]
 )
-def test_a_poisoned_shard(
-    tmp_path: Path, poisoned: Path, action: str, skipped: list[int] | None, capsys: pytest.CaptureFixture[str]
+def test_a_garbled_shard(
+    tmp_path: Path, garbled: Path, action: str, skipped: list[int] | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = spiky(tmp_path, poisoned, action)
+    recipe = spiky(tmp_path, garbled, action)
     directory = recipe.run_directory
     if skipped is None:
         with pytest.raises(LossSpike, match=rf"step {STEP}: loss .* robust standard deviations .*; its update was not"):
@@ -91,24 +91,24 @@ def test_a_poisoned_shard(
     (file,) = (directory / "faults").iterdir()
     record = json.loads(file.read_text())
     assert record["step"] == STEP and record["z"] > 5
-    source = BatchSource(recipe, load_manifest(poisoned))
+    source = BatchSource(recipe, load_manifest(garbled))
     expected = [(row, span.id) for row, spans in enumerate(source.documents(STEP - 1)) for span in spans]
     assert [(span["row"], span["id"]) for span in record["documents"]] == expected
     assert all(set(span) == {"row", "id", "source", "offset", "tokens", "words"} for span in record["documents"])
 
 
-def test_weights_that_the_last_update_ruined_are_not_saved(tmp_path: Path, poisoned: Path) -> None:
+def test_weights_that_the_last_update_ruined_are_not_saved(tmp_path: Path, garbled: Path) -> None:
     recipe = tiny_recipe(
-        tmp_path, poisoned, steps=1, optimizer={"lr": 1e38}, schedule={"warmup_steps": 0}, validation={"every": 1000}
+        tmp_path, garbled, steps=1, optimizer={"lr": 1e38}, schedule={"warmup_steps": 0}, validation={"every": 1000}
     )
     with pytest.raises(ValueError, match=r"validation loss after step 1 is (nan|inf): training diverged, .* not saved"):
         run(recipe)
     assert not list((recipe.run_directory / "checkpoints").glob("step_*"))
 
 
-def test_only_so_many_times(tmp_path: Path, poisoned: Path) -> None:
+def test_only_so_many_times(tmp_path: Path, garbled: Path) -> None:
     with pytest.raises(LossSpike, match=r"this run has skipped 0 times already \(train.faults.max_skips\)"):
-        run(spiky(tmp_path, poisoned, "rewind", max_skips=0))
+        run(spiky(tmp_path, garbled, "rewind", max_skips=0))
 
 
 def guarded(tmp_path: Path, action: str, **faults: Any) -> LossGuard:

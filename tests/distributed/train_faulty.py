@@ -1,6 +1,6 @@
 """Trains several recipes one after the other, each with the fault that lies beside it as `fault.json`, on one rank.
 
-Kinds: `loss` and `gradient` become no number, `spike` multiplies the loss by 1,000, `flip` flips the lowest bit of one
+Kinds: `loss` and `gradient` become NaN, `spike` multiplies the loss by 1,000, `flip` flips the lowest bit of one
 weight. What training raises is written beside the recipe, with whether the weights were then those before the step.
 """
 
@@ -34,7 +34,7 @@ class Injected:
     def install(self) -> None:
         step, forward, check = Engine.step, LanguageModelling.forward, loop.compare_replicas
 
-        def watched_step(engine: Engine, batch: Batch, number: int, *arguments: Any) -> Any:
+        def counted_step(engine: Engine, batch: Batch, number: int, *arguments: Any) -> Any:
             self.step, before = number, weights(engine)
             try:
                 return step(engine, batch, number, *arguments)
@@ -42,7 +42,7 @@ class Injected:
                 self.unchanged = bool((weights(engine) == before).all())
                 raise
 
-        def sick_forward(module: LanguageModelling, *batch: Tensor) -> Tensor:
+        def faulty_forward(module: LanguageModelling, *batch: Tensor) -> Tensor:
             loss = forward(module, *batch)
             if not (self.mine and module.training and self.step + 1 == self.fault["step"]):
                 return loss
@@ -56,7 +56,7 @@ class Injected:
                 parameter.data.view(-1).view(torch.int32)[5] ^= 1
             check(engine, done)
 
-        Engine.step, LanguageModelling.forward = watched_step, sick_forward  # type: ignore[method-assign]
+        Engine.step, LanguageModelling.forward = counted_step, faulty_forward  # type: ignore[method-assign]
         loop.compare_replicas = flipped
         self.restore = lambda: (
             setattr(Engine, "step", step),

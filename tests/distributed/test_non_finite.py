@@ -1,4 +1,4 @@
-"""Two real processes over gloo: numbers fall ill on one of them, at every ZeRO stage."""
+"""Two real processes over gloo: a loss, a gradient or a weight goes wrong on one of them, at every ZeRO stage."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.groups import TRAIN_SICK, RankGroups, Runs
+from tests.distributed.groups import TRAIN_FAULTY, RankGroups, Runs
 
 pytestmark = pytest.mark.slow
 STAGES = (0, 1, 2, 3)
-# no number: name -> (kind, stage, precision)
-SICK = {
+# not finite: name -> (kind, stage, precision)
+FAULTS = {
     f"{kind} {stage} {precision}": (kind, stage, precision)
     for kind in ("loss", "gradient")
     for stage, precision in (*((stage, "fp32") for stage in STAGES), (1, "bf16"))
@@ -35,7 +35,7 @@ SPIKES = {"window": 8, "zscore": 50.0}
 FLIP_STAGES = (0, 2)  # at stage 3 each weight lies on one rank
 
 
-class SickRuns(Runs):
+class FaultyRuns(Runs):
     def add_faulty(self, name: str, fault: dict[str, Any], stage: int, **train: Any) -> Path:
         run = self.add(name, 2, stage, **COMMON, watch=WATCH, **train)
         (run.parent / "fault.json").write_text(json.dumps(fault))
@@ -49,10 +49,10 @@ class SickRuns(Runs):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> SickRuns:
-    """First all faults, then clean runs that are told to skip what the sick ones skipped."""
-    runs = SickRuns(tmp_path_factory.mktemp("sick"), rank_groups)
-    for name, (kind, stage, precision) in SICK.items():
+def runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> FaultyRuns:
+    """First all faults, then clean runs that are told to skip what the faulty ones skipped."""
+    runs = FaultyRuns(tmp_path_factory.mktemp("faulty"), rank_groups)
+    for name, (kind, stage, precision) in FAULTS.items():
         runs.add_faulty(name, {"kind": kind, "rank": 1, "step": STEP}, stage, precision=precision)
     for name, (action, stage, precision) in ACTIONS.items():
         faults = {"action": action, **SPIKES}
@@ -62,18 +62,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory, rank_groups: RankGroups) -> S
         runs.add_faulty(f"flip {stage}", {"kind": "flip", "rank": 1, "step": 3}, stage)
     fault = {"kind": "gradient", "rank": 0, "step": STEP}
     runs.add_faulty("skip gradient", fault, 2, faults={"action": "skip", **SPIKES})
-    runs.launch(TRAIN_SICK)
+    runs.launch(TRAIN_FAULTY)
     for name, (_, stage, precision) in {**ACTIONS, "skip gradient": ("skip", 2, "fp32")}.items():
         run = runs.add_faulty(f"{name} again", {}, stage, faults=SPIKES, precision=precision)
         run.mkdir()
         shutil.copy(runs.directory / name / "run" / "skipped.json", run)
-    runs.launch(TRAIN_SICK)
+    runs.launch(TRAIN_FAULTY)
     return runs
 
 
-@pytest.mark.parametrize("name", SICK)
-def test_no_number_on_one_rank_stops_all_before_the_update(runs: SickRuns, name: str) -> None:
-    kind, _, _ = SICK[name]
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_non_finite_value_on_one_rank_stops_all_before_the_update(runs: FaultyRuns, name: str) -> None:
+    kind, _, _ = FAULTS[name]
     for outcome in runs.said(name):
         assert outcome["said"].startswith("NonFiniteLoss: the " + {"loss": "loss", "gradient": "gradient norm"}[kind])
         assert f"of step {STEP} is" in outcome["said"] and "(not finite on rank 1)" in outcome["said"]
@@ -85,7 +85,7 @@ def test_no_number_on_one_rank_stops_all_before_the_update(runs: SickRuns, name:
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_a_run_that_skips_the_same_is_the_same_run(runs: SickRuns, name: str) -> None:
+def test_a_run_that_skips_the_same_is_the_same_run(runs: FaultyRuns, name: str) -> None:
     """Letting go of a step's gradients leaves nothing behind; after a rewind neither do the steps before."""
     action, _, _ = ACTIONS[name]
     assert [outcome["said"] for outcome in runs.said(name)] == ["", ""]
@@ -99,13 +99,13 @@ def test_a_run_that_skips_the_same_is_the_same_run(runs: SickRuns, name: str) ->
     assert checkpoint["state"]["updates"] == len(made)
 
 
-def test_a_gradient_that_is_no_number_is_skipped_where_the_recipe_says_so(runs: SickRuns) -> None:
+def test_a_non_finite_gradient_is_skipped_where_the_recipe_says_so(runs: FaultyRuns) -> None:
     assert sorted(runs.losses("skip gradient")) == [step for step in range(1, STEPS + 1) if step != STEP]
     assert runs.losses("skip gradient") == runs.losses("skip gradient again")
 
 
 @pytest.mark.parametrize("stage", FLIP_STAGES)
-def test_one_flipped_bit_is_found_and_of_two_ranks_both_are_named(runs: SickRuns, stage: int) -> None:
+def test_one_flipped_bit_is_found_and_of_two_ranks_both_are_named(runs: FaultyRuns, stage: int) -> None:
     for outcome in runs.said(f"flip {stage}"):
         assert outcome["said"].startswith("SilentCorruption: after step 3 "), outcome["said"]
         assert "rank 0 (" in outcome["said"] and "rank 1 (" in outcome["said"] and "first in blocks" in outcome["said"]
