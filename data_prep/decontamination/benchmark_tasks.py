@@ -1,4 +1,4 @@
-"""lm-eval's tasks (EleutherAI/lm-evaluation-harness) and their items; the one place of data_prep that knows lm-eval.
+"""Reads the items of lm-eval's tasks (EleutherAI/lm-evaluation-harness). No other file of data_prep imports lm-eval.
 
 Tasks are looked up in the given directories first; those need no network. Any other name is one of lm-eval's own.
 """
@@ -54,7 +54,7 @@ def check_places(places: Sequence[str]) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _manager(kind: Any, places: tuple[str, ...], defaults: bool, stamp: tuple[Any, ...]) -> Any:
-    """lm-eval's `TaskManager`, once for all tasks of an evaluation; `stamp` tells when the files are others."""
+    """Makes lm-eval's `TaskManager` once for all tasks of an evaluation. `stamp` changes with the files."""
     return kind(include_path=list(places) or None, include_defaults=defaults)
 
 

@@ -1,4 +1,4 @@
-"""Verdict stage `decontaminate`: documents that share n-grams with evaluation sets.
+"""Verdict stage `decontaminate`: drops or marks documents that share n-grams with evaluation sets.
 
 After Brown et al. (arXiv:2005.14165, appendix C): an n-gram of an evaluation item that occurs in a training document is
 a hit, unless it occurs in more than `max_documents` of them (a common phrase); passages shorter than n count as a
@@ -258,7 +258,7 @@ def _summary(index: Index, touched: pa.Table) -> dict[str, dict[str, int]]:
 # ------------------------------------------------------------------------------------------------------- for evaluation
 @dataclass(frozen=True)
 class Touched:
-    """Which evaluation items the training documents touched.
+    """Evaluation items whose n-grams occur in training documents.
 
     Attributes:
         sets: items, compared and touched of every set that was looked at.
@@ -274,7 +274,7 @@ class Touched:
 
 
 def load_touched(data_directory: Path) -> Touched | None:
-    """What the stage left in a data directory; None where it was not part of the recipe."""
+    """Reads the stage's result from a data directory. None when the stage was not part of the recipe."""
     directory = data_directory / NAME
     if not (directory / MANIFEST).is_file() or not (directory / TOUCHED_NAME).is_file():
         return None

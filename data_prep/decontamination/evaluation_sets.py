@@ -1,4 +1,4 @@
-"""The sets that a recipe's models are scored on, as evaluation and decontamination both read them.
+"""Reads the evaluation sets of a recipe, for evaluation and for decontamination.
 
 An item's key is a hash of its text, so that both find the same item, whatever is left out or cut off before it.
 """
@@ -52,7 +52,7 @@ def item_key(passages: Sequence[str]) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text can be written as UTF-8: JSON's escapes can spell half a surrogate pair, which cannot."""
+    """Tells whether the text can be written as UTF-8: JSON's escapes can spell half a surrogate pair, which cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -66,7 +66,7 @@ def set_key(items: Iterable[Sequence[str]]) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- reading
 def read_texts(section: PerplexitySet, rules: Normalize) -> list[str]:
-    """The set's documents, normalised like the training text; empty ones are left out.
+    """Reads the set's documents and normalises them like training text. Leaves out empty ones.
 
     Raises:
         ValueError: a missing file, a broken one, a broken record in one, or a set without text.
@@ -150,7 +150,7 @@ def _rows(section: TranslationSet) -> Iterator[dict[str, Any]]:
 
 # ------------------------------------------------------------------------------------------------------ decontamination
 def contents_of(recipe: Recipe, identify: Callable[[Any], Any]) -> dict[str, Any]:
-    """What the items depend on: settings and contents of every set that `data.decontaminate` names; nothing is parsed.
+    """Describes the sets that `data.decontaminate` names by settings and content. Parses nothing.
 
     Of lm-eval's own tasks it is the name and lm-eval's version; their data is fetched when they are read.
 
@@ -187,7 +187,7 @@ def _task_files(recipe: Recipe, identify: Callable[[Any], Any]) -> list[Any]:
 
 
 def changed_sets(recipe: Recipe, compared: dict[str, Any], identify: Callable[[Any], Any]) -> set[str]:
-    """Names of the sets that are scored and are not what they were; `benchmark` for all tasks.
+    """Names the scored sets whose content changed; `benchmark` stands for all tasks.
 
     A set that was not compared, or whose files are missing, is none of them.
 

@@ -1,4 +1,4 @@
-"""The index of n-grams of evaluation items, and the search for them in texts.
+"""Builds the index of n-grams of evaluation items and finds them in texts.
 
 Three kinds of n-gram: `ngram` words, `ngram_characters` characters of scripts without spaces, and whole passages too
 short to have either, which are found by their first words. Hashes propose, the words themselves decide.

@@ -1,4 +1,4 @@
-"""Hashes of all windows of bytes of a text, and anchors chosen among them by winnowing; vectorised.
+"""Hashes all windows of bytes of a text and chooses anchors among them by winnowing. Vectorised with numpy.
 
 Winnowing (Schleimer, Wilkerson, Aiken 2003): of the hashes of all `gram`-byte strings in a window of `size` bytes the
 smallest one, the last of equal ones, is the window's anchor. Equal windows have equal anchors, and neighbouring windows
@@ -93,7 +93,7 @@ class ByteWindows:
         return mix(found)
 
     def starts(self, batch: ByteBatch) -> tuple[Positions, Positions]:
-        """Where in the batch windows begin that lie in one stretch, and the stretch of each."""
+        """Positions in the batch at which windows begin, and the stretch of each. No window crosses a stretch."""
         counts = np.diff(batch.edges) - self.size + 1
         stretch = np.repeat(np.arange(len(counts)), counts)
         first = np.cumsum(counts) - counts

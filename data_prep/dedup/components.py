@@ -1,4 +1,4 @@
-"""Connected components of a graph that is given by its edges: every node gets the smallest node it is joined to.
+"""Finds connected components of a graph of edges: each node gets the smallest node that it is connected to.
 
 Up to `MEMORY_EDGES` edges are worked on at once; more by rounds of large-star and small-star over the shuffle (Kiveris
 et al. 2014, "Connected Components in MapReduce and Beyond"), which end after about log2(nodes)**2 rounds at worst and

@@ -1,4 +1,4 @@
-"""One number for each document of all parts, in the order in which "first" is decided."""
+"""Numbers all documents over all parts, in the order that decides which document comes first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NumberedPart:
 
 
 def number_parts(stage: Stage, parts: Sequence[Part]) -> list[NumberedPart]:
-    """Numbers all rows; leaves a table in the stage by which `DocumentIndex` finds the way back.
+    """Numbers all rows. Writes a table into the stage, which `DocumentIndex` reads.
 
     Raises:
         ValueError: for more documents than there are numbers.
@@ -48,7 +48,7 @@ def number_parts(stage: Stage, parts: Sequence[Part]) -> list[NumberedPart]:
 
 
 class DocumentIndex:
-    """From numbers back to part and row."""
+    """Finds part and row of a document by its number."""
 
     def __init__(self, edges: npt.NDArray[np.int64], names: npt.NDArray[np.str_]) -> None:
         self._edges = edges
@@ -56,7 +56,7 @@ class DocumentIndex:
 
     @staticmethod
     def of(stage: Stage) -> DocumentIndex:
-        """Reads the table of the stage; remembered for the next task of this worker."""
+        """Reads the table of the stage. Remembers it for the next task of this worker."""
         file = _table(stage)
         return _read(file, file.stat().st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""Verdict stage `exact`: documents whose normalised text was met before, over all sources.
+"""Verdict stage `exact`: drops documents whose normalised text occurred before, over all sources.
 
 Texts are compared by the 128-bit BLAKE2b hashes that stage `documents` left beside its parts. Of equal documents the
 first in the order of sources, files and rows stays. A part sends the first of its equal documents into the shuffle

@@ -1,4 +1,4 @@
-"""Verdict stage `near`: documents much like another, over all sources, by MinHash-LSH.
+"""Verdict stage `near`: drops documents similar to an earlier one, over all sources, by MinHash-LSH.
 
     parts -> band keys => ranges: candidate pairs => verification by the shingle sets => components => parts
 
@@ -97,6 +97,6 @@ def _verified(
 
 
 def bands_and_rows(settings: NearDuplicates) -> tuple[int, int]:
-    """Those of the settings; what they leave open is chosen from the similarity."""
+    """Bands and rows of the settings. Chooses from the similarity what they leave open."""
     misses = MISSES if settings.verify else MISSES_UNVERIFIED
     return choose_bands(settings.similarity, misses, settings.bands, settings.rows)

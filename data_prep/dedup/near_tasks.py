@@ -1,4 +1,4 @@
-"""The tasks of stage `near`, each a unit of work of its own."""
+"""The tasks of stage `near`; each commits one work unit."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _sets_file(stage: Stage, part: str) -> Path:
 
 # --------------------------------------------------------------------------------------------------------------- bands
 def nodes_of(near: NearSettings, numbers: Numbers, sizes: npt.NDArray[np.int64]) -> Numbers:
-    """Numbers that put the document to keep first."""
+    """Node numbers under which the document to keep is the smallest of its component."""
     if near.keep == "first":
         return numbers
     shortfall = np.uint64(_LONGEST) - np.minimum(sizes, _LONGEST).astype(np.uint64)

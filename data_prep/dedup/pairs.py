@@ -1,4 +1,4 @@
-"""Candidate pairs from band keys, and their verification by the shingle sets themselves.
+"""Makes candidate pairs from band keys and verifies them by their shingle sets.
 
 Nodes are documents as numbers, smaller ones being preferred as the one that stays; see `near`.
 """
@@ -86,7 +86,7 @@ def write_sets(file: Path, numbers: npt.NDArray[np.uint64], sets: list[Hashes]) 
 
 
 class SetReader:
-    """Reads single sets out of the files of many parts; holds at most `memory` bytes of what it has read."""
+    """Reads single sets out of the files of many parts. Caches at most `memory` bytes."""
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
@@ -128,7 +128,7 @@ class SetReader:
 
 
 def as_similar(first: Hashes, second: Hashes, similarity: float) -> bool:
-    """Whether the Jaccard similarity of two sets, sorted and without repetitions, is at least `similarity`."""
+    """Tells whether two sorted sets without repetitions have a Jaccard similarity of at least `similarity`."""
     small, large = sorted((len(first), len(second)))
     if not large or small < similarity * large:
         return False

@@ -1,4 +1,4 @@
-"""Verdict stage `lines`: lines or paragraphs that earlier documents of the same source have already.
+"""Verdict stage `repeated_lines`: cuts lines or paragraphs that earlier documents of the source have.
 
 Compared are the stretches without white space at their ends, by 128-bit BLAKE2b hashes that begin with the source. The
 first `keep` documents that have one keep it (each in all its places), later ones lose it. A part sends each line into
@@ -48,7 +48,7 @@ class LineDeduplication:
 
 
 def put_lines(task: PartTask[RepeatedLines]) -> None:
-    """(hash, hash, document) of the part's different lines; those beyond `keep` within the part are told beside it."""
+    """Writes (hash, hash, document) of the part's different lines. Lines beyond `keep` go to a file of the part."""
     numbered = task.numbered
     digests: list[bytes] = []
     numbers: list[int] = []
@@ -76,7 +76,7 @@ def find_repeated(task: RangeTask[RepeatedLines]) -> None:
 
 
 def _beyond(records: Records, keep: int) -> np.ndarray:
-    """Which of sorted (hash, hash, document) come after the first `keep` of their hash."""
+    """Marks the sorted (hash, hash, document) that come after the first `keep` of their hash."""
     starts = starts_of_runs(records[:, 0], records[:, 1])
     places = np.arange(len(records)) - np.repeat(starts, np.diff([*starts, len(records)]))
     beyond: np.ndarray = places >= keep
@@ -149,7 +149,7 @@ def merge_spans(encoded: bytes, spans: Sequence[Span]) -> list[Span]:
 
 
 def _gaps(spans: Sequence[Span], size: int) -> Iterator[Span]:
-    """What lies between the spans."""
+    """The spans between these spans."""
     position = 0
     for start, end in spans:
         yield position, start

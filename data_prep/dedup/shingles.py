@@ -1,4 +1,4 @@
-"""Texts as sets of hashed shingles, and their MinHash signatures.
+"""Turns texts into sets of hashed shingles and into MinHash signatures.
 
 Normal form: lower case; a word is a run of letters and digits (everything else separates), and every character of a
 script written without spaces (Chinese, Japanese kana, Thai, Lao, Khmer, Burmese) is a word of its own. A shingle is

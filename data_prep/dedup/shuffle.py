@@ -1,4 +1,4 @@
-"""A shuffle of keyed records through files: parts write sorted records once, ranges of keys read their slices.
+"""Shuffles keyed records through files: parts write sorted records, ranges of keys read their slices.
 
 A record is a row of `width` unsigned 64-bit numbers, the first of which is its key. Files of many writers are merged in
 groups of about the square root of their number before anybody reads a range, so N writers and R readers open
@@ -153,7 +153,7 @@ def ordered(records: Records) -> Records:
 
 
 def starts_of_runs(*columns: Records) -> npt.NDArray[np.int64]:
-    """Where in sorted columns the values change, the first position included."""
+    """Positions in sorted columns at which the values change; the first position is one."""
     changes = np.ones(len(columns[0]), dtype=bool)
     if len(changes):
         changes[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])

@@ -1,4 +1,4 @@
-"""Verdict stage `substrings`: passages of at least `min_bytes` bytes that an earlier document has, cut from later ones.
+"""Verdict stage `substrings`: cuts passages of at least `min_bytes` bytes that an earlier document has.
 
 What is cut is exactly the union of all windows of `min_bytes` bytes that some earlier document contains as well (Lee et
 al. 2021, "Deduplicating Training Data Makes Language Models Better", find them by a suffix array over everything), less
@@ -66,7 +66,7 @@ class SubstringDeduplication:
 
 # ------------------------------------------------------------------------------------------------------------- anchors
 def put_anchors(task: PartTask[RepeatedSubstrings]) -> None:
-    """(anchor, first document of the part that has it); anchors of several documents of the part are told beside it."""
+    """Writes (anchor, first document of the part with it). Anchors of several documents go to a file of the part."""
     windows = ByteWindows(task.settings.min_bytes)
     found = [np.zeros((0, 2), np.uint64)]
     for batch in byte_batches(_texts(task.numbered), task.settings.min_bytes):
@@ -96,7 +96,10 @@ def find_shared(task: RangeTask[RepeatedSubstrings]) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- windows
 def put_windows(task: PartTask[RepeatedSubstrings]) -> None:
-    """(hash, rest of the hash and document) of windows whose anchor is shared; the part's own repetitions beside."""
+    """Writes (hash, rest of the hash and document) of windows whose anchor is shared.
+
+    Repetitions within the part go to a file of the part.
+    """
     assert task.result is not None
     told = task.read()[:, 1]
     shared = np.unique(np.concatenate([told, np.load(_local(task, "anchors"))]))
@@ -241,5 +244,5 @@ def _texts(numbered: NumberedPart) -> Iterator[tuple[int, bytes]]:
 
 
 def _local(task: PartTask[RepeatedSubstrings], what: str) -> Path:
-    """What a part needs not learn from the shuffle."""
+    """File for what the part knows without the shuffle."""
     return task.numbered.stage.unit_file(f"local.{what}.{task.numbered.part.name}", ".records")

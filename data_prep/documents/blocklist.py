@@ -1,4 +1,4 @@
-"""Addresses that nothing is taken from: domains with all below them, URL prefixes, words in addresses."""
+"""Tells whether a URL is blocked: by its domain or a parent domain, a URL prefix, or a word in it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Blocklist:
         self._words = re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, lowered))})(?![^\W_])") if lowered else None
 
     def __call__(self, url: str | None) -> bool:
-        """Whether the address is blocked; False for none."""
+        """Tells whether the address is blocked; False for none."""
         if not url:
             return False
         url = _bare(url)

@@ -1,4 +1,4 @@
-"""Lines that are the furniture of web pages and e-books, not text: taken out before documents are judged.
+"""Takes boilerplate lines out of web pages and e-books before the quality rules see a document.
 
 A line goes only when all of it is such a phrase, or when it is short and begins as such lines do; so a sentence *about*
 cookies stays. English, German, French and Chinese. The frame that Project Gutenberg puts around its books goes too.

@@ -1,4 +1,4 @@
-"""What one document goes through in the stage `documents`: the steps of the recipe's `data:` section in their order.
+"""Applies the steps of the recipe's `data:` section to one document, in order.
 
 Address -> normalise -> lines -> language -> quality rules -> classifier -> privacy (extraction has happened when a
 record became a document). Every byte that a step takes and every document that it drops is counted under

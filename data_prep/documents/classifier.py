@@ -1,4 +1,4 @@
-"""A trainable judge of quality: logistic regression on hashed n-grams of words and characters, in numpy.
+"""A trainable quality classifier: logistic regression on hashed n-grams of words and characters, in numpy.
 
 The kind of model that GPT-3 (arXiv:2005.14165, appendix A) and CCNet's successors filtered the web with: examples of
 what is wanted on one side, of what is not on the other. Features are hashed (Weinberger et al., arXiv:0902.2206), so
@@ -39,7 +39,7 @@ _FEWEST_EXAMPLES = 20
 
 @dataclass(frozen=True)
 class ClassifierReport:
-    """How well the model tells held-out examples apart; none of them was trained on."""
+    """Accuracy and AUC on held-out examples, none of which was trained on."""
 
     good: int  # training examples
     bad: int

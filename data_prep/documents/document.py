@@ -1,4 +1,4 @@
-"""The document, which everything before the tokenizer works on, and the record that could not become one."""
+"""Defines the document, and the record that could not become one."""
 
 from __future__ import annotations
 

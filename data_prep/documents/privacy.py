@@ -1,4 +1,4 @@
-"""Personal data in text: found, replaced by placeholders, counted.
+"""Finds personal data in text, replaces it by placeholders and counts it.
 
 Every search starts from a rare character or a literal, so that text without personal data costs almost nothing. What
 a pattern finds is confirmed by a library or a checksum before it is replaced: `ipaddress`, `phonenumbers` (Google's
@@ -104,7 +104,7 @@ _BEFORE_CHARACTERS = 160
 
 
 def _is_login(text: str, start: int, end: int) -> bool:
-    """Whether `text[start:end]`, which has the form of a mail address, is an account on a machine."""
+    """Tells whether `text[start:end]`, which has the form of a mail address, is an account on a machine."""
     if _PATH_BEHIND.match(text, end):
         return True
     line = text[max(text.rfind("\n", 0, start) + 1, start - _BEFORE_CHARACTERS) : start]
@@ -225,7 +225,7 @@ def _is_card(text: str, start: int, end: int) -> bool:
 
 
 def luhn(number: str) -> bool:
-    """Whether the last digit is Luhn's check digit of the others."""
+    """Tells whether the last digit is Luhn's check digit of the others."""
     doubled = (sum(divmod(2 * int(digit), 10)) for digit in number[-2::-2])
     return (sum(map(int, number[::-2])) + sum(doubled)) % 10 == 0
 
@@ -249,13 +249,13 @@ _ONE_DOT = re.compile(r"\+?[0-9]+\.[0-9]+")
 
 
 def _with_sign(text: str, start: int, end: int) -> int:
-    """Where the number begins with the `+` or the parenthesis before it."""
+    """Position of the `+` or the parenthesis before the number, if there is one."""
     sign = _SIGN.search(text, max(0, start - 4), start) if text[start - 1 : start] in ("+", "(", " ") else None
     return sign.start() if sign and ("(" not in sign[0] or ")" in text[start:end]) else start
 
 
 def _written_as(text: str, start: int, end: int) -> tuple[str, tuple[str | None, ...]]:
-    """What may be a telephone number, and the regions whose forms it may have; none where nothing speaks for it."""
+    """A possible telephone number, and the regions whose forms it may have; no region when nothing speaks for one."""
     written = text[start:end]
     told = _PHONE_WORD.search(text, max(0, start - 40), start) is not None
     if written.startswith(("+", "(+")) and (told or not _ONE_DOT.fullmatch(written)):

@@ -1,4 +1,4 @@
-"""Secret keys and tokens in text, by the forms their issuers give them (the forms that gitleaks and GitHub publish)."""
+"""Finds secret keys and tokens in text by the forms of their issuers (as gitleaks and GitHub publish them)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Markup to text: one page, fragment or XML document to the text a reader would see.
+"""Turns one HTML page, HTML fragment or XML document into the text that a reader sees.
 
 Web pages: the main text by trafilatura (Barbaresi 2021, https://aclanthology.org/2021.acl-demo.15) in its fast mode, or
 by resiliparse (Bevendorff et al. 2018); the measurements behind the default are in docs/benchmarks.md. Code blocks keep

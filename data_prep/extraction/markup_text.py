@@ -1,4 +1,4 @@
-"""A tree of elements to text: paragraphs apart, list items with `- `, a table row a line, code as it stands.
+"""Renders a tree of elements as text: paragraphs apart, list items with `- `, a line for each table row.
 
 Shared by the main text of web pages and by XML. What an element is, follows from its name (`ROLES`: TEI as trafilatura
 writes it, HTML, DocBook, JATS, CNXML); an unknown one is part of a sentence where its parent has text of its own beside
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Role(Enum):
-    """What becomes of an element."""
+    """How an element is rendered."""
 
     INLINE = "part of a sentence"
     BLOCK = "apart from what is around it"

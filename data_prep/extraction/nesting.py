@@ -1,4 +1,4 @@
-"""Looks at markup before a parser does: nesting and attributes on which parsers take forever, or give up silently."""
+"""Checks markup before a parser sees it: deep nesting and many attributes make parsers hang or give up silently."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TAGS = re.compile(rf"<(/?)([a-zA-Z][^\s/>]*+)([\s/]*+(?:{_ATTRIBUTE_TEXT})*+)(>
 
 
 class MarkupShape:
-    """What the positions of `<` alone say about a text, in one look at its bytes."""
+    """Nesting depth of a text, bounded from the positions of `<` in its bytes."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -57,7 +57,7 @@ class MarkupShape:
         self._most = int((level - np.minimum(np.minimum.accumulate(level), 0)).max(initial=0))
 
     def depth_beyond(self, limit: int, slash_ends: bool = True) -> bool:
-        """Whether elements may be nested deeper than `limit`; those left open count until the end of the text.
+        """Tells whether elements may be nested deeper than `limit`; those left open count until the end of the text.
 
         Args:
             limit: of elements around one another.
@@ -80,7 +80,7 @@ class MarkupShape:
         return _deeper(((bool(end), name, rest.endswith("/")) for end, name, rest, closed in found if closed), limit)
 
     def too_many_attributes(self) -> bool:
-        """Whether one tag has more attributes than any page needs."""
+        """Tells whether one tag has more attributes than any page needs."""
         return len(self._text) > 2 * _MAX_ATTRIBUTES and any(
             len(tag[0]) > 2 * _MAX_ATTRIBUTES and len(_ATTRIBUTE.findall(tag[0])) > _MAX_ATTRIBUTES
             for tag in _TAG.finditer(self._text)
@@ -88,7 +88,7 @@ class MarkupShape:
 
 
 def _deeper(tags: Iterable[tuple[bool, str, bool]], limit: int) -> bool:
-    """Whether the tags (is an end, name, ends itself) are nested deeper somewhere; an end closes one of its name."""
+    """Tells whether tags (is an end, name, ends itself) nest deeper than `limit`. An end closes one of its name."""
     open_now: Counter[str] = Counter()
     depth = 0
     for end, name, empty in tags:

@@ -1,4 +1,4 @@
-"""HTML made neutral before extractors see it: what they are known to delete or to run together, and nothing else.
+"""Rewrites the HTML that extractors are known to delete or to run together, and nothing else.
 
 Tried element by element with trafilatura 2.3 and resiliparse 2.0: both delete `<time>` with its words, trafilatura
 also formulas and a few more, and runs the text of a block together with that of a block inside it.

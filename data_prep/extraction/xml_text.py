@@ -1,4 +1,4 @@
-"""Text of XML: CNXML (OpenStax), DocBook, JATS, feeds and any other, block by block.
+"""Reads the text of XML block by block: CNXML (OpenStax), DocBook, JATS, feeds and any other.
 
 The document type and the entities it declares are taken off before parsing, so that none is expanded and nothing
 outside the document is opened.
@@ -106,7 +106,7 @@ def _unfold_markup(root: Any) -> None:
 
 
 def _in_code(element: Any) -> bool:
-    """Whether the element, or one around it, shows its text as it stands."""
+    """Tells whether the element, or one around it, shows its text as it stands."""
     return any(ROLES.get(name_of(item)) is Role.CODE for item in (element, *element.iterancestors()))
 
 

@@ -1,4 +1,4 @@
-"""The funnel page: what every rule did to the text, with examples to read side by side."""
+"""Writes the funnel page: counts of every rule, with examples side by side."""
 
 from __future__ import annotations
 

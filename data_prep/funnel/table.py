@@ -1,4 +1,4 @@
-"""The data funnel as rows of the report: what became of all that was read."""
+"""Turns the data funnel into rows of the report."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def place(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def label(row: dict[str, Any]) -> str:
-    """What a row of the funnel says, in words."""
+    """Describes a row of the funnel in words."""
     if row["reason"] in _LABELS:
         return _LABELS[row["reason"]]
     what = "dropped" if row["documents"] else "taken away"

@@ -1,4 +1,4 @@
-"""The funnel: what became of every document and byte that was read.
+"""Counts what became of every document and byte that was read: the tally of a unit, the funnel of a run.
 
 Rows are `{source, stage, reason, documents, bytes, tokens}`. Per source, the row `read` is what came in (bytes as they
 stood in the files), and the other rows divide it up exactly. Reasons without documents are bytes that a step took out
@@ -59,7 +59,7 @@ class Tally:
         self.examples.append(entry)
 
     def wants(self, key: str) -> bool:
-        """Whether another example of this reason would be remembered."""
+        """Tells whether another example of this reason would be remembered."""
         return self._shown.wants(key)
 
     def _cut(self, text: str) -> str:

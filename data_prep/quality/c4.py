@@ -1,4 +1,4 @@
-"""C4: lines taken out, then what is left is judged (arXiv:1910.10683, section 2.2, and its code, c4_utils.py)."""
+"""C4's rules: takes out lines, then checks the rest (arXiv:1910.10683, section 2.2, and its code, c4_utils.py)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _has_long_word(line: str, limit: int) -> bool:
 
 
 def _phrases(settings: C4Rules, line: str) -> Drop | bool:
-    """Whether the line stays, by what it says."""
+    """Tells whether the line stays, by what it says."""
     lowered = line.lower()
     if settings.lorem_ipsum and "lorem ipsum" in lowered:
         return Drop("c4_lorem_ipsum", line[:80])

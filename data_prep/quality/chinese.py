@@ -1,4 +1,4 @@
-"""Gopher's rules carried over to Chinese, which has no blanks between words: counted in characters.
+"""Gopher's rules for Chinese, which has no spaces between words: characters are counted.
 
 The n-grams are those of the Chinese characters alone, everything between them left out: addresses, code and rules of
 dashes would count as repetition otherwise.

@@ -1,4 +1,4 @@
-"""English words and sentences as spaCy's blank English pipeline cuts them, which datatrove's filters count.
+"""Splits English text into words and sentences as spaCy's blank English pipeline does, for datatrove's counts.
 
 spaCy takes a text apart at blanks; each chunk between blanks then loses prefixes and suffixes one after the other, is
 looked up among some 1300 exceptions (`don't`, `e.g.`, `:-)`), and is cut at infixes unless it is an address. So words
@@ -67,7 +67,7 @@ class English:
         return final, final != words
 
     def may_join(self, left: str, right: str) -> bool:
-        """Whether a candidate could reach from one chunk into the next."""
+        """Tells whether a candidate could reach from one chunk into the next."""
         return (self._cut(left, self._exceptions)[-1], self._cut(right, self._exceptions)[0]) in self._joined
 
     def in_context(self, before: Sequence[str], chunk: str, after: Sequence[str]) -> list[str]:
@@ -189,5 +189,5 @@ def english() -> English:
 
 @cache
 def is_punctuation(word: str) -> bool:
-    """Whether all characters have a Unicode category of punctuation."""
+    """Tells whether all characters have a Unicode category of punctuation."""
     return all(unicodedata.category(character).startswith("P") for character in word)

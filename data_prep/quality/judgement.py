@@ -1,4 +1,4 @@
-"""What a rule says of a text."""
+"""Defines the answer of a quality rule: keep, drop with a reason, or another text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents that are not text at all. A judgement is a reason to drop, or None to keep."""
+"""Finds documents that are not text. Returns a reason to drop, or None to keep."""
 
 from __future__ import annotations
 

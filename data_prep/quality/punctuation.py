@@ -1,4 +1,4 @@
-"""Sets of characters that rules count: those of datatrove 0.10.1 (utils/text.py, Apache-2.0), as code points."""
+"""Sets of characters that rules count, as code points (datatrove 0.10.1, utils/text.py, Apache-2.0)."""
 
 from __future__ import annotations
 

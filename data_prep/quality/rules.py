@@ -1,4 +1,4 @@
-"""From the recipe's `quality.rules` to functions."""
+"""Builds functions from the recipe's `quality.rules`."""
 
 from __future__ import annotations
 

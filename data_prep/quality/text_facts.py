@@ -1,4 +1,4 @@
-"""What the rules want to know of one text, found out once.
+"""Computes facts of one text (words, lines, sentences) once for all quality rules.
 
 A *word* is what spaCy's blank English pipeline makes of a chunk between blanks (data_prep/quality/english_words.py),
 blanks themselves left out: `Don't (ever) stop.` is Do n't ( ever ) stop . So a punctuation mark is a word too.
@@ -71,7 +71,7 @@ class TextFacts:
         return int(np.count_nonzero(self._of_words(fact)))
 
     def has_word(self, word: str) -> bool:
-        """Whether it is one of the words."""
+        """Tells whether it is one of the words."""
         number = self._table.word_of.get(word)
         return number is not None and bool((self.word_ids == number).any())
 

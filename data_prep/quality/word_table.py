@@ -1,4 +1,4 @@
-"""The process's table of chunks and words.
+"""Remembers the words of chunks met before, one table for each process.
 
 Chunks come again and again: their words are looked up, and everything else is numpy over word numbers.
 """
@@ -69,7 +69,7 @@ class Table(dict[str, int]):
         return words
 
     def depends(self, chunk: int) -> bool:
-        """Whether a chunk's words may depend on its neighbours."""
+        """Tells whether a chunk's words may depend on its neighbours."""
         return self._facts["altered"][chunk] != 0
 
     def chunk_words(self, chunk: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Members of .tar and .zip files, each read by its own ending; nothing is ever written under a member's name."""
+"""Reads members of .tar and .zip files, each by its own ending. Never writes a file under a member's name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ReadMember = Callable[[str, BinaryIO, int], Iterator[RawRecord]]
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether a member's name leads out of the directory it would be unpacked to."""
+    """Tells whether a member's name leads out of the directory it would be unpacked to."""
     parts = name.replace("\\", "/").split("/")
     return ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":") or "\0" in name
 
@@ -47,7 +47,7 @@ def _pattern(glob: str) -> re.Pattern[str]:
 
 
 def is_wanted(name: str, glob: str) -> bool:
-    """Whether the glob `members` takes this member."""
+    """Tells whether the glob `members` takes this member."""
     return _pattern(glob).match(name) is not None
 
 

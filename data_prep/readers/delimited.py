@@ -1,4 +1,4 @@
-"""Rows of .csv and .tsv files as mappings of column to value.
+"""Reads rows of .csv and .tsv files as mappings from column to value.
 
 A quotation mark that begins a field has a meaning where its partner ends that field: before a separator or a line end.
 Where it does not, either the file does not quote at all, and the marks are its own, or the row is broken and reading
@@ -194,7 +194,7 @@ class _Rows:
             at = end + 1
 
     def _asks(self, line: bytes) -> bool:
-        """Whether quotes mean anything, as what follows shows."""
+        """Tells whether quotes mean anything, as what follows shows."""
         if self._quotes is not None:
             return self._quotes
         if self._until > 0:
@@ -289,7 +289,7 @@ def _delimiter(sample: bytes) -> str:
 
 
 def _has_header(first: list[str], sample: bytes, delimiter: str, asked: Sequence[str]) -> bool:
-    """Whether the first row names columns.
+    """Tells whether the first row names columns.
 
     It does where it has a field that is asked for; else if its values are short, different, no numbers, and not what
     follows.

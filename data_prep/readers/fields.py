@@ -1,4 +1,4 @@
-"""The text of a record: fields of a row, and the front matter of a Markdown file."""
+"""Finds the text of a record: fields of a row, front matter of a Markdown file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a file's name to how it is read, and from a file to its records."""
+"""Chooses the reader of a file by its name, and reads the file's records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a web server answered: status, fields and body, without the encodings it was sent in (RFC 9110, RFC 9112).
+"""Parses an HTTP response into status, fields and decoded body (RFC 9110, RFC 9112).
 
 Archives often keep a body decoded beside fields that say otherwise, and servers name codings that are none. So what the
 fields say is believed where the bytes bear it out, and the body stands as it is where they do not. Either all of a
@@ -222,6 +222,6 @@ def _brotli(body: bytes, limit: int) -> Body:
 
 
 def _is_plain(body: bytes) -> bool:
-    """Whether a body looks like text as it stands: no byte at its beginning that no text has."""
+    """Tells whether a body looks like text as it stands: no byte at its beginning that no text has."""
     head = body[:512]
     return head == head.translate(None, _CONTROLS)

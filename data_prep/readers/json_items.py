@@ -1,4 +1,4 @@
-"""Objects of a JSON file, one at a time: the items of its list, or the values at its top level.
+"""Reads the objects of a JSON file one at a time: the items of its list, or its top-level values.
 
 The scanner knows strings and brackets only, so that an item of any size can be passed over without being held; what an
 item means is found out where documents are made of it. (Streaming parsers such as ijson hold whole strings and items.)
@@ -80,7 +80,7 @@ class _Scanner:
         self._before = (self._before + chunk[:end])[-_LINE_BYTES:]
 
     def finish(self, damage: Damage) -> Iterator[RawRecord]:
-        """What is left when the file has ended."""
+        """Items that are complete when the file has ended."""
         self._hold(self._carried)
         if self._open:
             damage.set("truncated_file", "a list or an object is not closed")
@@ -166,7 +166,7 @@ class _Scanner:
         return self._indent is None or indent == self._indent or indent in self._usual
 
     def _cuts_off(self, chunk: bytes, at: int) -> bool:
-        """Whether the brace there is that of the next item, as the present one could have none."""
+        """Tells whether the brace there is that of the next item, as the present one could have none."""
         if at and chunk[at - 1] not in b" \t\n":
             return False
         indent, before = self._line_before(chunk, at)

@@ -1,4 +1,4 @@
-"""Lists what a source is read from: files, or the pieces of a hub dataset, each read from start to end."""
+"""Lists the origins of a source: files, or pieces of a hub dataset, each read from start to end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Origin:
 
     @property
     def path(self) -> Path | None:
-        """Where it lies, if it is a local file."""
+        """Path of a local file; else None."""
         return self.place if isinstance(self.place, Path) else None
 
     @property
@@ -59,7 +59,7 @@ class Origin:
 
 
 def origins(source: Source) -> list[Origin]:
-    """What the source is read from, in order; names do not depend on where the files lie.
+    """The origins of a source, in order. Their names do not depend on where the files lie.
 
     Raises:
         ValueError: when a path matches nothing, a file's ending is not known, or the source's reader may not run.

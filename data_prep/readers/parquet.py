@@ -1,4 +1,4 @@
-"""Rows of .parquet files as mappings of column to value."""
+"""Reads rows of .parquet files as mappings from column to value."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def parquet_rows(stream: BinaryIO, reading: Reading, damage: Damage) -> Iterator
 
 
 def _of_the_file(error: Exception, pa: Any) -> bool:
-    """Whether damage or a hostile size raised it: Arrow says that memory is short when a file claims too much."""
+    """Tells whether damage or a hostile size raised it: Arrow says that memory is short when a file claims too much."""
     return isinstance(error, pa.ArrowException) or concerns_one(error)
 
 

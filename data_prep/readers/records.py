@@ -1,4 +1,4 @@
-"""What readers give and what tells them how to read."""
+"""Defines raw records, and the settings that readers get."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RawRecord:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read; see `configs.schema.data` for what the settings mean."""
+    """Settings for reading one file; `configs.schema.data` explains them."""
 
     format: str = "auto"
     members: str = "**"

@@ -1,4 +1,4 @@
-"""Records of FASTA and FASTQ files: the sequence as text without line ends, the first word of its title as id."""
+"""Reads FASTA and FASTQ files: the sequence without line ends, and the first word of its title as id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of a file, decompressed, in constant memory.
+"""Decompresses the bytes of a file in constant memory.
 
 How something is packed is told by its bytes, whatever it is called. Damage never raises here: the stream ends early and
 says why in its `Damage`, so that what was readable stays. What follows a complete stream and is none is no damage. A
@@ -206,13 +206,13 @@ class Unpacked(io.RawIOBase):
 
     # ------------------------------------------------------------------------------------------------ between members
     def _have(self, size: int) -> bool:
-        """Whether that many bytes of input are there, read if need be."""
+        """Tells whether that many bytes of input are there, read if need be."""
         while len(self._input) < size and (more := self._stream.read(self._bite)):
             self._input += more
         return len(self._input) >= size
 
     def _begun(self) -> bool:
-        """Whether a member begins here; padding and frames without data are passed over."""
+        """Tells whether a member begins here; padding and frames without data are passed over."""
         while self._have(1):
             if self._complete and self._zeros and not self._input[0]:
                 self._input = self._input.lstrip(b"\0")
@@ -361,7 +361,7 @@ def unpack(
 
 
 def _is_binary(head: bytes) -> bool:
-    """Whether bytes are neither text nor a container; UTF-16 has a zero for a byte at every other place."""
+    """Tells whether bytes are neither text nor a container; UTF-16 has a zero for a byte at every other place."""
     head = head[:512]
     if _CONTAINERS.match(head) or wide(head):
         return False

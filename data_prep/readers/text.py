@@ -1,4 +1,4 @@
-"""Lines, paragraphs and stretches of text files, in whatever encoding they are."""
+"""Reads lines, paragraphs or stretches of text files in any encoding."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Transcoded(io.RawIOBase):
         return self._decoder.decode(data, final=not data).encode(errors="replace")
 
     def _is_utf8(self, data: bytes) -> bool:
-        """Whether a block is UTF-8 as it stands; if not, looks again what the file is."""
+        """Tells whether a block is UTF-8 as it stands; if not, looks again what the file is."""
         if data.isascii() and not (self._decoder is None and b"\x1b" in data and ISO_2022_JP.search(data)):
             return self._decoder is None
         if not data.isascii():
@@ -106,7 +106,7 @@ def as_utf8(stream: BinaryIO, wide_only: bool = False) -> BinaryIO:
 
 
 def _ends_as_utf8(head: bytes) -> bool:
-    """Whether a long stretch after the last zero byte is UTF-8: then some records are UTF-16, and not the file."""
+    """Tells whether a long stretch after the last zero byte is UTF-8: then only some records are UTF-16."""
     tail = head[head.rfind(b"\0") + 1 :]
     return len(tail) >= _TAIL_BYTES and (tail.isascii() or _certainly_utf8(tail))
 
@@ -120,7 +120,7 @@ def _certainly_utf8(head: bytes) -> bool:
 
 
 def skip_mark(stream: BinaryIO) -> bool:
-    """Whether the stream began with UTF-8's mark, which is taken off."""
+    """Tells whether the stream began with UTF-8's mark, which is taken off."""
     assert isinstance(stream, io.BufferedReader)
     if not stream.peek(len(UTF8_MARK)).startswith(UTF8_MARK):
         return False
@@ -194,7 +194,7 @@ def cut_bytes(stream: BinaryIO, max_bytes: int) -> Iterator[RawRecord]:
 
 
 def cut_position(data: bytes) -> int:
-    """Where to cut: after the last line end, else before the last character that may be incomplete."""
+    """Position to cut at: after the last line end, else before the last character that may be incomplete."""
     end = data.rfind(b"\n") + 1
     if end:
         return end

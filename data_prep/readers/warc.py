@@ -1,4 +1,4 @@
-"""Records of WARC (ISO 28500), WET and old ARC files.
+"""Reads records of WARC (ISO 28500), WET and old ARC files.
 
 The framing is read here, for crawls are broken in ways that end FastWARC (a bad header, a damaged gzip member, ARC)
 and warcio (several records in one gzip member), and a record must be passed over without being held. After a broken

@@ -1,4 +1,4 @@
-"""The files of a source: by paths and globs, or from a list such as Common Crawl publishes; and how many of them.
+"""Lists the files of a source: by paths and globs, or from a list such as Common Crawl's. Takes a sample of them.
 
 A choice among them hangs on their names alone, so every machine and every run makes the same one, and a smaller
 `sample` is part of a larger one.

@@ -1,4 +1,4 @@
-"""Where files lie: local paths, globs and fsspec URLs, always in the same order and under the same names."""
+"""Finds files by local paths, globs and fsspec URLs, always in the same order and under the same names."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Remote:
         return {"url": self.url, "options": self.options}
 
     def info(self) -> dict[str, Any]:
-        """What the store says about the file.
+        """Size, modification time and other facts from the store.
 
         Raises:
             ValueError: naming the URL, when it cannot be asked.
@@ -239,7 +239,7 @@ def ask_all(question: Callable[[Location], Answer], places: Sequence[Location]) 
 
 
 def place_identity(place: Location) -> dict[str, Any]:
-    """What identifies the content: of a local file `content_identity`, of a URL what its store says about it."""
+    """Identifies the content: of a local file by `content_identity`, of a URL by the facts of its store."""
     if isinstance(place, Remote):
         info = place.info()
         known = {key: str(info[key]) for key in _REMOTE_IDENTITY if info.get(key)}

@@ -1,4 +1,4 @@
-"""Which errors are the fault of one document or file, and which end the run.
+"""Sorts errors into those of one document or file, and those that end the run.
 
 Libraries raise what they like at a document that nobody has thought of, so that no list of exceptions is ever whole.
 What is listed here is therefore the other side: faults of the machine, of the installation, and wishes of the user.
@@ -17,7 +17,7 @@ _LINE_CHARACTERS = 300
 
 
 def concerns_one(error: BaseException) -> bool:
-    """Whether the error is that of the document or file at hand, so that the run goes on without it."""
+    """Tells whether the error is that of the document or file at hand, so that the run goes on without it."""
     if not isinstance(error, Exception):
         return type(error).__name__ == "PanicException"  # of Rust code; Ctrl-C, exits and time limits are others
     if isinstance(error, OSError):

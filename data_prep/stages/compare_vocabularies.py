@@ -1,4 +1,4 @@
-"""Vocabularies side by side on a recipe's own text, before any is chosen: `replica tokenizer compare RECIPE`.
+"""Compares vocabularies on a recipe's own text before one is chosen: `replica tokenizer compare RECIPE`.
 
 A bounded sample of every source is cut into passages; nine in ten train the vocabularies, the tenth, which none of
 them has seen, tells how long their tokens are. Sizes of BPE are cut from one training: its vocabularies of different

@@ -1,4 +1,4 @@
-"""What a recipe's stages depend on: their directories and fingerprints, without doing any of the work."""
+"""Computes directories and fingerprints of a recipe's stages, without doing any of their work."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PACKING_CODE = (
 
 
 def _code(*places: str) -> str:
-    """Of rooms and modules of `data_prep`."""
+    """Digest of the code of these rooms and modules of `data_prep`."""
     return code_version(*(f"data_prep/{place}" for place in places))
 
 

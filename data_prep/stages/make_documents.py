@@ -1,4 +1,4 @@
-"""Stage `documents` as a whole: its units over all files, and its manifest."""
+"""Runs stage `documents` over all files and writes its manifest."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Look:
-    """How closely documents are looked at: few of them and many examples for a sample, all of them for a corpus."""
+    """How many files are read and how many examples are kept: all files for a corpus, few for a sample."""
 
     examples: int = 3  # of every reason, in each part
     characters: int = 200  # of each example
@@ -88,7 +88,7 @@ def make_documents(plan: Plan, runner: Runner, look: Look = Look()) -> dict[str,
 
 
 def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
-    """That many of the items, evenly spaced; all for None, or where there are no more."""
+    """Chooses `count` evenly spaced items; all of them for None or when there are no more."""
     if count is None or count >= len(items):
         return list(items)
     return [items[index * len(items) // count] for index in range(count)]
@@ -158,7 +158,7 @@ def _said(counts: Counts, examples: Sequence[Example]) -> str:
 
 
 def _advice(counts: Counts, examples: Sequence[Example], source: Source) -> str:
-    """What may be done about a source of which nothing can be read, by what most of it was left out for."""
+    """Suggests a remedy for a source of which nothing can be read, by its most frequent reason."""
     unread = [key for key in counts if key.startswith(_UNREAD) and key != READ]
     most = max(unread, key=lambda key: counts[key].documents, default="")
     example = next((item for item in examples if item["key"] == most), {"id": ""})

@@ -1,4 +1,4 @@
-"""Stages `tokenizer` and `shards` as a whole: a vocabulary from the documents that stayed, and their token shards."""
+"""Runs stages `tokenizer` and `shards`: makes a vocabulary and token shards of the documents that stayed."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _dropped_tokens(parts: list[Part], counts: dict[str, dict[str, Any]]) -> dic
 
 
 def _fast_is_right(vocab: Vocab, tasks: list[pack.SplitPart]) -> bool:
-    """Whether the fast encoder may be used: it must give the ids of `tokenizers` on a sample of this very text."""
+    """Tells whether the fast encoder gives the ids of `tokenizers` on a sample of this text."""
     dtype = token_dtype(vocab.size)
     encode = fast_encoder(vocab, dtype)
     texts = []

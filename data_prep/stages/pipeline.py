@@ -1,4 +1,4 @@
-"""The stages in order: documents -> verdicts (deduplication, decontamination) -> tokenizer -> shards.
+"""Runs the stages in order: documents -> verdicts (deduplication, decontamination) -> tokenizer -> shards.
 
 Every stage is skipped when the fingerprint of its inputs, settings and code holds; an interrupted one goes on with the
 units of work that are missing. The shards' bytes depend on the recipe and the files alone, not on workers or restarts.
@@ -63,7 +63,7 @@ def prepare(recipe: Recipe) -> DataManifest:
 
 
 def is_current(recipe: Recipe) -> bool:
-    """Whether the data directory holds what the recipe asks for; fast, nothing is started."""
+    """Tells whether the data directory holds what the recipe asks for; fast, nothing is started."""
     plan = Plan(recipe)
     made = _read_all(plan)
     file = plan.directory / MANIFEST
@@ -167,7 +167,7 @@ def _make_stage(verdict: VerdictStage, stage: Stage, runner: Runner, parts: list
 
 @contextmanager
 def only_one(directory: Path) -> Iterator[None]:
-    """Holds the directory's lock, which the system lets go of when this process ends, however it ends.
+    """Holds the directory's lock. The system releases it when this process ends, however it ends.
 
     Raises:
         ValueError: another process holds it, something in it leads out of it, or Ray and Arrow could not write down the

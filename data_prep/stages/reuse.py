@@ -1,4 +1,4 @@
-"""Prepared stages of earlier runs, used again: a stage whose inputs are equal is not made twice.
+"""Takes prepared stages of earlier runs: a stage with equal inputs is not made twice.
 
 A run's data stays whole and its own: files are hard links, so that either run may be moved, copied or removed, and the
 bytes lie on the disk once. Where links cannot be, on another file system, files are copied. What was made where is
@@ -31,7 +31,7 @@ _PROGRAMS = {"code", "sample_code", "libraries", "unicode", "tokenizers", "befor
 
 
 class Reuse:
-    """The notes beside a run directory; without any where `data.directory` is named: then a person shares.
+    """The notes beside a run directory. None are kept when the recipe names `data.directory`: its owner shares it.
 
     Args:
         recipe: of the run whose data is to be prepared.
@@ -46,7 +46,7 @@ class Reuse:
         return None if self._run is None else self._run.parent / _NOTES / f"{stage.name}-{stage.fingerprint}"
 
     def note(self, stage: Stage) -> None:
-        """Says that this run makes the stage, or has made it; where that cannot be written, nobody hears of it."""
+        """Notes that this run makes the stage, or has made it. Does nothing where the note cannot be written."""
         note = self._note(stage)
         if note is not None and self._run is not None:
             with suppress(OSError):
@@ -115,7 +115,7 @@ class Reuse:
 
 
 def _mine(path: Path) -> bool:
-    """Whether it is this user's: where all may write, as in /tmp, a note could be anybody's."""
+    """Tells whether it is this user's: where all may write, as in /tmp, a note could be anybody's."""
     return path.stat().st_uid == os.geteuid()
 
 
@@ -132,7 +132,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def changed_inputs(recipe: Recipe) -> list[str]:
-    """What prepared data would be made of now and was not: `stage.input`; other versions of programs do not count.
+    """Names the inputs that differ from those of the prepared data, as `stage.input`. Ignores versions of programs.
 
     A stage without a manifest does not say what it was made of, and is named as such.
     """

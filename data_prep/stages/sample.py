@@ -1,4 +1,4 @@
-"""A few documents of every source through all steps, quickly: for tuning rules by looking at what they do."""
+"""Takes a few documents of every source through all steps, to show what the rules do."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _add_shards(funnel: Funnel, shards: ShardsManifest) -> None:
 
 
 def _marks_of(prepared: Prepared) -> dict[str, Marks]:
-    """What was counted without dropping documents or bytes, by source."""
+    """Counts that drop no documents and no bytes, by source."""
     marks: dict[str, Marks] = {source: dict(own) for source, own in prepared.documents.marks.items()}
     for name, verdict in prepared.verdicts.items():
         for source, reasons in verdict.marks.items():

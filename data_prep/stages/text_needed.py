@@ -1,4 +1,4 @@
-"""How much text a training run can use, and sources that are far larger than that, said before they are read."""
+"""Estimates the text that a training run can use, and warns of far larger sources before they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Character classes for `re`, whose own know little of Unicode.
+"""Unicode character classes for regular expressions of `re`.
 
 `re` finds a character up to U+FFFF in a class by one look-up, and tests those beyond range by range, which is slow:
 such classes stand behind a cheap test for being beyond, or in a pattern for texts that have any.

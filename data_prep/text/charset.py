@@ -1,4 +1,4 @@
-"""Bytes to characters: byte order mark, UTF-8, what the document declares, then what its bytes look like.
+"""Decodes bytes: by byte order mark, as UTF-8, as the document declares, then by the look of its bytes.
 
 The order of the HTML standard (https://html.spec.whatwg.org/#determining-the-character-encoding) and the encodings of
 the Encoding standard (https://encoding.spec.whatwg.org), but for two things: bytes that are UTF-8 are UTF-8 whatever
@@ -92,7 +92,7 @@ def decide(data: bytes) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether what was decoded from bytes that are not UTF-8 is a text: hardly a character in it that no text has."""
+    """Tells whether a decoded string is text: hardly any of its characters is one that no text has."""
     return len(_JUNK.findall(text)) <= _MAX_JUNK * len(text)
 
 
@@ -109,7 +109,7 @@ def wide(data: bytes) -> str | None:
 
 
 def is_wide(name: str) -> bool:
-    """Whether it is UTF-16 or UTF-32."""
+    """Tells whether it is UTF-16 or UTF-32."""
     return name in _WIDE
 
 
@@ -136,7 +136,7 @@ def _legacy(data: bytes, declared: list[str], url: str | None) -> str:
 
 
 def _plausible(data: bytes, name: str) -> bool:
-    """Whether bytes look like a text in an encoding: few characters that no text has, and Western ones if claimed."""
+    """Tells whether bytes look like text in an encoding: few impossible characters, and Western ones if claimed."""
     # Single bytes taken by two are letters of nowhere; most of their pairs are of ASCII.
     if name in _WIDE and 4 * len(_PLAIN_PAIR.findall(data[:4096])) > len(data[:4096]):
         return False

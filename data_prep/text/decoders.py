@@ -1,4 +1,4 @@
-"""Decoders of the Encoding standard (https://encoding.spec.whatwg.org), by its names of encodings.
+"""Decodes the encodings of the Encoding standard (https://encoding.spec.whatwg.org) by its names.
 
 Python's codecs do the work where they agree with the standard; what they lack or have otherwise is put right here:
 bytes without a character, Chinese and Japanese rows, and how much goes with a byte that is wrong. Each table was

@@ -1,4 +1,4 @@
-"""Texts as sequences of hashed words, and hashes of the n-grams in them, vectorised over many texts.
+"""Hashes the words and n-grams of many texts at once.
 
 Normal form: lower case, split at white space, everything but letters and digits taken out of what is between; so
 `don't` is `dont`. Characters of scripts written without spaces (Chinese, Japanese kana, Thai, Lao, Khmer, Burmese) are
@@ -48,7 +48,7 @@ def _words(chunk: str) -> list[str]:
 
 
 def is_character(word: str) -> bool:
-    """Whether a word is a single character of a script without spaces."""
+    """Tells whether a word is a single character of a script without spaces."""
     return len(word) == 1 and _CHARACTER.match(word) is not None
 
 
@@ -77,7 +77,7 @@ class Rolled:
         self._characters = np.concatenate([[0], np.cumsum(words & np.uint64(1), dtype=np.int64)])
 
     def valid(self, positions: npt.NDArray[np.int64], n: int, characters: bool) -> npt.NDArray[np.bool_]:
-        """Which of these positions begin an n-gram within one text.
+        """Marks the positions that begin an n-gram within one text.
 
         Args:
             positions: in the row of all words.
@@ -108,5 +108,5 @@ class Rolled:
         return np.searchsorted(self._ends, positions, side="right")
 
     def place_in_text(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """How many words of the same text lie before each position."""
+        """Number of words of the same text before each position."""
         return positions - (self._ends - self._counts)[self.text_of(positions)]

@@ -1,4 +1,4 @@
-"""Text to text: what every document goes through before anything looks at it."""
+"""Normalises the text of every document before any rule sees it."""
 
 from __future__ import annotations
 

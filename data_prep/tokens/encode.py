@@ -1,4 +1,4 @@
-"""Fast encoding with ids identical to those of Hugging Face `tokenizers`.
+"""Encodes text fast, with the same ids as Hugging Face `tokenizers`.
 
 Text is cut into pieces by a compiled regular expression of the standard library, and every piece is looked up in a
 dictionary of its ids; only pieces not met before go through the tokenizer's own merging. The character classes are
@@ -210,7 +210,7 @@ NASTY = (
 
 
 def agrees(encode: Encode, vocab: Vocab, dtype: np.dtype[Any], texts: Iterable[str]) -> bool:
-    """Whether `encode` gives the ids of `tokenizers` on these texts and on what is known to be difficult."""
+    """Tells whether `encode` gives the ids of `tokenizers` on these texts and on what is known to be difficult."""
     exact = exact_encoder(vocab, dtype)
     return all(encode(text) == exact(text) for text in [*NASTY, *texts])
 

@@ -1,4 +1,4 @@
-"""Stage `shards`, and the sample that the tokenizer is trained on: documents that stayed, by split, as token ids.
+"""Encodes the documents that stayed into token shards by split, and samples text for training the tokenizer.
 
 Parts are encoded independently, then joined in order; a shard is closed with the part that brings it to
 `data.shard_tokens`. So shards do not depend on who encoded what when.

@@ -1,4 +1,4 @@
-"""Token shards: Megatron-LM's `.bin`/`.idx` pairs, a Parquet sidecar each, and the manifest over all of them.
+"""Reads and writes token shards: Megatron-LM's `.bin`/`.idx` pairs, Parquet sidecars, and their manifest.
 
 `PREFIX.bin` holds the token ids of all documents, one after the other, little-endian. `PREFIX.idx` is Megatron-LM's
 `MMapIndexedDataset` index (megatron/core/datasets/indexed_dataset.py, version 1). `PREFIX.parquet` has one row per
@@ -138,7 +138,7 @@ class ShardIndex:
         return begins[:-1] // width, sizes
 
     def damaged(self, start: int, stop: int) -> ValueError:
-        """What is said when these documents cannot be found in the `.bin`."""
+        """The error for documents that cannot be found in the `.bin`."""
         return ValueError(
             f"{beside(self.prefix, '.idx')}: documents {start:,} to {stop:,} do not lie one after the other in the "
             ".bin; the shard is damaged: run `replica data RECIPE` to make it again"
@@ -309,7 +309,7 @@ class SourceShards:
 
 @dataclass(frozen=True)
 class DataManifest:
-    """What data preparation leaves for training and evaluation."""
+    """Prepared data, as training and evaluation read it."""
 
     directory: Path
     fingerprint: str  # of the shards' contents and the tokenizer

@@ -1,4 +1,4 @@
-"""The tokens around a text, as the files beside a tokenizer name them: what it begins with, what ends it.
+"""Reads the special tokens at the beginning and end of a text from the files beside a tokenizer.
 
 The beginning and the end are two ids in Llama, Gemma and many others, and one in GPT-2 and in what is trained here.
 Read the way `transformers` 5 reads them, so that lm-eval's `hf` and ours score the same numbers (tests/reference).
@@ -29,7 +29,7 @@ COMPANIONS = (
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """What the files say; None where they say nothing."""
+    """Special tokens that the files name; None where they name none."""
 
     begin: str | int | None = None  # what the first token of a text is conditioned on; a token or its id
     end: str | int | None = None  # what ends a document

@@ -257,13 +257,13 @@ class Vocab:
 
     @cached_property
     def byte_level(self) -> bool:
-        """Whether the tokens are strings over GPT-2's byte alphabet."""
+        """Tells whether the tokens are strings over GPT-2's byte alphabet."""
         decoder = self._description["decoder"] or {}
         return any(part.get("type") == "ByteLevel" for part in [decoder, *decoder.get("decoders", [])])
 
     @cached_property
     def lossless(self) -> bool:
-        """Whether the ids of any text stand for exactly its bytes, and give it back."""
+        """Tells whether the ids of any text stand for exactly its bytes, and give it back."""
         return keeps_text(self._description, self.byte_level) and not self._missing_bytes
 
     @cached_property

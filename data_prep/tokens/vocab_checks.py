@@ -1,4 +1,4 @@
-"""What a vocabulary from somebody else must not do: end documents by their text, lose text unseen, grow without end.
+"""Checks a foreign vocabulary: no text may end a document, get lost unseen, or grow without bound.
 
 Works on the description of a tokenizer, the JSON of its `tokenizer.json` (Hugging Face `tokenizers` 0.23), so that
 nothing of it has run yet.
@@ -81,7 +81,7 @@ def _steps(node: Any) -> Iterator[Description]:
 
 
 def _normalizer_growth(step: Description) -> float:
-    """How many characters of the file's own choice one character may become (Unicode's own forms are bounded)."""
+    """Greatest number of characters that a normalizer of the file may make of one (Unicode's forms are bounded)."""
     if step.get("type") == "Precompiled":
         return _largest_entry(step.get("precompiled_charsmap"))
     if step.get("type") == "Prepend":
@@ -170,7 +170,7 @@ def missing_bytes(description: Description, names: Collection[str]) -> list[int]
 
 
 def keeps_text(description: Description, byte_level: bool) -> bool:
-    """Whether nothing between a text and the model's tokens takes from it or adds to it, whatever the text is."""
+    """Tells whether nothing between a text and the model's tokens takes from it or adds to it, whatever the text is."""
     model = description["model"]
     if description["normalizer"] is not None or model["type"] != "BPE":
         return False
@@ -185,7 +185,7 @@ def keeps_text(description: Description, byte_level: bool) -> bool:
 
 
 def _keeps(step: Description) -> bool:
-    """Whether a pre-tokenizer cuts and does nothing else."""
+    """Tells whether a pre-tokenizer cuts and does nothing else."""
     return all(
         (part["type"] == "ByteLevel" and not part["add_prefix_space"])
         or (part["type"] in ("Split", "Punctuation") and part["behavior"] != "Removed")

@@ -1,4 +1,4 @@
-"""Ray: the one place where work is handed to processes.
+"""Runs work on Ray. No other file hands work to processes.
 
 Work is a function of the module level and a list of arguments. It runs on a private Ray that lives as long as the
 `Cluster`, or on a running one by its address; started when first needed, so that a run with nothing to do pays nothing.
@@ -58,7 +58,7 @@ _LIBRARIES = ("pyarrow", "numpy", "tokenizers", "zstandard", "ftfy")
 
 @dataclass(frozen=True)
 class Site:
-    """What a worker on another machine must find there."""
+    """What a worker on another machine must have: the driver's files and the same versions."""
 
     token: Path  # a file that the driver wrote
     versions: dict[str, str]
@@ -110,7 +110,7 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """Tasks at a time; more when nodes join."""
+        """Number of tasks at a time; it grows when nodes join."""
         if self._workers is not None:
             return self._workers
         if self._address == "local":
@@ -260,7 +260,7 @@ class Cluster:
         raise error
 
     def _look(self, running: dict[Any, Job]) -> None:
-        """Reads what the workers are at, and ends those that never come back from a document."""
+        """Reads the workers' notes and ends workers that are stuck in a document."""
         for reference, job in running.items():
             job.look()
             if job.stands and not job.hung:
@@ -413,6 +413,6 @@ def _check_site(token: Path, directory: str, versions: tuple[tuple[str, str], ..
 
 @cache
 def _versions() -> dict[str, str]:
-    """What must be the same on all nodes."""
+    """Versions that must be the same on all nodes."""
     found = {"python": platform.python_version()} | {name: code_version(name) for name in ("data_prep", "configs")}
     return found | {name: version(name) for name in _LIBRARIES}

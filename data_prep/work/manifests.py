@@ -61,7 +61,7 @@ class Capped:
         return self._seen[kind] <= self._limit
 
     def wants(self, kind: Hashable) -> bool:
-        """Whether `take` would say True; counts nothing."""
+        """Tells whether `take` would say True; counts nothing."""
         return self._seen[kind] < self._limit
 
 

@@ -1,4 +1,4 @@
-"""The token that Ray's daemons ask for: whoever can read it can run code through them."""
+"""Protects the token of Ray's daemons: whoever can read it can run code through them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def token_file() -> Path:
-    """Where Ray looks for it unless `RAY_AUTH_TOKEN` or `RAY_AUTH_TOKEN_PATH` say otherwise."""
+    """File in which Ray looks for the token unless `RAY_AUTH_TOKEN` or `RAY_AUTH_TOKEN_PATH` is set."""
     return Path.home() / ".ray" / "auth_token"
 
 

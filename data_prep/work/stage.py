@@ -1,4 +1,4 @@
-"""A stage's directory: skipped when its fingerprint holds, taken up again where a killed run left it.
+"""Manages a stage's directory: skips a stage whose fingerprint is the same, and resumes an interrupted one.
 
 Units of work are committed one by one: their files first, then `units/NAME.json`. `manifest.json` is written last and
 stands for the whole. Fingerprints cover inputs, parameters and the code, never places.
@@ -72,7 +72,7 @@ class Stage:
         return {**self.__dict__, "inputs": {}}
 
     def read(self) -> dict[str, Any] | None:
-        """The manifest, if it is that of these inputs and all files are there in their size; else None.
+        """Reads the manifest. None unless its fingerprint matches and all files exist with their sizes.
 
         Clears away what a run left that was killed after it wrote the manifest.
         """
@@ -120,12 +120,12 @@ class Stage:
         return self.directory / _UNITS / f"{name}{suffix}"
 
     def commit(self, name: str, content: dict[str, Any]) -> None:
-        """Says that the unit is done; its files must be in place."""
+        """Commits the unit. Its files must be in place."""
         write_json(self.unit_file(name, ".json"), content)
         current().committed(name)
 
     def unit(self, name: str) -> dict[str, Any] | None:
-        """What `commit` was told, or None for a unit that is not done."""
+        """Content that was committed for the unit; None for a unit that is not done."""
         file = self.unit_file(name, ".json")
         return read_json(file) if file.is_file() else None
 

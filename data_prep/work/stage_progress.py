@@ -1,4 +1,4 @@
-"""How far a stage is: a bar in MB of text, with throughput, units, and what it waits for when nothing moves."""
+"""Shows the progress of a stage: MB of text, throughput, units, and the document it waits for when stuck."""
 
 from __future__ import annotations
 

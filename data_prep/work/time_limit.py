@@ -1,4 +1,4 @@
-"""Documents that take too long or kill their worker: a time limit, and leaving out what killed before.
+"""Limits the time of each document, and excludes documents at which workers died twice.
 
 A document at which workers died twice is excluded (see `data_prep/work/cluster.py`): the unit's next run leaves it out
 and keeps its raw bytes in `excluded/`.
@@ -24,7 +24,7 @@ EXCLUDED = "excluded"
 
 
 class TooSlow(BaseException):
-    """A document took longer than it may; no `Exception`, as libraries swallow those."""
+    """A document took longer than allowed. Not an `Exception`, because libraries catch those."""
 
 
 class _Limit:
@@ -92,7 +92,7 @@ undisturbed = _Undisturbed()
 
 
 class Guard:
-    """Watches over the records of one unit; used as a context.
+    """Limits the time of the records of one unit, and skips excluded ones. Used as a context.
 
         with Guard(stage, unit, file, seconds) as guard:
             for record in records:
@@ -145,7 +145,7 @@ class Guard:
         return True
 
     def rest(self) -> None:
-        """Says that the record is done with: if reading or writing hangs now, it is not its fault."""
+        """Ends the record: a hang in reading or writing after it is not blamed on it."""
         self._beat.rest()
 
     def keep_aside(self, value: bytes | dict[str, Any] | None) -> None:
@@ -158,13 +158,13 @@ class Guard:
 
 
 def excluded_records(unit: Path) -> set[int]:
-    """Records of a unit to leave out, by their number in it; `unit` is the path of its files without endings."""
+    """Excluded records of a unit, by their number in it. `unit` is the path of its files without endings."""
     file = _list_of(unit)
     return set(read_json(file)) if file.is_file() else set()
 
 
 def exclude(note: Note) -> None:
-    """Has the next run of the unit leave out the document that the note tells."""
+    """Excludes the document that the note names from the next run of its unit."""
     unit = Path(note.unit)
     write_json(_list_of(unit), sorted(excluded_records(unit) | {note.ordinal}))
 

@@ -1,4 +1,4 @@
-"""Verdict stages: what they say about documents, and how the next stages read what is left.
+"""Writes verdicts on documents (drop, cut, mark), and reads the documents that are left.
 
 Deduplication and decontamination never rewrite text. For every part of the documents they say which rows are dropped
 and which bytes of a row's text are cut; whoever reads the part after them sees the rest.
@@ -55,20 +55,20 @@ class Part:
 
 
 class VerdictStage(Protocol):
-    """What a deduplication or decontamination stage gives the pipeline."""
+    """A deduplication or decontamination stage."""
 
     inputs: dict[str, Any]  # settings that its output depends on
 
     @property
     def name(self) -> str:
-        """Of its directory, and of the stage in the funnel."""
+        """Name of its directory, and of the stage in the funnel."""
 
     @property
     def code(self) -> tuple[str, ...]:
         """Modules and packages of data_prep that its output depends on."""
 
     def make(self, stage: Stage, parts: Sequence[Part], run: Run) -> dict[str, Any]:
-        """Commits every part by a `VerdictWriter`; returns what else the manifest shall hold.
+        """Commits every part by a `VerdictWriter`. Returns further content of the manifest.
 
         A key `files` holds descriptions of further files that stay in the stage's directory.
         """
@@ -142,7 +142,7 @@ def without(data: bytes, spans: Sequence[int]) -> bytes:
 
 # -------------------------------------------------------------------------------------------------------------- writing
 class VerdictWriter:
-    """Collects one stage's verdicts on one part; rows in any order, at most one drop or cut each."""
+    """Collects one stage's verdicts on one part. Rows come in any order, with at most one drop or cut each."""
 
     def __init__(self, part: Part) -> None:
         self._part = part

@@ -1,4 +1,4 @@
-"""What the driver does about tasks whose workers die or stand still, and what it knows of how far all are."""
+"""Handles tasks whose workers die or are stuck, and adds up the progress of all tasks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Job:
 
     @property
     def stands(self) -> bool:
-        """Whether it is inside a document for so long that it never comes back."""
+        """Tells whether the worker is stuck in a document."""
         return (
             self.note is not None
             and self.note.seconds > 0
@@ -67,7 +67,7 @@ class Job:
 
 @dataclass
 class Progress:
-    """How far a `Cluster.map` is."""
+    """Progress of one `Cluster.map`."""
 
     tasks: int
     finished: int = 0

@@ -1,4 +1,4 @@
-"""Where a worker is: a note per task, in a small file that outlives the worker.
+"""Notes which document a worker is at, in a small file that outlives the worker.
 
 It lies on the file system that all nodes share. A worker overwrites it before every document, so the driver can tell
 what a worker is at, and what a dead one was at.
@@ -26,7 +26,7 @@ _SYNC_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Note:
-    """What a task was doing when it last said so."""
+    """The last note of a task."""
 
     ordinal: int  # record of the unit, from 0
     position: int  # record of the file, as its reader counts
@@ -47,7 +47,7 @@ class Note:
 
 @dataclass
 class Done:
-    """What a task did, as it comes back with the result."""
+    """Work done by a task; comes back with its result."""
 
     documents: int = 0
     bytes: int = 0
@@ -55,7 +55,7 @@ class Done:
 
 
 class WorkerNote:
-    """The note of the task that this process works on; without a path only the counts are kept."""
+    """Writes the note of the task at work in this process. Without a path it only counts."""
 
     def __init__(self, path: Path | None = None, sync: bool = False, node: str = "") -> None:
         self.done = Done()
@@ -67,14 +67,14 @@ class WorkerNote:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666) if path else None
 
     def enter(self, unit: Path | None, file: str = "") -> None:
-        """Says which unit comes next, and from which file it is read; None: none."""
+        """Notes the next unit and the file it is read from; None for no unit."""
         place = {"unit": str(unit or ""), "file": file, "node": self._node}
         self._place = json.dumps(place).encode()[: _NOTE_BYTES - _HEADER.size]
         self._ordinal = self._position = -1
         self._write(0.0, self._place)
 
     def at(self, position: int, size: int, seconds: float = 0.0, ordinal: int = -1) -> None:
-        """Says which document comes next; about a microsecond.
+        """Notes the next document. Takes about a microsecond.
 
         Args:
             position: record of the file or row of the part.
@@ -88,7 +88,7 @@ class WorkerNote:
         self._write(seconds)
 
     def rest(self) -> None:
-        """Says that the document is done with: what now takes long is not its fault."""
+        """Ends the document: a delay after it is not blamed on it."""
         self._write(0.0)
 
     def committed(self, name: str) -> None:
