@@ -104,8 +104,8 @@ def _refuse(broken: list[Rejected], what: str) -> None:
             file, _, place = item.where.rpartition(":")
             where = f"{file}, record {int(place) + 1}," if place.isdecimal() else item.where
             raise ValueError(
-                f"{what}: {where} is no document ({item.reason}: {item.excerpt}); mend it or take it out, and see that "
-                "text_field names the field with the text"
+                f"{what}: {where} is not a document ({item.reason}: {item.excerpt}); correct it or take it out, and "
+                "check that text_field names the field with the text"
             )
     broken.clear()
 
@@ -127,7 +127,7 @@ def read_all_pairs(section: TranslationSet) -> list[Pair]:
             if not is_unicode(row[field]):
                 raise ValueError(
                     f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has half of a "
-                    f"surrogate pair in the field `{field}`, which is no character; mend it"
+                    f"surrogate pair in the field `{field}`, which is not a character; correct it"
                 )
         pairs.append(Pair(" ".join(row[section.source_field].split()), " ".join(row[section.target_field].split())))
     return pairs

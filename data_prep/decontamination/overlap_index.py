@@ -1,7 +1,14 @@
 """Builds the index of n-grams of evaluation items and finds them in texts.
 
 Three kinds of n-gram: `ngram` words, `ngram_characters` characters of scripts without spaces, and whole passages too
-short to have either, which are found by their first words. Hashes propose, the words themselves decide.
+short to have either, which are found by their first words. Equal hashes propose a place, the words themselves decide.
+
+Example with n-grams of 3 words (a recipe takes 5 at least):
+
+    item 0    "The cat sat down."          n-grams 0 "the cat sat" and 1 "cat sat down"
+    item 1    "A cat sat down"             n-grams 2 "a cat sat" and 1: equal words have one number
+    pairs     (0, 0) (1, 0) (1, 1) (2, 1)  of n-gram and item
+    text      "Yes, the cat sat there."    n-gram 0 at word 1: the hashes are equal, so are the words; item 0 is touched
 """
 
 from __future__ import annotations
@@ -233,10 +240,11 @@ class Finder:
         n, known = self._index.lengths.of(kind), self._index.hashes[kind]
         hashes = rolled.hashes(n)
         positions = np.flatnonzero(self._tables[kind][hashes >> self._shift])
+        # The table passes few positions on; the index has the hash of some of these: its entries low … high - 1.
         low = np.searchsorted(known, hashes[positions])
         high = np.searchsorted(known, hashes[positions], side="right")
         positions, low, high = (array[high > low] for array in (positions, low, high))
-        if kind < 2:
+        if kind < 2:  # a short passage may go on anywhere, so only the words can tell
             fits = rolled.valid(positions, n, bool(kind))
             positions, low, high = (array[fits] for array in (positions, low, high))
         texts, places = rolled.text_of(positions), rolled.place_in_text(positions)

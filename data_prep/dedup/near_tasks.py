@@ -77,6 +77,7 @@ def nodes_of(near: NearSettings, numbers: Numbers, sizes: npt.NDArray[np.int64])
     """Node numbers under which the document to keep is the smallest of its component."""
     if near.keep == "first":
         return numbers
+    # The upper 24 bits are smaller for longer documents; among equally long ones the first has the smallest node.
     shortfall = np.uint64(_LONGEST) - np.minimum(sizes, _LONGEST).astype(np.uint64)
     nodes: Numbers = (shortfall << np.uint64(DOCUMENT_BITS)) | numbers
     return nodes
@@ -130,7 +131,15 @@ def find_pairs(task: NearRange) -> None:
 
 
 def _block_keys(task: NearRange, pairs: Records) -> Records:
-    """Keys that bring pairs together whose documents are in the same two groups of parts, and split large blocks."""
+    """Keys that bring pairs together whose documents are in the same two groups of parts.
+
+    A task that verifies one range of keys then reads shingle sets of few parts. Example with 9 parts in 3 groups:
+
+        pair (document of part 1, document of part 7)     groups 0 and 2     block 0 * 3 + 2 = 2
+        pair (document of part 8, document of part 0)     groups 2 and 0     block 2 as well
+
+    The upper 44 bits of the key are a hash of the block; the lower 20 spread a large block over several ranges.
+    """
     near, documents = task.settings, DocumentIndex.of(task.stage)
     left, right = (documents.parts(pairs[:, side] & _NUMBER) * near.groups // near.parts for side in (0, 1))
     block = np.minimum(left, right) * near.groups + np.maximum(left, right)

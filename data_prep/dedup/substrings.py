@@ -1,10 +1,20 @@
 """Verdict stage `substrings`: cuts passages of at least `min_bytes` bytes that an earlier document has.
 
-What is cut is exactly the union of all windows of `min_bytes` bytes that some earlier document contains as well (Lee et
-al. 2021, "Deduplicating Training Data Makes Language Models Better", find them by a suffix array over everything), less
-the bytes of characters that it would cut in two. To look up all windows of all texts would take sixteen bytes for each
-byte of text; so a first shuffle of anchors (see `windows`) finds the windows that may be repeated at all, as a repeated
-window's anchor is repeated too, and a second one looks up those. Hashes of windows have 88 bits.
+Cut is exactly the union of all windows of `min_bytes` bytes that some earlier document contains too, less the bytes of
+characters that it would cut in two (Lee et al. 2021, "Deduplicating Training Data Makes Language Models Better", find
+the same windows by a suffix array over everything). To look up every window of every text would take sixteen bytes for
+each byte of text. So two shuffles are used. Equal windows have equal anchors (see `byte_windows`): the first shuffle
+finds the anchors that several documents have, the second looks up the windows with such anchors alone.
+
+Example, with windows of 5 bytes and two documents:
+
+    document 0          ..the cat sat..
+    document 1          a cat sat on it
+    anchors shared      those of the windows inside " cat sat"
+    windows looked up   " cat ", "cat s", "at sa", "t sat"; all of them occur in document 0
+    cut from 1          their union, " cat sat"; "a on it" is left
+
+Hashes of windows have 88 bits: 64 in the first number of a record, 24 in the second above the document's number.
 """
 
 from __future__ import annotations
@@ -149,6 +159,7 @@ def find_repeated(task: RangeTask[RepeatedSubstrings]) -> None:
 
 def _split(records: Records) -> tuple[Records, Records]:
     """Of sorted records: the first of each window, and (document, hash) of the other documents that have it."""
+    # The document stands in the low bits, so the records of one window are sorted by document: the first one keeps it.
     starts = starts_of_runs(records[:, 0], records[:, 1] & ~_NUMBER)
     numbers = records[:, 1] & _NUMBER
     first = np.repeat(numbers[starts], np.diff([*starts, len(records)]))
@@ -215,6 +226,7 @@ def _cover(
 
 def _spans(data: bytes, changes: npt.NDArray[np.int32]) -> list[tuple[int, int]]:
     """Covered stretches, made smaller to whole characters."""
+    # changes 0 +1 0 +1 -1 0 -1: bytes 1 to 5 lie in one window or two, so the span is [1, 6).
     inside = np.concatenate([[False], np.cumsum(changes) > 0, [False]])
     edges = np.flatnonzero(inside[1:] != inside[:-1]).tolist()
     spans = []

@@ -164,7 +164,7 @@ class LinePass:
     """Takes out the lines that `data.lines` names.
 
     Raises:
-        ValueError: for a pattern that is no regular expression.
+        ValueError: for a pattern that is not a regular expression.
     """
 
     def __init__(self, settings: Lines) -> None:
@@ -175,7 +175,7 @@ class LinePass:
             try:
                 self._own.append(re.compile(pattern))
             except re.error as error:
-                raise ValueError(f"data.lines.patterns: {pattern!r} is no regular expression: {error}") from error
+                raise ValueError(f"data.lines.patterns: {pattern!r} is not a regular expression: {error}") from error
 
     def __call__(self, text: str) -> tuple[str, dict[str, int]]:
         """The text left, and how many lines were taken out for which reason."""

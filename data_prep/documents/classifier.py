@@ -91,7 +91,8 @@ class QualityClassifier:
                 metadata = parse_json((file.metadata() or {})[_METADATA])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
-                f"{path} is no classifier ({error}); make one with `python -m data_prep classifier GOOD BAD --out FILE`"
+                f"{path} is not a classifier ({error}); make one with "
+                "`python -m data_prep classifier GOOD BAD --out FILE`"
             ) from error
         if weights.shape != (2**BUCKETS_LOG2,):
             raise ValueError(

@@ -97,7 +97,7 @@ def _lines(name: str, place: Location, attempts: int) -> tuple[tuple[int, str], 
     if not lines:
         raise ValueError(f"{name}: the list of files is empty; it needs a path or URL a line")
     if lines[0][1].startswith("<") or "\0" in text:
-        raise ValueError(f"{name} is no list of files with a path or URL a line; it begins {lines[0][1][:60]!r}")
+        raise ValueError(f"{name} is not a list of files with a path or URL a line; it begins {lines[0][1][:60]!r}")
     return tuple(lines)
 
 
@@ -121,5 +121,7 @@ def _placed(name: str, number: int, line: str, prefix: str | None) -> str:
         return f"{prefix.rstrip('/')}/{line.lstrip('/')}"
     if remote:
         example = urljoin(name, "/")
-        raise ValueError(f"{where}: {line!r} is no URL; set `paths_prefix` to what stands before it, such as {example}")
+        raise ValueError(
+            f"{where}: {line!r} is not a URL; set `paths_prefix` to what stands before it, such as {example}"
+        )
     return str(Path(name).parent / line)

@@ -328,5 +328,5 @@ def read_size(text: str) -> int:
     """
     found = re.fullmatch(r"([0-9]+)(k?)", text.strip().lower())
     if found is None:
-        raise ValueError(f"{text!r} is no vocabulary size; write 8192 or 8k")
+        raise ValueError(f"{text!r} is not a vocabulary size; write 8192 or 8k")
     return int(found[1]) * (1024 if found[2] else 1)

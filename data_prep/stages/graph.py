@@ -187,7 +187,7 @@ class Plan:
             path = Path(settings.path)
             file = path / TOKENIZER_NAME if path.is_dir() else path
             if not file.is_file():
-                raise ValueError(f"data.tokenizer.path: {path} is no tokenizer.json, nor a directory with one")
+                raise ValueError(f"data.tokenizer.path: {path} is neither a tokenizer.json nor a directory with one")
             inputs["content"] = self.identities.of(file)
         elif settings.kind in ("bpe", "char"):
             inputs |= {"documents": self.last, "split": self._split}

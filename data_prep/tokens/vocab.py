@@ -148,7 +148,7 @@ class Vocab:
         for text in (_TRIAL, " ".join(specials), "".join(specials)):
             ids = self.encode(text)
             if found := self.special_ids.intersection(ids) - {self.unknown_id}:
-                raise ValueError(f"text gives the special id {min(found)}; its model is none that is known here")
+                raise ValueError(f"text gives the special id {min(found)}; its model is not known here")
             if self.lossless and (self.decode(ids) != text or self.token_bytes[ids].sum() != len(text.encode())):
                 raise ValueError("the vocabulary has all bytes and does not give a text back; its decoder is broken")
 

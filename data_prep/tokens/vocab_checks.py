@@ -41,7 +41,7 @@ def check_bounds(text: str) -> None:
     except RecursionError as error:
         raise ValueError("its JSON is nested too deep") from error
     if not isinstance(description, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     added = description.get("added_tokens") or []
     if len(added) > _MAX_ADDED:
         raise ValueError(f"it has {len(added):,} added tokens; {_MAX_ADDED:,} are taken at most")
@@ -108,7 +108,7 @@ def _largest_entry(table: Any) -> float:
     try:
         data = base64.b64decode(table or b"")
     except (binascii.Error, ValueError, TypeError) as error:
-        raise ValueError("the table of its normalizer is no base64") from error
+        raise ValueError("the table of its normalizer is not base64") from error
     texts = data[4 + int.from_bytes(data[:4], "little") :].split(b"\0")
     return max([1, *(len(text.decode("utf-8", "replace")) for text in texts)])
 

@@ -20,7 +20,7 @@ NODE, MEMORY, HUNG, CRASHED = "node", "memory", "hung", "crashed"
 _WORDS = {
     NODE: "the node of a worker died",
     MEMORY: "a worker ran out of memory",
-    HUNG: "a worker stood still",
+    HUNG: "a worker was stuck",
     CRASHED: "a worker died (killed or crashed)",
 }
 _HELP = {
@@ -121,7 +121,7 @@ def record_death(job: Job, kind: str, attempts: int) -> None:
     job.place = place
     if job.deaths >= attempts:
         times = f"{job.deaths} times" if job.deaths > 1 else "once (data.limits.attempts is 1)"
-        raise ValueError(f"{_WORDS[kind]}{where}, {times} without getting on; {_HELP[kind]}")
+        raise ValueError(f"{_WORDS[kind]}{where}, {times} without progress; {_HELP[kind]}")
     _say(f"{_WORDS[kind]}{where}; its task is started again (try {job.deaths + 1} of {attempts})")
 
 

@@ -87,7 +87,7 @@ def test_debug_before_and_after_the_command() -> None:
         (["show", RECIPE, "model.num_layer=2"], "did you mean `model.num_layers`?"),
         (["show", RECIPE, "train.micro_batch_size=7"], "not a multiple of train.micro_batch_size 7"),
         (["eval", "nowhere"], "error: nowhere is not a run directory"),
-        (["tokenizer", "compare", RECIPE, "--sizes", "many"], "'many' is no vocabulary size; write 8192 or 8k"),
+        (["tokenizer", "compare", RECIPE, "--sizes", "many"], "'many' is not a vocabulary size; write 8192 or 8k"),
         (["tokenizer", "choose", RECIPE], "invalid choice: 'choose'"),
         (["sample", "nowhere", "--prompt", "x"], "error: nowhere is not a run directory"),
         (["trace", "nowhere", "--step", "1"], "error: nowhere is not a run directory"),

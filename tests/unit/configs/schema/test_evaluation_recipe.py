@@ -102,11 +102,11 @@ def lines(path: Path, *texts: str) -> str:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"text": broken', "record 2, is no document .invalid_json"),
-        ('{"txt": "no field"}', "record 2, is no document .missing_text"),
-        ('{"text": null}', "record 2, is no document .missing_text"),
-        ('{"text": "half \\ud800"}', "record 2, is no document .invalid_utf8"),
-        ("[1]", "record 2, is no document .invalid_json"),
+        ('{"text": broken', "record 2, is not a document .invalid_json"),
+        ('{"txt": "no field"}', "record 2, is not a document .missing_text"),
+        ('{"text": null}', "record 2, is not a document .missing_text"),
+        ('{"text": "half \\ud800"}', "record 2, is not a document .invalid_utf8"),
+        ("[1]", "record 2, is not a document .invalid_json"),
     ],
 )
 def test_a_broken_record_of_a_scored_set_is_an_error(tmp_path: Path, line: str, words: str) -> None:

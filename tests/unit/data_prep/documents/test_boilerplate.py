@@ -86,7 +86,7 @@ def test_own_patterns_and_their_mistakes() -> None:
         "Text posted 3 days ago.\nRead more",
         {"pattern": 2},
     )
-    with pytest.raises(ValueError, match=r"data\.lines\.patterns: '\(' is no regular expression"):
+    with pytest.raises(ValueError, match=r"data\.lines\.patterns: '\(' is not a regular expression"):
         LinePass(Lines(patterns=["fine", "("]))
 
 

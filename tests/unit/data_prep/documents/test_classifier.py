@@ -111,7 +111,7 @@ def test_mistakes_are_named(tmp_path: Path, examples: tuple[Path, Path]) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="the folder is empty"):
         train(tmp_path / "empty", few)
-    with pytest.raises(ValueError, match="is no classifier"):
+    with pytest.raises(ValueError, match="is not a classifier"):
         QualityClassifier.load(few)
-    with pytest.raises(ValueError, match="is no classifier"):
+    with pytest.raises(ValueError, match="is not a classifier"):
         QualityClassifier.load(tmp_path / "absent.safetensors")

@@ -137,7 +137,7 @@ def test_lists_on_a_disk(tmp_path: Path, server: Server) -> None:
         (b"", r"the list of files is empty; it needs a path or URL a line"),
         (gzip.compress(b"a.txt\n" * 1000)[:-20], r"the list of files cannot be read"),
         (b"\xff\xfe\x00bad", r"the list of files cannot be read"),
-        (b"<html><body>Not here</body></html>", r"is no list of files .* it begins '<html>"),
+        (b"<html><body>Not here</body></html>", r"is not a list of files .* it begins '<html>"),
         (b"a.txt\nfile:///etc/passwd\n", r"line 2: a list from elsewhere may not name file:// places"),
         (b"memory://x/a.txt\n", r"line 1: a list from elsewhere may not name memory:// places"),
         (b"filecache::http://x/a.txt\n", r"the protocol 'filecache::http' is not read here"),
@@ -153,7 +153,9 @@ def test_lists_that_are_none(server: Server, content: bytes, message: str) -> No
 def test_mistakes_are_said(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match=r"/gone\.gz cannot be read"):
         source_files(Source(name="s", paths_file=f"{server.url}gone.gz"))
-    with pytest.raises(ValueError, match=r"line 1: 'crawl-data.*' is no URL; set `paths_prefix` .* such as http://127"):
+    with pytest.raises(
+        ValueError, match=r"line 1: 'crawl-data.*' is not a URL; set `paths_prefix` .* such as http://127"
+    ):
         source_files(crawl(server, paths_prefix=None))
     with pytest.raises(ValueError, match=r"absent\.txt: no such file; correct the `paths_file`"):
         source_files(Source(name="s", paths_file=str(tmp_path / "absent.txt")))

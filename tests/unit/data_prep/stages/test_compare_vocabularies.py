@@ -86,7 +86,7 @@ def test_mistakes(data: Data) -> None:
     with pytest.raises(ValueError, match=r"source novels: .* in \d+ passages are too few to hold a part out; raise"):
         compare(data, [300], ["byte"], sample_bytes=2000)
     assert [read_size(text) for text in ("8k", "32K", "500")] == [8192, 32768, 500]
-    with pytest.raises(ValueError, match="is no vocabulary size"):
+    with pytest.raises(ValueError, match="is not a vocabulary size"):
         read_size("8m")
 
 

@@ -133,7 +133,7 @@ def test_two_deaths_at_one_document_exclude_it(
         guard.keep_aside({"text": "x"})
         assert guard.next(8, 10)
     assert list(guard.files) == ["excluded/unit-00000000"]
-    with pytest.raises(ValueError, match=r"once \(data.limits.attempts is 1\) without getting on"):
+    with pytest.raises(ValueError, match=r"once \(data.limits.attempts is 1\) without progress"):
         record_death(job, CRASHED, 1)
 
 

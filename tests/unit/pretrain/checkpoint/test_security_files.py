@@ -152,7 +152,7 @@ def test_shards_of_pickles(tmp_path: Path, pickled: bytes) -> None:
 
 def test_a_classifier_of_pickles(tmp_path: Path, pickled: bytes) -> None:
     (tmp_path / "model").write_bytes(pickled)
-    with pytest.raises(ValueError, match="is no classifier"):
+    with pytest.raises(ValueError, match="is not a classifier"):
         Classifier.load(tmp_path / "model")
 
 
