@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
-from configs.schema.data import Data, Source, Tokenizer
+from configs.schema.data import Data, Tokenizer
 from configs.schema.model import Model
 from configs.schema.recipe import Recipe
+from configs.schema.sources import Source
 from configs.schema.train import CheckpointPolicy, Train
 from data_prep.tokens.shards import DataManifest
 from data_prep.tokens.vocab_training import train_vocab

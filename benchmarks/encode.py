@@ -25,7 +25,8 @@ from typing import Any
 
 import yaml
 
-from configs.schema.data import Source, Tokenizer
+from configs.schema.data import Tokenizer
+from configs.schema.sources import Source
 from data_prep.documents.conversion import read_documents
 from data_prep.tokens.encode import segments
 from data_prep.tokens.vocab import TOKENIZER_NAME

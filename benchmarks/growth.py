@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from minhash import make_stage, pooled, write_rows
 
-from configs.schema.data import NearDuplicates, Source
+from configs.schema.data import NearDuplicates
+from configs.schema.sources import Source
 from data_prep.dedup.exact import ExactDeduplication
 from data_prep.dedup.near import NearDeduplication
 from data_prep.documents.parts_writer import sorted_hashes

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from configs.schema.data import Source
+from configs.schema.sources import Source
 from data_prep.documents import language
 from data_prep.documents.conversion import read_documents
 

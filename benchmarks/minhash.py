@@ -30,7 +30,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.schema.data import NearDuplicates, Source
+from configs.schema.data import NearDuplicates
+from configs.schema.sources import Source
 from data_prep.dedup.near import NearDeduplication
 from data_prep.documents.parts_writer import sorted_hashes
 from data_prep.work.parts import SCHEMA

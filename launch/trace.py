@@ -23,7 +23,7 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     Raises:
         ValueError: when the step is not in the run, or its data is gone or is another one.
     """
-    from configs.schema.recipe import total_steps
+    from configs.schema.batch_plan import total_steps
     from data_prep.tokens.shards import load_manifest
     from pretrain.batches.source import BatchSource
     from pretrain.batches.trace import traced

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from configs.common.locks import held_for_training
 from configs.common.notices import say
-from configs.schema.recipe import Recipe, save, total_steps
+from configs.schema.batch_plan import total_steps
+from configs.schema.recipe import Recipe, save
 from configs.schema.train import Train
 from data_prep.tokens.shards import DataManifest, load_manifest
 from pretrain.batches.order import ORDER_VERSION

@@ -14,9 +14,10 @@ from typing import Any
 
 from configs.common.versions import installed
 from configs.safety.parsing import parse_json
-from configs.schema.data import Normalize, Source
+from configs.schema.data import Normalize
 from configs.schema.evaluation import PerplexitySet, TranslationSet
 from configs.schema.recipe import Recipe
+from configs.schema.sources import Source
 from data_prep.decontamination.benchmark_tasks import SHIPPED_TASKS, check_places, task_passages
 from data_prep.documents.conversion import read_documents
 from data_prep.documents.document import Document, Rejected

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from configs.safety.user_code import UserCode
-from configs.schema.data import Data, Language, Source
+from configs.schema.data import Data, Language
 from configs.schema.quality_rules import CustomRules, Rule
+from configs.schema.sources import Source
 from data_prep.documents.document import Document
 from data_prep.funnel.tally import READ, Tally
 from data_prep.quality import reason_to_drop

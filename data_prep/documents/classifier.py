@@ -18,7 +18,8 @@ import numpy as np
 
 from configs.common.files import atomic_path
 from configs.safety.parsing import parse_json
-from configs.schema.data import Normalize, Source
+from configs.schema.data import Normalize
+from configs.schema.sources import Source
 from data_prep.documents.conversion import read_documents
 from data_prep.text.normalize import normalize
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from configs.schema.data import Extract, Source
+from configs.schema.data import Extract
+from configs.schema.sources import Source
 from data_prep.documents.document import Document, Rejected
 from data_prep.readers import JSON_TYPE, RawRecord, cut_position
 from data_prep.readers.fields import split_front_matter, take_text

@@ -9,7 +9,8 @@ from typing import Any
 
 from configs.common.stores import is_url, protocol_of
 from configs.safety.user_code import UserCode
-from configs.schema.data import Limits, Source
+from configs.schema.data import Limits
+from configs.schema.sources import Source
 from data_prep.readers import check_format, read_records, row_size
 from data_prep.readers.custom import bind_reader
 from data_prep.readers.records import RawRecord, Reading

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
-from configs.schema.data import Limits, Source
+from configs.schema.data import Limits
+from configs.schema.sources import Source
 
 JSON_TYPE = "application/json"
 CUSTOM = "custom"  # the format of files that code of the user's reads

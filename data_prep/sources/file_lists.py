@@ -18,7 +18,8 @@ from typing import Any, cast
 from urllib.parse import urljoin
 
 from configs.common.stores import is_url, protocol_of
-from configs.schema.data import Limits, Source
+from configs.schema.data import Limits
+from configs.schema.sources import Source
 from data_prep.sources.places import Location, Remote, expand, names_within, open_place
 
 # A snapshot of Common Crawl has 90,000 paths: 13 MB, 200 kB packed.

@@ -21,8 +21,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from configs.common.rendering import markdown_text
-from configs.schema.data import Data, Source
+from configs.schema.data import Data
 from configs.schema.data import Tokenizer as TokenizerSettings
+from configs.schema.sources import Source
 from data_prep.documents.chain import Chain, Dropped
 from data_prep.documents.conversion import to_documents
 from data_prep.documents.document import Document, Rejected

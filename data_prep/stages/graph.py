@@ -11,9 +11,9 @@ from typing import Any
 from configs.common.files import read_json, write_json
 from configs.common.versions import code_version, installed
 from configs.safety.user_code import UserCode
-from configs.schema.data import Source
 from configs.schema.quality_rules import CustomRules
 from configs.schema.recipe import Recipe
+from configs.schema.sources import Source
 from data_prep.decontamination.decontaminate import Decontamination
 from data_prep.dedup.exact import ExactDeduplication
 from data_prep.dedup.near import NearDeduplication

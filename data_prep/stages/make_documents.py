@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from configs.common.notices import note
-from configs.schema.data import Source
+from configs.schema.sources import Source
 from data_prep.documents import parts_writer
 from data_prep.funnel.tally import KEPT, READ
 from data_prep.quality.rules import custom_rules

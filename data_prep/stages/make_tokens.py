@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from configs.common.notices import note
-from configs.schema.data import Source
+from configs.schema.sources import Source
 from data_prep.stages.graph import Plan
 from data_prep.tokens import pack
 from data_prep.tokens.encode import agrees, fast_encoder

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.safety.own_files import refuse_links
-from configs.schema.data import Source
 from configs.schema.recipe import Recipe
+from configs.schema.sources import Source
 from data_prep.funnel.page import PAGE_NAME, verdict_examples, write_page
 from data_prep.readers.origins import origins
 from data_prep.sources.file_lists import source_files

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.common.notices import warn
-from configs.schema.data import Source
-from configs.schema.recipe import Recipe, total_steps
+from configs.schema.batch_plan import total_steps
+from configs.schema.recipe import Recipe
+from configs.schema.sources import Source
 from data_prep.readers import file_format
 from data_prep.sources.file_lists import source_files
 from data_prep.sources.places import ask_all, size_of

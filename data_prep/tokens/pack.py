@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.common.files import atomic_path
-from configs.schema.data import Data, Source
+from configs.schema.data import Data
+from configs.schema.sources import Source
 from data_prep.documents.document import parent_id
 from data_prep.tokens.encode import Encode, segments, splitter, worker_encoder
 from data_prep.tokens.shards import beside, write_index

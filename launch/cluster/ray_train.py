@@ -23,7 +23,8 @@ from typing import Any, NoReturn
 from configs.common.exit_codes import STOPPED_EARLY, USER_ERROR, add_debug, run_command
 from configs.common.notices import say
 from configs.safety.trust import add_trust, trust_options, trusting
-from configs.schema.recipe import RESOLVED_NAME, Recipe, check_name, load, solve_batch
+from configs.schema.batch_plan import solve_batch
+from configs.schema.recipe import RESOLVED_NAME, Recipe, check_name, load
 from launch.cli import restart_options
 from launch.cluster.ray_node import STOPPED, Coordinator, Start, train_node
 from launch.planning.checks import check

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from configs.common.files import sha256_file
 from configs.safety.own_files import refuse_links
-from configs.schema.data import Data, Source, Tokenizer
+from configs.schema.data import Data, Tokenizer
 from configs.schema.model import Model
 from configs.schema.recipe import Recipe, load, save
+from configs.schema.sources import Source
 from configs.schema.train import Train
 
 

@@ -17,7 +17,8 @@ from configs.common.layout import CHECKPOINTS, MANIFEST
 from configs.common.notices import note
 from configs.safety.own_files import refuse_links
 from configs.safety.user_code import UserCode
-from configs.schema.recipe import Recipe, RecipeError, solve_batch
+from configs.schema.batch_plan import solve_batch
+from configs.schema.recipe import Recipe, RecipeError
 from pretrain.checkpoint.compatible import is_finished
 
 # Tokenizers of sacrebleu that need another package: its module, and what installs it.

@@ -11,7 +11,8 @@ from rich.text import Text
 from configs.common.console import Console
 from configs.common.layout import MANIFEST
 from configs.safety.hide_secrets import is_secret, mask
-from configs.schema.recipe import Origins, Recipe, solve_batch, total_steps
+from configs.schema.batch_plan import solve_batch, total_steps
+from configs.schema.recipe import Origins, Recipe
 from pretrain.sizes.embedding_rows import embedding_rows
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from configs.common.files import write_json
 from configs.common.notices import say
 from configs.common.rendering import short
-from configs.schema.recipe import Recipe, RecipeError, load, total_steps
+from configs.schema.batch_plan import total_steps
+from configs.schema.recipe import Recipe, RecipeError, load
 from configs.schema.scaling import GOVERNED, read_size
 from launch.planning.checks import check
 from launch.stages import data_stage, train_stage, working_in

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from configs.common.exit_codes import STOPPED_EARLY, USER_ERROR
 from configs.common.notices import say
-from configs.schema.recipe import Recipe, solve_batch
+from configs.schema.batch_plan import solve_batch
+from configs.schema.recipe import Recipe
 from launch.processes.training import TrainingFailed, count_ranks, ranks_exit_code
 from pretrain.checkpoint.compatible import is_finished
 from pretrain.checkpoint.manifest import newest

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from configs.schema.recipe import Recipe, total_steps
+from configs.schema.batch_plan import total_steps
+from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest
 from pretrain.batches.mixture_plan import MixturePhase, SourceSize
 from pretrain.batches.order import WindowOrder

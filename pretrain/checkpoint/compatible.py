@@ -12,8 +12,9 @@ from typing import Any
 from configs.common.files import read_json
 from configs.common.layout import MANIFEST
 from configs.safety.user_code import UserCode
+from configs.schema.batch_plan import total_steps
 from configs.schema.decisive import LENGTH, acts_ahead, changed_settings
-from configs.schema.recipe import Recipe, total_steps
+from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, load_manifest
 from pretrain.batches.mixture import plan_mixture
 from pretrain.batches.order import ORDER_VERSION

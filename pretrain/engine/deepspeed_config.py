@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from configs.schema.batch_plan import BatchPlan
 from configs.schema.deepspeed_keys import check_deepspeed
 from configs.schema.model import Model
-from configs.schema.recipe import BatchPlan, Recipe
+from configs.schema.recipe import Recipe
 from configs.schema.train import Zero
 from pretrain.model.float8 import float8_problem
 from pretrain.parallel.tensor import layer_cuts

@@ -20,7 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from configs.schema.recipe import Recipe, solve_batch
+from configs.schema.batch_plan import solve_batch
+from configs.schema.recipe import Recipe
 from pretrain.batches.source import Batch
 from pretrain.engine.deepspeed_config import BF16, deepspeed_config, resolve_precision
 from pretrain.engine.deepspeed_layout import buffer_ranges, update_groups

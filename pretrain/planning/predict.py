@@ -8,7 +8,8 @@ from typing import Any
 
 from configs.common.layout import MANIFEST
 from configs.common.rendering import short, size
-from configs.schema.recipe import Recipe, plan_batch, total_steps
+from configs.schema.batch_plan import plan_batch, total_steps
+from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 from pretrain.engine.compiling import pays_to_compile
 from pretrain.engine.deepspeed_config import cpu_computes_bf16

@@ -20,7 +20,8 @@ from configs.common.exit_codes import run_command
 from configs.common.files import write_json
 from configs.common.progress import progress_bar
 from configs.safety.trust import add_trust, trusting
-from configs.schema.recipe import Recipe, load, total_steps
+from configs.schema.batch_plan import total_steps
+from configs.schema.recipe import Recipe, load
 from pretrain.batches.source import Batch
 from pretrain.checkpoint.fragment_files import HostCopy
 from pretrain.engine.compiling import keep_compiled, should_compile

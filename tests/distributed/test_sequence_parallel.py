@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.schema.recipe import load, solve_batch
+from configs.schema.batch_plan import solve_batch
+from configs.schema.recipe import load
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.engine.deepspeed_config import deepspeed_config
 from pretrain.parallel.rows import check_sequence

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from configs.schema.recipe import solve_batch
+from configs.schema.batch_plan import solve_batch
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.engine.deepspeed_config import deepspeed_config
 from pretrain.parallel.tensor import check_tensor

@@ -37,7 +37,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from configs.schema.data import Data, Source
+from configs.schema.data import Data
+from configs.schema.sources import Source
 from data_prep.documents.parts_writer import FileTask, collect_file
 from data_prep.funnel.tally import KEPT, READ, check
 from data_prep.readers.origins import origins

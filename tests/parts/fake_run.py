@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema.data import Data, Source
+from configs.schema.data import Data
 from configs.schema.evaluation import Report
 from configs.schema.model import Model
 from configs.schema.recipe import Recipe, save
+from configs.schema.sources import Source
 from configs.schema.train import Train
 from eval.results import Result, Results, Sample
 

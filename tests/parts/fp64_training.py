@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.schema.recipe import load, total_steps
+from configs.schema.batch_plan import total_steps
+from configs.schema.recipe import load
 from data_prep.tokens.shards import load_manifest
 from pretrain.batches.source import BatchSource
 from pretrain.model.transformer import Transformer

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from configs.schema.data import Limits, Source
+from configs.schema.data import Limits
+from configs.schema.sources import Source
 from data_prep.documents.conversion import to_documents
 from data_prep.documents.document import Document, Rejected
 from data_prep.readers.origins import origins

@@ -93,5 +93,5 @@ def test_nothing_that_makes_scores_or_pages_is_left_out(places: tuple[str, ...])
 
 
 def test_every_stage_of_the_data_names_code_that_exists() -> None:
-    for places in (graph._DOCUMENT_MODULES, graph._SHARD_MODULES):
+    for places in (graph.DOCUMENT_CODE, graph.TOKENIZER_CODE, graph.PACKING_CODE):
         assert code_files(*(f"data_prep/{place}" for place in places))

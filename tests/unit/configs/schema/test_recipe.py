@@ -9,18 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from configs.schema.recipe import (
-    Recipe,
-    RecipeError,
-    check_name,
-    dump,
-    load,
-    load_run,
-    load_with_origins,
-    save,
-    solve_batch,
-    total_steps,
-)
+from configs.schema.batch_plan import solve_batch, total_steps
+from configs.schema.recipe import Recipe, RecipeError, check_name, dump, load, load_run, load_with_origins, save
 from configs.schema.train import Train
 from launch.cli import main as replica
 from launch.planning.sweep import Point, Sweep

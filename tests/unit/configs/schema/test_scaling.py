@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs.schema.recipe import Recipe, RecipeError, dump, load, load_with_origins, total_steps
+from configs.schema.batch_plan import total_steps
+from configs.schema.recipe import Recipe, RecipeError, dump, load, load_with_origins
 from configs.schema.scaling import MUON_RATE, PUBLISHED, batch_tokens, derive, learning_rate, read_size, weight_decay
 from launch.planning.show import meta_model
 from pretrain.sizes.embedding_rows import embedding_rows

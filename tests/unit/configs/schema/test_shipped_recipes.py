@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema.recipe import json_schema, load, solve_batch
+from configs.schema.batch_plan import solve_batch
+from configs.schema.recipe import json_schema, load
 from launch.docs import REFERENCE, SCHEMA, reference
 from launch.planning.show import facts, meta_model
 from pretrain.sizes.embedding_rows import embedding_rows

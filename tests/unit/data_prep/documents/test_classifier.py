@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema.data import Source
+from configs.schema.sources import Source
 from data_prep.__main__ import main
 from data_prep.documents import classifier as module
 from data_prep.documents.classifier import QualityClassifier, features, train

@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from configs.common.files import fingerprint, read_json, write_json
-from configs.schema.data import Data, Source
+from configs.schema.data import Data
 from configs.schema.recipe import load
+from configs.schema.sources import Source
 from data_prep.decontamination.evaluation_sets import read_texts
 from data_prep.documents.chain import Chain, Dropped
 from data_prep.documents.conversion import read_documents

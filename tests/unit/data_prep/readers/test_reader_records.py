@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from configs.schema.data import HubDataset, Source
+from configs.schema.sources import HubDataset, Source
 from data_prep.documents.conversion import read_documents
 from data_prep.documents.document import Document, Rejected
 from data_prep.sources.unreadable import UnreadableFile

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from configs.common.stores import PROTOCOLS, open_store
-from configs.schema.data import HubDataset, Source
 from configs.schema.recipe import load
+from configs.schema.sources import HubDataset, Source
 from configs.schema.train import CheckpointPolicy
 from data_prep.readers.origins import origins
 from data_prep.sources.places import expand

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from configs.schema.data import Source
 from configs.schema.recipe import load
+from configs.schema.sources import Source
 from data_prep.documents.conversion import read_documents
 from data_prep.readers.origins import origins
 from data_prep.sources.file_lists import _fetched, source_files

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
-from configs.schema.data import Data, Source
+from configs.schema.data import Data
 from configs.schema.data import Tokenizer as Settings
+from configs.schema.sources import Source
 from data_prep.documents.conversion import read_documents
 from data_prep.stages.compare_vocabularies import _Reading, as_json, compare, markdown, read_size, shortened
 from data_prep.tokens.encode import NASTY

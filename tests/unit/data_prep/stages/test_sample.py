@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs.schema.data import Source
 from configs.schema.recipe import Recipe, load
+from configs.schema.sources import Source
 from data_prep.documents.conversion import read_documents
 from data_prep.stages.make_documents import evenly
 from data_prep.stages.sample import sample

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema.data import Source
+from configs.schema.sources import Source
 from data_prep.funnel.tally import Funnel, check
 from data_prep.tokens.pack import plan_shards, split_of
 from data_prep.tokens.shards import ShardIndex, TokenStream, beside, token_dtype, write_index

@@ -12,8 +12,9 @@ import yaml
 from pydantic import BaseModel
 
 from configs.common.files import read_json, sha256_file, write_json
+from configs.schema.batch_plan import total_steps
 from configs.schema.decisive import AHEAD, FREE, LENGTH, acts_ahead, changed_settings, decisive
-from configs.schema.recipe import Recipe, is_path, load, published, save, total_steps
+from configs.schema.recipe import Recipe, is_path, load, published, save
 from data_prep.tokens.shards import load_manifest
 from launch.stages import working_in
 from launch.trace import trace

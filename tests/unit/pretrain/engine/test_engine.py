@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from configs.schema.recipe import Recipe, solve_batch
+from configs.schema.batch_plan import solve_batch
+from configs.schema.recipe import Recipe
 from configs.schema.train import Train
 from pretrain.engine.compiling import keep_compiled, should_compile
 from pretrain.engine.deepspeed_config import deepspeed_config, resolve_precision

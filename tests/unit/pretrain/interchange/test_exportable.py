@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from configs.schema.data import Data, Source
+from configs.schema.data import Data
 from configs.schema.model import Model
 from configs.schema.recipe import Recipe
+from configs.schema.sources import Source
 from configs.schema.train import Train
 from pretrain.interchange.exportable import export_problems
 

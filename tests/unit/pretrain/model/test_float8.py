@@ -18,8 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs.schema.batch_plan import solve_batch
 from configs.schema.model import Model
-from configs.schema.recipe import RecipeError, load, solve_batch
+from configs.schema.recipe import RecipeError, load
 from pretrain.engine.deepspeed_config import deepspeed_config, resolve_precision
 from pretrain.model.float8 import float8_problem, use_float8
 from pretrain.model.transformer import Transformer

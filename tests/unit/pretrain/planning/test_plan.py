@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from configs.schema.batch_plan import MOST_AUTOMATIC_MICRO_BATCH, solve_batch
 from configs.schema.model import Model
-from configs.schema.recipe import MOST_AUTOMATIC_MICRO_BATCH, load, solve_batch
+from configs.schema.recipe import load
 from launch.cli import main
 from pretrain.engine.compiling import PAYS_FROM_FLOPS, pays_to_compile
 from pretrain.engine.devices import Device, identify, parse_gpus

@@ -1,0 +1,77 @@
+"""Solves the batch equation and the number of steps: the one place where both are computed."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from configs.schema.recipe import Recipe
+from configs.schema.train import Train
+
+MOST_AUTOMATIC_MICRO_BATCH = 16  # sequences; larger ones fill a GPU no better, and may not fit
+
+
+class BatchPlan(BaseModel):
+    """One solution of: global = micro x accumulation x ranks / ranks that share a row (all in sequences)."""
+
+    global_batch: int
+    micro_batch: int
+    accumulation: int
+    ranks: int
+    problems: list[str] = []  # what does not divide; the plan is rounded down then
+
+
+def plan_batch(train: Train, ranks: int) -> BatchPlan:
+    """Solves the batch equation, or comes near and names what does not divide; the one place where it is solved.
+
+    Raises:
+        ValueError: when the ranks cannot share rows, or there are more of them than rows.
+    """
+    total, sharing = train.global_batch_size, train.parallel.sharing
+    if ranks % sharing:
+        name = "tensor" if train.parallel.tensor > 1 else "sequence"
+        raise ValueError(
+            f"train.parallel.{name} {sharing} does not divide {ranks} ranks; change it or the number of ranks"
+        )
+    groups, problems = ranks // sharing, list[str]()
+    per_rank, rest = divmod(total, groups)
+    if not per_rank:
+        raise ValueError(f"train.global_batch_size {total} is less than {groups} ranks; raise it, or use fewer ranks")
+    if rest:
+        problems.append(
+            f"train.global_batch_size {total} cannot be divided over {groups} ranks; make it a multiple of {groups}"
+        )
+    micro = train.micro_batch_size
+    if micro is None:
+        most = min(per_rank, MOST_AUTOMATIC_MICRO_BATCH)
+        micro = max(size for size in range(1, most + 1) if per_rank % size == 0)
+    elif per_rank % micro:
+        problems.append(
+            f"train.global_batch_size {total} over {groups} ranks is {per_rank} sequences per rank, "
+            f"not a multiple of train.micro_batch_size {micro}; change one of them"
+        )
+    micro = min(micro, per_rank)
+    sizes = {"micro_batch": micro, "accumulation": per_rank // micro}
+    return BatchPlan(global_batch=total, **sizes, ranks=ranks, problems=problems)
+
+
+def solve_batch(train: Train, ranks: int) -> BatchPlan:
+    """The exact solution of the batch equation.
+
+    Raises:
+        ValueError: when the global batch cannot be divided over these ranks and micro-batches.
+    """
+    plan = plan_batch(train, ranks)
+    if plan.problems:
+        raise ValueError(plan.problems[0])
+    return plan
+
+
+def total_steps(recipe: Recipe, train_windows: int) -> int:
+    """Optimizer steps of the run; `train_windows` is the number of windows in the training split (for epochs)."""
+    train = recipe.train
+    if train.steps is not None:
+        return train.steps
+    if train.tokens is not None:
+        return -(-train.tokens // (train.global_batch_size * recipe.model.context_length))
+    assert train.epochs is not None
+    return max(1, -(-int(train.epochs * train_windows) // train.global_batch_size))
