@@ -1,4 +1,4 @@
-"""`replica`: one command from raw text to a scored report. Parsing only; `launch/commands.py` does the work."""
+"""Parses the command line of `replica`. `launch/commands.py` has the functions of its subcommands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Add = Callable[[argparse.ArgumentParser], None]
 
 # ------------------------------------------------------------------------------------------------- groups of arguments
 def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of one that ships: demo")
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of a shipped recipe, such as demo")
     parser.add_argument(
         "overrides",
         metavar="a.b=value",
@@ -42,15 +42,13 @@ def _data(parser: argparse.ArgumentParser) -> None:
         "--sample",
         type=int,
         metavar="N",
-        help="try the rules on N documents of every source, and write a page of what they do",
+        help="try the rules on N documents of every source, and write a page with the effects",
     )
     _ray(parser)
 
 
 def _ray(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--ray-address", metavar="ADDRESS", help="prepare data on this Ray cluster (see launch/ray.sh), not here alone"
-    )
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="prepare data on this Ray cluster (see launch/ray.sh)")
 
 
 def _all(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +76,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
 
 
 def restart_options(parser: argparse.ArgumentParser) -> None:
-    """`--restarts` and `--pause`, of every command that starts training again by itself."""
+    """Adds `--restarts` and `--pause`, the options of commands that restart training by themselves."""
     parser.add_argument(
         "--restarts", type=_count, default=3, metavar="K", help="give up after K restarts without progress (default: 3)"
     )
@@ -117,14 +115,14 @@ def _seed(text: str) -> int:
 
 
 def _utf8(text: str) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # how Python passes bytes that are not UTF-8
-        raise argparse.ArgumentTypeError("it is not valid UTF-8")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # Python decodes bytes that are not UTF-8 to these
+        raise argparse.ArgumentTypeError("expected text in UTF-8")
     return text
 
 
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d+)?", text):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected seconds, such as 5 or 0.5, got {text!r}")
     return float(text)
 
 
@@ -136,9 +134,9 @@ def _run_and_checkpoint(parser: argparse.ArgumentParser) -> None:
     _run(parser)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
-        "--step", dest="checkpoint_step", type=_count, metavar="N", help="take this step's checkpoint, not the newest"
+        "--step", dest="checkpoint_step", type=_count, metavar="N", help="use the checkpoint of step N, not the newest"
     )
-    choice.add_argument("--best", action="store_true", help="take the checkpoint with the lowest validation loss")
+    choice.add_argument("--best", action="store_true", help="use the checkpoint with the lowest validation loss")
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +145,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         "overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace the run's, by their path"
     )
     add_trust(parser)
-    parser.add_argument("--again", action="store_true", help="score everything again, not only what changed")
+    parser.add_argument("--again", action="store_true", help="score everything again, not only changed parts")
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
@@ -162,32 +160,36 @@ def _export(parser: argparse.ArgumentParser) -> None:
         "directory", metavar="TARGET", type=Path, help="a directory for Hugging Face, or a FILE.gguf for llama.cpp"
     )
     parser.add_argument(
-        "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="dtype of weights (default: fp32, as scored)"
+        "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="dtype of the weights (default: fp32)"
     )
-    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest file (default: 5GB)")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="maximum file size (default: 5GB)")
     parser.add_argument(
-        "--verify", action="store_true", help="compare logits and ids with transformers; exit code 1 when they differ"
+        "--verify", action="store_true", help="compare logits and ids with transformers; exit with 1 when they differ"
     )
 
 
 def _import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="Hugging Face directory (GPT-2, Llama, Qwen3)")
-    parser.add_argument("--out", metavar="RUN", type=Path, help="run directory to make (default: runs/<name of DIR>)")
-    parser.add_argument("--recipe", metavar="RECIPE", help="take the evaluation section from this recipe")
+    parser.add_argument("--out", metavar="RUN", type=Path, help="new run directory (default: runs/<name of DIR>)")
+    parser.add_argument("--recipe", metavar="RECIPE", help="use the evaluation section of this recipe")
 
 
 def _sample(parser: argparse.ArgumentParser) -> None:
     _run_and_checkpoint(parser)
     parser.add_argument("--prompt", type=_utf8, required=True, help="text to continue")
     parser.add_argument(
-        "--max-new-tokens", type=_count, default=200, metavar="N", help="at most N tokens (default: 200)"
+        "--max-new-tokens", type=_count, default=200, metavar="N", help="generate at most N tokens (default: 200)"
     )
     parser.add_argument(
-        "--temperature", type=_number, default=0.8, metavar="T", help="0 takes the likeliest (default: 0.8)"
+        "--temperature", type=_number, default=0.8, metavar="T", help="0: always the likeliest token (default: 0.8)"
     )
-    parser.add_argument("--top-k", type=_count, metavar="K", help="choose among the K likeliest tokens only (0: all)")
-    parser.add_argument("--top-p", type=_share, metavar="P", help="choose among the likeliest tokens that add up to P")
-    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="same seed, same text (default: 0)")
+    parser.add_argument("--top-k", type=_count, metavar="K", help="sample among the K likeliest tokens (0: all)")
+    parser.add_argument(
+        "--top-p", type=_share, metavar="P", help="sample among the likeliest tokens whose probabilities add up to P"
+    )
+    parser.add_argument(
+        "--seed", type=_seed, default=0, metavar="S", help="the same seed gives the same text (default: 0)"
+    )
 
 
 def _trace(parser: argparse.ArgumentParser) -> None:
@@ -210,7 +212,9 @@ def _plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="also check its run directory and space")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", nargs="?", help="also check this recipe's run directory and its disk"
+    )
     parser.add_argument(
         "overrides",
         metavar="a.b=value",
@@ -228,17 +232,23 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 def _sweep(parser: argparse.ArgumentParser) -> None:
     _recipe_and_out(parser)
     choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--depths", metavar="N,…", help="train models of so many layers, and predict the next one")
-    choice.add_argument("--sizes", metavar="N,…", help="train models of sizes such as 1M,3M,10M")
+    choice.add_argument(
+        "--depths", metavar="N,…", help="train models with these numbers of layers, predict the next one"
+    )
+    choice.add_argument(
+        "--sizes", metavar="N,…", help="train models of these sizes, such as 1M,3M,10M, predict the next"
+    )
     choice.add_argument("--vary", metavar="a.b=x,y", action="append", help="compare values of a setting; twice: a grid")
-    parser.add_argument("--check", action="store_true", help="train the predicted size too, and compare")
+    parser.add_argument("--check", action="store_true", help="also train the predicted size, and compare")
 
 
 def _tokenizer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["compare"], help="compare vocabularies")
     _recipe(parser)
-    parser.add_argument("--sizes", default="8k,16k,32k", metavar="N,…", help="sizes of BPE (default: 8k,16k,32k)")
-    parser.add_argument("--kinds", default="bpe", metavar="KIND,…", help="bpe, char, byte, kmer (default: bpe)")
+    parser.add_argument(
+        "--sizes", default="8k,16k,32k", metavar="N,…", help="BPE vocabulary sizes (default: 8k,16k,32k)"
+    )
+    parser.add_argument("--kinds", default="bpe", metavar="KIND,…", help="any of bpe, char, byte, kmer (default: bpe)")
     parser.add_argument(
         "--files",
         nargs="+",
@@ -253,7 +263,7 @@ def _tokenizer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
 
 
-# name -> (what it does, example, arguments)
+# name -> (description, example, function that adds the arguments)
 COMMANDS: dict[str, tuple[str, str, Add]] = {
     "run": (
         "Run all stages: data, training, evaluation, report. Skip those whose inputs did not change.",
@@ -275,7 +285,7 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
         "replica train demo --ranks 2 --supervise train.optimizer.lr=3e-4",
         _train,
     ),
-    "eval": ("Score the newest checkpoint, or another; write results.json.", "replica eval runs/demo --best", _eval),
+    "eval": ("Score a checkpoint, by default the newest; write results.json.", "replica eval runs/demo --best", _eval),
     "report": ("Write report/index.html and report/report.md.", "replica report runs/demo --gate", _report),
     "export": (
         "Write a run's model as a Hugging Face directory or a GGUF file.",
@@ -290,7 +300,7 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
     "sample": ("Continue a prompt, token by token.", 'replica sample runs/demo --prompt "It was"', _sample),
     "trace": ("List the documents that a training step read.", "replica trace runs/demo --step 10", _trace),
     "doctor": (
-        "Check versions, devices, links between ranks, disks, clocks, limits; exit code 1 when one will break a run.",
+        "Check versions, devices, links between ranks, disks, clocks, limits; exit with 1 when one will break a run.",
         "replica doctor demo --ranks 2",
         _doctor,
     ),
@@ -300,12 +310,12 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
         _sweep,
     ),
     "plan": (
-        "Predict what a run will need: memory by part and ZeRO stage, time, cost, data.",
+        "Predict a run's memory by part and ZeRO stage, and its time, cost and data.",
         "replica plan llama-8b --gpus 8xH100 --nodes 8 --price 2.5",
         _plan,
     ),
     "show": (
-        "Show the resolved recipe with every default, and where each value came from.",
+        "Show the resolved recipe with every default, and where each value comes from.",
         "replica show demo model.num_layers=2",
         _show,
     ),
@@ -313,10 +323,10 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Builds the parser of all subcommands."""
     parser = argparse.ArgumentParser(
         prog="replica",
-        description="From raw text to a scored, talkable GPT.",
+        description="Train a GPT from raw text, evaluate it and report the results.",
         epilog="Example: replica run demo   (help on one command: replica run --help)",
     )
     parser.add_argument("--version", action="version", version=f"replica {own_version()}")
@@ -332,7 +342,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _recipe_before_files(argv: Sequence[str]) -> list[str]:
-    """Takes the recipe out of the files in `tokenizer compare --files A B RECIPE`, where argparse leaves it."""
+    """Moves the recipe out of the list of files in `tokenizer compare --files A B RECIPE`, as argparse cannot."""
     if list(argv[:2]) != ["tokenizer", "compare"]:
         return list(argv)
     among_files, known, moved, rest = False, shipped_recipes(), [], []
@@ -347,7 +357,7 @@ def _recipe_before_files(argv: Sequence[str]) -> list[str]:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parses a command line; overrides may stand anywhere after the command."""
+    """Parses a command line. Overrides may be given anywhere after the command."""
     parser = build_parser()
     arguments, left = parser.parse_known_args(_recipe_before_files(argv))
     overrides = [item for item in left if _OVERRIDE.match(item)]
@@ -360,7 +370,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command; returns the exit code (see `configs/common/exit_codes.py`)."""
+    """Runs the command line; returns the exit code (see `configs/common/exit_codes.py`)."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
     resumes = arguments.command in {"run", "data", "train", "eval", "sweep"}
 

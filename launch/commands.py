@@ -1,4 +1,4 @@
-"""What each subcommand of `replica` does. Heavy libraries are imported by the command that needs them."""
+"""Implements the subcommands of `replica`. Each imports heavy libraries only when it needs them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LITERAL = {"out": "out", "ranks": "train.ranks", "ray_address": "data.ray_addre
 
 
 def _literal(arguments: Namespace) -> dict[str, str | int]:
-    """What options say of settings: taken as it is, never read as YAML."""
+    """Returns settings that are given by options. Their values are not parsed as YAML."""
     given = {path: getattr(arguments, name, None) for name, path in _LITERAL.items()}
     return {path: value for path, value in given.items() if value is not None}
 
@@ -26,7 +26,7 @@ def _load(arguments: Namespace) -> Recipe:
 
 
 def replica_run(arguments: Namespace) -> int:
-    """`replica run`: all stages; ends with the report's path and the headline numbers."""
+    """`replica run`: runs all stages, then prints the main scores and the report's path."""
     from launch.stages import run_all
 
     recipe = _load(arguments)
@@ -35,7 +35,7 @@ def replica_run(arguments: Namespace) -> int:
 
 
 def replica_data(arguments: Namespace) -> int:
-    """`replica data`: documents -> verdicts -> tokenizer -> shards; or a look at a sample."""
+    """`replica data`: makes documents -> verdicts -> tokenizer -> shards, or a page on a sample."""
     from launch.stages import data_stage, working_in
 
     recipe = _load(arguments)
@@ -69,7 +69,7 @@ def _sample_data(recipe: Recipe, documents: int) -> int:
 
 
 def replica_tokenizer(arguments: Namespace) -> int:
-    """`replica tokenizer compare`: a table of vocabularies, measured on text that none of them was trained on."""
+    """`replica tokenizer compare`: prints a table of vocabularies, measured on held-out text."""
     from configs.common.files import write_json
     from data_prep.stages.compare_vocabularies import as_json, compare, markdown, read_size
 
@@ -83,7 +83,7 @@ def replica_tokenizer(arguments: Namespace) -> int:
 
 
 def replica_train(arguments: Namespace) -> int:
-    """`replica train`: trains, or continues; starts several ranks where there are several."""
+    """`replica train`: trains or continues, on one rank or several."""
     from launch.stages import train_stage, working_in
 
     recipe = _load(arguments)
@@ -99,7 +99,7 @@ def replica_train(arguments: Namespace) -> int:
 
 
 def replica_eval(arguments: Namespace) -> int:
-    """`replica eval`: results.json."""
+    """`replica eval`: scores a checkpoint and writes results.json."""
     from eval.suite import evaluate
     from pretrain.checkpoint.choice import Choice
 
@@ -109,7 +109,7 @@ def replica_eval(arguments: Namespace) -> int:
 
 
 def replica_report(arguments: Namespace) -> int:
-    """`replica report`: the page, the Markdown summary, and with `--gate` the verdict as exit code."""
+    """`replica report`: writes the page and the Markdown summary; with `--gate`, returns 1 when a gate failed."""
     from launch.headlines import print_verdict
     from launch.stages import report_stage
 
@@ -120,7 +120,7 @@ def replica_report(arguments: Namespace) -> int:
 
 
 def replica_export(arguments: Namespace) -> int:
-    """`replica export`: a Hugging Face directory, or a GGUF file; 1 when it is not the checkpoint (`--verify`)."""
+    """`replica export`: writes a Hugging Face directory or a GGUF file; returns 1 if `--verify` finds a difference."""
     from eval.export_check import NotTheSame
     from launch.models.export_model import export_run
     from pretrain.checkpoint.choice import Choice
@@ -136,7 +136,7 @@ def replica_export(arguments: Namespace) -> int:
 
 
 def replica_import(arguments: Namespace) -> int:
-    """`replica import`: a run directory made from a Hugging Face directory."""
+    """`replica import`: makes a run directory from a Hugging Face directory."""
     from launch.models.import_model import import_run
 
     out = arguments.out or Path("runs") / arguments.directory.resolve().name
@@ -145,7 +145,7 @@ def replica_import(arguments: Namespace) -> int:
 
 
 def replica_sample(arguments: Namespace) -> int:
-    """`replica sample`: prints the prompt and its continuation as it is made."""
+    """`replica sample`: prints the prompt and streams its continuation."""
     from launch.models.sampling import stream_sample
 
     stream_sample(arguments)
@@ -153,7 +153,7 @@ def replica_sample(arguments: Namespace) -> int:
 
 
 def replica_trace(arguments: Namespace) -> int:
-    """`replica trace`: a table of the documents behind one training step."""
+    """`replica trace`: prints a table of the documents behind one training step."""
     from launch.trace import print_trace
 
     print_trace(load_run(arguments.run), arguments.step)
@@ -161,7 +161,7 @@ def replica_trace(arguments: Namespace) -> int:
 
 
 def replica_doctor(arguments: Namespace) -> int:
-    """`replica doctor`: a table of what a run would find here; 1 when something will break it."""
+    """`replica doctor`: prints a table of checks of this machine; returns 1 when one will break a run."""
     from launch.planning.doctor import diagnose, local_ranks, on_this_machine
 
     recipe = _load(arguments) if arguments.recipe is not None else None
@@ -176,14 +176,14 @@ def replica_doctor(arguments: Namespace) -> int:
 
 
 def replica_sweep(arguments: Namespace) -> int:
-    """`replica sweep`: several sizes and a scaling law, or a grid of settings; prints the summary."""
+    """`replica sweep`: trains several sizes or a grid of settings; fits a scaling law and prints the summary."""
     from launch.planning.sweep import Sweep, grid, sizes
     from launch.planning.sweep_page import markdown
 
     sweep = Sweep(arguments.recipe, arguments.overrides, arguments.out)
     if arguments.vary:
         if arguments.check:
-            raise ValueError("--check trains a predicted size; --vary predicts none")
+            raise ValueError("--check trains a predicted size, and --vary predicts none; leave one of them out")
         found = {"name": sweep.name, "runs": sweep.run(grid(arguments.overrides, arguments.vary))}
         sweep.write(found)
     else:
@@ -196,14 +196,14 @@ def replica_sweep(arguments: Namespace) -> int:
 
 
 def replica_plan(arguments: Namespace) -> int:
-    """`replica plan`: memory, time, cost and data of a recipe, before it is run."""
+    """`replica plan`: predicts memory, time, cost and data of a recipe."""
     from launch.planning import plan
 
     return plan.print_plan(arguments)
 
 
 def replica_show(arguments: Namespace) -> int:
-    """`replica show`: the resolved recipe, origins, and what follows."""
+    """`replica show`: prints the resolved recipe with origins, and derived figures."""
     recipe, origins = load_with_origins(arguments.recipe, arguments.overrides, _literal(arguments))
     check_name(arguments.recipe, recipe, arguments.overrides)
     if arguments.run_directory:

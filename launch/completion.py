@@ -1,4 +1,4 @@
-"""`python -m launch.completion RUN`: exit code 0 when the run has made its last step, else 75, for shell scripts."""
+"""Tells shell scripts whether training is finished: `python -m launch.completion RUN` exits with 0, or else with 75."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pretrain.checkpoint.manifest import newest
 
 
 def main() -> int:
-    """Command line: one run directory; says what is missing."""
+    """Returns the exit code for the run directory on the command line; prints the newest checkpoint if unfinished."""
     if len(sys.argv) != 2:
         raise ValueError("usage: python -m launch.completion RUN")
     recipe = load_run(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Writes what is generated from the recipe's schema: `docs/recipe.md` and `configs/recipe.schema.json`.
+"""Generates `docs/recipe.md` and `configs/recipe.schema.json` from the recipe's schema.
 
 python -m launch.docs            # write both; a test keeps them current
 """
@@ -26,7 +26,7 @@ SCHEMA = ROOT / "configs" / "recipe.schema.json"
 _INTRODUCTION = """# Recipe reference
 
 This page lists every setting, for users who write or change a recipe. Show a recipe with all its values, and where each
-came from:
+comes from:
 
 ```sh
 replica show configs/demo.yaml train.optimizer.lr=3e-4 data.sources.0.weight=2
@@ -36,10 +36,10 @@ A recipe is one YAML file. Every key can also be set on the command line by its 
 in this command.
 
 - Precedence: defaults, then the file, then overrides from left to right.
-- An unknown key is an error that names the nearest known one; all problems of a recipe are reported at once.
-- Relative paths are resolved against the place they were written in: the recipe's directory, or the working directory
-  for overrides.
-- Units: *sequences* are windows of `model.context_length` tokens; *tokens* are target positions; *bytes* are UTF-8
+- An unknown key is an error that names the nearest known one. All problems of a recipe are reported at once.
+- Relative paths in a recipe are resolved against its directory, and relative paths in overrides against the working
+  directory.
+- Units: *sequences* are windows of `model.context_length` tokens. *Tokens* are target positions. *Bytes* are UTF-8
   bytes of normalised text.
 - For completion in an editor, start the file with `# yaml-language-server: $schema=recipe.schema.json`.
 - `make docs` generates this page from the schema in `configs/`; a test keeps it current.
@@ -47,13 +47,13 @@ in this command.
 
 
 def reference() -> str:
-    """The text of `docs/recipe.md`: introduction, index, one table for each section."""
+    """Builds the text of `docs/recipe.md`: introduction, index, one table for each section."""
     sections = list(_sections(Recipe, ""))
     return _INTRODUCTION + _index(sections) + "".join(_section(model, path) for model, path in sections)
 
 
 def _index(sections: list[tuple[type[BaseModel], str]]) -> str:
-    """Links to all sections, with their summaries."""
+    """Builds the table of links to all sections, with their summaries."""
     rows = [
         f"| [{_title(model, path)}](#{_anchor(_title(model, path))}) | {_summary(model)} |" for model, path in sections
     ]
@@ -61,7 +61,7 @@ def _index(sections: list[tuple[type[BaseModel], str]]) -> str:
 
 
 def _title(model: type[BaseModel], path: str) -> str:
-    """The heading of a section; kinds of a list's items share their path, so their fixed keys are named as well."""
+    """Returns the heading of a section. Kinds of list items share a path, so the heading names their fixed keys too."""
     if not path:
         return "Top level"
     kinds = [
@@ -73,7 +73,7 @@ def _title(model: type[BaseModel], path: str) -> str:
 
 
 def _anchor(title: str) -> str:
-    """The heading's anchor, as GitHub and mkdocs make it."""
+    """Returns the anchor of a heading, as GitHub and mkdocs make it."""
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
@@ -115,7 +115,7 @@ def _section(model: type[BaseModel], path: str) -> str:
 
 
 def _meaning(field: FieldInfo, path: str) -> str:
-    """The description; of a section without one a link to its own table."""
+    """Returns a field's description, or for a section without one a link to its table."""
     if field.description:
         return _escape(field.description)
     sections = [_title(model, path + (".N" if is_item else "")) for model, is_item in _nested(field.annotation)]
@@ -176,7 +176,7 @@ def _is_word(value: Any) -> bool:
 
 
 def _escape(text: str) -> str:
-    """For a cell of a table; names of other pages become links."""
+    """Escapes text for a table cell, and turns names of other pages into links."""
     return re.sub(r"`?docs/([\w-]+)\.md`?", r"[\1](\1.md)", text).replace("|", "\\|")
 
 

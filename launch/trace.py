@@ -1,4 +1,4 @@
-"""`replica trace`: from a training step back to the documents it read."""
+"""Implements `replica trace`: finds the documents that a training step read."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
-    """The documents behind the update that `metrics.jsonl` calls `step`, in the order of the batch.
+    """Yields the documents of the step with this number in `metrics.jsonl`, in the order of the batch.
 
-    Settings are those that the newest checkpoint was made with; before there is one, those of the run's recipe.
+    Uses the settings of the newest checkpoint, or those of the run's recipe if there is none.
 
     Raises:
-        ValueError: when the step is not in the run, or its data is gone or is another one.
+        ValueError: when the step is not in the run, or its data was removed or replaced.
     """
     from configs.schema.batch_plan import total_steps
     from data_prep.tokens.shards import load_manifest
@@ -36,7 +36,8 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
         if info.data_fingerprint != manifest.fingerprint:
             raise ValueError(
                 f"{manifest.directory} holds other data (fingerprint {manifest.fingerprint}) than "
-                f"{info.directory.name} was trained on ({info.data_fingerprint}), so no step can be traced there"
+                f"{info.directory.name} was trained on ({info.data_fingerprint}), so no step can be traced; prepare "
+                "the same data again"
             )
         made_with = recipe_of_step(info, step)
     source = BatchSource(made_with, manifest)

@@ -1,1 +1,1 @@
-"""Ground shared by all packages: files, locks, exit codes, progress, numbers on pages."""
+"""Helpers that all packages share: files, locks, exit codes, progress bars, formatted numbers."""

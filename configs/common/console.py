@@ -1,4 +1,4 @@
-"""rich's console for text from anywhere; every console of the project is made here."""
+"""Makes rich consoles that are safe for untrusted text. Every console of the project is made here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from configs.safety.terminal import printable, unguarded
 
 
 class Console(rich.console.Console):
-    """Styles and cursor movements are rich's alone: text is never markup, and reaches the terminal `printable`."""
+    """Prints text as it is, never as markup, with control characters escaped (`printable`).
+
+    Only rich itself sends styles and cursor movements to the terminal.
+    """
 
     def __init__(self, stderr: bool = False, **settings: Any) -> None:
         super().__init__(
@@ -22,6 +25,6 @@ class Console(rich.console.Console):
         )
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich does it; the leaves' text cannot steer the terminal."""
+        """Renders as rich does, and escapes control characters in all text."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))

@@ -1,7 +1,7 @@
-"""What every command line of the project does with mistakes, full disks and interruptions.
+"""Turns errors and signals into one message and an exit code, the same for every command line of the project.
 
-Exit codes: 0 done, 1 a gate failed, 2 the user has something to fix, 70 a bug of ours (with its traceback), 75 SIGUSR1,
-130 Ctrl-C, 141 nobody reads the output any more, 143 SIGTERM.
+Exit codes: 0 done, 1 a gate failed, 2 the user has something to fix, 70 a bug in Replica (with a traceback),
+75 SIGUSR1, 130 Ctrl-C, 141 broken pipe, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(command: Callable[[], int], debug: bool = False, interrupted: str = CONTINUES) -> int:
-    """Runs a command and returns its exit code; errors of the user become one line on standard error.
+    """Runs a command and returns its exit code. A user's error becomes one line on standard error.
 
-    SIGTERM and SIGUSR1 unwind it like an error, so that temporary files and child processes do not stay behind.
-    What is printed meanwhile cannot steer the terminal (`configs/safety/terminal.py`). Signal handlers, environment
-    variables, working directory, warning filters and standard streams are left as they were found, whatever the command
-    and its libraries did to them: the caller may be a test or a notebook.
+    SIGTERM and SIGUSR1 raise an exception in the command, so that it removes temporary files and child processes.
+    Control characters in its output are escaped (`configs/safety/terminal.py`). Signal handlers, environment variables,
+    working directory, warning filters and standard streams are restored afterwards: the caller may be a test or a
+    notebook.
     """
     with as_found(), encodable_output(), guarded_output():
         if threading.current_thread() is threading.main_thread():
@@ -66,14 +66,14 @@ def _exit_code(command: Callable[[], int], debug: bool, interrupted: str) -> int
         print(f"\n{interrupted}", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as end:
-        # Libraries (Ray) put handlers of their own in place that exit with the signal's number.
+        # Libraries such as Ray install signal handlers that exit with the signal's number.
         if end.code == signal.SIGTERM:
             return TERMINATED
         raise
     except BrokenPipeError:
-        # Python flushes stdout once more at exit; give it a place to write to.
+        # Python flushes stdout again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("error: whoever read this output has gone (broken pipe)", file=sys.stderr)
+        print("error: the program that read this output has ended (broken pipe)", file=sys.stderr)
         return BROKEN_PIPE
     except Exception as error:
         message = explain(error)
@@ -83,14 +83,14 @@ def _exit_code(command: Callable[[], int], debug: bool, interrupted: str) -> int
             return BUG
         print(f"error: {message}", file=sys.stderr)
         return USER_ERROR
-    except BaseException:  # panics of Rust libraries are no `Exception`, and uncaught they would end with 1
+    except BaseException:  # a panic of a Rust library is not an `Exception`; uncaught, it would exit with 1
         traceback.print_exc()
         return BUG
 
 
 @contextmanager
 def as_found() -> Iterator[None]:
-    """Puts back, at the end, what belongs to the whole process: see `run_command`."""
+    """Restores signal handlers, environment, working directory and warning filters when the body ends."""
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     environment, directory = dict(os.environ), Path.cwd()
     try:
@@ -99,7 +99,7 @@ def as_found() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
-                # None: set by a library in C, which Python cannot put back
+                # None: a C library set the handler, and Python cannot restore it
                 if handler is not None and signal.getsignal(number) is not handler:
                     signal.signal(number, handler)
         if dict(os.environ) != environment:
@@ -117,7 +117,7 @@ def _is_at(directory: Path) -> bool:
 
 
 def explain(error: Exception) -> str | None:
-    """One message naming the thing and the fix; None when the error is not the user's."""
+    """Returns a message that names the cause and the fix; None for a bug in Replica."""
     text = str(error)
     if says_full(error):
         place = getattr(error, "filename", None)
@@ -134,16 +134,16 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if (memory := _full_memory(error)) is not None:
-        detail = " ".join(text.split())[:200] or "no more to be had"
+        detail = " ".join(text.split())[:200] or "out of memory"
         return (
             f"{memory} is full ({detail}); lower train.micro_batch_size or set train.activation_checkpointing; "
-            "`replica plan RECIPE` says what fits, docs/troubleshooting.md more"
+            "`replica plan RECIPE` shows which settings fit, docs/troubleshooting.md has more remedies"
         )
     return text if isinstance(error, ValueError) else None
 
 
 def _full_memory(error: Exception) -> str | None:
-    """Which memory an error says is full; by names, because torch is not imported here."""
+    """Names the memory that is full, if the error says so. Compares class names, since torch is not imported here."""
     if type(error).__name__ == "OutOfMemoryError":  # torch.OutOfMemoryError, a RuntimeError
         return "the GPU's memory"
     of_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
@@ -151,7 +151,7 @@ def _full_memory(error: Exception) -> str | None:
 
 
 def _disk(place: str | None) -> str:
-    """Which file system a path is on, and what is free there."""
+    """Describes the file system of a path and its free space."""
     if not place:
         return ""
     path = Path(place).absolute()

@@ -1,7 +1,7 @@
-"""Files that are either whole or absent, and fingerprints of what they hold.
+"""Writes files atomically (each is complete or absent) and computes fingerprints of their contents.
 
 Every artifact in a run directory is written through this module: to a temporary name beside its final one, flushed
-to disk, then renamed. A reader therefore never sees half a file, whatever moment the writer was killed at.
+to disk, then renamed. A reader therefore never sees half a file, even if the writer was killed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def fsync_path(path: Path) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A fresh name in the same directory (hence the same file system) that `remove_leftovers` recognises."""
+    """Returns a new name in the same directory, hence on the same file system; `remove_leftovers` recognises it."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
 
 
@@ -47,13 +47,13 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def says_full(error: BaseException) -> bool:
-    """Whether an error says that a disk is full; libraries in other languages say it in words alone."""
+    """Tells whether an error means that a disk is full. Some libraries say so only in the message."""
     return getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in str(error)
 
 
 @contextmanager
 def _named_when_full(path: Path) -> Iterator[None]:
-    """Lets an error about a full disk name the path that was being written: a failed write knows none."""
+    """Adds the path to a disk-full error, which has none when a write fails."""
     try:
         yield
     except Exception as error:
@@ -79,12 +79,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yields a temporary directory to fill; renames it to `path` on success, replacing what stood there.
+    """Yields a temporary directory to fill; on success it replaces `path`.
 
-    A mount point cannot be renamed: what was written moves into it, entry by entry.
+    A mount point cannot be replaced, so the new entries are moved into it one by one.
 
     Raises:
-        ValueError: when `path` is a link, which would be lost; resolve it first where it may point elsewhere.
+        ValueError: when `path` is a link, because the rename would replace the link. Resolve it first.
     """
     if path.is_symlink():
         raise ValueError(f"{path} is a link; give the directory that it points to")
@@ -127,7 +127,7 @@ def copy_directory(source: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str, private: bool = False) -> None:
-    """Writes `text` (UTF-8) to `path` atomically; a `private` file is for its owner alone (mode 0600)."""
+    """Writes `text` (UTF-8) to `path` atomically. Only the owner can read a `private` file (mode 0600)."""
     with atomic_path(path) as temporary:
         if private:
             temporary.touch(mode=0o600)
@@ -135,9 +135,9 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON with sorted keys, atomically: equal values give equal bytes.
+    """Writes `value` atomically as indented JSON with sorted keys. Equal values give equal bytes.
 
-    Lone surrogates, which Python has for bytes of names that are not UTF-8, become escapes of JSON.
+    Lone surrogates, by which Python represents file names that are not UTF-8, are written as JSON escapes.
     """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
     if not text.isascii():
@@ -154,7 +154,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON object that others wrote; raises `ValueError` naming the file when it is none."""
+    """Reads a JSON object from a file of another program; raises `ValueError` naming the file when it is invalid."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -182,9 +182,9 @@ def sha256_file(path: Path) -> str:
 
 
 def content_identity(path: Path) -> dict[str, Any]:
-    """What identifies a file's content in a fingerprint: size and SHA-256.
+    """Returns the entries that identify a file's content in a fingerprint: size and SHA-256.
 
-    Above `FULL_HASH_LIMIT_BYTES` the hash covers evenly spaced samples, and the modification time joins in.
+    Above `FULL_HASH_LIMIT_BYTES` the hash covers evenly spaced samples, and the modification time is added.
     """
     stat = path.stat()
     if stat.st_size <= FULL_HASH_LIMIT_BYTES:

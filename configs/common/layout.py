@@ -1,4 +1,4 @@
-"""Names of the files and folders of a run directory, each in one place. docs/run-directory.md describes them."""
+"""Names the files and folders of a run directory. docs/run-directory.md describes them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Locks between processes: one kind, for run directories, prepared data and the ranks of a node.
+"""Locks files between processes: for run directories, prepared data and the ranks of a node.
 
-The system lets go of a lock when the last process that has it open ends, however it ends. On a file system without
-locks nobody is refused, and the user keeps order.
+The operating system releases a lock when the last process that has the file open ends, even by a crash. On a file
+system without locks no process is refused, and the user must not start two.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ class Busy(ValueError):
 
 @contextmanager
 def locked(file: Path, busy: str, wait: float = 0.0, waiting: Callable[[], object] | None = None) -> Iterator[int]:
-    """Holds the lock of a file, which is made where it is missing; yields its descriptor, for children to inherit.
+    """Holds the lock of a file; yields its descriptor, which child processes can inherit.
 
-    The file is never written to. A link is not followed, so that nobody's file is opened by way of a lock.
+    The file is created if it is missing, and never written to. A link is not followed, so that a lock cannot open
+    somebody else's file.
 
     Args:
         file: the lock; its directory must exist.
-        busy: what is said when another process has it.
-        wait: seconds to wait for that process; infinity: as long as it takes.
-        waiting: called once when there is something to wait for.
+        busy: the error message when another process has the lock.
+        wait: seconds to wait for that process; infinity waits without a limit.
+        waiting: called once when the wait begins.
 
     Raises:
         Busy: another process has it.
-        ValueError: it is a link or no file.
+        ValueError: it is a link or not a regular file.
     """
     descriptor = _open(file)
     try:
@@ -60,11 +61,11 @@ def _open(file: Path) -> int:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise ValueError(f"{file} is a link, and a lock must be a file of its own; remove it") from error
+            raise ValueError(f"{file} is a link, but a lock must be a regular file; remove the link") from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError(f"{file} is no ordinary file, so it cannot be a lock; remove it")
+        raise ValueError(f"{file} is not a regular file, so it cannot be a lock; remove it")
     return descriptor
 
 
@@ -79,18 +80,18 @@ def _taken(descriptor: int) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------- run directory
-RUN_LOCK = ".lock"  # of the command that works in a run directory
-TRAINING_LOCK = ".training.lock"  # of rank 0, which may outlive its launcher
-_HELD = "REPLICA_RUN_HELD"  # the run directory that this process, or the launcher above it, holds
+RUN_LOCK = ".lock"  # held by the command that uses a run directory
+TRAINING_LOCK = ".training.lock"  # held by rank 0, which may outlive its launcher
+_HELD = "REPLICA_RUN_HELD"  # the run directory that this process or its launcher has locked
 
 
 @contextmanager
 def held_run(run: Path) -> Iterator[None]:
-    """Holds a run directory for one command; ranks that it starts know by their environment that it is theirs.
+    """Locks a run directory for one command. An environment variable tells the ranks it starts that they may enter.
 
     Raises:
-        Busy: when another process works there.
-        ValueError: when something in it leads out of it.
+        Busy: when another process uses it.
+        ValueError: when it contains a link that leads out of it.
     """
     refuse_links(run)
     with locked(run / RUN_LOCK, _busy(run)):
@@ -106,14 +107,14 @@ def held_run(run: Path) -> Iterator[None]:
 
 @contextmanager
 def held_for_training(run: Path, grace: float) -> Iterator[None]:
-    """Holds a run directory on rank 0, whichever command started training.
+    """Locks a run directory on rank 0, whichever command started training.
 
-    The run's lock may be the launcher's of this very process. Rank 0 has a second one, because it may still be saving
-    when its launcher was killed: a new start waits so many seconds (`grace`) for it.
+    The launcher of this process may already hold the run's lock. Rank 0 holds a second lock, because it may still be
+    saving after its launcher was killed. A new start waits up to `grace` seconds for it.
 
     Raises:
-        Busy: when another process works there.
-        ValueError: when something in it leads out of it.
+        Busy: when another process uses it.
+        ValueError: when it contains a link that leads out of it.
     """
     refuse_links(run)
     orphan = f"rank 0 of an earlier start still trains in {run}; it saves and ends by itself: run this again then"
@@ -128,4 +129,4 @@ def held_for_training(run: Path, grace: float) -> Iterator[None]:
 
 
 def _busy(run: Path) -> str:
-    return f"another replica command works in {run}; wait for it, or choose another --out"
+    return f"another replica command uses {run}; wait for it, or choose another --out"

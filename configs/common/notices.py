@@ -1,8 +1,8 @@
-"""Tells the user something on stderr, each kind of message in one form.
+"""Prints messages for the user on stderr: plain, `note: …` or `warning: …`.
 
-All go through the logger `replica`, so that a program that uses Replica as a library can silence or redirect them:
-`logging.getLogger("replica").setLevel(logging.WARNING)`. Ranks other than the main one call nothing of this for what
-all ranks know.
+All messages go through the logger `replica`, so that a program that uses Replica as a library can silence or redirect
+them: `logging.getLogger("replica").setLevel(logging.WARNING)`. Of a message that all ranks have, rank 0 alone prints
+    it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PREFIXES = {_NOTE: "note: ", logging.WARNING: "warning: "}
 
 
 class _ToStderr(logging.Handler):
-    """Writes to the stderr of the moment, which tests and progress bars exchange."""
+    """Writes to the current `sys.stderr`, which tests and progress bars replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one message and flushes it, so that log files show it at once."""
@@ -32,15 +32,15 @@ _LOGGER.propagate = False
 
 
 def say(text: str) -> None:
-    """What the program does now or has found: no prefix."""
+    """Prints a message without a prefix: the program's current work, or a finding."""
     _LOGGER.info("%s", text)
 
 
 def note(text: str) -> None:
-    """What the user may want to know or to change: `note: …`."""
+    """Prints `note: …`: a fact that the user may want to know or to change."""
     _LOGGER.log(_NOTE, "%s", text)
 
 
 def warn(text: str) -> None:
-    """What went wrong without ending the run: `warning: …`."""
+    """Prints `warning: …`: a failure that does not end the run."""
     _LOGGER.warning("%s", text)

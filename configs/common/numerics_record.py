@@ -1,4 +1,4 @@
-"""What a run says of its numbers, as training leaves it for the report."""
+"""Reads a run's record of numerics: compiled against plain code, and bitwise repeatability."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ NUMERICS = "numerics.json"  # in a run directory
 
 
 def numerics_lines(run: Path) -> list[str]:
-    """How fast code compared with plain code, and whether the run repeats bit for bit; none where nothing was said."""
+    """Returns the record's sentences for the report; an empty list where the run has no record."""
     file = run / NUMERICS
     if not file.is_file():
         return []
-    said = read_json(file)
-    sentences = [str(said.get(key, "")).strip().rstrip(".") for key in ("text", "repeats")]
+    record = read_json(file)
+    sentences = [str(record.get(key, "")).strip().rstrip(".") for key in ("text", "repeats")]
     return [sentence[0].upper() + sentence[1:] + "." for sentence in sentences if sentence]

@@ -1,7 +1,7 @@
-"""How OpenMP threads wait for each other: decided once per command, before torch loads OpenMP.
+"""Chooses how OpenMP threads wait for each other, once per command, before torch loads OpenMP.
 
-Spinning is twice as fast for small models on idle cores, and several times slower than sleeping when other work runs on
-them (figures in docs/lab-notes.md).
+Spinning is twice as fast as sleeping for small models on idle cores. On busy cores it is several times slower (figures
+in docs/lab-notes.md).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SHORT_SPIN = "20000"  # turns of libgomp's loop, a fraction of a millisecond; t
 
 
 def choose_wait_policy() -> None:
-    """Short spins on idle cores, none on busy ones; what the environment says already is left alone."""
+    """Sets short spins on idle cores and none on busy ones. A policy in the environment is left unchanged."""
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         return
     if _busy_fraction() < _BUSY:
@@ -26,7 +26,7 @@ def choose_wait_policy() -> None:
 
 
 def _busy_fraction() -> float:
-    """Share of all cores' time that was in use during a short look; 0 where the system does not tell."""
+    """Measures the busy share of all cores' time over 0.1 s; 0 without /proc/stat."""
     before = _ticks()
     time.sleep(_LOOK_SECONDS)
     idle, total = (now - then for now, then in zip(_ticks(), before, strict=True))
@@ -34,7 +34,7 @@ def _busy_fraction() -> float:
 
 
 def _ticks() -> tuple[int, int]:
-    """Idle and all clock ticks of all cores so far, from the first line of /proc/stat (proc(5))."""
+    """Returns idle and total clock ticks of all cores, from the first line of /proc/stat (proc(5))."""
     stat = Path("/proc/stat")
     if not stat.is_file():
         return 0, 0

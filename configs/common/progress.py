@@ -1,4 +1,4 @@
-"""Progress that people see: a live bar on a terminal, a line now and then in a log file."""
+"""Shows progress: a live bar on a terminal, a line every ten seconds in a log file."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LOG_INTERVAL_SECONDS = 10.0
 
 
 class ProgressBar(Protocol):
-    """What long work reports to."""
+    """Receives the progress of long work."""
 
     def update(self, completed: float, note: str = "", total: float | None = None) -> None:
-        """Sets how much is done; `note` (throughput, loss, …) stands beside the bar; `total` is a new expectation."""
+        """Sets the amount done; `note` is shown beside the bar, `total` replaces the total."""
 
 
 class _LiveBar:
@@ -42,7 +42,7 @@ class _LiveBar:
 
 
 class _LogLines:
-    """For output that is not a terminal: the first update, then one line every `LOG_INTERVAL_SECONDS`."""
+    """Prints the first update, then one line every `LOG_INTERVAL_SECONDS`, where output is not a terminal."""
 
     def __init__(self, description: str, total: float | None) -> None:
         self._description = description

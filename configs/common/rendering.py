@@ -1,4 +1,4 @@
-"""What all pages share: numbers as people read them, and the style sheet."""
+"""Formats numbers and text for pages, and reads the style sheet that all pages share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from configs.safety.terminal import printable
 
 
 def score(value: float | None) -> str:
-    """Four significant digits, and no exponent for anything of ordinary size."""
+    """Formats a score with four significant digits, without an exponent from 1e-4 to 1e7."""
     if value is None:
         return "–"
     if math.isinf(value):
@@ -47,19 +47,19 @@ def duration(seconds: float) -> str:
 
 
 def markdown_text(text: object) -> str:
-    """Text as GitHub's Markdown shows it, on one line: nothing in it is markup, HTML, a link or the end of a cell."""
+    """Escapes text for one line of GitHub's Markdown, so that it contains no markup, HTML, link or cell border."""
     line = printable(" ".join(str(text).split()))
     line = re.sub(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
     return re.sub(r"(?i):(?=//)|(?<=www)\.", r"\\\g<0>", line)
 
 
 def markdown_code(text: object) -> str:
-    """The same as a code span, in as many backticks as it needs."""
+    """Formats text as a code span, with as many backticks as it needs."""
     line = printable(" ".join(str(text).split())).replace("|", "\\|")
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"`{line or ' '}`"
 
 
 def style_sheet() -> str:
-    """The style of all pages, which are self-contained."""
+    """Reads the style sheet, which is embedded in every page."""
     return (Path(__file__).parent / "style.css").read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Object stores and web servers behind fsspec: which protocols may be named, and how one is opened.
+"""Opens object stores and web servers through fsspec, for an allowed list of protocols.
 
-fsspec knows some fifty protocols. Some of them write files (`filecache::`, `simplecache::`), run templates or programs
-(`reference://`, `git://`) or log in elsewhere (`ssh://`, `smb://`), and a `::` chains several. A recipe is data, so it
-may name only those that read and write the bytes of the place itself.
+fsspec knows about fifty protocols. Some write files (`filecache::`, `simplecache::`), run templates or programs
+(`reference://`, `git://`) or log in to other machines (`ssh://`, `smb://`). A `::` chains several. A recipe is data, so
+it may name only protocols that read and write bytes at the URL itself.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ PROTOCOLS: dict[str, str | None] = {
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is a URL: a protocol, `://` and what it names."""
+    """Tells whether a path is a URL, with `://` in it."""
     return "://" in path
 
 
 def protocol_of(url: str) -> str:
-    """The protocol of a URL.
+    """Returns the protocol of a URL.
 
     Raises:
-        ValueError: for one that is not in `PROTOCOLS`, which a chain (`filecache::https://…`) never is.
+        ValueError: for a protocol that is not in `PROTOCOLS`, and for every chain (`filecache::https://…`).
     """
     protocol = url.partition("://")[0].lower()
     if protocol not in PROTOCOLS:
@@ -48,7 +48,7 @@ def protocol_of(url: str) -> str:
 
 
 def open_store(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it.
+    """Returns the fsspec file system of a URL, and the path in it.
 
     Args:
         url: with one of `PROTOCOLS`.

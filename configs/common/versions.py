@@ -1,7 +1,7 @@
-"""Tells which code and which libraries are at work: one rule for everything that is skipped when nothing changed.
+"""Identifies the code and libraries in use: one rule for every stage that is skipped when nothing changed.
 
-Prepared data, scores and pages are current when their inputs, their settings and the code that made them are the same.
-The code is a digest of source files, so nobody has to raise a number by hand.
+Prepared data, scores and pages are current when their inputs, settings and code are unchanged. The code is identified
+by a digest of its source files, so nobody has to increase a version number by hand.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ _DISTRIBUTION = "gpt-replica"
 
 
 def code_files(*places: str) -> list[Path]:
-    """The source files of rooms (`data_prep/text`) and modules (`eval/scorer`), with tables, templates and styles.
+    """Lists the source files of rooms (`data_prep/text`) and modules (`eval/scorer`), also tables and templates.
 
     Raises:
-        FileNotFoundError: a place that does not exist: a forgotten rename must not leave code out of a fingerprint.
+        FileNotFoundError: a room or module that does not exist. A forgotten rename must not drop code from a
+            fingerprint.
     """
     files: list[Path] = []
     for place in places:
@@ -32,19 +33,19 @@ def code_files(*places: str) -> list[Path]:
         else:
             file = path if path.suffix in _READ_AT_RUN_TIME else path.with_name(f"{path.name}.py")
             if not file.is_file():
-                raise FileNotFoundError(f"{file} is named in a version of the code, and does not exist")
+                raise FileNotFoundError(f"{file} is part of a code version, but does not exist; correct its name there")
             files.append(file)
     return sorted(set(files))
 
 
 @cache
 def code_version(*places: str) -> str:
-    """Digest of the source files of these places, by their paths: files of the same name in two rooms are two."""
+    """Computes a digest of the source files of these rooms and modules, with their paths."""
     return fingerprint({file.relative_to(ROOT).as_posix(): sha256_file(file) for file in code_files(*places)})
 
 
 def installed(distribution: str) -> str | None:
-    """The version of an installed distribution; None where it is not installed."""
+    """Returns the version of an installed distribution; None where it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -52,12 +53,12 @@ def installed(distribution: str) -> str | None:
 
 
 def own_version() -> str:
-    """The version of Replica; `unknown` where it runs from a clone that was not installed."""
+    """Returns the version of Replica; `unknown` in a clone that was not installed."""
     return installed(_DISTRIBUTION) or "unknown"
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this code runs from, read from `.git` itself; None outside of one."""
+    """Returns the commit of the clone that this code runs from, read from `.git`; None outside of a clone."""
     git = ROOT / ".git"
     try:
         head = (git / "HEAD").read_text(encoding="utf-8").strip()

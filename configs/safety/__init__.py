@@ -1,1 +1,1 @@
-"""Limits on input from others: bounded parsing, hidden secrets, safe terminals, no links, no code."""
+"""Protects against untrusted input: bounded parsing, hidden secrets, safe terminal output, no links, no code."""

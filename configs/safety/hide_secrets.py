@@ -1,4 +1,4 @@
-"""What must not be shown around: secrets in URLs and in the options of file systems."""
+"""Hides secrets in URLs and in file system options before they are shown."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _URL = re.compile(
 
 
 def mask_urls(text: str) -> str:
-    """The text with `***` for user information, query and fragment of every URL in it.
+    """Replaces user information, query and fragment of every URL in a text by `***`.
 
-    `https://me:secret@host/file?token=T` becomes `https://***@host/file?***`. A `?` outside of web addresses is a
-    pattern of file names and stays, unless a `=` follows.
+    `https://me:secret@host/file?token=T` becomes `https://***@host/file?***`. Outside of web addresses, `?` is a file
+    name pattern and stays, unless `=` follows.
     """
     return _URL.sub(_masked_url, text) if "://" in text else text
 
@@ -29,7 +29,7 @@ def _masked_url(found: re.Match[str]) -> str:
 
 
 def mask(node: Any, hidden: bool = False) -> Any:
-    """A copy of settings to be shown: URLs masked, and `***` for every value below a key that ends in `_options`.
+    """Copies settings with URLs masked, and `***` for every value below a key that ends in `_options`.
 
     Args:
         node: nested dictionaries and lists, as a recipe's `model_dump` gives them.
@@ -45,12 +45,12 @@ def mask(node: Any, hidden: bool = False) -> Any:
 
 
 def mask_override(override: str) -> str:
-    """An override `a.b=value` to be shown: masked like the setting it sets."""
+    """Masks an override `a.b=value` like the setting it sets."""
     path, separator, value = override.partition("=")
     hidden = any(is_secret(key) for key in path.split("."))
     return f"{path}{separator}{MASK if hidden else mask_urls(value)}"
 
 
 def is_secret(key: object) -> bool:
-    """Whether values below this key of a recipe may be secrets: options of file systems."""
+    """Tells whether values below this recipe key may be secrets: it ends in `_options`."""
     return isinstance(key, str) and key.endswith("_options")

@@ -1,4 +1,4 @@
-"""A run directory holds its own files alone: nothing in it leads elsewhere, and nothing in it makes a reader wait."""
+"""Checks that a run directory holds only files and directories: no links, named pipes, sockets or devices."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _FOREIGN = {"wandb"}
 
 
 def refuse_links(directory: Path) -> None:
-    """Looks through a run or data directory of anybody, which an archive may have brought with links in it.
+    """Refuses links in a run or data directory. An archive from somebody else may contain some.
 
-    What is written through a link, or read and shown, is a file of whoever runs the command.
+    Through a link, a command would overwrite, or read and show, another file of the user who runs it.
 
     Args:
-        directory: with its links resolved where the user named it; need not exist.
+        directory: its own path must be resolved; it need not exist.
 
     Raises:
         ValueError: naming the first symbolic link, named pipe, socket or device in it.
@@ -26,7 +26,7 @@ def refuse_links(directory: Path) -> None:
     while pending:
         try:
             entries = list(os.scandir(pending.pop()))
-        except (FileNotFoundError, NotADirectoryError):  # not there yet, or no more
+        except (FileNotFoundError, NotADirectoryError):  # not there yet, or removed meanwhile
             continue
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -39,6 +39,6 @@ def _told(path: Path) -> str:
     if path.is_symlink():
         return (
             f"{path} is a link to {path.readlink()}: nothing in a run directory may lead out of it; remove the link, "
-            "and choose places elsewhere with --out and data.directory"
+            "and choose other directories with --out and data.directory"
         )
     return f"{path} is neither a file nor a directory; remove it: a run directory holds nothing else"

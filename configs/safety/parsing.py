@@ -1,7 +1,7 @@
-"""YAML and JSON of anybody: what they may cost is bounded before they are built.
+"""Parses untrusted YAML and JSON with bounds on size, depth and number of values.
 
-Aliases let a YAML text of 500 bytes stand for billions of values, and deep nesting exhausts the stack of whoever walks
-it. Both are refused while the text is read.
+With aliases, 500 bytes of YAML can stand for billions of values. Deep nesting overflows the stack. Both are refused
+while the text is parsed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 LARGEST_YAML = 2**20  # characters; the longest shipped recipe has 5,000
-MOST_NODES = 100_000  # values and keys, aliases counted as often as they stand for something
+MOST_NODES = 100_000  # values and keys; each use of an alias counts all that it stands for
 DEEPEST = 64
 _TOO_MANY = f"it stands for more than {MOST_NODES:,} values"
 # What PyYAML raises for a tag that does not fit its value, such as `!!bool x`, `!!int ""` or `!!timestamp x`.
@@ -24,7 +24,7 @@ _LONGEST_NUMBER = 100  # digits: base 60 is read in time quadratic in them
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 floats (`1e-3` is a number), no duplicate keys, bounded."""
 
-    twice = False  # whether a key may stand twice in a mapping; the last one counts
+    twice = False  # allow a key twice in a mapping; the last one counts
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         if node is None:
             return None
         if isinstance(event, yaml.AliasEvent):
-            self._check(id(node) in self._extents, "an alias stands inside of what it means", event)
+            self._check(id(node) in self._extents, "an alias is used inside the value it stands for", event)
             return node
         below = [self._extents[id(child)] for child in _children(node)]
         count, height = 1 + sum(nodes for nodes, _ in below), 1 + max((levels for _, levels in below), default=0)
@@ -65,9 +65,9 @@ class _Loader(yaml.SafeLoader):
             try:
                 twice = key in seen
                 seen.add(key)
-            except TypeError:  # a key that cannot be hashed gets its message from YAML itself
+            except TypeError:  # PyYAML itself reports a key that cannot be hashed
                 continue
-            self._check(self.twice or not twice, f"the key `{key}` stands twice; keep one", key_node)
+            self._check(self.twice or not twice, f"the key `{key}` is given twice; keep one", key_node)
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
@@ -97,14 +97,14 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, twice: bool = False) -> Any:
-    """What a YAML text says, by the safe loader.
+    """Parses a YAML text with the safe loader.
 
     Args:
         text: one document.
-        twice: whether a key may stand twice in a mapping.
+        twice: allow a key twice in a mapping; the last one counts.
 
     Raises:
-        ValueError: when it is not YAML, holds a key twice, or is larger, deeper or more than the bounds above.
+        ValueError: when it is not YAML, has a key twice, or exceeds the bounds above.
     """
     if len(text) > LARGEST_YAML:
         raise ValueError(f"it has more than {LARGEST_YAML:,} characters")
@@ -115,12 +115,12 @@ def parse_yaml(text: str, twice: bool = False) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says.
+    """Parses a JSON text.
 
     Raises:
-        ValueError: when it is not JSON, or so deep that it cannot be read.
+        ValueError: when it is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("its brackets are nested too deep") from error
+        raise ValueError("its brackets are nested too deeply") from error

@@ -1,8 +1,8 @@
-"""Foreign text on its way to a terminal: no control characters, no secrets of URLs.
+"""Removes control characters and URL secrets from text before it reaches a terminal.
 
-Text of documents, models, recipes and file names may hold escape sequences, which set the clipboard or the title, move
-the cursor and overwrite what was printed. `guarded_output` is the one place that stops them, for everything a command
-prints; rich's own styling passes through `configs/common/console.py`.
+Text of documents, models, recipes and file names may contain escape sequences. These set the clipboard or the window
+title, move the cursor, and overwrite earlier output. `guarded_output` escapes them in everything that a command prints.
+The styling of rich passes through `configs/common/console.py`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _SHOWN = {
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters written out: ESC becomes `\x1b`. Line ends (LF) and tabs stay."""
+    r"""Escapes control characters: ESC becomes `\x1b`. Line ends (LF) and tabs stay."""
     return text.translate(_SHOWN)
 
 
 class _Guarded:
-    """A text stream that writes `printable` text, and URLs without their secrets where `masks`."""
+    """Wraps a text stream; writes `printable` text and, with `masks`, URLs without their secrets."""
 
     def __init__(self, stream: Any, masks: bool) -> None:
         self.stream, self._masks = stream, masks
@@ -49,7 +49,7 @@ class _Guarded:
 
 
 def unguarded(stream: Any) -> Any:
-    """The stream below `guarded_output`, for those who write control sequences of their own."""
+    """Returns the stream below `guarded_output`, for code that writes control sequences itself."""
     while isinstance(stream, _Guarded):
         stream = stream.stream
     return stream
@@ -57,9 +57,9 @@ def unguarded(stream: Any) -> Any:
 
 @contextmanager
 def encodable_output() -> Iterator[None]:
-    """Characters that the encoding of standard output or standard error lacks become `?`; nothing ends for them.
+    """Prints `?` for characters that the encoding of standard output or standard error lacks, instead of failing.
 
-    Streams in UTF-8 have them all, and stay as they are.
+    UTF-8 streams encode every character and are left unchanged.
     """
     changed = []
     for stream in (unguarded(sys.stdout), unguarded(sys.stderr)):
@@ -84,10 +84,9 @@ def _codec(name: str) -> str:
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Whatever is printed inside reaches standard output and standard error as `printable` text.
+    """Makes everything printed in the body `printable`.
 
-    Messages (standard error) also lose the user information and queries of URLs; standard output is data, which keeps
-    them.
+    On standard error, user information and queries of URLs are masked as well. Standard output is data and keeps them.
     """
     before = sys.stdout, sys.stderr
     sys.stdout = cast(Any, _Guarded(unguarded(sys.stdout), masks=False))

@@ -1,4 +1,4 @@
-"""Code that a recipe or a run directory brings along: it runs only when it is named on the command line."""
+"""Lets code of a recipe or run directory run only when `--trust DIR` names its directory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _TRUSTED: ContextVar[tuple[Path, ...]] = ContextVar("trusted", default=())
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Adds `--trust DIR`, which may stand several times."""
+    """Adds `--trust DIR`, which can be given several times."""
     what = "let code in this directory run: lm-eval tasks, and readers, rules and objectives (docs/security.md)"
     parser.add_argument("--trust", action="append", default=[], metavar="DIR", help=what)
 
 
 @contextmanager
 def trusting(directories: Iterable[str | Path]) -> Iterator[None]:
-    """Lets the code below these directories run inside of the body; what `--trust DIR` of the command line does."""
+    """Lets code below these directories run within the body, like `--trust DIR` on the command line."""
     token = _TRUSTED.set((*_TRUSTED.get(), *(Path(directory).resolve() for directory in directories)))
     try:
         yield
@@ -28,20 +28,20 @@ def trusting(directories: Iterable[str | Path]) -> Iterator[None]:
 
 
 def trust_options() -> list[str]:
-    """`--trust DIR` for each directory that was named: for the command line of processes that this one starts."""
+    """Returns `--trust DIR` for each trusted directory, for the command lines of child processes."""
     return [word for directory in _TRUSTED.get() for word in ("--trust", str(directory))]
 
 
 def check_trusted(directory: str | Path, setting: str, what: str = "lm-eval tasks may run code of their own") -> None:
-    """Refuses a directory that nobody has named.
+    """Refuses a directory that no `--trust` names.
 
     Args:
-        directory: whose code would run.
-        setting: of the recipe, named in the message.
-        what: would happen, for the message.
+        directory: the directory with the code.
+        setting: the setting of the recipe, for the message.
+        what: the action that is refused, for the message.
 
     Raises:
-        ValueError: saying how to name it.
+        ValueError: with the option that allows it.
     """
     place = Path(directory).resolve()
     if not any(place.is_relative_to(named) for named in _TRUSTED.get()):

@@ -1,7 +1,7 @@
-"""Reads code that a recipe names as `FILE.py:NAME`: a reader, a quality rule or an objective of the user's own.
+"""Reads custom code that a recipe names as `FILE.py:NAME`: a reader, a quality rule or an objective.
 
-The process that was started reads the file once. Its text is what the fingerprint counts, and what travels to Ray's
-workers: they run exactly that, wherever they are. So a `UserCode` pickles as text, and a function as its file and name.
+The main process reads the file once. The fingerprint covers this text, and Ray workers receive and run exactly this
+text on every machine. So a `UserCode` pickles as text, and a function as its file and name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MODULE = "replica_user_code_"  # and the digest of the text: another text is an
 
 @dataclass(frozen=True)
 class UserCode:
-    """A function or class in a file of the user's.
+    """Refers to a function or class in a file of the user.
 
     Attributes:
         file: the absolute path, for messages and tracebacks.
@@ -58,10 +58,10 @@ class UserCode:
         return UserCode(str(file), name, text, dict(options or {}))
 
     def allowed(self, setting: str) -> UserCode:
-        """The same, allowed to run.
+        """Returns a copy that is allowed to run.
 
         Args:
-            setting: of the recipe, named in the message.
+            setting: the setting of the recipe, for the message.
 
         Raises:
             ValueError: when nobody named the file's directory with `--trust`, see `configs.safety.trust`.
@@ -71,16 +71,16 @@ class UserCode:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a fingerprint counts: the name, the options and the text, never where the file lies."""
+        """Returns the entries for a fingerprint: name, options and a digest of the text, without the file's path."""
         digest = sha256(self.text.encode()).hexdigest()
         return {"name": self.name, "options": dict(self.options), "sha256": digest}
 
     def load(self) -> Any:
-        """The function or class itself; the file runs once in each process.
+        """Returns the function or class. The file runs once in each process.
 
         Raises:
-            ValueError: when the file cannot be run, or has nothing of that name.
-            PermissionError: for code that was not allowed, which is a mistake of the caller.
+            ValueError: when the file cannot be run, or does not define the name.
+            PermissionError: for code that was not allowed, a bug in the caller.
         """
         if not self.trusted:
             raise PermissionError(f"{self.file} was not allowed to run")
@@ -108,10 +108,10 @@ class UserCode:
         return module
 
     def check_call(self, *arguments: str) -> None:
-        """Looks whether the function or class takes these arguments, and the recipe's options beside them.
+        """Checks that the function or class accepts these arguments together with the recipe's options.
 
         Raises:
-            ValueError: naming what it takes.
+            ValueError: naming the arguments that do not fit.
         """
         function = self.load()
         try:
@@ -125,7 +125,7 @@ class UserCode:
 
 
 class _Text(importlib.abc.InspectLoader):
-    """Runs a text as a module: tracebacks show its lines, also where the file is not."""
+    """Loads a text as a module. Tracebacks show its lines even on machines without the file."""
 
     def __init__(self, file: str, text: str) -> None:
         self._file, self._text = file, text

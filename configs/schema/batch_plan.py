@@ -11,7 +11,7 @@ MOST_AUTOMATIC_MICRO_BATCH = 16  # sequences; larger ones fill a GPU no better, 
 
 
 class BatchPlan(BaseModel):
-    """One solution of: global = micro x accumulation x ranks / ranks that share a row (all in sequences)."""
+    """A solution of: global batch = micro-batch x accumulation x ranks / ranks that share a row, in sequences."""
 
     global_batch: int
     micro_batch: int
@@ -21,7 +21,7 @@ class BatchPlan(BaseModel):
 
 
 def plan_batch(train: Train, ranks: int) -> BatchPlan:
-    """Solves the batch equation, or comes near and names what does not divide; the one place where it is solved.
+    """Solves the batch equation, or comes close to a solution and lists the numbers that do not divide.
 
     Raises:
         ValueError: when the ranks cannot share rows, or there are more of them than rows.
@@ -55,7 +55,7 @@ def plan_batch(train: Train, ranks: int) -> BatchPlan:
 
 
 def solve_batch(train: Train, ranks: int) -> BatchPlan:
-    """The exact solution of the batch equation.
+    """Returns the exact solution of the batch equation.
 
     Raises:
         ValueError: when the global batch cannot be divided over these ranks and micro-batches.
@@ -67,7 +67,7 @@ def solve_batch(train: Train, ranks: int) -> BatchPlan:
 
 
 def total_steps(recipe: Recipe, train_windows: int) -> int:
-    """Optimizer steps of the run; `train_windows` is the number of windows in the training split (for epochs)."""
+    """Computes the optimizer steps of the run; `train_windows`: windows in the training split, used for epochs."""
     train = recipe.train
     if train.steps is not None:
         return train.steps

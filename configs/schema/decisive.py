@@ -1,7 +1,7 @@
-"""Which settings decide the weights: all of them, but for those that are named here.
+"""Lists the settings that decide the weights: all except those named here.
 
-A new setting therefore counts as decisive until somebody says otherwise, and a run that was trained with another value
-of it is never taken for one of this recipe.
+A new setting is therefore decisive by default. A run that was trained with another value of a decisive setting does
+not count as a run of this recipe.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from configs.safety.hide_secrets import mask
 from configs.schema.recipe import Recipe, is_path
 
-# Places, ranks and memory, logs, what is kept and what is scored. Of the dial what follows from it counts; of the
-# files that data is made of, the fingerprint of the data.
+# Paths, ranks, memory, logs, retention and evaluation. The dial is free because its derived values are compared; data
+# files are free because the fingerprint of the data is compared.
 FREE = (
     "name", "out", "evaluation", "report",
     "data.directory", "data.workers", "data.ray_address", "data.preset", "data.keep_dropped", "data.limits.attempts",
@@ -22,12 +22,12 @@ FREE = (
     "model.depth", "model.size", "train.tokens_per_parameter",
     "train.micro_batch_size", "train.zero", "train.parallel", "train.ranks", "train.activation_checkpointing",
     "train.loss_chunk", "train.compile", "train.deterministic",
-    "train.objective.code",  # where it lies; what it says is compared by `pretrain.checkpoint.compatible`
+    "train.objective.code",  # a path; `pretrain.checkpoint.compatible` compares the code's text
     "train.watch", "train.checkpoint", "train.validation", "train.log_every", "train.tensorboard", "train.wandb",
 )  # fmt: skip
-# The number of steps: judged as a number, whatever unit it was given in.
+# The number of steps is compared as a number, whichever of these keys gives it.
 LENGTH = ("train.steps", "train.tokens", "train.epochs")
-# Act on steps to come, so they may change as long as there are any.
+# These act on future steps only, so they may change while steps remain.
 AHEAD = (
     "train.optimizer", "train.schedule", "train.grad_clip", "train.precision", "train.faults", "deepspeed",
     "data.mixture", "data.sources.N.weight", "data.sources.N.max_epochs",
@@ -42,12 +42,12 @@ def _under(path: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def acts_ahead(path: str) -> bool:
-    """Whether a decisive setting acts on steps to come alone, so that a run that goes on may have it changed."""
+    """Tells whether a decisive setting acts on future steps only, so that a continued run may change it."""
     return _under(path, AHEAD) and not _under(path, _EVER)
 
 
 def decisive(recipe: Recipe) -> dict[str, Any]:
-    """Dotted path -> value of every setting that decides the weights, their number of steps apart."""
+    """Maps dotted path to value for every setting that decides the weights, except the number of steps."""
     found: dict[str, Any] = {}
     _collect(recipe, "", found)
     return found
@@ -65,11 +65,11 @@ def _collect(section: BaseModel, prefix: str, found: dict[str, Any]) -> None:
             for number, item in enumerate(value):
                 _collect(item, f"{path}.{number}.", found)
         else:
-            found[path] = mask(value)  # a checkpoint holds no secrets, and they decide nothing
+            found[path] = mask(value)  # a checkpoint must not contain secrets, and they do not affect weights
 
 
 def changed_settings(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Dotted path -> both values of every decisive setting that differs."""
+    """Maps dotted path to (before, now) for every decisive setting that differs."""
     old, new = decisive(before), decisive(now)
     pairs = {path: (old.get(path, _UNSET), new.get(path, _UNSET)) for path in old | new}
     return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,7 +1,8 @@
-"""What of DeepSpeed's configuration a recipe may set: keys that neither import code nor write files.
+"""Lists the keys of DeepSpeed's configuration that a recipe may set: those that import no code and write no files.
 
-Others do: `torch_autocast.lower_precision_safe_modules` imports the modules it names; `flops_profiler.output_file`, the
-monitors (`csv_monitor`, `tensorboard`, `wandb`, `comet`), `autotuning` and `nvme_path` write where they are told.
+Other keys do. `torch_autocast.lower_precision_safe_modules` imports the modules it names. `flops_profiler.output_file`,
+the monitors (`csv_monitor`, `tensorboard`, `wandb`, `comet`), `autotuning` and `nvme_path` write to paths of their
+value.
 
 Names are those of DeepSpeed 0.19 (https://www.deepspeed.ai/docs/config-json/).
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Mapping -> the keys that may stand in it, with single values or lists of them.
+# Mapping -> the keys allowed in it. Values are scalars or lists of scalars.
 _SECTIONS: dict[str, str] = {
     "zero_optimization": """
         stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce
@@ -44,10 +45,10 @@ _MAPPINGS = frozenset(section for section in _SECTIONS if section)
 
 
 def check_deepspeed(settings: dict[str, Any], path: str = "") -> None:
-    """Refuses what may not pass.
+    """Refuses settings that are not in `PASSED`.
 
     Raises:
-        ValueError: naming the first key that is not in `PASSED`, or holds a mapping where values stand.
+        ValueError: naming the first key that is not in `PASSED`, or whose value is an unexpected mapping.
     """
     for name, value in settings.items():
         key = f"{path}.{name}".lstrip(".")
@@ -55,13 +56,14 @@ def check_deepspeed(settings: dict[str, Any], path: str = "") -> None:
             check_deepspeed(value, key)
         elif key == "tensor_parallel":
             raise ValueError(
-                "deepspeed.tensor_parallel: use train.parallel.tensor, which knows of rows and checkpoints"
+                "deepspeed.tensor_parallel cannot be set: use train.parallel.tensor, which also adapts batches and "
+                "checkpoints"
             )
         elif key not in PASSED or _holds_mappings(value):
             known = sorted(other for other in PASSED | _MAPPINGS if other.rpartition(".")[0] == path)
             raise ValueError(
-                f"deepspeed.{key} is not passed on: only settings that import no code and write no files are; "
-                f"drop it (known here: {', '.join(known)})"
+                f"deepspeed.{key} cannot be set: only keys that import no code and write no files are passed to "
+                f"DeepSpeed; remove it (allowed here: {', '.join(known)})"
             )
 
 

@@ -1,6 +1,6 @@
-"""What `train.precision: fp8` asks of the rest of a recipe.
+"""Checks the requirements of `train.precision: fp8` on the rest of a recipe.
 
-What it asks of the machine is in `pretrain.model.float8`.
+`pretrain.model.float8` checks its requirements on the machine.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ MULTIPLE = 16  # both sizes of an fp8 operand, as cuBLAS takes them
 
 
 def check_float8(model: Model, train: Train) -> None:
-    """Raises `ValueError` when the recipe trains in fp8 and cannot: at ZeRO-3, or with sizes that do not fit."""
+    """Raises `ValueError` when the recipe sets fp8 together with ZeRO-3, or with sizes that do not fit."""
     if train.precision != "fp8":
         return
     if train.zero.stage == 3:
         raise ValueError(
-            "train.precision fp8 needs train.zero.stage 0, 1 or 2: its layers keep, from the forward to the backward "
-            "pass, the weights that stage 3 would let go of; lower the stage or use bf16"
+            "train.precision fp8 needs train.zero.stage 0, 1 or 2: its layers keep their weights from the forward to "
+            "the backward pass, and stage 3 frees them; lower the stage or use bf16"
         )
     heads, keys, width = model.num_heads, model.kv_heads, model.head_width
     sizes = {

@@ -1,4 +1,4 @@
-"""The recipe's `model` section: the shape of the transformer."""
+"""Defines the recipe's `model` section: the shape of the transformer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FAMILIES: dict[str, dict[str, Any]] = {
 
 
 class RopeScaling(Section):
-    """Rotary frequencies scaled for a longer context than the weights were trained with.
+    """Scales rotary frequencies for a longer context than that of the weights.
 
     See `pretrain/model/rope.py`.
     """
@@ -24,22 +24,26 @@ class RopeScaling(Section):
     kind: Literal["linear", "ntk", "yarn", "llama3"] = Field(
         description="linear: arXiv:2306.15595. ntk: a larger rope_theta. yarn: arXiv:2309.00071. llama3: Llama 3.1."
     )
-    factor: float = Field(ge=1, description="New context / old context.")
+    factor: float = Field(ge=1, description="New context length / old context length.")
     original_context_length: int | None = Field(
-        None, ge=2, description="The old context, in tokens; yarn and llama3 need it."
+        None, ge=2, description="Old context length, in tokens; yarn and llama3 require it."
     )
-    beta_fast: float = Field(32.0, gt=0, description="yarn: pairs with more turns in the old context stay.")
-    beta_slow: float = Field(1.0, gt=0, description="yarn: pairs with fewer turns are divided by factor.")
+    beta_fast: float = Field(
+        32.0, gt=0, description="yarn: frequencies with more rotations in the old context are kept."
+    )
+    beta_slow: float = Field(1.0, gt=0, description="yarn: frequencies with fewer rotations are divided by factor.")
     attention_factor: float | None = Field(
-        None, gt=0, description="yarn: factor of cos and sin; null: 0.1 ln(factor) + 1."
+        None, gt=0, description="yarn: multiplier of cos and sin; null: 0.1 ln(factor) + 1."
     )
-    low_freq_factor: float = Field(1.0, gt=0, description="llama3: below so many turns, divided by factor.")
-    high_freq_factor: float = Field(4.0, gt=0, description="llama3: above so many turns, kept.")
+    low_freq_factor: float = Field(
+        1.0, gt=0, description="llama3: frequencies with fewer rotations are divided by factor."
+    )
+    high_freq_factor: float = Field(4.0, gt=0, description="llama3: frequencies with more rotations are kept.")
 
     @model_validator(mode="after")
     def _whole(self) -> RopeScaling:
         if self.kind in ("yarn", "llama3") and self.original_context_length is None:
-            raise ValueError(f"rope_scaling of kind {self.kind} needs original_context_length")
+            raise ValueError(f"rope_scaling of kind {self.kind} needs original_context_length; set it")
         if self.low_freq_factor >= self.high_freq_factor or self.beta_slow >= self.beta_fast:
             raise ValueError(
                 "rope_scaling: low_freq_factor must be below high_freq_factor, and beta_slow below beta_fast"
@@ -48,7 +52,7 @@ class RopeScaling(Section):
 
 
 class Model(Section):
-    """A decoder-only transformer. `family` sets the defaults of the choices below it; each can be set alone."""
+    """A decoder-only transformer. `family` sets defaults for other keys, which can also be set individually."""
 
     family: Literal["gpt2", "llama"] = Field(
         "llama", description="Defaults for position, norm, activation, bias and tied_embeddings."
@@ -56,10 +60,10 @@ class Model(Section):
     depth: int | None = Field(
         None,
         ge=1,
-        description="The dial: shape and training settings follow from the number of layers (docs/scaling.md).",
+        description="The dial, as a number of layers: shape and training settings follow from it (docs/scaling.md).",
     )
     size: str | int | None = Field(
-        None, description="The dial by the number of parameters: `124M`, `1.3B`, `500k`. This or `depth`."
+        None, description="The dial, as a number of parameters: `124M`, `1.3B`, `500k`. Set this or `depth`, not both."
     )
     num_layers: int = Field(12, ge=1, description="Transformer blocks.")
     hidden_size: int = Field(768, ge=8, description="Width of the residual stream.")
@@ -73,27 +77,32 @@ class Model(Section):
         ge=1,
         description="Width inside the MLP; null: 4 x hidden_size (gelu, relu2), 8/3 x up to a multiple of 64 (swiglu).",
     )
-    context_length: int = Field(1024, ge=2, description="Tokens a window holds, in training and in evaluation.")
+    context_length: int = Field(1024, ge=2, description="Tokens in a window, in training and in evaluation.")
     position: Literal["learned", "rope"] = Field(
-        "rope", description="Learned absolute positions, or rotary embeddings."
+        "rope", description="Position encoding: learned absolute embeddings, or rotary embeddings."
     )
-    norm: Literal["layernorm", "rmsnorm"] = Field("rmsnorm", description="Normalisation before each part of a block.")
+    norm: Literal["layernorm", "rmsnorm"] = Field(
+        "rmsnorm", description="Normalisation before attention and before the MLP of each block."
+    )
     activation: Literal["gelu", "swiglu", "relu2"] = Field(
-        "swiglu", description="gelu is the tanh form of GPT-2; relu2 the square of ReLU (arXiv:2109.08668)."
+        "swiglu", description="gelu: GPT-2's tanh approximation. relu2: the square of ReLU (arXiv:2109.08668)."
     )
     bias: bool = Field(False, description="Biases in linear layers and LayerNorms.")
-    tied_embeddings: bool = Field(False, description="One matrix for the input embedding and the output projection.")
+    tied_embeddings: bool = Field(
+        False, description="Use one matrix for the input embedding and the output projection."
+    )
     qk_norm: bool = Field(False, description="RMSNorm over each query and key head before rotation (Qwen3).")
     value_residual: bool = Field(
         False,
-        description="Values of later layers are mixed with the first layer's, by a learned share (arXiv:2410.17897).",
+        description="Mix the attention values of later layers with those of the first layer, by learned weights "
+        "(arXiv:2410.17897).",
     )
     logit_softcap: float | None = Field(
-        None, gt=0, description="Logits x become cap tanh(x / cap) (Gemma 2, arXiv:2408.00118); null: as they are."
+        None, gt=0, description="Logits x become cap tanh(x / cap) (Gemma 2, arXiv:2408.00118); null: unchanged."
     )
     rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies.")
     rope_scaling: RopeScaling | None = Field(
-        None, description="Rotary frequencies scaled for a longer context; weights come by `train.init_from`."
+        None, description="Scale rotary frequencies for a longer context; `train.init_from` gives the weights."
     )
     norm_eps: float = Field(1e-5, gt=0, description="Epsilon of the norms.")
     dropout: float = Field(
@@ -101,19 +110,21 @@ class Model(Section):
     )
     init_std: float = Field(0.02, gt=0, description="Standard deviation of the initial weights.")
     zero_init: bool = Field(
-        False, description="The last matrices of attention and MLP start at zero: each block as the identity."
+        False,
+        description="Initialise the last matrices of attention and MLP to zero, so that each block is an identity.",
     )
     mup_base_width: int | None = Field(
         None,
         ge=1,
-        description="Maximal update parametrisation (arXiv:2203.03466): learning rate and initial weights are those of "
-        "a model of this width, and stay right at any other (docs/scaling.md); null: the standard one.",
+        description="Maximal update parametrisation (arXiv:2203.03466): learning rate and initial weights are given "
+        "for a model of this width, and are scaled to the actual width (docs/scaling.md); null: standard "
+        "parametrisation.",
     )
     mup_base_head_dim: int | None = Field(
-        None, ge=1, description="Width of a head at mup_base_width; null: the same as here, so that more heads widen."
+        None, ge=1, description="Width of a head at mup_base_width; null: as here, so that width grows by more heads."
     )
     vocab_size: int | None = Field(None, ge=2, description="Rows of the embedding; null: the tokenizer's size, padded.")
-    vocab_multiple: int = Field(64, ge=1, description="The vocabulary is padded up to a multiple of this for speed.")
+    vocab_multiple: int = Field(64, ge=1, description="Pad the vocabulary to a multiple of this, for speed.")
 
     @model_validator(mode="before")
     @classmethod
@@ -131,38 +142,52 @@ class Model(Section):
                 "set head_dim or change one"
             )
         if self.num_heads % self.kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}; change one of them"
+            )
         if self.position == "rope" and self.head_width % 2:
-            raise ValueError(f"rotary embeddings need an even head width, not {self.head_width}")
+            raise ValueError(
+                f"position rope needs an even head width, not {self.head_width}; change head_dim, hidden_size or "
+                f"num_heads"
+            )
         if self.rope_scaling and (self.position != "rope" or self.head_width < 4):
-            raise ValueError("rope_scaling needs position: rope, and heads of at least 4 components")
+            raise ValueError(
+                f"rope_scaling needs `position: rope` (given: {self.position}) and a head width of at least 4 (given: "
+                f"{self.head_width}); change them, or drop rope_scaling"
+            )
         if self.mup_base_head_dim and not self.mup_base_width:
             raise ValueError("mup_base_head_dim needs mup_base_width; set that too, or drop it")
         return self
 
     @property
     def kv_heads(self) -> int:
-        """Key/value heads after defaults."""
+        """Number of key/value heads, with the default applied."""
         return self.num_kv_heads or self.num_heads
 
     @property
     def head_width(self) -> int:
-        """Width of one head after defaults."""
+        """Width of one head, with the default applied."""
         return self.head_dim or self.hidden_size // self.num_heads
 
     @property
     def mup_ratio(self) -> float:
-        """Base width / width: what muP multiplies logits and AdamW's rate of the blocks' matrices by; 1 without it."""
+        """Base width / width. muP multiplies logits and AdamW's rate of the blocks' matrices by it; 1 without muP."""
         return self.mup_base_width / self.hidden_size if self.mup_base_width else 1.0
 
     @property
     def query_scale(self) -> float:
-        """What muP multiplies queries by beside 1 / sqrt(E): scores are q k / E, at the base head width as ever."""
+        """muP's multiplier of queries, in addition to 1 / sqrt(E).
+
+        Scores become proportional to q k / E, and equal the standard ones at the base head width.
+        """
         return math.sqrt(self.mup_base_head_dim / self.head_width) if self.mup_base_head_dim else 1.0
 
     @property
     def mlp_width(self) -> int:
-        """Width inside the MLP after defaults (swiglu: Shazeer 2020, arXiv:2002.05202, keeps the parameter count)."""
+        """Width inside the MLP, with the default applied.
+
+        The default of swiglu keeps the parameter count of gelu (Shazeer 2020, arXiv:2002.05202).
+        """
         if self.intermediate_size:
             return self.intermediate_size
         if self.activation != "swiglu":
@@ -170,7 +195,7 @@ class Model(Section):
         return -(-8 * self.hidden_size // 3 // 64) * 64 if self.hidden_size >= 64 else 3 * self.hidden_size
 
     def padded_vocab(self, tokenizer_size: int) -> int:
-        """Embedding rows for a tokenizer of this size; raises `ValueError` when `vocab_size` is too small for it."""
+        """Returns the embedding rows for a tokenizer of this size; raises `ValueError` if `vocab_size` is too small."""
         if self.vocab_size is None:
             return -(-tokenizer_size // self.vocab_multiple) * self.vocab_multiple
         if self.vocab_size < tokenizer_size:

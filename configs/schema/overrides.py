@@ -1,4 +1,4 @@
-"""Overrides: `a.b=value` from the command line, set in what a recipe's file says."""
+"""Applies overrides `a.b=value` from the command line to the values of a recipe's file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def apply_override(values: dict[str, Any], override: str) -> list[str | int]:
     """Sets one `a.b=value` in place, and returns the path as keys; `value` is YAML.
 
     Raises:
-        RecipeError: when there is no such place, or the value is not YAML.
+        RecipeError: when the path does not exist, or the value is not YAML.
     """
     dotted, separator, text = override.partition("=")
     shown = mask_override(override)
@@ -29,7 +29,7 @@ def set_value(values: dict[str, Any], dotted: str, value: Any, shown: str) -> li
     """Sets the value at a dotted path; list items by index (`data.sources.0.weight`).
 
     Raises:
-        RecipeError: when there is no such place; `shown` names the override.
+        RecipeError: when the path does not exist; `shown` names the override.
     """
     keys: list[str | int] = [int(part) if part.isdigit() else part for part in dotted.split(".")]
     node: Any = values
@@ -61,5 +61,5 @@ def _override_value(text: str, shown: str) -> Any:
     try:
         return parse_yaml(text)
     except ValueError as error:
-        reason = "" if MASK in shown else f": {error}"  # which repeats the text
+        reason = "" if MASK in shown else f": {error}"  # the error repeats the text, which may be a secret
         raise RecipeError(f"override `{shown}` is not valid YAML{reason}") from error

@@ -1,4 +1,4 @@
-"""Named defaults of the data section: what the publications did, in the order in which they did it."""
+"""Defines presets of the data section: the settings of publications."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """`values` over `defaults`, section by section; a list replaces a list."""
+    """Merges `values` over `defaults`, section by section. A list replaces a list."""
     result = {**defaults, **values}
     for key, default in defaults.items():
         given = values.get(key)

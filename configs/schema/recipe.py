@@ -1,7 +1,7 @@
-"""The recipe: YAML file + `a.b=value` overrides -> one validated, immutable description of a run.
+"""Loads a recipe: YAML file + `a.b=value` overrides -> one validated, immutable description of a run.
 
-Precedence: defaults, then the file, then overrides from left to right. Relative paths are resolved against the place
-they were written: the recipe file's directory, or the working directory for overrides.
+Precedence: defaults, then the file, then overrides from left to right. Relative paths in the file are resolved against
+the file's directory, relative paths in overrides against the working directory.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ RESOLVED_NAME = "recipe.yaml"
 
 
 class Recipe(Section):
-    """Everything a run needs. See `docs/recipe.md` for all keys."""
+    """All settings of a run. See `docs/recipe.md` for all keys."""
 
     name: str = Field(
         "",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
         description="Name of the run and of its directory in `runs/`; default: the name of the recipe's file.",
     )
-    seed: int = Field(1234, ge=0, le=2**62, description="Seed of everything random.")
+    seed: int = Field(1234, ge=0, le=2**62, description="Seed of all random numbers.")
     out: str | None = Field(
         None, min_length=1, description="Run directory, relative to the working directory; null: `runs/<name>`."
     )
@@ -54,8 +54,8 @@ class Recipe(Section):
     train: Train
     deepspeed: dict[str, Any] = Field(
         {},
-        description="For DeepSpeed: settings that import no code and write no files (docs/security.md). A clash "
-        "with a derived value is an error.",
+        description="Further settings for DeepSpeed. Keys that import code or write files are refused "
+        "(docs/security.md). A value that contradicts the recipe is an error.",
     )
     evaluation: Evaluation = Evaluation()
     report: Report = Report()
@@ -67,7 +67,7 @@ class Recipe(Section):
             return values
         try:
             return filled(values, derive(values))
-        except (TypeError, AttributeError):  # something is of a wrong type: validation says what
+        except (TypeError, AttributeError):  # a value has a wrong type, which validation reports
             return values
 
     @model_validator(mode="after")
@@ -78,16 +78,16 @@ class Recipe(Section):
 
     @property
     def run_directory(self) -> Path:
-        """Where everything of this run is written."""
+        """Directory of all files of this run."""
         return Path(self.out or f"runs/{self.name}").resolve()
 
     @property
     def data_directory(self) -> Path:
-        """Where the data stages are written: shared between runs when `data.directory` says so."""
+        """Directory of the prepared data: `data.directory`, which several runs can share, or `data/` of the run."""
         return Path(self.data.directory).resolve() if self.data.directory else self.run_directory / "data"
 
     def fingerprint(self) -> str:
-        """Digest of all settings but the place they are written to."""
+        """Computes a digest of all settings except the output directories."""
         return fingerprint(self.model_dump(mode="json", exclude={"out": True, "data": {"directory": True}}))
 
 
@@ -100,7 +100,7 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 
 def _copy(node: Any) -> Any:
-    """A copy in which nothing is shared: an override of a section must not reach its YAML aliases."""
+    """Copies nested values without sharing: an override of a section must not change its YAML aliases."""
     if isinstance(node, dict):
         return {key: _copy(value) for key, value in node.items()}
     return [_copy(item) for item in node] if isinstance(node, list) else node
@@ -115,7 +115,7 @@ def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _keys_at(path: Sequence[str | int]) -> list[str]:
-    """The keys that are valid beside the last element of `path`."""
+    """Lists the keys that are valid in place of the last element of `path`."""
     model: type[BaseModel] | None = Recipe
     for key in path[:-1]:
         if isinstance(key, int) or model is None:
@@ -126,6 +126,7 @@ def _keys_at(path: Sequence[str | int]) -> list[str]:
 
 
 def _describe(error: Any) -> str:
+    # pydantic adds names of union members to the path, such as `str` or `list[...]`; they are not keys of the recipe.
     path = [
         key for key in error["loc"] if not (isinstance(key, str) and ("[" in key or key in {"str", "constrained-str"}))
     ]
@@ -146,7 +147,7 @@ def _describe(error: Any) -> str:
 
 
 def _resolve_paths(section: BaseModel, values: Any, base_for: Any, prefix: tuple[str | int, ...] = ()) -> None:
-    """Rewrites relative path settings in the raw `values` to absolute ones, guided by the schema of `section`."""
+    """Makes relative paths in the raw `values` absolute. The schema of `section` tells which settings are paths."""
     for name, field in type(section).model_fields.items():
         value = values.get(name) if isinstance(values, dict) else None
         if value is None:
@@ -164,17 +165,17 @@ def _resolve_paths(section: BaseModel, values: Any, base_for: Any, prefix: tuple
 
 
 def is_path(field: Any) -> bool:
-    """Whether a field of a section is a path."""
+    """Tells whether a field of a section is a path."""
     return path_marker(field) is not None
 
 
 def path_marker(field: Any) -> PathMarker | None:
-    """What marks a field of a section as a path; None for other fields."""
+    """Returns the marker of a path field; None for other fields."""
     return next(_markers((field.metadata, field.annotation)), None)
 
 
 def _markers(annotation: Any) -> Iterator[PathMarker]:
-    """The markers in a field's type, such as `list[PathText] | None`."""
+    """Yields the markers in a field's type, such as `list[PathText] | None`."""
     if isinstance(annotation, PathMarker):
         yield annotation
     inner = annotation if isinstance(annotation, list | tuple) else get_args(annotation)
@@ -191,18 +192,18 @@ def _absolute(value: Any, base_for: Any, path: tuple[str | int, ...], pattern: b
     if rest.parts[:1] and rest.parts[0].startswith("~"):
         base, rest = Path(rest.parts[0]).expanduser(), Path(*rest.parts[1:])
     if pattern:
-        base = Path(glob.escape(str(base)))  # only what was written is a pattern
+        base = Path(glob.escape(str(base)))  # a `*` in the directory's name is not a pattern
     return str(base / rest)
 
 
 # -------------------------------------------------------------------------------------------------------------- public
 class Origins:
-    """Where each value came from: an override, the file, the dial, the data section's preset, or the default."""
+    """Tells where each value comes from: an override, the file, the dial, the preset, or the default."""
 
     def __init__(
         self, file: Path, written: Any, overrides: dict[tuple[str | int, ...], str], preset: str, values: Any
     ) -> None:
-        """`written` is what the file says, `values` the same with the overrides."""
+        """`written`: the values of the file. `values`: the same with the overrides applied."""
         self.file = file
         self._dialled = derive(values)
         model = values.get("model") or {}
@@ -212,13 +213,13 @@ class Origins:
         self._preset = preset
 
     def override(self, path: tuple[str | int, ...]) -> str | None:
-        """The override that set this path or a parent of it, if any."""
+        """Returns the override that set this path or a parent of it, if any."""
         return next(
             (self._overrides[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._overrides), None
         )
 
     def of(self, path: tuple[str | int, ...]) -> str:
-        """`override …`, `file`, `from size …` or `from depth …` (the dial), `preset …` or `default`."""
+        """Returns `override …`, the file name, `from size …`, `from depth …`, `preset …` or `default`."""
         if path in self._dialled:
             return f"from {self._dial}"
         if text := self.override(path):
@@ -231,7 +232,7 @@ class Origins:
 
 
 def _reaches(node: Any, path: Sequence[str | int]) -> bool:
-    """Whether there is a value at this path."""
+    """Tells whether there is a value at this path."""
     for key in path:
         try:
             node = node[key]
@@ -243,7 +244,7 @@ def _reaches(node: Any, path: Sequence[str | int]) -> bool:
 def load_with_origins(
     path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, str | int] | None = None
 ) -> tuple[Recipe, Origins]:
-    """Like `load`, and also tells where each value came from."""
+    """Reads and validates a recipe like `load`; also returns where each value comes from."""
     file = find_recipe(path)
     try:
         written = _parse_yaml(file.read_text(encoding="utf-8"), str(file))
@@ -273,28 +274,29 @@ def load_with_origins(
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise RecipeError(f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in the recipe\n{listed}")
     known = Origins(file, written, origins, recipe.data.preset, values)
+    # `values` is changed in place and validated again, because a validated recipe is immutable.
     _resolve_paths(recipe, values, lambda key: Path.cwd() if known.override(key) else file.absolute().parent)
     return Recipe.model_validate(values), known
 
 
 def _named_after(file: Path) -> str:
-    """What a recipe is called that does not say its name."""
+    """Derives a recipe's default name from its file name."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", file.stem).lstrip("_.-") or "recipe"
 
 
 def check_name(path: str | Path, recipe: Recipe, overrides: Sequence[str] = ()) -> None:
-    """Refuses a copied recipe that still has the original's name, and would run in the original's directory.
+    """Refuses a copied recipe that still has the original's name: it would run in the original's directory.
 
     Raises:
-        RecipeError: when the file gives a name that is not its own, and nothing else says where to run.
+        RecipeError: when `name` differs from the file name, and neither an override nor `out` gives a directory.
     """
     file = find_recipe(path)
     own = _named_after(file)
     given = recipe.out is not None or any(text.startswith("name=") for text in overrides)
     if recipe.name != own and not given and file.name != RESOLVED_NAME:
         raise RecipeError(
-            f"{file} says `name: {recipe.name}`, so it would run in runs/{recipe.name}, which is the place of "
-            f"{recipe.name}.yaml; leave `name` out (a recipe is called like its file), make it `{own}`, or choose a "
+            f"{file} says `name: {recipe.name}`, so it would run in runs/{recipe.name}, the directory of "
+            f"{recipe.name}.yaml; leave `name` out (the default is the file name), set it to `{own}`, or choose a "
             "directory with --out"
         )
 
@@ -303,9 +305,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, 
     """Reads and validates a recipe.
 
     Args:
-        path: the YAML file, or the name of a recipe that ships.
+        path: the YAML file, or the name of a shipped recipe.
         overrides: `a.b=value` strings; values are YAML.
-        literal: dotted path -> value that is taken as it is, such as a path from the command line; these come last.
+        literal: dotted path -> value that is not parsed as YAML, such as a path from the command line; applied last.
 
     Raises:
         RecipeError: every problem found, each with the full path of the key; for an unknown key, the nearest one.
@@ -314,11 +316,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), literal: Mapping[str, 
 
 
 def load_run(run: str | Path) -> Recipe:
-    """The resolved recipe of a run directory, pointing at that directory even if it was moved.
+    """Loads the resolved recipe of a run directory; its `out` is that directory, even if it was moved.
 
     Raises:
-        RecipeError: when it is no run directory, or its recipe cannot be used.
-        ValueError: when something in it leads out of it.
+        RecipeError: when it is not a run directory, or its recipe is invalid.
+        ValueError: when it contains a link that leads out of it.
     """
     refuse_links(Path(run).resolve())
     file = Path(run) / RESOLVED_NAME
@@ -331,24 +333,25 @@ def load_run(run: str | Path) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML with every default written out."""
+    """Writes the recipe as YAML, with every default."""
     return to_yaml(recipe.model_dump(mode="json"))
 
 
 def to_yaml(values: dict[str, Any]) -> str:
-    """Settings as YAML, in their own order."""
+    """Writes settings as YAML, in their own order."""
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def published(recipe: Recipe) -> str:
-    """The recipe as `dump` gives it, to be shown around: secrets of URLs and of file systems' options are `***`."""
+    """Writes the recipe like `dump`, with `***` for secrets in URLs and file system options."""
     return to_yaml(mask(recipe.model_dump(mode="json")))
 
 
 def save(recipe: Recipe, run: Path) -> Path:
     """Writes the resolved recipe into the run directory; returns the file.
 
-    The run goes on from it, so it holds the recipe's secrets; with any in it, it is for its owner alone (mode 0600).
+    Later commands read it, so it contains the recipe's secrets. If there are any, only the owner can read it (mode
+    0600).
     """
     target, text = run / RESOLVED_NAME, dump(recipe)
     write_text(target, text, private=text != published(recipe))
@@ -356,15 +359,12 @@ def save(recipe: Recipe, run: Path) -> Path:
 
 
 def save_published(recipe: Recipe, directory: Path) -> Path:
-    """Writes the recipe without its secrets, for a directory that is copied and uploaded; returns the file."""
+    """Writes the recipe without its secrets, for a directory that may be published; returns the file."""
     target = directory / RESOLVED_NAME
     write_text(target, published(recipe))
     return target
 
 
 def json_schema() -> str:
-    """JSON schema of a recipe, for editors (`# yaml-language-server: $schema=recipe.schema.json`)."""
+    """Returns the JSON schema of a recipe, for editors (`# yaml-language-server: $schema=recipe.schema.json`)."""
     return json.dumps(Recipe.model_json_schema(), indent=2) + "\n"
-
-
-# ---------------------------------------------------------------------------------------------------- derived settings

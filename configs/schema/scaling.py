@@ -1,4 +1,4 @@
-"""One dial: `model.depth` or `model.size` gives the shape of the model and how long and how fast it is trained.
+"""Derives shape, tokens, batch size and learning rates from one dial: `model.depth` or `model.size`.
 
 | value                             | rule                                   | source                                  |
 |-----------------------------------|----------------------------------------|-----------------------------------------|
@@ -17,13 +17,12 @@
 | `train.schedule.warmup_steps`     | a twentieth of the steps, at most      | 2,000: DeepSeek LLM; a twentieth: our   |
 |                                   | 2,000                                  | choice                                  |
 
-That the loss hardly depends on the proportions of the shape is Kaplan et al.'s finding (arXiv:2001.08361, figure 5).
-N counts the weights that every token is multiplied by: the blocks' matrices and one vocabulary matrix (so the total of
-a model with tied embeddings, but for positions and norms). C = 6 N D are training's operations for D tokens. The laws
-for rate and batch were fitted from 1e17 to 2e19 operations; docs/scaling.md lists what
-they give far below.
+The loss depends little on the proportions of the shape (Kaplan et al., arXiv:2001.08361, figure 5). N counts the
+weights in matrix products of every token: the blocks' matrices and one vocabulary matrix. This is the total of a model
+with tied embeddings, without positions and norms. C = 6 N D is the training compute in FLOPs for D tokens. The laws for
+learning rate and batch size were fitted from 1e17 to 2e19 FLOPs. docs/scaling.md lists their values far below.
 
-What the recipe says explicitly wins, and the rest follows from it: other tokens give another C, hence rate and batch.
+Values that the recipe sets win, and the others follow from them: other tokens give another C, hence other rates.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from typing import Any, NamedTuple
 
 ASPECT = 64
 LEAST_ASPECT, MOST_ASPECT = 21, 192  # three times more or less; Kaplan et al. found 10 to 300 within a few percent
-TOLERANCE = 0.1  # of a size: how far the nearest shape may be off
+TOLERANCE = 0.1  # largest relative difference between the asked size and the nearest shape
 TOKENS_PER_PARAMETER = 20.0
-DECAY_SHARE = 0.5  # of the run: the time over which AdamW's weights average their updates
-MOST_DECAY = 0.2  # what the rule gives at 1e17 operations, the least the laws know; in hundreds of steps it gives 1
+DECAY_SHARE = 0.5  # share of the run over which AdamW's weights average their updates
+MOST_DECAY = 0.2  # the rule's value at 1e17 FLOPs, the smallest fitted run; for a few hundred steps it would give 1
 WARMUP_SHARE, MOST_WARMUP = 0.05, 2000
-CHARACTER_ROWS = 256  # what an alphabet that the data decides counts as
-# The last value of an override or a file may be null, which says: the dial's.
+CHARACTER_ROWS = 256  # assumed rows of a `char` vocabulary, whose size is known only after data preparation
+# A null for one of these keys, in the file or in an override, means: derive it from the dial.
 SHAPE = ("num_layers", "hidden_size", "num_heads", "head_dim")
 TRAINING = (
     ("train", "tokens"),
@@ -50,7 +49,7 @@ TRAINING = (
     ("train", "optimizer", "weight_decay"),
     ("train", "schedule", "warmup_steps"),
 )
-# With Muon alone. Its rate is not the dial's: 0.02 on orthogonal updates is the same at any width.
+# Only with Muon. The dial does not change Muon's rate: orthogonal updates need the same 0.02 at any width.
 MUON_DECAY = ("train", "optimizer", "muon", "weight_decay")
 MUON_RATE = 0.02  # the recipe's default
 GOVERNED: tuple[tuple[str, ...], ...] = (*(("model", key) for key in SHAPE), *TRAINING, MUON_DECAY)
@@ -72,7 +71,7 @@ _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 class Shape(NamedTuple):
-    """Layers, width of the residual stream, heads and their width."""
+    """Number of layers, width of the residual stream, number of heads, width of a head."""
 
     layers: int
     width: int
@@ -81,42 +80,42 @@ class Shape(NamedTuple):
 
 
 def head_width(width: int) -> int:
-    """Width of a head in a model of this width."""
+    """Returns the width of a head for a model of this width."""
     return 128 if width >= 2048 and width % 128 == 0 else 64
 
 
 def learning_rate(compute: float) -> float:
-    """AdamW's peak learning rate for a run of `compute` FLOPs, to two digits."""
+    """Computes AdamW's peak learning rate for a run of `compute` FLOPs, to two digits."""
     return float(f"{0.3118 * math.pow(compute, -0.125):.2g}")
 
 
 def batch_tokens(compute: float) -> float:
-    """Tokens a step for a run of `compute` FLOPs."""
+    """Computes the tokens per step for a run of `compute` FLOPs."""
     return 0.2920 * math.pow(compute, 0.3271)
 
 
 def batch_sequences(compute: float, context: int) -> int:
-    """The nearest power of two of sequences: it divides over ranks and micro-batches."""
+    """Rounds the batch to a power of two of sequences, so that it divides over ranks and micro-batches."""
     return 1 << max(0, round(math.log2(batch_tokens(compute) / context)))
 
 
 def compute_of_steps(parameters: int, steps: int) -> float:
-    """FLOPs of `steps` steps of the batch that such a run asks for: C = 6 N steps batch(C), solved for C."""
+    """Computes the FLOPs of a run of `steps` steps: C = 6 N steps batch_tokens(C), solved for C."""
     return math.pow(6 * parameters * steps * 0.2920, 1 / (1 - 0.3271))
 
 
 def weight_decay(rate: float, steps: int) -> float:
-    """So that 1 / (rate x decay) steps are `DECAY_SHARE` of all, to two digits; at most `MOST_DECAY`."""
+    """Solves 1 / (rate x decay) = `DECAY_SHARE` x steps for the decay, to two digits; at most `MOST_DECAY`."""
     return min(MOST_DECAY, float(f"{1 / (rate * steps * DECAY_SHARE):.2g}"))
 
 
 def warmup(steps: int) -> int:
-    """Steps of warm-up."""
+    """Computes the number of warm-up steps."""
     return min(MOST_WARMUP, round(WARMUP_SHARE * steps))
 
 
 def parameters(shape: Shape, model: Mapping[str, Any], rows: int) -> int:
-    """N of the table above, for the other settings in the raw `model` section and `rows` of the vocabulary."""
+    """Computes N of the table above from a shape, the raw `model` section and the vocabulary's `rows`."""
     kv = model.get("num_kv_heads") or shape.heads
     gated = model.get("activation", "gelu" if model.get("family") == "gpt2" else "swiglu") == "swiglu"
     inside = model.get("intermediate_size") or (-(-8 * shape.width // 3 // 64) * 64 if gated else 4 * shape.width)
@@ -125,7 +124,7 @@ def parameters(shape: Shape, model: Mapping[str, Any], rows: int) -> int:
 
 
 def read_size(text: Any) -> float:
-    """`124M`, `1.3B`, `500k` or a number -> parameters.
+    """Parses `124M`, `1.3B`, `500k` or a number into a number of parameters.
 
     Raises:
         ValueError: for anything else.
@@ -154,7 +153,7 @@ def _shape(model: Mapping[str, Any], rows: int | None) -> Shape:
             return _with_heads({"num_heads": published[2], **_given(model)}, *published[:2])
     if rows is None:
         raise ValueError(
-            "model.size counts the vocabulary's rows, which a tokenizer from a file does not tell here: set "
+            "model.size includes the vocabulary's rows, and the size of a tokenizer from a file is not known here: set "
             "model.vocab_size (such as 50304), or use model.depth"
         )
     return _nearest(model, wanted, rows)
@@ -180,7 +179,8 @@ def _nearest(model: Mapping[str, Any], wanted: float, rows: int) -> Shape:
     def shapes() -> Iterator[tuple[float, float, Shape]]:
         layers, width = model.get("num_layers"), model.get("hidden_size")
         for depth in [layers] if layers else range(1, 201):
-            # The widths next to the exact answer of 12 layers width^2 + rows width = wanted.
+            # Solve 12 layers width^2 + rows width = wanted, and try multiples of 64 near the solution: the exact count
+            # differs, for example by grouped-query attention or another MLP width.
             exact = (math.sqrt(rows**2 + 48 * depth * wanted) - rows) / (24 * depth)
             near = max(1, round(exact / ASPECT))
             for multiple in [0] if width else range(max(1, near - 2), near + 3):
@@ -196,8 +196,8 @@ def _nearest(model: Mapping[str, Any], wanted: float, rows: int) -> Shape:
     found = list(shapes())
     if not found:
         raise ValueError(
-            f"model.size {model['size']}: no shape of usual proportions fits what the recipe says about layers and "
-            "heads; drop that, or give model.hidden_size too"
+            f"model.size {model['size']}: no shape of usual proportions has the recipe's layers and heads; drop these "
+            "settings, or set model.hidden_size too"
         )
     allowed = math.log1p(TOLERANCE)
     off, _, best = min(found)
@@ -205,21 +205,22 @@ def _nearest(model: Mapping[str, Any], wanted: float, rows: int) -> Shape:
         raise ValueError(
             f"model.size {model['size']}: the nearest shape, {best.layers} layers of width {best.width}, has "
             f"{parameters(best, model, rows):,} parameters, more than {TOLERANCE:.0%} off; choose another size, or "
-            "drop what the recipe says about the shape (what it says wins over the size)"
+            "drop the recipe's own settings of the shape, which win over the size"
         )
-    # Of those that are near enough (a half of the tolerance, where there are), the one of the usual proportions.
+    # Of the shapes within half of the tolerance (or of the nearest one), take the one with the most usual proportions:
+    # item[1] is the log distance of width / layers from ASPECT.
     return min((item for item in found if item[0] <= max(off, allowed / 2)), key=lambda item: (item[1], item[0]))[2]
 
 
 # ---------------------------------------------------------------------------------------------------------------- dial
 def has_dial(values: Any) -> bool:
-    """Whether a raw recipe turns the dial."""
+    """Tells whether a raw recipe sets the dial."""
     model = values.get("model") if isinstance(values, dict) else None
     return isinstance(model, dict) and (model.get("depth") is not None or model.get("size") is not None)
 
 
 def vocabulary_rows(values: Mapping[str, Any]) -> int | None:
-    """Rows of the embedding as far as a raw recipe tells: None for a tokenizer from a file."""
+    """Returns the embedding rows that a raw recipe implies; None for a tokenizer from a file."""
     model, tokenizer = values["model"], (values.get("data") or {}).get("tokenizer") or {}
     if model.get("vocab_size"):
         return int(model["vocab_size"])
@@ -235,16 +236,16 @@ def vocabulary_rows(values: Mapping[str, Any]) -> int | None:
 
 
 def derive(values: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-    """Path -> value of everything that follows from the dial and that the raw recipe does not say; {} without a dial.
+    """Maps path to value for every setting that follows from the dial and is not set in the raw recipe; {} without one.
 
     Raises:
-        ValueError: naming what cannot be had.
+        ValueError: when the recipe's own settings and the dial contradict each other.
     """
     if not has_dial(values):
         return {}
     model: dict[str, Any] = _given(values["model"])
     if "size" in model and "depth" in model:
-        raise ValueError("model.size and model.depth are two names of one dial; give one of them")
+        raise ValueError("model.size and model.depth set the same dial; set only one of them")
     for key in SHAPE:
         if key in model and (not isinstance(model[key], int) or model[key] < 1):
             raise ValueError(f"model.{key} must be a whole number above zero (given: {model[key]!r})")
@@ -265,6 +266,7 @@ def _training(count: int, train: Mapping[str, Any], context: int) -> dict[tuple[
     if not tokens:
         tokens = math.ceil(ratio * count)
         if steps:
+            # Steps alone do not give the tokens: the batch size depends on C, and C on the batch size.
             compute = 6 * count * steps * batch * context if batch else compute_of_steps(count, steps)
             tokens = compute / (6 * count)
     compute = 6.0 * count * tokens
@@ -275,20 +277,20 @@ def _training(count: int, train: Mapping[str, Any], context: int) -> dict[tuple[
     derived: dict[tuple[str, ...], Any] = dict(zip(TRAINING, values, strict=True))
     if optimizer.get("name") == "muon":
         derived[MUON_DECAY] = weight_decay((optimizer.get("muon") or {}).get("lr") or MUON_RATE, steps)
-    if length:
+    if length:  # the recipe sets the length itself, so `train.tokens` must stay unset
         del derived[TRAINING[0]]
     return derived
 
 
 def value_at(node: Any, path: tuple[str, ...]) -> Any:
-    """The value at a path of a raw recipe, None where there is none."""
+    """Returns the value at a path of a raw recipe; None where there is none."""
     for key in path:
         node = node.get(key) if isinstance(node, dict) else None
     return node
 
 
 def filled(values: Any, derived: Mapping[tuple[str, ...], Any]) -> Any:
-    """A raw recipe with the derived values, its own left alone; null unsets a key of the dial."""
+    """Copies a raw recipe and adds the derived values; a null for a governed key counts as not set."""
     if not derived and not has_dial(values):
         return values
     values = _copied(values)

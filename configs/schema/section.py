@@ -1,4 +1,4 @@
-"""What every section of the recipe is made of."""
+"""Defines the base class and the path types that all sections of the recipe use."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 @dataclass(frozen=True)
 class PathMarker:
-    """Marks a string setting as a path: relative ones are resolved against where they were written.
+    """Marks a string setting as a path. Relative paths are resolved against the file or directory they come from.
 
-    A `pattern` may hold globs; the directory that it is resolved against is none, whatever signs its name has.
+    A `pattern` may contain globs. The directory it is resolved against is taken literally.
     """
 
     pattern: bool = False
@@ -25,13 +25,13 @@ CodeText = Annotated[str, PathMarker(), Field(pattern=r"\.py:[A-Za-z_][A-Za-z0-9
 
 
 class Section(BaseModel):
-    """Base of every section: strict types, finite numbers, no unknown keys, immutable."""
+    """Base class of every section: strict types, finite numbers, no unknown keys, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Custom(Section):
-    """Python code of your own. It runs when `--trust DIR` names its directory (docs/custom-code.md)."""
+    """Custom Python code. It runs only if `--trust DIR` names its directory (docs/custom-code.md)."""
 
     code: CodeText = Field(description="`FILE.py:NAME`, a function or class in a file.")
-    options: dict[str, Any] = Field({}, description="Keyword arguments that it is given.")
+    options: dict[str, Any] = Field({}, description="Keyword arguments for it.")

@@ -1,4 +1,4 @@
-"""Finds a recipe's file: by its path, or by the name of a recipe that ships, such as `demo`."""
+"""Finds a recipe's file by its path, or by the name of a shipped recipe such as `demo`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ DIRECTORY = Path(__file__).resolve().parents[1]
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that ship, by name: in a clone those in `configs/`, else those installed with the package."""
+    """Maps names to files of the shipped recipes: in a clone those in `configs/`, else those of the package."""
     return {file.name.removesuffix(".yaml"): file for file in sorted(DIRECTORY.glob("*.yaml"))}
 
 
 def find_recipe(written: str | Path) -> Path:
-    """Returns the file of a recipe that somebody wrote as a path or as a name.
+    """Returns the file of a recipe that is given as a path or as a name.
 
-    A path of a file is that file. Otherwise it is the name of a recipe that ships, unless `NAME.yaml` lies in the
-    working directory: then it could be either, and the writer must say which.
+    An existing path is that file. Anything else is the name of a shipped recipe. If `NAME.yaml` also exists in the
+    working directory, the name is ambiguous and is refused.
 
     Raises:
-        RecipeError: there is no such recipe, or two.
+        RecipeError: when there is no such recipe, or the name is ambiguous.
     """
     path, known = Path(written), shipped_recipes()
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Sections of one source of documents: files, lists of files, or a dataset of the hub."""
+"""Defines the section of one source of documents: files, lists of files, or a dataset of the hub."""
 
 from __future__ import annotations
 
@@ -14,97 +14,100 @@ Format = Literal[
 
 
 class HubDataset(Section):
-    """A dataset opened through `datasets.load_dataset`, streamed."""
+    """A dataset that `datasets.load_dataset` streams."""
 
-    path: str = Field(description="Dataset name on the hub, or a builder such as `json` or `text`.")
+    path: str = Field(description="Name of a dataset on the hub, or of a builder such as `json` or `text`.")
     name: str | None = Field(None, description="Configuration of the dataset, such as `sample-10BT`.")
     split: str = Field("train", description="Split to read.")
-    data_files: list[PatternText] | None = Field(None, description="Files for a local builder.")
-    revision: str | None = Field(None, description="Commit or tag; pin it to make the run repeatable.")
+    data_files: list[PatternText] | None = Field(None, description="Files for a builder.")
+    revision: str | None = Field(None, description="Commit or tag. Pin it to make the run repeatable.")
 
 
 class Source(Section):
     """One named stream of documents."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in the funnel and the mixture."
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, shown in the funnel and the mixture."
     )
     path: list[PatternText] | PatternText | None = Field(
         None,
         description="Files, globs or fsspec URLs (s3://, gs://, https://): .txt .md .jsonl .json .csv .tsv .parquet "
         ".warc .wet .arc .html .xml .cnxml .fasta .fastq, each also .gz .zst .lz4 .bz2 .xz, and .tar or .zip of "
-        "these. Globs are sorted.",
+        "these. Files of a glob are sorted.",
     )
     paths_file: PathText | None = Field(
         None,
-        description="Instead of `path`: a file or URL (also .gz) with a path or URL a line, such as the "
+        description="Instead of `path`: a file or URL (also .gz) with one path or URL per line, such as the "
         "`warc.paths.gz` of a Common Crawl snapshot.",
     )
     paths_prefix: PathText | None = Field(
         None,
-        description="Stands before every line of `paths_file` that is no URL, such as `https://data.commoncrawl.org/`; "
-        "null: such lines lie beside the list.",
+        description="Prefix for lines of `paths_file` that are not URLs, such as `https://data.commoncrawl.org/`; "
+        "null: such lines are relative to the list's directory.",
     )
     sample: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="Read this share of the files, chosen by a hash of their names: the same on every machine, and "
-        "part of any larger share.",
+        description="Read only this share of the files, chosen by a hash of their names. The choice is the same on "
+        "every machine, and a larger share contains a smaller one.",
     )
-    max_files: int | None = Field(None, ge=1, description="Read no more than this many files, the first ones.")
+    max_files: int | None = Field(None, ge=1, description="Read only the first files, as many as this.")
     hub: HubDataset | None = Field(None, description="Instead of `path`: a dataset for `datasets.load_dataset`.")
-    format: Format = Field("auto", description="How files are read; auto: by the ending.")
+    format: Format = Field("auto", description="Format of the files; auto: by the file name's suffix.")
     reader: Custom | None = Field(
         None,
-        description="A function that reads every file of the source, instead of `format`: from the stream of a file's "
-        "bytes (decompressed) to the records in it.",
+        description="Instead of `format`: a function that takes the stream of a file's bytes (decompressed) and yields "
+        "its records.",
     )
-    members: str = Field("**", description="Glob: which members of a .tar or .zip are read.")
+    members: str = Field("**", description="Glob for the members of a .tar or .zip to read.")
     storage_options: dict[str, Any] = Field(
         {},
-        description="Passed to fsspec with a URL, such as `{endpoint_url: https://storage.example}` or, for buckets "
-        "open to all, `{anon: true}`.",
+        description="Options for fsspec with a URL, such as `{endpoint_url: https://storage.example}`, or `{anon: "
+        "true}` for public buckets.",
     )
     text_field: list[str] | str = Field(
         "text",
-        description="Field, or dotted path of fields, with the text (.jsonl, .json, .csv, .parquet, hub); several are "
-        "joined by an empty line, lists of strings by line ends; `*` takes every string of the record.",
+        description="Field, or dotted path of fields, with the text (.jsonl, .json, .csv, .parquet, hub). Several "
+        "fields are joined by an empty line, lists of strings by line ends. `*` takes every string of the record.",
     )
     id_field: str = Field(
-        "id", description="Field with the document id; where absent, the id is file name and position."
+        "id", description="Field with the document id. Without the field, the id is file name and position."
     )
-    url_field: str = Field("url", description="Field with the address; may be absent.")
+    url_field: str = Field("url", description="Field with the document's URL; optional in records.")
     header: bool | None = Field(
-        None, description="Whether the first row of a .csv or .tsv names the columns (else `0`, `1`, …); null: guessed."
+        None,
+        description="true: the first row of a .csv or .tsv has the column names; false: columns are `0`, `1`, …; null: "
+        "detect it.",
     )
     markup: Literal["auto", "none", "html", "xml"] = Field(
-        "auto", description="Markup to extract text from; auto: by format and media type, none inside fields."
+        "auto",
+        description="Markup to extract text from; auto: by format and media type, and none for text in fields.",
     )
     text_documents: Literal["file", "line", "paragraph"] = Field(
-        "file", description="What one document is in a .txt file."
+        "file", description="Unit of a .txt file that is one document."
     )
-    language: str | None = Field(None, description="ISO 639-1 code of all documents, where it is known beforehand.")
+    language: str | None = Field(None, description="ISO 639-1 code of all documents, if it is known.")
     skip: list[Literal["lines", "language", "quality", "privacy"]] = Field(
-        [], description="Steps that this source does not go through, such as `quality` for code or sequences."
+        [], description="Steps to skip for this source, such as `quality` for code or sequences."
     )
     split: Literal["hash", "train", "validation"] = Field(
         "hash",
-        description="`hash`: by the document id, see `validation_fraction`; otherwise all documents go to this split.",
+        description="`hash`: by the document id, see `validation_fraction`. Otherwise all documents go to this split.",
     )
     weight: float | None = Field(
         None,
         gt=0,
-        description="Share of training windows, relative to the other sources; null: in proportion to its tokens.",
+        description="Weight of this source in the mixture, relative to the other sources; null: its number of tokens.",
     )
     max_epochs: float | None = Field(
-        None, gt=0, description="Most passes over this source; the other sources share the rest."
+        None, gt=0, description="Maximum passes over this source. The other sources fill the rest of the batch."
     )
     max_documents: int | None = Field(None, ge=1, description="Read no more than this many documents of each file.")
     max_bytes: int | None = Field(
-        None, ge=1, description="Read no further in a file than the document that brings it to this many bytes."
+        None, ge=1, description="Stop reading a file after the document that reaches this many bytes."
     )
-    licence: str | None = Field(None, description="Licence of the text, repeated in the report.")
+    licence: str | None = Field(None, description="Licence of the text, shown in the report.")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -114,7 +117,7 @@ class Source(Section):
                 "datasets.load_dataset)"
             )
         if self.paths_prefix is not None and self.paths_file is None:
-            raise ValueError("`paths_prefix` belongs to `paths_file`")
+            raise ValueError("`paths_prefix` needs `paths_file`; set that too, or drop `paths_prefix`")
         if self.reader is not None and (self.hub is not None or self.format != "auto"):
             raise ValueError("`reader` reads files by itself: leave out `format`, and give `path` or `paths_file`")
         if self.hub is not None and (self.sample is not None or self.max_files is not None):

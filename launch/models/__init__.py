@@ -1,1 +1,1 @@
-"""Uses a trained model: sample from it, export it, import one."""
+"""Samples from a trained model, exports it, and imports one."""

@@ -1,4 +1,4 @@
-"""`replica export`: writes a checkpoint as a Hugging Face directory, or as a GGUF file for llama.cpp."""
+"""Implements `replica export`: writes a checkpoint as a Hugging Face directory, or as a GGUF file for llama.cpp."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def export_run(
     max_shard_size: str = "5GB",
     verify: bool = False,
 ) -> Path:
-    """Writes a checkpoint; returns what was written.
+    """Exports a checkpoint; returns the directory or file.
 
     Args:
         run: the run directory.
-        target: a directory that is not there yet or is empty, also behind a link; or a file that ends in .gguf.
-        choice: of the checkpoint; None: the newest.
-        dtype: of the weights.
-        max_shard_size: most bytes of a file, such as 5GB.
-        verify: compare with `transformers` before the directory gets its name.
+        target: a directory that is missing or empty, or a link to one; or a file that ends in .gguf.
+        choice: the checkpoint to export; None: the newest.
+        dtype: dtype of the weights.
+        max_shard_size: maximum size of a file, such as 5GB.
+        verify: compare with `transformers` before the directory is renamed to its final name.
 
     Raises:
-        ValueError: when it cannot be exported.
-        NotTheSame: when it was to be verified and is not the checkpoint; nothing is left behind.
+        ValueError: when the model cannot be exported, or the target exists.
+        NotTheSame: when verification finds a difference; nothing is written then.
     """
     from pretrain.interchange.gguf_export import SUFFIX, export_gguf
     from pretrain.interchange.huggingface_export import Weights, export_directory, read_size
 
     shard_bytes = read_size(max_shard_size)
     checkpoint = choose_checkpoint(load_run(run).run_directory, choice or Choice())
-    target = target.resolve()  # the user's own link: what it points to is meant
+    target = target.resolve()  # a link of the user: write to the directory it points to
     if target.suffix == SUFFIX:
         return _export_file(checkpoint, target, dtype, verify, export_gguf)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -57,7 +57,10 @@ def _export_file(info: CheckpointInfo, target: Path, dtype: str, verify: bool, e
     from pretrain.interchange.huggingface_export import Weights
 
     if verify:
-        raise ValueError("--verify asks transformers, which is for directories; docs/share-and-serve.md: GGUF files")
+        raise ValueError(
+            "--verify needs transformers, which reads directories, not GGUF files; export a directory, or leave "
+            "--verify out (docs/share-and-serve.md)"
+        )
     if target.exists():
         raise ValueError(f"{target} exists; choose another file")
     lineage = {

@@ -1,4 +1,4 @@
-"""`replica import`: makes a run of a Hugging Face model."""
+"""Implements `replica import`: makes a run from a Hugging Face model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
     """Makes a run directory with one checkpoint from a Hugging Face directory; returns the checkpoint.
 
     Args:
-        directory: with config.json, safetensors and tokenizer.json.
-        out: the run directory; must not hold a run yet.
-        recipe_file: recipe whose evaluation section the new run gets.
+        directory: contains config.json, safetensors files and tokenizer.json.
+        out: the run directory; it must not contain a run yet.
+        recipe_file: recipe with the evaluation section of the new run.
     """
     if (out / "recipe.yaml").exists():
         raise ValueError(f"{out} already holds a run; choose another --out")
@@ -31,7 +31,7 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
     from pretrain.interchange.huggingface_import import import_directory, open_directory
     from pretrain.parallel.ranks import Ranks
 
-    open_directory(directory)  # all that its headers can tell, before the weights are read
+    open_directory(directory)  # checks the headers before the weights are read
     vocab = Vocab.load(directory)
     model, _ = import_directory(directory)
     tokenizer = out.resolve() / "data" / "tokenizer"
@@ -50,12 +50,12 @@ def import_run(directory: Path, out: Path, recipe_file: str | None) -> Path:
     )
     alone = Ranks(rank=0, count=1, local_rank=0, local_count=1)
     checkpoint = commit_checkpoint(Snapshot.of_model(model), recipe, origin, alone, lambda value: [value])
-    save(recipe, recipe.run_directory)  # last: a run is what has it, and an import that broke off can be repeated
+    save(recipe, recipe.run_directory)  # last: a directory with a recipe is a run, and a failed import can be repeated
     return checkpoint
 
 
 def _keep_tokenizer(directory: Path, target: Path) -> None:
-    """Copies a model's tokenizer with all that belongs to it, and the ids that config.json names."""
+    """Copies a model's tokenizer with its companion files, and the special ids of config.json."""
     from configs.common.files import atomic_directory, read_object, write_json
     from data_prep.tokens.special_tokens import IDS, SPECIAL_IDS, copy_companions
     from data_prep.tokens.vocab import TOKENIZER_NAME

@@ -1,4 +1,4 @@
-"""`replica sample`: continues a prompt, printing the text as it is made."""
+"""Implements `replica sample`: continues a prompt and streams the text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def stream_sample(arguments: Namespace) -> None:
-    """Prints the prompt and its continuation as it is made."""
+    """Prints the prompt, then each piece of its continuation as it is generated."""
     choice = Choice(arguments.checkpoint_step, arguments.best)
     checkpoint = choose_checkpoint(load_run(arguments.run).run_directory, choice)
     from pretrain.checkpoint.load_weights import load_weights  # torch takes seconds to import
@@ -33,14 +33,14 @@ def stream_sample(arguments: Namespace) -> None:
 
 
 def decode_stream(vocab: Vocab, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
-    """The text after the prompt, as tokens come; a character spread over several tokens waits until it is whole."""
-    seen = list(prompt)
-    told = len(vocab.decode(seen))
+    """Decodes tokens after the prompt one by one. A character of several tokens is yielded when it is complete."""
+    ids = list(prompt)
+    yielded = len(vocab.decode(ids))  # characters
     text = ""
     for token in tokens:
-        seen.append(token)
-        text = vocab.decode(seen)
+        ids.append(token)
+        text = vocab.decode(ids)
         if not text.endswith(_UNFINISHED):
-            yield text[told:]
-            told = len(text)
-    yield text[told:]
+            yield text[yielded:]
+            yielded = len(text)
+    yield text[yielded:]

@@ -74,5 +74,5 @@ def test_other_ids_are_found(
 
 
 def test_a_gguf_file_is_not_for_transformers(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--verify asks transformers"):
+    with pytest.raises(ValueError, match="--verify needs transformers"):
         export(run, tmp_path / "m.gguf")

@@ -47,7 +47,7 @@ def raising(error: BaseException) -> int:
             RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
             "error: this machine's memory is full ([enforce fail",
         ),
-        (MemoryError(), "error: this machine's memory is full (no more to be had); lower train.micro_batch_size"),
+        (MemoryError(), "error: this machine's memory is full (out of memory); lower train.micro_batch_size"),
     ],
 )
 def test_what_the_user_can_fix_is_one_line_and_exit_code_2(
@@ -126,7 +126,7 @@ def test_a_closed_pipe_is_one_line() -> None:
         process.stdout.close()
         said = process.stderr.read()
         assert process.wait(timeout=10) == BROKEN_PIPE
-    assert said.splitlines() == ["cleaned up", "error: whoever read this output has gone (broken pipe)"]
+    assert said.splitlines() == ["cleaned up", "error: the program that read this output has ended (broken pipe)"]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])

@@ -67,7 +67,7 @@ def test_a_lock_is_no_way_to_another_file(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(ValueError, match="no ordinary file"), locked(file, "taken"):
+    with pytest.raises(ValueError, match="not a regular file"), locked(file, "taken"):
         pass
 
 
@@ -87,10 +87,10 @@ def test_rank_0_shares_the_lock_of_its_own_launcher_alone(tmp_path: Path, monkey
             pass
         with monkeypatch.context() as patch:
             patch.delenv("REPLICA_RUN_HELD")
-            with pytest.raises(Busy, match="another replica command works in"), held_for_training(tmp_path, grace=0):
+            with pytest.raises(Busy, match="another replica command uses"), held_for_training(tmp_path, grace=0):
                 pass
             patch.setenv("REPLICA_RUN_HELD", str(tmp_path / "other"))
-            with pytest.raises(Busy, match="another replica command works in"), held_for_training(tmp_path, grace=0):
+            with pytest.raises(Busy, match="another replica command uses"), held_for_training(tmp_path, grace=0):
                 pass
 
 

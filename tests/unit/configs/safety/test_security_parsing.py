@@ -39,8 +39,8 @@ HOSTILE = {
     "merges": (aliases(9, "{{a: *l{0}, b: *l{0}, c: *l{0}, d: *l{0}, e: *l{0}}}"), "stands for more than"),
     "keys": (aliases(9, "{{? [*l{0}, *l{0}, *l{0}, *l{0}, *l{0}] : 1}}"), "stands for more than"),
     "deep aliases": (aliases(100, "[*l{0}]"), "line 65: values are nested deeper than 64 levels by aliases"),
-    "cycle": ("a: &a [*a]\n", "line 1: an alias stands inside of what it means"),
-    "cycle of a mapping": ("a: &a\n  b: *a\n", "line 2: an alias stands inside of what it means"),
+    "cycle": ("a: &a [*a]\n", "line 1: an alias is used inside the value it stands for"),
+    "cycle of a mapping": ("a: &a\n  b: *a\n", "line 2: an alias is used inside the value it stands for"),
     "brackets": ("a: " + "[" * 20_000, "line 1: values are nested deeper than 64 levels"),
     "closed brackets": ("a: " + "[" * 300 + "]" * 300, "nested deeper than"),
     "braces": ("a: " + "{b: " * 20_000, "nested deeper than"),
@@ -104,7 +104,7 @@ def test_what_yaml_may_do_stays() -> None:
         "more": {"x": 1, "y": 2},
         "list": [{"x": 1, "y": 0.001}, 31, 750],
     }
-    with pytest.raises(ValueError, match="line 2: the key `a` stands twice"):
+    with pytest.raises(ValueError, match="line 2: the key `a` is given twice"):
         parse_yaml("a: 1\na: 2")
 
 
@@ -120,12 +120,12 @@ DEEP = "[" * 200_000 + "]" * 200_000
 
 def test_json_that_is_nested_too_deep(tmp_path: Path) -> None:
     (tmp_path / "file.json").write_text(DEEP)
-    with pytest.raises(ValueError, match=r"file\.json is not valid JSON \(its brackets are nested too deep"):
+    with pytest.raises(ValueError, match=r"file\.json is not valid JSON \(its brackets are nested too deeply"):
         read_json(tmp_path / "file.json")
     (tmp_path / "metrics.jsonl").write_text(DEEP + "\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1, is not valid JSON"):
         list(read_metrics(tmp_path))
-    with pytest.raises(ValueError, match="nested too deep"):
+    with pytest.raises(ValueError, match="nested too deeply"):
         parse_json(DEEP.encode())
 
 

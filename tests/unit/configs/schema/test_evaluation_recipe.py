@@ -25,7 +25,7 @@ from tests.parts.training_run import write_recipe
         (Benchmarks, {"tasks": ["c", "d", "c"]}, "tasks must differ; repeated: c"),
         (PerplexitySet, {"name": "a/b", "path": "x"}, "name"),
         (TranslationSet, {"name": "a b", "path": "x"}, "name"),
-        (Samples, {"prompts": ["\udcff"]}, "no character"),
+        (Samples, {"prompts": ["\udcff"]}, "not a character"),
         (Samples, {"top_p": 0.0}, "top_p"),
         (Samples, {"temperature": float("nan")}, "finite"),
     ],
@@ -78,7 +78,7 @@ def test_no_setting_is_infinite(tmp_path: Path) -> None:
         ("--seed", "99999999999999999999", "expected a whole number from"),
         ("--seed", "1.5", "expected a whole number from"),
         ("--max-new-tokens", "-3", "--max-new-tokens"),
-        ("--prompt", "caf\udcff", "not valid UTF-8"),
+        ("--prompt", "caf\udcff", "expected text in UTF-8"),
     ],
 )
 def test_samplings_that_cannot_be(option: str, value: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,10 +105,10 @@ def test_all_problems_are_reported_at_once(file: Path) -> None:
         (["train.steps=null"], "exactly one of steps, tokens and epochs (given: none)"),
         (["model.num_heads=5"], "hidden_size 32 is not a multiple of num_heads 5"),
         (["model.num_kv_heads=3"], "num_heads 4 is not a multiple of num_kv_heads 3"),
-        (["model.head_dim=5", "model.position=rope"], "rotary embeddings need an even head width, not 5"),
+        (["model.head_dim=5", "model.position=rope"], "position rope needs an even head width, not 5"),
         (["data.sources.0.name=web"], "source names must differ; repeated: web"),
         (["data.sources.0.hub={path: json}"], "give exactly one of `path` (files), `paths_file`"),
-        (["data.tokenizer.kind=bpe"], "`path` belongs to `kind: file`"),
+        (["data.tokenizer.kind=bpe"], "`path` and `kind: file` need each other"),
         (["model.num_layers=2.0"], "model.num_layers"),
         (["train.compile=1"], "train.compile"),
     ],
@@ -120,8 +120,8 @@ def test_settings_that_contradict_each_other(file: Path, overrides: list[str], w
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (TEXT + "name: again\n", "line 12: the key `name` stands twice"),
-        (TEXT.replace("num_layers: 2,", "num_layers: 2, num_layers: 3,"), "the key `num_layers` stands twice"),
+        (TEXT + "name: again\n", "line 12: the key `name` is given twice"),
+        (TEXT.replace("num_layers: 2,", "num_layers: 2, num_layers: 3,"), "the key `num_layers` is given twice"),
         (TEXT + "? [a]\n: 2\n", "not valid YAML"),
         (TEXT + "7: x\n", "Keys should be strings"),
         (TEXT.replace("name: small", "name: 2024-01-01"), "name: Input should be a valid string"),
@@ -352,7 +352,7 @@ def test_a_copy_does_not_run_in_the_place_of_the_original(
     for command in ("run", "data", "train", "show", "doctor"):
         assert replica([command, str(mine)]) == 2
         said = capsys.readouterr().err
-        assert "mine.yaml says `name: small`, so it would run in runs/small, which is the place of small.yaml" in said
+        assert "mine.yaml says `name: small`, so it would run in runs/small, the directory of small.yaml" in said
     assert train_command(["--recipe", str(mine)]) == 2
     assert "says `name: small`" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -38,7 +38,7 @@ from tests.parts.training_run import tiny_recipe, write_recipe
 )
 def test_deepspeed_settings_that_import_or_write(tmp_path: Path, settings: dict[str, Any], key: str) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path)
-    with pytest.raises(RecipeError, match=rf"deepspeed\.{key}.* is not passed on: only settings that import no code"):
+    with pytest.raises(RecipeError, match=rf"deepspeed\.{key}.* cannot be set: only keys that import no code"):
         load(recipe, [f"deepspeed={settings!r}"])
 
 

@@ -164,7 +164,7 @@ def test_mistakes_are_said(server: Server, tmp_path: Path) -> None:
         source_files(Source(name="s", paths_file=f"{server.url}up", paths_prefix=str(tmp_path)))
     for settings, message in (
         ({"path": "a", "paths_file": "b"}, "give exactly one of `path`"),
-        ({"path": "a", "paths_prefix": "b"}, "`paths_prefix` belongs to `paths_file`"),
+        ({"path": "a", "paths_prefix": "b"}, "`paths_prefix` needs `paths_file`"),
         ({"hub": {"path": "x"}, "max_files": 2}, "`sample` and `max_files` choose among files"),
         ({"path": "a", "sample": 0}, "greater than 0"),
         ({"path": "a", "sample": 1.5}, "less than or equal to 1"),

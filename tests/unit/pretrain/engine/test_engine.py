@@ -58,8 +58,8 @@ def test_clashes_are_refused(tmp_path: Path, passed: dict[str, Any], message: st
     [
         ({"stage": 0, "offload_optimizer": "cpu"}, r"offload_optimizer needs train.zero.stage 1 or 2 or 3, not 0"),
         ({"stage": 2, "offload_parameters": "cpu"}, r"offload_parameters needs train.zero.stage 3, not 2"),
-        ({"stage": 3, "offload_optimizer": "nvme"}, r"train.zero.offload_optimizer: .*nvme is not offered"),
-        ({"stage": 3, "offload_parameters": "nvme"}, r"train.zero.offload_parameters: .*nvme is not offered"),
+        ({"stage": 3, "offload_optimizer": "nvme"}, r"train.zero.offload_optimizer: .*nvme is not supported"),
+        ({"stage": 3, "offload_parameters": "nvme"}, r"train.zero.offload_parameters: .*nvme is not supported"),
     ],
 )
 def test_offload_that_cannot_be(tmp_path: Path, zero: dict[str, Any], message: str) -> None:
