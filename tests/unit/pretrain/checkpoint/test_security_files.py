@@ -23,7 +23,7 @@ import yaml
 
 from configs.common.files import fingerprint, sha256_file, write_json
 from configs.schema.recipe import load, load_run
-from data_prep.documents.classifier import Classifier
+from data_prep.documents.classifier import QualityClassifier
 from data_prep.tokens.shards import beside, load_manifest
 from data_prep.tokens.vocab import Vocab
 from launch.models.import_model import import_run
@@ -153,7 +153,7 @@ def test_shards_of_pickles(tmp_path: Path, pickled: bytes) -> None:
 def test_a_classifier_of_pickles(tmp_path: Path, pickled: bytes) -> None:
     (tmp_path / "model").write_bytes(pickled)
     with pytest.raises(ValueError, match="is not a classifier"):
-        Classifier.load(tmp_path / "model")
+        QualityClassifier.load(tmp_path / "model")
 
 
 def test_a_tokenizer_with_code_in_it(checkpoint: Path, mark: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_single_rank_listens_on_loopback_too(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_address_of_another_machine_is_said() -> None:
-    with pytest.raises(ValueError, match=r"MASTER_ADDR 192\.0\.2\.77 is no address of this machine"):
+    with pytest.raises(ValueError, match=r"MASTER_ADDR 192\.0\.2\.77 is not an address of this machine"):
         rendezvous._listen("192.0.2.77", 0)
 
 
