@@ -1,4 +1,4 @@
-"""`python -m eval run RUN` scores a run; `python -m eval report RUN` renders its report and checks its gates."""
+"""Scores a run (`python -m eval run RUN`), or renders its report and checks its gates (`python -m eval report RUN`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GATE_FAILED = 1
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Builds the parser."""
     parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__)
     add_debug(parser)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def score(run: Path, overrides: Sequence[str] = ()) -> int:
-    """Scores a run unless its results still hold."""
+    """Scores a run unless its results are current."""
     from eval.currency import is_current
     from eval.suite import evaluate
 
@@ -57,7 +57,7 @@ def report(run: Path, baseline: Path | None = None, gate: bool = False) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 when a gate failed, 2 for an error of the user's."""
+    """Runs the command line; returns 0, 1 when a gate failed, or 2 for a user error."""
     arguments = build_parser().parse_args(argv)
 
     def command() -> int:

@@ -1,18 +1,18 @@
-"""Whether two scores can be compared, and why not."""
+"""Compares how two scores were made, and tells why they cannot be compared."""
 
 from __future__ import annotations
 
 from eval.results import Result
 
-# Parts of sacrebleu's signature that say how the interval was drawn, not how the score was made.
+# Keys of sacrebleu's signature that affect the interval, not the score.
 _OF_THE_INTERVAL = {"bs", "seed"}
 
 
 def difference(one: Result, other: Result) -> str | None:
-    """Why the same score of two runs cannot be compared; None where it can.
+    """Tells why the same score of two runs cannot be compared; None if it can.
 
-    The set's content, the evaluation's settings, the versions of what scored and, where the unit is per token, the
-    tokenizer must be equal.
+    The set's content, the evaluation's settings and the versions of scoring code must be equal, and for scores per
+    token also the tokenizer.
     """
     found = _rules(one, other)
     if one.task_version != other.task_version:
@@ -26,7 +26,7 @@ def difference(one: Result, other: Result) -> str | None:
 
 
 def difference_within(one: Result, other: Result) -> str | None:
-    """Why two scores of one run cannot be compared, such as a model's and a compressor's; None where they can."""
+    """Tells why two scores of one run, such as a model's and a compressor's, cannot be compared; None if they can."""
     found = _rules(one, other)
     for key in sorted(one.settings.keys() & other.settings.keys()):
         found += _unequal(key, one.settings[key], other.settings[key])
@@ -55,7 +55,7 @@ def _shown(value: object) -> object:
 
 
 def _signature(result: Result) -> dict[str, str]:
-    """sacrebleu's `key:value|key:value`, or any other text as a whole."""
+    """Splits sacrebleu's `key:value|key:value`; any other text is one value."""
     parts = [part.partition(":") for part in (result.signature or "").split("|") if part]
     if not all(separator for _, separator, _ in parts):
         return {"signature": result.signature or ""}

@@ -1,4 +1,4 @@
-"""Scores apart for items that the training documents touch and for those they do not (arXiv:2005.14165, appendix C)."""
+"""Splits evaluation sets into clean items and items that training documents touch (arXiv:2005.14165, appendix C)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 
 
 def is_known(recipe: Recipe, checkpoint: CheckpointInfo) -> bool:
-    """Whether the data trained on was compared with evaluation sets, and lies there still."""
+    """Tells whether the training data was compared with evaluation sets, and still exists."""
     file = recipe.data_directory / MANIFEST
     if not file.is_file():
         return False
@@ -33,16 +33,16 @@ def is_known(recipe: Recipe, checkpoint: CheckpointInfo) -> bool:
 
 
 def identity(recipe: Recipe, checkpoint: CheckpointInfo) -> str | None:
-    """Fingerprint of the comparison; None without one."""
+    """Returns the fingerprint of the comparison; None without one."""
     if not is_known(recipe, checkpoint):
         return None
     return str(read_json(recipe.data_directory / STAGE / MANIFEST)["fingerprint"])
 
 
 def load(recipe: Recipe, checkpoint: CheckpointInfo) -> Touched | None:
-    """Which items the training documents touched; None where nothing is known.
+    """Loads the items that training documents touch; None where nothing is known.
 
-    Of a set that has changed since, nothing is: its new items were not compared, and would pass for clean.
+    A set that has changed since the comparison is left out: its new items were not compared, and would count as clean.
     """
     if not is_known(recipe, checkpoint):
         return None
@@ -56,18 +56,18 @@ def load(recipe: Recipe, checkpoint: CheckpointInfo) -> Touched | None:
     compared = read_json(recipe.data_directory / STAGE / MANIFEST).get("inputs", {}).get("sets", {})
     changed = changed_sets(recipe, compared, place_identity)
     for name in sorted(changed):
-        note(f"{name} is not what the training data was compared with: it gets no scores of clean and touched items")
+        note(f"{name} has changed since the training data was compared with it: no scores of clean and touched items")
     kept = {name: keys for name, keys in touched.keys.items() if not changed & {name, name.partition("/")[0]}}
     return replace(touched, keys=kept)
 
 
 def split(touched: Touched | None, name: str, items: Sequence[Sequence[str]]) -> dict[str, Mask]:
-    """`clean` and `touched` as masks over the items of a set; empty where either would have none.
+    """Returns masks `clean` and `touched` over the items of a set; empty if all items are of one kind.
 
     Args:
-        touched: as `load` gives it.
-        name: of the set, such as `benchmark/piqa`.
-        items: the passages of each, as decontamination saw them.
+        touched: the result of `load`.
+        name: name of the set, such as `benchmark/piqa`.
+        items: the passages of each item, as decontamination compared them.
     """
     from data_prep.decontamination.evaluation_sets import item_key
 
@@ -79,7 +79,7 @@ def split(touched: Touched | None, name: str, items: Sequence[Sequence[str]]) ->
 
 
 def labelled(results: Sequence[Result], part: str) -> list[Result]:
-    """The results of one part of a set, under its name; `task_version` and the like stay."""
+    """Renames the results of one part of a set, and adds a note on the part."""
     remark = {
         "clean": "items that share no n-gram with a training document",
         "touched": "items that share an n-gram with a document of the training data before decontamination",
@@ -91,5 +91,5 @@ def labelled(results: Sequence[Result], part: str) -> list[Result]:
 
 
 def facts(touched: Touched | None) -> dict[str, Any]:
-    """For `results.json`: what was compared, and what came of it."""
+    """Returns the entry of `results.json` on contamination: action and counts of each set."""
     return {} if touched is None else {"contamination": {"action": touched.action, "sets": touched.sets}}

@@ -1,4 +1,4 @@
-"""Tells whether scores are current: made of this checkpoint, by these settings, from these sets, with this code."""
+"""Tells whether scores are current: same checkpoint, settings, sets and code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eval.results import Results
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, newest
 
-# What scores are made with; not the pages that show them.
+# Code that affects scores; pages that show them are not part of it.
 CODE = (
     *("eval/likelihood", "eval/generation", "eval/harness", "eval/scorer", "eval/contamination", "eval/statistics"),
     *("eval/results", "pretrain/model", "pretrain/checkpoint/load_weights", "data_prep/text", "data_prep/tokens"),
@@ -25,14 +25,14 @@ CODE = (
 
 
 def scoring_code() -> str:
-    """Digest of the code that scores are made with."""
+    """Computes the digest of the code that affects scores."""
     return code_version(*CODE)
 
 
 def scored_recipe(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str] = ()) -> Recipe:
-    """What a checkpoint is scored by: the settings that it was trained with, and the run's evaluation and report."""
+    """Builds the recipe for scoring: the checkpoint's training settings with the run's evaluation and report."""
     if foreign := [text for text in overrides if not text.startswith("evaluation.")]:
-        raise RecipeError(f"override `{foreign[0]}`: only `evaluation.…` can be changed for a trained run")
+        raise RecipeError(f"override `{foreign[0]}`: a trained run takes overrides of `evaluation.…` only")
     own = load_run(run)
     evaluation = load(run / RESOLVED_NAME, overrides).evaluation if overrides else own.evaluation
     made = checkpoint.recipe
@@ -41,10 +41,10 @@ def scored_recipe(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str
 
 
 def set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:
-    """Name -> identity of the content of every file that is scored.
+    """Maps the name of each set to the identities of its files' contents.
 
     Raises:
-        ValueError: a file that is missing; not with `missing`, where its set has no files then.
+        ValueError: when a file is missing. With `missing`, its set is listed without files instead.
     """
     section = recipe.evaluation
     files: dict[str, Sequence[Location]] = {}
@@ -66,9 +66,9 @@ def set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:
 def scores_fingerprint(
     recipe: Recipe, checkpoint: CheckpointInfo, sets: dict[str, Any], contamination: str | None = None
 ) -> str:
-    """Of everything that decides a score. Where the files lie and how large batches are does not.
+    """Computes the fingerprint of everything that affects scores. Paths and batch sizes do not.
 
-    `contamination`: what its fingerprint was, for when the data is no longer there.
+    `contamination`: earlier fingerprint of the comparison, in case the data no longer exists.
     """
     from eval.contamination import identity
 
@@ -91,9 +91,9 @@ def scores_fingerprint(
 
 
 def is_current(run: Path) -> bool:
-    """Whether `results.json` holds for the newest checkpoint, the recipe's evaluation and the contents of its sets.
+    """Tells whether `results.json` matches the newest checkpoint, the recipe's evaluation and the contents of its sets.
 
-    Scores that could not be made are tried again: then it does not.
+    With failed scores it returns False, so that they are tried again.
     """
     if not (run / RESULTS).is_file():
         return False
@@ -105,10 +105,10 @@ def is_current(run: Path) -> bool:
 
 
 def check_current(run: Path, results: Results) -> None:
-    """Raises `ValueError` when the scores are not those of the checkpoint that they are taken for.
+    """Raises `ValueError` when the scores do not belong to the chosen checkpoint.
 
-    That is the one chosen when they were made, by a step, as the best or as the newest. Where nothing can be compared,
-    because no checkpoint or no set is there any more, the scores stand.
+    The choice is that of the evaluation: a step, the best or the newest checkpoint. If the checkpoints or a set no
+    longer exist, nothing can be compared and the scores are accepted.
     """
     step, best = results.chosen.get("step"), bool(results.chosen.get("best"))
     choice, name = Choice(step, best), results.checkpoint["name"]
@@ -117,13 +117,13 @@ def check_current(run: Path, results: Results) -> None:
     checkpoint = choice.find(run)
     again = f"score it first with `replica eval {run}{f' --step {step}' if step else ' --best' if best else ''}`"
     if checkpoint.fingerprint != results.checkpoint["fingerprint"]:
-        other = f", or keep to {name} with `replica eval {run} --step {results.checkpoint['step']}`"
+        other = f", or choose {name} with `replica eval {run} --step {results.checkpoint['step']}`"
         raise ValueError(
             f"{run / RESULTS} holds the scores of {name}, but {checkpoint.directory.name} is {choice} checkpoint "
             f"now; {again}{other if (run / DIRECTORY / name).is_dir() else ''}"
         )
     if results.chosen.get("overrides"):
-        return  # settings of that one time, which the page shows
+        return  # these overrides were for one evaluation; the page shows them
     recipe = scored_recipe(run, checkpoint)
     try:
         sets = set_identities(recipe)

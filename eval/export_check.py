@@ -1,4 +1,4 @@
-"""What `transformers` makes of an exported directory, against the checkpoint it came from."""
+"""Verifies an exported directory: compares `transformers` with the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from data_prep.tokens.vocab import Vocab
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.checkpoint.manifest import CheckpointInfo
 
-# Of the difference between logits, root mean square, over their standard deviation. Rounding a weight changes it by
-# 2^-9 (bf16) or 2^-12 (fp16) at most, and layers add that up; a mistake in the mapping gives about 1.
+# Largest RMS difference of logits, divided by their standard deviation. Rounding changes a weight by at most 2^-9
+# (bf16) or 2^-12 (fp16) of itself, and layers add this up. A mistake in the mapping gives about 1.
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 8e-2}
 _TOKENS = 64
 
 
 class NotTheSame(Exception):
-    """An export that is not its checkpoint."""
+    """The export differs from its checkpoint."""
 
 
 def check_export(directory: Path, checkpoint: CheckpointInfo, dtype: str) -> str:
-    """Compares logits over random tokens, and the ids of difficult texts; returns what was found, in words.
+    """Compares logits over random tokens, and token ids of difficult texts; returns the result as a sentence.
 
-    Both models are computed in fp32, one after the other: memory holds one of them at a time.
+    Both models are computed in fp32, one after the other, so that only one is in memory.
 
     Args:
-        directory: as `export_directory` wrote it.
-        checkpoint: the one it was made from.
-        dtype: of the exported weights: fp32, bf16 or fp16.
+        directory: the output of `export_directory`.
+        checkpoint: the exported checkpoint.
+        dtype: dtype of the exported weights: fp32, bf16 or fp16.
 
     Raises:
-        NotTheSame: when logits differ by more than rounding to `dtype` explains, or texts give other ids.
+        NotTheSame: when logits differ by more than rounding to `dtype` explains, or token ids differ.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     vocab = Vocab.load(checkpoint.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     special = [token for token, index in vocab.vocabulary.items() if index in vocab.special_ids]
-    # A special token written in a text is text here and a token there, by design.
+    # Texts that spell a special token are skipped: we encode them as text, transformers as the token.
     texts = [text for text in NASTY if not any(token in text for token in special)]
     for text in texts:
         if tokenizer(text)["input_ids"] != vocab.prompt(text):
-            raise NotTheSame(f"{directory}: transformers gives other ids for {text!r}")
+            raise NotTheSame(f"{directory}: transformers gives other token ids for {text!r}")
     ours = load_weights(checkpoint)
     length = min(_TOKENS, ours.config.context_length)
     tokens = torch.randint(0, vocab.size, (2, length), generator=torch.Generator().manual_seed(0))
@@ -68,7 +68,7 @@ def check_export(directory: Path, checkpoint: CheckpointInfo, dtype: str) -> str
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Without transformers' bar, whose carriage returns would be written out as text."""
+    """Hides transformers' progress bar, whose carriage returns would be escaped."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Collects what a report says of a run beside its scores: model, checkpoint, data, and what made each of them."""
+"""Collects the facts of a report besides scores: model, checkpoint, data, and fingerprints of all inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGES = (
 
 
 def model_facts(model: Transformer, vocab: Vocab) -> dict[str, Any]:
-    """Sizes of the model and of its vocabulary, as `results.json` holds them."""
+    """Returns the sizes of the model and its vocabulary for `results.json`."""
     config = model.config
     return {
         "family": config.family,
@@ -36,7 +36,7 @@ def model_facts(model: Transformer, vocab: Vocab) -> dict[str, Any]:
 
 
 def checkpoint_facts(checkpoint: CheckpointInfo) -> dict[str, Any]:
-    """Name, step and fingerprint of a checkpoint, as `results.json` holds them."""
+    """Returns name, step and fingerprint of a checkpoint for `results.json`."""
     return {
         "name": checkpoint.directory.name,
         "step": checkpoint.step,
@@ -46,7 +46,7 @@ def checkpoint_facts(checkpoint: CheckpointInfo) -> dict[str, Any]:
 
 
 def data_facts(recipe: Recipe, checkpoint: CheckpointInfo) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Counts, mixture and funnel of the data trained on; empty when the data is gone or is no longer the same."""
+    """Returns counts, mixture and funnel of the training data; empty if the data was removed or replaced."""
     if not (recipe.data_directory / MANIFEST).is_file():
         return {}, []
     manifest = load_manifest(recipe.data_directory)
@@ -56,7 +56,7 @@ def data_facts(recipe: Recipe, checkpoint: CheckpointInfo) -> tuple[dict[str, An
         split: {key: sum(getattr(source, key) for source in sources) for key in ("documents", "tokens", "bytes")}
         for split, sources in (("train", manifest.train), ("validation", manifest.validation))
     }
-    # The checkpoint's own recipe is what it was trained by.
+    # The checkpoint's recipe, because the run's recipe may have changed since.
     counts["mixture"] = mixture_table(checkpoint.recipe, manifest, checkpoint.step)
     return counts, manifest.funnel
 
@@ -64,7 +64,7 @@ def data_facts(recipe: Recipe, checkpoint: CheckpointInfo) -> tuple[dict[str, An
 def lineage(
     recipe: Recipe, checkpoint: CheckpointInfo, vocab: Vocab, sets: dict[str, Any], outcome: str
 ) -> list[dict[str, Any]]:
-    """What made the scores, in order, each with a fingerprint."""
+    """Lists the inputs of the scores in order, each with a fingerprint."""
     rows = [
         ("Recipe", recipe.fingerprint(), f"{recipe.name}, seed {recipe.seed}"),
         ("Training data", checkpoint.data_fingerprint, ", ".join(source.name for source in recipe.data.sources)),
@@ -85,5 +85,5 @@ def lineage(
 
 
 def package_versions() -> dict[str, str]:
-    """Distribution -> version, of those that are installed and bear on scores."""
+    """Maps distribution to version, for installed packages that affect scores."""
     return {name: version for name in _PACKAGES if (version := installed(name)) is not None}

@@ -1,7 +1,7 @@
-"""An evaluation in parts: each is scored by itself, kept by itself, and fails by itself.
+"""Scores an evaluation part by part. Each part is stored separately, and a failure does not affect the others.
 
-What a part's scores depend on has a fingerprint, under which they are kept in `scores/` of the run: a part whose scores
-are there is not made again, whatever became of the others.
+Scores are stored in `scores/` of the run with the fingerprint of a part's inputs. A part with a matching fingerprint is
+not scored again.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Part:
     """One part of an evaluation.
 
     Attributes:
-        name: beginning of its scores' names, such as `translation/wmt`.
-        inputs: everything that decides its scores, as JSON.
-        work: makes them.
+        name: prefix of its scores' names, such as `translation/wmt`.
+        inputs: everything that affects its scores, as JSON.
+        work: computes the scores.
     """
 
     name: str
@@ -38,39 +38,40 @@ class Part:
     work: Callable[[], Scored]
 
     def file(self, directory: Path) -> Path:
-        """Where its scores are kept; names may hold anything."""
+        """Returns the file of its scores. The file name is safe for any part name."""
         readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.name)[:80]
         return directory / f"{readable}-{fingerprint(self.name)[:8]}.json"
 
 
 @dataclass
 class Outcome:
-    """What became of the parts, in their order."""
+    """Scores and failures of the parts, in their order."""
 
     results: list[Result] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
     def add(self, scored: Scored) -> None:
-        """Takes scores in; of a score that two parts made (a task, by itself and in a group), the first."""
+        """Adds scores. If two parts give the same score (a task alone and in a group), the first is used."""
         known = {result.name for result in self.results}
         self.results += [result for result in scored[0] if result.name not in known]
         self.samples += scored[1]
 
 
 def score_parts(parts: Iterable[Part], directory: Path, again: bool = False) -> Outcome:
-    """Scores the parts that are not kept yet; a failure is told at once, and the next part follows.
+    """Scores the parts that have no stored scores. A failure is printed, and the next part follows.
 
     Args:
-        directory: where scores are kept; made when needed.
-        again: make the kept ones again.
+        parts: the parts, in order.
+        directory: directory of stored scores; created when needed.
+        again: score parts with stored scores again.
     """
     outcome = Outcome()
     for part in parts:
         kept = None if again else _kept(part, directory)
         try:
             scored = kept if kept is not None else part.work()
-        except Exception as error:  # whatever it is, the other parts have nothing to do with it
+        except Exception as error:  # no failure of one part may prevent the others
             outcome.failures.append(_failure(part.name, error))
             continue
         if kept is None:
@@ -95,7 +96,7 @@ def _kept(part: Part, directory: Path) -> Scored | None:
             return None
         return [from_json(item) for item in found["results"]], [Sample(**item) for item in found["samples"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, damaged, or of another version: it is made again
+        return None  # missing, damaged or of another version: score it again
 
 
 def _keep(part: Part, directory: Path, scored: Scored) -> None:

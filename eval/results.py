@@ -1,4 +1,4 @@
-"""The outcome of an evaluation: `results.json`, of which the page, the summary and the gate are renderings."""
+"""Defines, reads and writes `results.json`, the outcome of an evaluation. Page, summary and gates are made from it."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class ScoreName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> ScoreName:
-        """The parts of `perplexity/heldout/bits_per_byte`; parts that are not there are empty."""
+        """Splits a name such as `perplexity/heldout/bits_per_byte`; missing parts are empty."""
         kind, subject, metric, variant = (*name.split("/", 3), "", "", "")[:4]
         return cls(kind, subject, metric, variant)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One score, with what is needed to trust it.
+    """One score, with its interval, unit and origin.
 
     Attributes:
         name: see `ScoreName`, such as `perplexity/heldout/bits_per_byte`.
-        low, high: 95% interval; both None where nothing can be said (a single unit).
-        n: how many units stand behind the value: documents, pairs, items.
-        unit: of the value.
-        interval: how the interval was made.
-        chance: score of blind guessing, where it is known.
-        signature: of the program that scored (sacrebleu's, for instance): must be equal for scores to be comparable.
-        set: fingerprint of the content that was scored.
-        settings: of the evaluation, such as the number of shots; see `eval/comparable.py`.
-        tokenizer: fingerprint of the tokenizer, where the unit is per token.
+        low, high: 95% interval; both None if it cannot be computed (a single item).
+        n: number of scored documents, pairs or items.
+        unit: unit of the value.
+        interval: method of the interval.
+        chance: score of random guessing, if known.
+        signature: signature of the scoring program, such as sacrebleu's. It must be equal for scores to be comparable.
+        set: fingerprint of the scored content.
+        settings: settings of the evaluation, such as the number of shots; see `eval/comparable.py`.
+        tokenizer: fingerprint of the tokenizer, if the unit is per token.
 
     In `results.json` a value or an end of an interval that is infinite is null.
     """
@@ -84,7 +84,7 @@ class Result:
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """A score as `results.json` holds it; JSON has no infinity."""
+    """Converts a score to JSON. Infinite values become null."""
     values = asdict(result)
     for name in ("value", "low", "high"):
         if values[name] is not None and not math.isfinite(values[name]):
@@ -93,7 +93,7 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> Result:
-    """The inverse of `as_json`."""
+    """Converts JSON to a score; the inverse of `as_json`."""
     value, low, high = (values[name] for name in ("value", "low", "high"))
     if value is None:
         value = math.inf
@@ -104,12 +104,12 @@ def from_json(values: dict[str, Any]) -> Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """Scores that could not be made.
+    """A part of the evaluation that failed.
 
     Attributes:
-        name: of the scores, without the metric: `translation/wmt`, `benchmark/piqa`, `samples/prompts`.
-        reason: one message.
-        bug: whether it is a fault of the program, not of the user's.
+        name: name of the scores without the metric: `translation/wmt`, `benchmark/piqa`, `samples/prompts`.
+        reason: the error message.
+        bug: True for a bug, False for a user error.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Failure:
 
 
 class ScoresFailed(ValueError):
-    """Some scores could not be made. `saved`: `results.json` holds the others; else none could be made."""
+    """Some scores failed. `saved`: `results.json` has the others; otherwise all failed."""
 
     def __init__(self, message: str, saved: bool) -> None:
         super().__init__(message)
@@ -126,7 +126,7 @@ class ScoresFailed(ValueError):
 
 
 class ScoresBroken(RuntimeError):
-    """As `ScoresFailed`, by a fault of the program."""
+    """Some scores failed because of a bug; see `ScoresFailed`."""
 
     def __init__(self, message: str, saved: bool) -> None:
         super().__init__(message)
@@ -139,7 +139,7 @@ class Sample:
 
     Attributes:
         kind: `prompt` (the recipe's), `document` (the beginning of a held-out one) or `translation` (of `prompt`).
-        reference: how the document really goes on, or how a person translated it.
+        reference: the real continuation of the document, or a human translation.
     """
 
     kind: str
@@ -152,20 +152,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything `results.json` holds.
+    """The contents of `results.json`.
 
     Attributes:
-        fingerprint: of all that went in (checkpoint, evaluation settings, contents of the sets): decides skipping.
-        checkpoint: name, step and fingerprint of the checkpoint, and `tokens` that it was trained on.
+        fingerprint: fingerprint of all inputs (checkpoint, settings, contents of sets, code). If it is unchanged,
+            scoring is skipped.
+        checkpoint: name, step and fingerprint of the checkpoint, and its number of training `tokens`.
         model: family, parameters, vocabulary, context.
         data: counts of the data manifest: tokens, documents, bytes by split; `mixture`: the table of shares.
         funnel: rows of the data funnel.
         lineage: name -> file or fingerprint, from data to results.
         versions: package -> version.
-        recipe: what the scores were made with: the checkpoint's settings, and the evaluation's of that time; secrets
-            masked.
-        chosen: how the checkpoint was chosen (`step`, `best`; neither: the newest), and `overrides` of that time.
-        failures: scores that could not be made, each with the reason; the same evaluation tries these again.
+        recipe: settings of the checkpoint and of this evaluation, with secrets masked.
+        chosen: choice of the checkpoint (`step`, `best`; neither: the newest), and `overrides` of this evaluation.
+        failures: failed parts, each with the reason. The same command tries them again.
     """
 
     fingerprint: str
@@ -192,7 +192,7 @@ class Results:
         return target
 
     def by_name(self) -> dict[str, Result]:
-        """The scores by name, in order."""
+        """Maps names to scores, in order."""
         return {result.name: result for result in self.results}
 
 
@@ -200,7 +200,7 @@ def load_results(run: Path) -> Results:
     """Reads `results.json` of a run directory.
 
     Raises:
-        ValueError: it is absent, not JSON, or of another schema.
+        ValueError: when the file is missing, not JSON, or of another schema.
     """
     path = run / RESULTS
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Loss as a power law of compute, L(C) = E + A C^-alpha, fitted to a few runs (arXiv:2001.08361, arXiv:2203.15556)."""
+"""Fits loss as a power law of compute, L(C) = E + A C^-alpha, to a few runs (arXiv:2001.08361, arXiv:2203.15556)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class PowerLaw(NamedTuple):
     free: int  # parameters fitted: 2 (floor 0) or 3
 
     def __call__(self, compute: float) -> float:
-        """The loss at `compute` FLOPs."""
+        """Computes the loss at `compute` FLOPs."""
         return float(self.floor + self.scale * (compute / self.unit) ** -self.exponent)
 
 
 class Prediction(NamedTuple):
-    """A loss, and the range of what the fits that leave out one run each say, and the fit without a floor."""
+    """A predicted loss, and the range over fits that leave out one run each and the fit without a floor."""
 
     value: float
     low: float
@@ -33,13 +33,15 @@ class Prediction(NamedTuple):
 
 
 def fit(computes: Sequence[float], losses: Sequence[float], free: int | None = None) -> PowerLaw:
-    """Least relative squares. Three runs determine two parameters (the floor is 0); four and more determine three.
+    """Fits by least relative squares: two parameters (floor 0) for three runs, three for four or more.
 
     Raises:
         ValueError: for fewer than three runs, or runs that all cost the same.
     """
     if len(computes) < 3 or len(set(computes)) < 3:
-        raise ValueError(f"a scaling law needs three runs of different compute (there are {len(set(computes))})")
+        raise ValueError(
+            f"a scaling law needs three runs of different compute, got {len(set(computes))}; add sizes to the sweep"
+        )
     return _fit(computes, losses, free or (2 if len(computes) == 3 else 3))
 
 
@@ -48,7 +50,7 @@ def _fit(computes: Sequence[float], losses: Sequence[float], free: int) -> Power
     unit = float(np.exp(np.log(c).mean()))
     powers = (c[None, :] / unit) ** -_ALPHAS[:, None] / y  # (exponents, runs), relative to the loss
     ones = 1 / y
-    # The best scale and floor for every exponent, in closed form; where the floor would be negative, it is 0.
+    # For each exponent on the grid, scale and floor follow from the normal equations. A negative floor is set to 0.
     pp, po, oo = (powers**2).sum(1), powers @ ones, float(ones @ ones)
     p1, o1 = powers.sum(1), float(ones.sum())
     floor = np.zeros_like(_ALPHAS)
@@ -62,7 +64,7 @@ def _fit(computes: Sequence[float], losses: Sequence[float], free: int) -> Power
 
 
 def predict(computes: Sequence[float], losses: Sequence[float], compute: float) -> tuple[PowerLaw, Prediction]:
-    """The law of all runs and what it says of `compute` FLOPs. The range is no confidence interval."""
+    """Fits the law to all runs and predicts the loss at `compute` FLOPs. The range is not a confidence interval."""
     law = fit(computes, losses)
     value = law(compute)
     others = [_fit(computes, losses, 2)(compute)]

@@ -1,4 +1,4 @@
-"""The parts of a recipe's evaluation, for one model: perplexity and compressors, translation, benchmarks, samples."""
+"""Builds the parts of a recipe's evaluation: perplexity, compressors, translation, benchmarks, samples."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _REFERENCE_CHARACTERS = 400
 
 @dataclass
 class Scorer:
-    """Makes the parts of an evaluation.
+    """Builds and runs the parts of an evaluation of one model.
 
     Attributes:
-        common: what decides every score: the checkpoint, the version of the code, the comparison with training data.
-        sets: `perplexity set NAME`, … -> identity of its files.
+        common: inputs of every score: the checkpoint, the code version, the comparison with training data.
+        sets: `perplexity set NAME`, … -> identities of its files.
     """
 
     recipe: Recipe
@@ -42,9 +42,9 @@ class Scorer:
 
     # ------------------------------------------------------------------------------------------------------------ parts
     def parts(self) -> list[Part]:
-        """All parts, in the order in which they are scored."""
+        """Returns all parts, in the order of scoring."""
         section = self.recipe.evaluation
-        # Benchmarks first: their data may need a network, and that should not be found out late.
+        # Benchmarks first, because their data may need a network, and a failure should come early.
         parts = [
             self._part(f"benchmark/{task}", self._benchmark(task), self._score_task, task) for task in self._tasks()
         ]
@@ -129,7 +129,7 @@ class Scorer:
         return results, []
 
     def _stamped(self, results: list[Result], settings: dict[str, Any], key: str) -> list[Result]:
-        """What the scores are of; those per token are of the tokenizer too."""
+        """Adds the set's key and settings to results, and the tokenizer's fingerprint to those per token."""
         own = self.vocab.fingerprint
         return [
             replace(result, set=key, settings=settings, tokenizer=own if result.unit.endswith("per token") else None)
@@ -163,7 +163,7 @@ class Scorer:
         return ", ".join(f"{key.replace('_', '-')} {value:g}" for key, value in named.items())
 
     def _continued(self, text: str, seed: int) -> str:
-        """The model's continuation; where there is no text to continue, from the beginning of a document."""
+        """Samples a continuation of the text; an empty text gives the beginning of a document."""
         from eval.generation.completions import sample
         from pretrain.model.generate import Sampling
 
@@ -182,7 +182,7 @@ class Scorer:
         return [], out
 
     def _sample_document(self, item: PerplexitySet) -> Scored:
-        """A paragraph from the middle of the set's first document, continued by the model, and what really follows."""
+        """Continues a paragraph from the middle of the set's first document, and shows the real continuation."""
         text = passage(self._texts_of(item)[0])
         most = max(1, min(_PROMPT_TOKENS, self.model.config.context_length // 2))
         ids = self.vocab.encode(text[: 16 * _PROMPT_TOKENS])[:most]
@@ -194,6 +194,6 @@ class Scorer:
 
 
 def passage(text: str) -> str:
-    """The text from the first paragraph that begins in its second half; the whole where there is none."""
+    """Returns the text from the first paragraph that begins in its second half, or the whole text."""
     place = text.find("\n\n", len(text) // 2)
     return (text[place + 2 :] if place >= 0 else "") or text

@@ -1,4 +1,4 @@
-"""95% intervals: how far a score could be from the one of all such data."""
+"""Computes 95% intervals of scores, from the spread between the scored items."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ import numpy.typing as npt
 SEED = 1234
 _Z = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 _DRAWS_AT_ONCE = 4_000_000
-# Aggregations over anything but numbers (a corpus BLEU, say) run in Python for every resample.
+# Aggregations over other items than numbers, such as a corpus BLEU, run in Python for every resample.
 _SLOW_SAMPLES = 100
 
 Interval = tuple[float, float]
 
 
 def wilson(successes: float, n: int) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927); unlike the normal one it stays within [0, 1]."""
+    """Computes Wilson's score interval of a proportion (Wilson 1927), which stays within [0, 1].
+
+    It solves |p - share| = z sqrt(p (1 - p) / n) for p.
+    """
     share = successes / n
     spread = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
     centre, scale = share + _Z**2 / (2 * n), 1 + _Z**2 / n
-    # At no and all successes one bound is exact; rounding must not move it.
+    # With no success or only successes, one bound is exactly 0 or 1, without rounding errors.
     low = 0.0 if successes == 0 else (centre - spread) / scale
     return low, 1.0 if successes == n else (centre + spread) / scale
 
 
 def _draws(n: int, samples: int) -> Any:
-    """Yields index arrays (draws, n), together `samples` draws with replacement, in bounded memory."""
+    """Yields index arrays of shape (draws, n), in total `samples` draws with replacement, in bounded memory."""
     generator = np.random.default_rng(SEED)
     step = max(1, _DRAWS_AT_ONCE // n)
     for start in range(0, samples, step):
@@ -37,9 +40,9 @@ def _draws(n: int, samples: int) -> Any:
 
 
 def _percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval | None:
-    """None where resampling changes nothing: an interval without width would claim certainty."""
+    """Returns the 2.5% and 97.5% percentiles; None if they are equal, since a zero width would claim certainty."""
     array = np.asarray(values, dtype=np.float64)
-    # Between two infinities there is nothing to interpolate.
+    # Interpolation between infinite values would give NaN.
     low, high = np.percentile(array, [2.5, 97.5], method="linear" if np.isfinite(array).all() else "nearest")
     return (float(low), float(high)) if low < high else None
 
@@ -47,9 +50,10 @@ def _percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval 
 def bootstrap_ratio(
     numerators: npt.NDArray[np.float64], denominators: npt.NDArray[np.float64], samples: int
 ) -> Interval | None:
-    """Percentile bootstrap (Efron 1979) of sum(numerators) / sum(denominators) over paired units, shape (n,) each.
+    """Computes the percentile bootstrap (Efron 1979) of sum(numerators) / sum(denominators).
 
-    Returns None for fewer than two units, or for units that are all alike: they say nothing about how units differ.
+    Units are resampled in pairs. Both arrays have shape (n,). Returns None for fewer than two units or for equal units,
+    which give no information on the spread.
     """
     n = len(numerators)
     if n < 2:
@@ -62,7 +66,7 @@ def bootstrap_ratio(
 
 
 def bootstrap(items: Sequence[Any], aggregate: Callable[[Any], float], samples: int) -> tuple[Interval, int] | None:
-    """Percentile bootstrap of `aggregate` over `items`; also returns how many resamples were drawn.
+    """Computes the percentile bootstrap of `aggregate` over `items`; also returns the number of resamples.
 
     None where `bootstrap_ratio` returns None.
     """
@@ -77,5 +81,5 @@ def bootstrap(items: Sequence[Any], aggregate: Callable[[Any], float], samples: 
 
 
 def no_interval(n: int, units: str) -> str:
-    """Why there is no interval over `n` units."""
+    """Tells why there is no interval over `n` units."""
     return f"none: a single {units}" if n < 2 else f"none: every resample of the {n} {units}s scores the same"

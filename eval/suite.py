@@ -1,4 +1,4 @@
-"""Scores a checkpoint of a run and writes `results.json`; nothing is scored twice for the same content."""
+"""Scores a checkpoint of a run and writes `results.json`. Unchanged scores are reused."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def evaluate(
 ) -> Path:
     """Scores a checkpoint of a run and writes `results.json`; returns its path.
 
-    Scores that are kept from before (see `eval/parts.py`) are not made again.
+    Stored scores with the same inputs (see `eval/parts.py`) are reused.
 
     Args:
         run: the run directory.
-        overrides: `evaluation.…=value` settings for this time.
-        progress: show bars.
-        choice: of the checkpoint; None: the newest.
-        again: make the kept scores again too.
+        overrides: settings `evaluation.…=value` for this evaluation only.
+        progress: show progress bars.
+        choice: the checkpoint to score; None: the newest.
+        again: do not reuse stored scores.
 
     Raises:
-        ValueError: no such checkpoint, or a broken one.
-        ScoresFailed: some scores could not be made, such as those of a missing set; `results.json` names them beside
-            the others. When none could be made, it stays as it was.
-        ScoresBroken: as `ScoresFailed`, by a fault of the program.
+        ValueError: when there is no such checkpoint, or it is damaged.
+        ScoresFailed: when some scores failed, for example because a set is missing. `results.json` names them and has
+            the others. If all failed, `results.json` is not changed.
+        ScoresBroken: like `ScoresFailed`, but caused by a bug.
     """
-    load_run(run)  # what is no run directory is said to be none
+    load_run(run)  # gives a clear error for a directory that is not a run
     choice = choice or Choice()
     checkpoint = choose_checkpoint(run, choice)
     recipe = scored_recipe(run, checkpoint, overrides)
@@ -93,7 +93,7 @@ def evaluate(
 
 
 def _in_order(results: list[Result]) -> list[Result]:
-    """As the report tells them: benchmarks, which are scored first, come last."""
+    """Sorts results for the report: benchmarks, which are scored first, come last."""
     return sorted(results, key=lambda result: result.named.kind == "benchmark")
 
 

@@ -1,4 +1,4 @@
-"""What a finished run says on the terminal: the headline numbers, the gates, where the report lies."""
+"""Prints the outcome of a finished run: main scores, gates, path of the report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEADLINES = ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu",
 
 
 def print_headlines(run: Path) -> None:
-    """Prints the scores that say most, each with its interval and the number of units behind it."""
+    """Prints the main scores, each with its interval and number of scored items."""
     from configs.common.rendering import score
     from eval.results import load_results
 

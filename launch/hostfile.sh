@@ -6,15 +6,15 @@
 #   launch/hostfile.sh --node-rank N HOSTFILE RECIPE …                 without ssh: on every host, N = 0, 1, … in the
 #                                                                      file's order
 #
-# All hosts need the project and the run directory on a file system they share, the same environment, and the data
-# prepared (`replica data RECIPE`). MASTER_ADDR (the first host's name) and MASTER_PORT (29500) say where the ranks
-# meet. Exit code 0 only when the checkpoint of the last step lies there, whatever DeepSpeed's launcher says: it reports
-# success for ranks that it lost. What it leaves running on this host is ended. 75: stopped by a signal after saving, or
-# not finished; 76: a rank, of any host, is gone or stuck. After both the same command continues.
+# All hosts need the project and the run directory on a shared file system, the same environment, and prepared data
+# (`replica data RECIPE`). MASTER_ADDR (default: the first host's name) and MASTER_PORT (29500) set the rendezvous.
+# Exit codes: 0 only when the checkpoint of the last step exists, because DeepSpeed's launcher also exits with 0 after it
+# has lost ranks. 75: stopped by a signal after saving, or not finished. 76: a rank of any host is gone or stuck. After 75
+# and 76, the same command continues. Processes that the launcher leaves on this host are ended.
 #
-# Over ssh, hosts end together: when one fails, or when this command is ended, even by kill -9 or a lost connection.
-# REPLICA_SSH ("ssh") may carry options; it must ask for nothing. Variables that begin with NCCL_, GLOO_, UCX_, TORCH_,
-# OMP_, CUDA_, REPLICA_ or PYTHON, MASTER_ADDR and MASTER_PORT go along.
+# Over ssh, all hosts end when one fails, or when this command ends, even by kill -9 or a lost connection. REPLICA_SSH
+# (default: "ssh") may contain options and must not ask for a password. Hosts get the variables MASTER_ADDR, MASTER_PORT,
+# and those that begin with NCCL_, GLOO_, UCX_, TORCH_, OMP_, CUDA_, REPLICA_ or PYTHON.
 set -euo pipefail
 
 fail() {
@@ -23,15 +23,15 @@ fail() {
 }
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ ! -x "$root/.venv/bin/deepspeed" ] || PATH=$root/.venv/bin:$PATH
-command -v deepspeed >/dev/null || fail "the command \`deepspeed\` is not there; run \`make setup\` in $root"
+command -v deepspeed >/dev/null || fail "the command \`deepspeed\` is missing; run \`make setup\` in $root"
 
 node=""
 if [ "${1:-}" = --node-rank ]; then
     node=${2:-}
-    [[ $node =~ ^[0-9]+$ ]] || fail "--node-rank wants a number: this host's line in the hostfile, from 0"
+    [[ $node =~ ^[0-9]+$ ]] || fail "--node-rank expects a number: this host's line in the hostfile, from 0"
     shift 2
 fi
-[ $# -ge 2 ] || fail "which hosts, which recipe? launch/hostfile.sh [--node-rank N] HOSTFILE RECIPE …"
+[ $# -ge 2 ] || fail "give a hostfile and a recipe: launch/hostfile.sh [--node-rank N] HOSTFILE RECIPE …"
 hosts=$1
 shift
 words=("$@")
@@ -53,7 +53,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-# Ranks inherit the mark from the launcher on this host; so those that outlived it are found.
+# Ranks inherit this mark from the launcher, so that ranks which outlive it are found.
 mark=REPLICA_HOSTFILE=$run:$node
 ours() { grep -lszxF "$mark" /proc/[0-9]*/environ 2>/dev/null | sed 's|/proc/\([0-9]*\)/.*|\1|' | grep -vx $$ || true; }
 end_all() {
@@ -69,8 +69,8 @@ end_all() {
         done
     done
 }
-# A rank that is stopped cannot end itself, and its launcher waits for it. When ranks of this start, on whichever host, have
-# given the run up (the words are those of pretrain/phases.py), what is left here has some seconds to end.
+# A stopped rank (SIGSTOP) cannot end itself, and its launcher waits for it. When a rank of this start, on any host, has
+# ended because of another rank (the text is in pretrain/phases.py), the ranks on this host have some seconds to end.
 given_up() {
     find "$run/ranks" -name 'rank_*.json' -newer "$started" -exec grep -l 'ended because of another rank' {} + 2>/dev/null |
         grep -q .
@@ -87,8 +87,8 @@ watch_launcher() { # its process
         sleep 2
     done
 }
-# Every host does what it would do with --node-rank. What holds them is the pipe 3, whose only writer is this process: when
-# that is gone, `cat` there ends and has its host stopped.
+# Every host runs this script with --node-rank. Its `cat` reads from pipe 3, whose only writer is this process. When this
+# process ends, `cat` gets the end of file and stops its host.
 # shellcheck disable=SC2016 # for the other side
 watch='exec 4<&0; (cat <&4; kill -TERM $$) >/dev/null 2>&1 & exec 4<&- </dev/null; exec'
 start_on() { # number

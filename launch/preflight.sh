@@ -1,5 +1,5 @@
 #!/bin/sh
-# Says in one clear line each what this machine lacks, before anything is installed or started. Exit 1 if anything is.
+# Checks the requirements before installation. Prints one line for each missing one, and exits with 1 if there are any.
 # Usage: launch/preflight.sh PYTHON DIRECTORY [FREE_GIB]
 python=${1:-python3} directory=${2:-.} need_gib=${3:-6}
 missing=0

@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# A Ray cluster for data preparation and training: started, asked, handed commands, stopped.
+# Starts, queries and stops a Ray cluster for data preparation and training, and submits commands to it.
 #
 #   launch/ray.sh start                          first machine: the head
 #   launch/ray.sh start --address HOST:6379      every other machine, now or later
 #   replica data RECIPE --ray-address HOST:6379  on any of these machines
 #   launch/ray.sh train RECIPE [--nodes N] [--out DIR] [--restarts K] [--pause SECONDS] [a.b=value …]
-#   launch/ray.sh submit -- COMMAND              either of the two as a Ray job, which outlives this shell
+#   launch/ray.sh submit -- COMMAND              one of these two as a Ray job, which continues after logout
 #   launch/ray.sh status | stop                  on this machine
 #
-# `train` is one training run on N nodes (default: all), placed by Ray Train: on each, `train.ranks` ranks, or as many as
-# GPUs. It asks Ray for one CPU and these GPUs of every node. When a rank or a node is lost, it starts again on the nodes
-# that are left, and gives up after K starts in a row without a newer checkpoint. SIGTERM, SIGUSR1, Ctrl-C and
-# `ray job stop` let all ranks save and end (exit code 75; Ctrl-C 130); REPLICA_GRACE (60) are the seconds they have.
-# The ranks get the command's variables that begin with NCCL_, GLOO_, UCX_, TORCH_, OMP_ or REPLICA_.
+# `train` runs one training on N nodes (default: all) by Ray Train. Each node has `train.ranks` ranks, or one per GPU. Ray
+# reserves one CPU and the GPUs of every node. After the loss of a rank or a node, it restarts on the remaining nodes. It
+# ends after K consecutive restarts without a newer checkpoint. SIGTERM, SIGUSR1, Ctrl-C and `ray job stop` let all ranks
+# save and end (exit code 75, Ctrl-C: 130) within REPLICA_GRACE (60) seconds. Ranks get the command's variables that begin
+# with NCCL_, GLOO_, UCX_, TORCH_, OMP_ or REPLICA_.
 #
 #   sbatch --nodes=4 launch/ray.sh run -- replica data RECIPE --out DIR    under Slurm: a cluster for one command
 #
-# All machines need the project and the data directory on a file system they share, and the same environment. Further
-# options go to `ray start` (--num-cpus, --node-ip-address, --min-worker-port …). RAY_PORT (6379) and
-# RAY_DASHBOARD_PORT (8265, loopback only) move the ports. Connections carry a token, which `start` makes on the first
-# machine in ~/.ray/auth_token (mode 0600); where home directories are not shared, copy that file to the others.
-# RAY_AUTH_MODE=disabled goes without: then whoever reaches the ports can run code. `stop` ends what `start` started
-# here and no other Ray; REPLICA_RAY=NAME tells several clusters of one machine apart.
+# All machines need the project and the data directory on a shared file system, and the same environment. `start` passes
+# further options to `ray start` (--num-cpus, --node-ip-address, --min-worker-port …). RAY_PORT (6379) and
+# RAY_DASHBOARD_PORT (8265, loopback only) set the ports. Connections need a token, which `start` creates on the first
+# machine in ~/.ray/auth_token (mode 0600). If home directories are not shared, copy that file to the other machines.
+# RAY_AUTH_MODE=disabled turns tokens off: then everyone who reaches the ports can run code. `stop` ends only the Ray that
+# `start` started on this machine. REPLICA_RAY=NAME distinguishes several clusters on one machine.
 #SBATCH --job-name=replica-ray
 #SBATCH --output=replica-ray-%j.log
 #SBATCH --open-mode=append
@@ -36,27 +36,27 @@ fail() {
 say() { echo "[$(date +%H:%M:%S)] $*"; }
 usage() { sed -n 's/^#   /  /p' "$0" >&2; exit 2; }
 
-# Slurm runs a copy of this file from its spool directory: then the place counts that it was submitted from.
+# Slurm runs a copy of this file from its spool directory. In this case use the directory of submission.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ -e "$root/launch/ray.sh" ] || root=${SLURM_SUBMIT_DIR:-$PWD}
 [ ! -x "$root/.venv/bin/ray" ] || PATH=$root/.venv/bin:$PATH
-command -v ray >/dev/null || fail "the command \`ray\` is not there; run \`make setup\` in $root"
+command -v ray >/dev/null || fail "the command \`ray\` is missing; run \`make setup\` in $root"
 export PATH RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} RAY_USAGE_STATS_ENABLED=0 OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
-# A dead node is noticed within some five seconds instead of a minute.
+# These settings detect a dead node within about five seconds instead of a minute.
 export RAY_health_check_initial_delay_ms=${RAY_health_check_initial_delay_ms:-2000}
 export RAY_health_check_period_ms=${RAY_health_check_period_ms:-1000}
 export RAY_health_check_timeout_ms=${RAY_health_check_timeout_ms:-3000}
 export RAY_health_check_failure_threshold=${RAY_health_check_failure_threshold:-4}
-# Training that is told to end saves first: `ray job stop` waits for it, and ranks get SIGTERM when their worker has gone.
+# Ranks save before they end: `ray job stop` waits for this, and ranks get SIGTERM when their worker has ended.
 export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-60}
 export RAY_kill_child_processes_on_worker_exit=${RAY_kill_child_processes_on_worker_exit:-false}
 mark=REPLICA_RAY_CLUSTER=${REPLICA_RAY:-replica}
 port=${RAY_PORT:-6379}
 dashboard=${RAY_DASHBOARD_PORT:-8265}
 
-has_dashboard() { python -c 'import opencensus, aiohttp_cors' 2>/dev/null; } # of ray[default]; jobs go through it
+has_dashboard() { python -c 'import opencensus, aiohttp_cors' 2>/dev/null; } # packages of ray[default], needed for jobs
 
-# Whoever can read the token can run code: Ray leaves its mode to the umask.
+# Everyone who can read the token can run code, and Ray creates the file with the mode of the umask.
 keep_token_private() {
     [ ! -O ~/.ray/auth_token ] || chmod 600 ~/.ray/auth_token
 }
@@ -84,7 +84,7 @@ start_node() { # options of `ray start`
     env "$mark" setsid --wait ray start "${options[@]}" "$@"
 }
 
-sessions() { # of what `start` started, as it inherited the mark; one ID, or several with commas
+sessions() { # session ids of the processes that `start` started (they inherit the mark), separated by commas
     { grep -lszxF "$mark" /proc/[0-9]*/environ 2>/dev/null || true; } | sed 's|/proc/\([0-9]*\)/.*|\1|' |
         while read -r pid; do ps -o sid= -p "$pid" || true; done | sort -un | xargs | tr ' ' ','
 }
@@ -125,7 +125,7 @@ start() {
 
 submit() {
     [ "${1:-}" != -- ] || shift
-    [ $# -ge 1 ] || fail "submit what? launch/ray.sh submit -- replica data RECIPE …, or launch/ray.sh train RECIPE …"
+    [ $# -ge 1 ] || fail "give a command: launch/ray.sh submit -- replica data RECIPE …, or launch/ray.sh train RECIPE …"
     has_dashboard || fail "Ray jobs need Ray's dashboard on the head: pip install 'ray[default]' there and here, then" \
         "launch/ray.sh stop and start; or run the command on a node with --ray-address"
     local command=("$@")
@@ -136,19 +136,19 @@ submit() {
     local line
     line="cd $(printf %q "$PWD") && exec$(printf ' %q' "${command[@]}")"
     local server=${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:$dashboard}
-    exec ray job submit --address "$server" -- bash -c "$line" # Ray quotes what it is given
+    exec ray job submit --address "$server" -- bash -c "$line" # Ray quotes the arguments itself
 }
 
 run_under_slurm() {
     [ "${1:-}" != -- ] || shift
     [ -n "${SLURM_JOB_ID:-}" ] || fail "run is for Slurm: sbatch --nodes=4 launch/ray.sh run -- replica data RECIPE …"
-    [ $# -ge 1 ] || fail "run what? sbatch --nodes=4 launch/ray.sh run -- replica data RECIPE …"
+    [ $# -ge 1 ] || fail "give a command: sbatch --nodes=4 launch/ray.sh run -- replica data RECIPE …"
     cd "$SLURM_SUBMIT_DIR"
     local cpus=${SLURM_CPUS_ON_NODE:-1} first address node nodes
     pids=() # not local: read when the script ends
     mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
     first=${nodes[0]}
-    # The address Slurm itself reaches the node at; a node's name need not be one that the others can resolve.
+    # Use the address that Slurm uses, because other nodes may not be able to resolve the node's name.
     address=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
     address=$(getent ahostsv4 "${address:-$first}" | awk 'NR == 1 { print $1 }')
     [ -n "$address" ] || fail "the address of node $first cannot be found"

@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Submit and forget: raw text to a scored report on any number of nodes, without ssh between them.
+# Runs all stages, from raw text to a scored report, on any number of Slurm nodes, without ssh between them.
 #
 #   sbatch --nodes=4 --gpus-per-node=8 --time=24:00:00 launch/slurm.sh configs/llama-8b.yaml [--out DIR] [--trust DIR] [a.b=value …]
 #
-# Submit from the project's directory, on a file system that all nodes share, after `make setup`. Every rank is one
-# task: one per GPU, or as many per node as --ntasks-per-node says, or one. The data is prepared and the result scored
-# on the first node.
+# Submit from the project's directory, on a file system that all nodes share, after `make setup`. Every rank is one task:
+# --ntasks-per-node of them per node, else one per GPU, else one. The first node prepares the data and scores the result.
 #
-# The job goes back to the queue by itself and continues there: before its time limit (Slurm sends USR1 that long
-# before, see --signal below; the state is saved), when ranks were killed or crashed, and when a node died. Not when the
-# user has something to fix or cancels. REPLICA_RESTARTS (100) bounds the restarts in all, REPLICA_STALLS (3) those in a
-# row that made no newer checkpoint. Submitting the same line again continues as well.
+# The job requeues itself and continues later in three cases: shortly before its time limit (Slurm sends USR1, see --signal
+# below, and the state is saved), after ranks crashed or were killed, and after a node failed. It does not requeue after a
+# user error or a cancellation. REPLICA_RESTARTS (100) is the maximum number of restarts, REPLICA_STALLS (3) that of
+# consecutive restarts without a newer checkpoint. Submitting the same line again also continues.
 # The job's exit code is that of the step that ended it, or 1 when a gate of the recipe failed.
 #SBATCH --job-name=replica
 #SBATCH --output=replica-%j.log
@@ -27,10 +26,10 @@ fail() {
 say() { echo "[$(date +%H:%M:%S)] $*"; }
 
 [ -n "${SLURM_JOB_ID:-}" ] || fail "this is a batch script; submit it with: sbatch --nodes=2 launch/slurm.sh RECIPE …"
-[ $# -ge 1 ] || fail "which recipe? sbatch launch/slurm.sh RECIPE [--out DIR] [a.b=value …]"
+[ $# -ge 1 ] || fail "give a recipe: sbatch launch/slurm.sh RECIPE [--out DIR] [a.b=value …]"
 cd "$SLURM_SUBMIT_DIR"
 bin=$PWD/.venv/bin
-[ -x "$bin/replica" ] || fail "$bin/replica is not there; run \`make setup\` and submit from the project's directory"
+[ -x "$bin/replica" ] || fail "$bin/replica is missing; run \`make setup\` and submit from the project's directory"
 export PATH=$bin:$PATH
 
 nodes=$SLURM_JOB_NUM_NODES
@@ -39,10 +38,10 @@ cpus=${SLURM_CPUS_ON_NODE:-1}
 restarts=${SLURM_RESTART_COUNT:-0}
 [ "$restarts" -le "${REPLICA_RESTARTS:-100}" ] || fail "restarted $restarts times, more than REPLICA_RESTARTS allows"
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
-# The address Slurm itself reaches the node at; a node's name need not be one that the others can resolve.
+# Use the address that Slurm uses, because other nodes may not be able to resolve the node's name.
 MASTER_ADDR=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
-# This script runs on the first node: the first port from 20000 + job id on that nobody has here, below those that the
-# system hands out by itself.
+# This script runs on the first node. Take the first free port from 20000 + job id on, below the ephemeral ports of the
+# system.
 free_port='import socket, sys
 for port in (20000 + (int(sys.argv[1]) + more) % 10000 for more in range(1000)):
     with socket.socket() as probe:
@@ -60,17 +59,17 @@ export MASTER_ADDR=${MASTER_ADDR:-$first} MASTER_PORT
 ending="" cancelled=""
 trap 'ending=1; say "time is nearly up: saving"; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 trap 'cancelled=1' TERM
-# srun waits for ever when a node's part of the step died without a word: when one task failed and srun is still there
-# GRACE seconds later, the rest is killed.
+# srun waits forever when a node's part of the step died without a message. So when srun still runs GRACE seconds after
+# the first failed task, the other tasks are killed.
 grace=${REPLICA_GRACE:-90}
-# Steps by their numbers: SIGKILL for the whole job would cancel it, this script included.
+# Signals are sent to steps by number: SIGKILL to the whole job would also end this script.
 kill_steps() {
     local id
     for id in $(squeue --steps --noheader --jobs="$SLURM_JOB_ID" --format=%i); do
         if [[ $id =~ \.[0-9]+$ ]]; then scancel --signal=KILL "$id"; fi
     done
 }
-step() { # command with srun; gives its exit code back
+step() { # runs a command with srun; returns its exit code
     local code=0 failed notes pid since=""
     notes=$(mktemp)
     "$@" 2> >(tee >(grep --line-buffered '^srun: error:' >"$notes") >&2) &
@@ -98,8 +97,8 @@ on_ranks() {
         --cpus-per-task=$((cpus > ranks ? cpus / ranks : 1)) --kill-on-bad-exit=1 "$@"
 }
 
-# Times in a row without a newer checkpoint. Arithmetic runs what it finds in text, so a file of the run directory must be
-# digits; and it may be a link to anywhere, so it is replaced, not written into.
+# Number of consecutive restarts without a newer checkpoint, stored in the run directory. Bash arithmetic would run code in
+# the file, so only digits are accepted. The file may be a link to anywhere, so it is replaced, not written into.
 stalls_so_far() {
     local text=0
     [ ! -f "$run/.stalls" ] || text=$(head -c 20 "$run/.stalls")
@@ -113,7 +112,7 @@ note_stalls() { # number
     mv -fT "$file" "$run/.stalls"
 }
 newest() { cat "$run/checkpoints/latest" 2>/dev/null || true; }
-# Ends the job with an exit code, or gives it back to the queue. 1 and 2 are verdicts: they would come again.
+# Ends the job with an exit code, or requeues it. Codes 1 and 2 (gate, user error) would repeat, so they end the job.
 finish() { # exit code
     local code=$1 stalls=0
     [ "$code" -ne 0 ] || exit 0
@@ -151,7 +150,7 @@ on_ranks replica doctor "$run/recipe.yaml" --out "$run" --quick --nodes "$nodes"
 
 say "training on $nodes nodes x $ranks ranks, rendezvous at $MASTER_ADDR:$MASTER_PORT"
 on_ranks python -u pretrain/train.py --recipe "$run/recipe.yaml" --out "$run" "${trust[@]}" "train.ranks=$ranks" || finish $?
-# The exit code alone is not believed: the checkpoint of the last step has to be there.
+# Success also needs the checkpoint of the last step, whatever the exit code.
 python -m launch.completion "$run" || finish 70
 rm -f "$run/.stalls"
 

@@ -1,6 +1,6 @@
-"""The stages of `replica run`, in order, each skipped when its fingerprint holds.
+"""Runs the stages of `replica run` in order, and skips each stage whose output is current.
 
-The skip path imports neither torch nor ray: asking whether a finished run is current takes a second.
+Checks of what is current import neither torch nor ray, so that a finished run takes a second.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def run_all(recipe: Recipe) -> int:
         0, or 1 when a gate of the recipe failed.
 
     Raises:
-        ScoresFailed: some scores could not be made; all the rest is done.
+        ScoresFailed: some scores failed; all other work is done.
     """
     from data_prep.decontamination.evaluation_sets import check_tasks
 
-    check_tasks(recipe)  # not after days of training
+    check_tasks(recipe)  # now, rather than after days of training
     run = recipe.run_directory
     stages = [
         RunStage("data: documents, tokenizer, shards", lambda: _data_is_current(recipe), lambda: data_stage(recipe)),
@@ -82,10 +82,10 @@ def _do(stage: RunStage, heading: str, console: Console) -> None:
 
 @contextmanager
 def working_in(recipe: Recipe) -> Iterator[None]:
-    """Holds the run directory for one writer, and leaves the resolved recipe in it.
+    """Locks the run directory for one command, and writes the resolved recipe into it.
 
     Raises:
-        ValueError: when another process works there, or the directory holds a run that was trained otherwise.
+        ValueError: when another process uses it, or it contains a run that was trained with other settings.
     """
     run = recipe.run_directory
     run.mkdir(parents=True, exist_ok=True)
@@ -103,10 +103,10 @@ def _data_is_current(recipe: Recipe) -> bool:
 
 
 def _stays(recipe: Recipe) -> bool:
-    """Whether the data stays as it is because this run was trained on it, whatever programs would make it now.
+    """Tells whether data is kept because this run was trained on it, although today's code would prepare it again.
 
     Raises:
-        ValueError: when it would be made of other texts or by other settings now, and would be replaced.
+        ValueError: when the sources or settings of the data have changed since.
     """
     from data_prep.stages.reuse import changed_inputs
     from pretrain.checkpoint.manifest import newest
@@ -119,23 +119,23 @@ def _stays(recipe: Recipe) -> bool:
         return False
     if changed := changed_inputs(recipe):
         raise ValueError(
-            f"{recipe.data_directory} would be made anew now ({', '.join(changed)}), but "
-            f"{info.directory} was trained on it as it is; set that back, start a new run with another --out, or go on "
-            "without preparing data: `replica train` uses it as it is"
+            f"{recipe.data_directory} would be prepared again ({', '.join(changed)}), but {info.directory} was trained "
+            "on it as it is; undo the change, start a new run with another --out, or use `replica train`, which does "
+            "not prepare data"
         )
     say(
-        "data: made by another version of Replica or its libraries, or some of its files are gone; kept, as training "
-        "used it"
+        "data: prepared by another version of Replica or its libraries, or some files are missing; kept, because "
+        "training used it"
     )
     return True
 
 
 def data_stage(recipe: Recipe) -> Path:
-    """Prepares the data, says how training will mix it, and returns its directory.
+    """Prepares the data, prints the mixture, and returns the data's directory.
 
     Raises:
-        ValueError: also when the mixture that the recipe asks for cannot be had, or when it would replace the data that
-            the run was trained on.
+        ValueError: also when the recipe's mixture is impossible, or when new data would replace the data that the run
+            was trained on.
     """
     from data_prep.stages.pipeline import is_current, prepare
     from data_prep.tokens.shards import load_manifest
@@ -156,7 +156,7 @@ def _training_is_done(recipe: Recipe) -> bool:
 
 
 def _check_training(recipe: Recipe) -> None:
-    """A run is not silently taken for one with other settings: asked before anything is written."""
+    """Refuses a run directory that was trained with other settings, before anything is written."""
     if not (recipe.run_directory / CHECKPOINTS).is_dir():
         return
     from data_prep.tokens.shards import load_manifest
@@ -170,10 +170,10 @@ def _check_training(recipe: Recipe) -> None:
 
 
 def train_stage(recipe: Recipe) -> Path:
-    """Trains to the last step; returns the checkpoint.
+    """Trains to the last step; returns the checkpoint's directory.
 
     Raises:
-        ValueError: when the processes end without it.
+        ValueError: when training ends before its last step.
     """
     from launch.processes.training import TrainingFailed, count_ranks, train_here, train_ranks
     from pretrain.checkpoint.compatible import is_finished

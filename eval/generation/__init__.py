@@ -1,1 +1,1 @@
-"""Scores text that the model writes: completions, BLEU and chrF."""
+"""Scores generated text: completions, BLEU and chrF."""

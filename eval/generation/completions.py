@@ -1,4 +1,4 @@
-"""Text completion for scores and samples, on top of the model's own generation."""
+"""Completes text for scores and samples."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ _LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 @dataclass(frozen=True)
 class Stops:
-    """Strings that end a completion; the text before them belongs to it, also within the token that brings them.
+    """Strings that end a completion. The text before the string is kept, even if it is part of the same token.
 
-    The rule is that of lm-eval's `hf` model: generation goes on until a whole stop string stands in the new text, and
-    the text is then cut at each string in the order given. Only the end-of-text token is no part of the text.
+    The rule is that of lm-eval's `hf` model: generation continues until the new text contains a whole stop string. Then
+    the text is cut at each string, in the given order. The end-of-text token is not part of the text.
     """
 
     vocab: Vocab
     strings: Sequence[str]
 
     def met(self, tokens: Sequence[int]) -> bool:
-        """Whether a stop string stands in the text of the new tokens; asked after each of them.
+        """Tells whether the text of the new tokens contains a stop string; called after each token.
 
-        Strings are compared, not ids: the same text can be written in many tokens.
+        It compares strings, not ids, because different tokens can spell the same text.
         """
         for stop in filter(None, self.strings):
-            # Each token stands for a byte or more, so the string reaches back by its own bytes at most; up to four more
-            # tokens find the start of a character that this would cut. Only a hit is worth decoding the whole text for.
+            # Each token is at least one byte, so the string covers at most as many tokens as it has bytes. Up to four
+            # more tokens reach the start of a character that the cut would split. Only a hit is verified in the whole
+            # text, because decoding all of it after each token is slow.
             reach = len(stop.encode())
             tails = (tokens[-reach - more :] for more in range(_LONGEST_CHARACTER + 1))
             if any(stop in self.vocab.decode(tail) for tail in tails) and stop in self.vocab.decode(tokens):
@@ -39,7 +40,7 @@ class Stops:
         return False
 
     def cut(self, text: str) -> str:
-        """The text before the stop strings."""
+        """Returns the text before the first stop string."""
         for stop in filter(None, self.strings):
             text = text.partition(stop)[0]
         return text
@@ -54,7 +55,7 @@ def complete(
     batch_size: int,
     report: Report | None = None,
 ) -> list[str]:
-    """Greedy completions of prompts (token ids), each cut at the end of text or a stop string."""
+    """Completes prompts (token ids) greedily. Each completion ends at the end of text or a stop string."""
     ends = Stops(vocab, stops)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     texts = [""] * len(prompts)
@@ -77,7 +78,7 @@ def sample(
     stops: Sequence[str],
     sampling: Sampling,
 ) -> str:
-    """One random continuation of a prompt (token ids), cut at the end of text or a stop string."""
+    """Samples one continuation of a prompt (token ids). It ends at the end of text or a stop string."""
     ends = Stops(vocab, stops)
     tokens = generate(model, prompt, max_new_tokens, _within(vocab, sampling), ends.met)
     return ends.cut(vocab.decode(tokens))

@@ -1,4 +1,4 @@
-"""BLEU and chrF of few-shot translation, by sacrebleu with its signature (Post 2018, arXiv:1804.08771)."""
+"""Scores few-shot translation by BLEU and chrF of sacrebleu, with its signature (Post 2018, arXiv:1804.08771)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SHOWN_SAMPLES = 3
 
 
 def read_pairs(section: TranslationSet) -> tuple[list[Pair], list[Pair]]:
-    """The set's solved examples and its scored pairs.
+    """Reads the set; returns the solved examples and the pairs to score.
 
     Raises:
-        ValueError: a missing file, a missing field, or nothing left to score.
+        ValueError: when the file or a field is missing, or no pair is left to score.
     """
     pairs = read_all_pairs(section)
     scored = pairs[section.shots :][: section.max_items]
@@ -40,7 +40,7 @@ def read_pairs(section: TranslationSet) -> tuple[list[Pair], list[Pair]]:
 
 
 def build_prompt(section: TranslationSet, shots: Sequence[Pair], source: str) -> str:
-    """Solved examples, then the sentence to translate; the translation ends at the line's end."""
+    """Builds the prompt: solved examples, then the sentence to translate. The translation ends at a line end."""
     solved = "".join(
         f"{section.source_label}: {pair.source}\n{section.target_label}: {pair.target}\n\n" for pair in shots
     )
@@ -50,7 +50,7 @@ def build_prompt(section: TranslationSet, shots: Sequence[Pair], source: str) ->
 def fit_prompt(
     section: TranslationSet, shots: Sequence[Pair], source: str, vocab: Vocab, room: int
 ) -> tuple[list[int], int]:
-    """Prompt ids, with as many of the last shots as fit in `room` tokens, and how many those are."""
+    """Returns prompt ids of at most `room` tokens with as many of the last shots as fit, and the number of shots."""
     for dropped in range(len(shots) + 1):
         ids = vocab.prompt(build_prompt(section, shots[dropped:], source))
         if len(ids) <= room:
@@ -59,10 +59,10 @@ def fit_prompt(
 
 
 def bleu_with(tokenize: str) -> Any:
-    """sacrebleu's BLEU with one of its tokenizers, which may need a package or a file of its own.
+    """Creates sacrebleu's BLEU with one of its tokenizers, which may need another package or a download.
 
     Raises:
-        ValueError: sacrebleu has no such tokenizer, or what it needs is missing.
+        ValueError: when sacrebleu has no such tokenizer, or its package or file is missing.
     """
     from sacrebleu.metrics import BLEU
 
@@ -74,15 +74,15 @@ def bleu_with(tokenize: str) -> Any:
         said = " ".join(str(error).split()) or type(error).__name__
         extra = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}.get(tokenize, "sentencepiece")
         raise ValueError(
-            f"sacrebleu's tokenizer `{tokenize}` cannot be made ({said}); it needs `pip install '{extra}'`"
-            + ("" if "mecab" in tokenize else ", and a network once, to fetch its model")
+            f"sacrebleu's tokenizer `{tokenize}` cannot be loaded ({said}); it needs `pip install '{extra}'`"
+            + ("" if "mecab" in tokenize else ", and network access once, to download its model")
         ) from error
 
 
 def corpus_scores(
     hypotheses: Sequence[str], references: Sequence[str], tokenize: str, bootstrap_samples: int
 ) -> dict[str, tuple[Any, str]]:
-    """sacrebleu's BLEU and chrF with bootstrap, each with its signature.
+    """Computes sacrebleu's BLEU and chrF with bootstrap; returns each with its signature.
 
     Raises:
         ValueError: see `bleu_with`.
@@ -90,7 +90,7 @@ def corpus_scores(
     from sacrebleu.metrics import CHRF
 
     class PlainCHRF(CHRF):  # type: ignore[misc]  # sacrebleu's own types are partial
-        """chrF in Python floats: sacrebleu 2.6 cannot average scores of which one is a plain 0.0."""
+        """chrF in Python floats: sacrebleu 2.6 cannot average numpy scores together with a plain 0.0."""
 
         def _compute_score_from_stats(self, stats: Any) -> Any:
             score = super()._compute_score_from_stats(stats)
@@ -113,11 +113,11 @@ def translation_results(
     report: Report | None = None,
     touched: Touched | None = None,
 ) -> tuple[list[Result], list[Sample]]:
-    """Translates the set greedily and scores it, beside copying the source; also returns a few translations to show.
+    """Translates the set greedily and scores it; also scores the unchanged source, and returns some translations.
 
-    Pairs that the training documents touch, and the others, are scored by themselves too, where `touched` knows them.
+    If `touched` knows the set, touched and clean pairs are also scored separately.
     """
-    bleu_with(section.tokenize)  # before any translating: what it needs may be missing
+    bleu_with(section.tokenize)  # before translating, because its package may be missing
     shots, pairs = read_pairs(section)
     room = model.config.context_length - section.max_new_tokens
     if room < 2:
@@ -164,9 +164,9 @@ def _scored(
     *,
     bootstrap_samples: int,
 ) -> list[Result]:
-    """BLEU, and chrF but for copies, of some pairs; `stamp` has the fields of `Result` that say what was scored."""
+    """Scores pairs by BLEU, and by chrF except for copies; `stamp`: fields of `Result` that describe the set."""
     scores = corpus_scores(outputs, references, section.tokenize, bootstrap_samples)
-    # One pair, or pairs that all score alike, say nothing about others.
+    # One pair, or pairs with equal scores, give no information on the spread.
     spread = {name: len(outputs) > 1 and score._ci > 0 for name, (score, _) in scores.items()}
     return [
         Result(

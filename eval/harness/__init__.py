@@ -1,1 +1,1 @@
-"""Runs lm-eval's benchmarks on our models."""
+"""Runs benchmarks of lm-eval on models of a run."""

@@ -1,4 +1,4 @@
-"""Scores of lm-eval's groups: the value is lm-eval's, interval, chance and n follow from the weights that it used."""
+"""Scores groups of lm-eval: takes lm-eval's value, and computes interval, chance and n by lm-eval's weights."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from eval.results import Result
 
 
 def score_name(task: str, metric: str, filter_name: str) -> str:
-    """`benchmark/task/metric`, and the filter where it is not lm-eval's usual one."""
+    """Returns `benchmark/task/metric`, with the filter appended if it is not lm-eval's default."""
     return f"benchmark/{task}/{metric}" + ("" if filter_name == "none" else f"/{filter_name}")
 
 
 def is_score(key: str, value: Any) -> bool:
-    """Whether an entry of lm-eval's results is a score (`metric,filter`), not its standard error or a remark."""
+    """Tells whether an entry of lm-eval's results is a score (`metric,filter`), not a standard error or a remark."""
     metric, _, filter_name = key.partition(",")
     return bool(filter_name) and not metric.endswith("_stderr") and isinstance(value, Real)
 
 
 def group_results(group: Any, raw: dict[str, Any], results: Sequence[Result]) -> list[Result]:
-    """One result for each metric and filter of a group.
+    """Returns one result for each metric and filter of a group.
 
     Args:
         group: lm-eval's `Group`.
-        raw: what lm-eval's `evaluate` returned.
-        results: those of the member tasks.
+        raw: the return value of lm-eval's `evaluate`.
+        results: results of the member tasks.
     """
     by_name = {result.name: result for result in results}
     out = []
@@ -45,13 +45,13 @@ def group_results(group: Any, raw: dict[str, Any], results: Sequence[Result]) ->
 
 
 def _weights(group: Any, key: str, scores: dict[str, Any]) -> dict[str, float]:
-    """Task -> its share of the group's value, by the rules of lm-eval's `Group.aggregate`; the shares add up to 1.
+    """Maps each task to its weight in the group's value, by lm-eval's `Group.aggregate`. The weights add up to 1.
 
-    A task that belongs to the group in more than one way (directly, and through a group within) counts as often.
+    A task that belongs to the group several times (directly, and through a subgroup) is counted several times.
     """
     metric, _, filter_name = key.partition(",")
     by_size = True
-    for rule in group.aggregate_metric_list or []:  # where several fit, the last one makes the value
+    for rule in group.aggregate_metric_list or []:  # if several rules match, lm-eval uses the last
         if rule.metric == metric and (rule.filter_list is None or filter_name in rule.filter_list):
             by_size = rule.weight_by_size
     parts: dict[str, float] = {}
@@ -66,10 +66,10 @@ def _weights(group: Any, key: str, scores: dict[str, Any]) -> dict[str, float]:
 def _combined(
     name: str, value: float, members: Sequence[tuple[float, Result]], raw: dict[str, Any], group: str
 ) -> Result:
-    """A weighted mean of scores, whose errors are independent of each other.
+    """Combines scores with independent errors into a weighted mean.
 
-    The interval is Zou and Donner's (Statistics in Medicine 27, 2008: MOVER), which keeps the sides of the members'
-    intervals apart: those of proportions near 0 or 1 are lopsided.
+    The interval is Zou and Donner's MOVER (Statistics in Medicine 27, 2008). It treats both sides of the members'
+    intervals separately, because intervals of proportions near 0 or 1 are asymmetric.
     """
     first = members[0][1]
     below = above = 0.0

@@ -1,6 +1,6 @@
-"""Benchmark scores by lm-eval (EleutherAI/lm-evaluation-harness), with our own 95% intervals and the chance level.
+"""Scores benchmarks by lm-eval (EleutherAI/lm-evaluation-harness), with our own 95% intervals and the chance level.
 
-Tasks are looked up in `include_path` first; those need no network. Any other name is one of lm-eval's own.
+A task is searched in `include_path` first, where it needs no network. Other tasks are those of lm-eval.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pretrain.model.transformer import Transformer
 if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
 
-# Right when the choice taken is right. Not `exact_match`: it asks whether greedy decoding writes the right choice.
+# Metrics of choosing an answer. `exact_match` is not one: it compares the greedy completion with the answer.
 _GUESSED = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info"}
 
 
@@ -40,11 +40,11 @@ def benchmark_results(
 ) -> list[Result]:
     """Runs the recipe's tasks and returns one result per task and metric.
 
-    Items that the training documents touch, and the others, get results of their own, where `touched` knows them.
+    If `touched` knows a task, touched and clean items also get separate results.
 
     Raises:
-        ValueError: an unknown task, data that cannot be loaded (a task of lm-eval's own without a network), or a task
-            that does not fit the model's context.
+        ValueError: for an unknown task, data that cannot be loaded (such as a task of lm-eval without a network), or a
+            task that does not fit the model's context.
     """
     from eval.harness.lm_eval_adapter import ReplicaLM  # lm-eval is heavy: only when there are tasks
 
@@ -64,12 +64,12 @@ def benchmark_results(
 
 # --------------------------------------------------------------------------------------------------------------- tasks
 def load_tasks(section: Benchmarks, cache: Path) -> dict[str, Any]:
-    """The recipe's tasks as lm-eval's `evaluate` takes them.
+    """Loads the recipe's tasks for lm-eval's `evaluate`.
 
     See `data_prep.decontamination.benchmark_tasks.open_tasks`.
     """
     if section.include_path is not None and not Path(section.include_path).is_dir():
-        raise ValueError(f"evaluation.benchmarks.include_path: there is no directory {section.include_path}")
+        raise ValueError(f"evaluation.benchmarks.include_path: {section.include_path} is not a directory; correct it")
     places = [] if section.include_path is None else [section.include_path]
     loaded = open_tasks(section.tasks, places, cache, "evaluation.benchmarks.tasks")
     for task in loaded["tasks"].values():
@@ -79,7 +79,7 @@ def load_tasks(section: Benchmarks, cache: Path) -> dict[str, Any]:
 
 
 def _set_shots(task: Any, num_fewshot: int | None) -> None:
-    """As lm-eval does it: the recipe's number replaces the task's own, unless the task insists on none."""
+    """Sets the number of shots as lm-eval does: the recipe's number replaces the task's own, unless that is 0."""
     own = task.get_config("num_fewshot")
     if own is None or (num_fewshot is not None and own != 0):
         task.set_config(key="num_fewshot", value=num_fewshot or 0)
@@ -87,7 +87,7 @@ def _set_shots(task: Any, num_fewshot: int | None) -> None:
 
 
 def _allow_infinity(task: Any) -> None:
-    """A perplexity beyond what a float holds is infinite, and no reason to lose the task's other scores."""
+    """Makes a perplexity above the range of floats infinite, so that the task's other scores are not lost."""
     rules = getattr(task, "_aggregation_list", {})
     for metric, aggregate in list(rules.items()):
 
@@ -128,7 +128,7 @@ def _task_results(
 def _result(
     name: str, task: Any, raw: dict[str, Any], key: str, items: list[dict[str, Any]], value: float, samples: int
 ) -> Result:
-    """One metric (`metric,filter`) over some items of a task."""
+    """Builds the result of one metric (`metric,filter`) over some items of a task."""
     metric, _, filter_name = key.partition(",")
     scores = [item[metric] for item in items]
     low, high, how = _interval(scores, value, task.aggregation().get(metric), samples)
@@ -168,9 +168,9 @@ def _interval(scores: list[Any], value: float, aggregate: Any, samples: int) -> 
 
 
 def _chance(task: Any, metric: str, items: list[dict[str, Any]]) -> float | None:
-    """Accuracy of blind guessing: the mean share of right answers among the choices of each item.
+    """Computes the accuracy of random guessing: the mean share of right answers among the choices.
 
-    None where there are no choices, or where the task has a scoring rule of its own.
+    None for a task without choices, or with its own scoring rule.
     """
     if task.OUTPUT_TYPE != "multiple_choice" or metric not in _GUESSED or not items:
         return None
@@ -180,7 +180,7 @@ def _chance(task: Any, metric: str, items: list[dict[str, Any]]) -> float | None
 
 
 def _share_of_right(task: Any, doc: Any) -> float:
-    """Right answers of an item divided by its choices, by the rules of lm-eval's `ConfigurableTask.process_results`."""
+    """Divides right answers of an item by its choices, as lm-eval's `ConfigurableTask.process_results` counts them."""
     choices = task.doc_to_choice(doc)
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     right = {

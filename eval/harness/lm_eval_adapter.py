@@ -1,4 +1,4 @@
-"""Our model as lm-eval sees one; scores equal those of lm-eval's own `hf` model on the exported checkpoint."""
+"""Adapts our model to lm-eval. Scores equal those of lm-eval's `hf` model on the exported checkpoint."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from pretrain.model.generate import Sampling
 from pretrain.model.transformer import Transformer
 
 _KNOWN = {"until", "do_sample", "max_gen_toks", "temperature", "top_k", "top_p"}
-# What transformers' `generate` (GenerationConfig) takes where neither the task nor the model's directory says anything.
+# Defaults of transformers' `generate` (GenerationConfig), where neither the task nor the model's directory sets a
+# value.
 _USUAL = {"temperature": 0.0, "top_k": 50, "top_p": 1.0}
-# Values of other settings that change nothing.
+# Values of other settings that have no effect.
 _NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "typical_p": 1.0, "use_cache": True}
 
 
 class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
-    """The three methods that make a model for lm-eval.
+    """Implements the three methods of lm-eval's model interface.
 
-    How a context and its continuation are split into tokens is theirs: `TemplateLM` does it.
+    lm-eval's `TemplateLM` tokenizes contexts and continuations.
     """
 
     def __init__(self, model: Transformer, vocab: Vocab, batch_size: int, progress: bool = True) -> None:
         super().__init__()
         self._model, self._vocab, self._batch_size, self._progress = model, vocab, batch_size, progress
-        # lm-eval's own bars are silenced by redirecting stderr; ours goes to the real one.
+        # stderr is redirected to silence lm-eval's progress bars, so keep the real one for ours.
         self._stderr = sys.stderr
 
     @property
@@ -43,12 +44,12 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     @property
     def prefix_token_id(self) -> int:
-        """What a text without a context is conditioned on; not what ends one in many imported models."""
+        """Token that a text without context is conditioned on; many imported models end texts with another token."""
         return self._vocab.begin_id
 
     @property
     def max_length(self) -> int:
-        """Most tokens read at once."""
+        """Maximum number of tokens in a forward pass."""
         return self._model.config.context_length
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
@@ -64,12 +65,12 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return self._score([(context, continuation) for _, context, continuation in requests])
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        # As `hf` does it: a tokenizer that puts a beginning before a text has it scored, after another one.
+        # As `hf`: if the tokenizer adds a begin token, that token is scored too, after another begin token.
         pairs = [([self.prefix_token_id], self.tok_encode(request.args[0])) for request in requests]
         return [nats for nats, _ in self._score(pairs)]
 
     def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation after its context, and whether greedy decoding writes it."""
+        """Returns each continuation's log-likelihood after its context, and True if greedy decoding produces it."""
         windows, owners = [], []
         for index, (context, continuation) in enumerate(pairs):
             tokens = np.array(context + continuation, dtype=np.int64)
@@ -98,7 +99,7 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     def _generate(self, prompts: list[str], settings: dict[str, Any]) -> list[str]:
         wanted = _generation_settings(settings)
         new = wanted["max_gen_toks"]
-        # As `hf` does: a text that spells the end-of-text token in ordinary tokens ends there too.
+        # As `hf`: a text that spells the end-of-text token in ordinary tokens ends there too.
         stops = [*filter(None, wanted["until"]), self._vocab.end_of_document]
         room = self.max_length - new
         if room < 1:
@@ -124,10 +125,10 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
 
 def _generation_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """A task's `generation_kwargs` by lm-eval's rules, what is missing filled in as transformers' `generate` does.
+    """Normalises a task's `generation_kwargs` by lm-eval's rules, with the defaults of transformers' `generate`.
 
     Raises:
-        ValueError: a setting that would change the text and that is unknown here, or sampling without a temperature.
+        ValueError: for an unsupported setting that would change the text, or sampling without a temperature.
     """
     wanted: dict[str, Any] = {**_USUAL, **normalize_gen_kwargs(settings)}
     for name, value in wanted.items():

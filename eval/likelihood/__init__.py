@@ -1,1 +1,1 @@
-"""Scores text by its likelihood: perplexity, bits per byte, compressors beside them."""
+"""Scores text by likelihood: perplexity and bits per byte, with compressors for comparison."""

@@ -1,4 +1,4 @@
-"""General-purpose compressors on the very bytes a perplexity set is scored on: what a model has to beat."""
+"""Compresses the bytes of a perplexity set by general-purpose programs: a baseline for models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eval.results import Result
 
 
 def compressed_sizes(data: bytes) -> dict[str, int]:
-    """Bytes after `gzip -9`, `xz -9e` and `zstd -19`, headers included."""
+    """Returns the bytes after `gzip -9`, `xz -9e` and `zstd -19`, headers included."""
     import zstandard
 
     return {
@@ -21,7 +21,7 @@ def compressed_sizes(data: bytes) -> dict[str, int]:
 
 
 def compression_results(name: str, texts: list[str]) -> list[Result]:
-    """Bits per byte of each compressor on the set's texts (UTF-8), one after the other as a single file."""
+    """Computes bits per byte of each compressor on the set's texts (UTF-8), joined into a single file."""
     data = "".join(texts).encode()
     return [
         Result(

@@ -1,9 +1,9 @@
-"""Perplexity and bits per byte of named sets, every document scored whole.
+"""Computes perplexity and bits per byte of sets of whole documents.
 
-A document's first token is conditioned on the token that texts begin with (in models trained here, the end-of-document
-token); the end of the document is not scored, because a
-compressor of the same bytes does not store it either. Bits per byte = nats / ln 2 / UTF-8 bytes of the normalised text:
-the unit does not depend on the vocabulary. Perplexity does (it is per token), and is comparable for one tokenizer only.
+A document's first token is conditioned on the begin token (in models trained here, the end-of-document token). The end
+of the document is not scored, because a compressor of the same bytes does not store it either. Bits per byte = nats /
+ln 2 / UTF-8 bytes of the normalised text. This unit does not depend on the vocabulary. Perplexity is per token, so it
+can be compared for one tokenizer only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eval.results import Result
 from eval.statistics import Interval, bootstrap_ratio, no_interval
 from pretrain.model.transformer import Transformer
 
-# Below this many documents the interval is drawn over windows instead.
+# With fewer documents, the interval is computed over windows instead.
 FEW_DOCUMENTS = 20
 
 Floats = npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ class SetScores:
     bytes: Floats
 
     def units(self) -> tuple[Floats, Floats, Floats, str]:
-        """Nats, tokens and bytes of the units that the interval is drawn over, and what they are."""
+        """Returns nats, tokens and bytes of the resampled units (documents or windows), and their description."""
         documents = int(self.document.max()) + 1
         if documents < FEW_DOCUMENTS:
             return self.nats, self.tokens, self.bytes, f"{len(self.nats)} windows of {documents} documents"
@@ -47,7 +47,7 @@ class SetScores:
         return nats, tokens, size, f"{documents} documents"
 
     def of(self, documents: npt.NDArray[np.bool_]) -> SetScores:
-        """The scores of some documents alone; mask of shape (documents,)."""
+        """Selects the scores of some documents, by a mask of shape (documents,)."""
         chosen = documents[self.document]
         numbers = np.cumsum(documents) - 1
         return SetScores(numbers[self.document[chosen]], self.nats[chosen], self.tokens[chosen], self.bytes[chosen])
@@ -56,10 +56,10 @@ class SetScores:
 def score_texts(
     model: Transformer, vocab: Vocab, texts: Sequence[str], stride: int, batch_size: int, report: Report | None = None
 ) -> SetScores:
-    """Scores texts with a window of the model's context that moves on by `stride` tokens.
+    """Scores texts with a window of the model's context that moves by `stride` tokens.
 
     Raises:
-        ValueError: the tokenizer cannot stand for all of a text.
+        ValueError: when the tokenizer cannot represent all characters of a text.
     """
     windows: list[Window] = []
     documents: list[int] = []
@@ -70,7 +70,7 @@ def score_texts(
         prefix = vocab.prefix_bytes(text)
         if (total := lengths[1:].sum() - prefix) != len(text.encode()):
             raise ValueError(
-                f"document {index + 1} has {len(text.encode()):,} bytes, its tokens stand for {total:,}: "
+                f"document {index + 1} has {len(text.encode()):,} bytes, its tokens represent {total:,}: "
                 "the tokenizer lacks some characters, and bits per byte would be wrong. Use one with a byte fallback."
             )
         done = 1
@@ -89,10 +89,10 @@ def score_texts(
 
 
 def perplexity_results(name: str, scores: SetScores, stride: int, bootstrap_samples: int) -> list[Result]:
-    """Bits per byte, perplexity and nats per token of a scored set, with intervals over its documents."""
+    """Computes bits per byte, perplexity and nats per token of a scored set, with intervals over its documents."""
     nats, tokens, size, units = scores.units()
     by_byte, by_token = (bootstrap_ratio(nats, weights, bootstrap_samples) for weights in (size, tokens))
-    # metric, unit, ratio of nats, its interval, and what makes the value of that
+    # metric, unit, ratio of nats, its interval, conversion to the value
     kinds: list[tuple[str, str, float, Interval | None, Callable[[float], float]]] = [
         ("bits_per_byte", "bits per byte of normalised text", nats.sum() / size.sum(), by_byte, _bits),
         ("perplexity", "perplexity per token", nats.sum() / tokens.sum(), by_token, _exp),
@@ -120,7 +120,7 @@ def _bits(nats: float) -> float:
 
 
 def _exp(nats: float) -> float:
-    """e to the power of `nats`; infinite where that is beyond what a float holds (above 709)."""
+    """Computes e to the power of `nats`; infinite above 709, where a float overflows."""
     try:
         return math.exp(nats)
     except OverflowError:

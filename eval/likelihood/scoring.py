@@ -1,4 +1,4 @@
-"""The one core of likelihood scoring: token windows in, summed nats out.
+"""Computes the summed nats of token windows; all likelihood scores use it.
 
 Shapes: B windows of a batch, T positions, D width, V vocabulary, N scored positions of a batch.
 """
@@ -17,21 +17,21 @@ import torch
 from pretrain.model.generate import NO_PROBABILITIES
 from pretrain.model.transformer import Transformer
 
-# The (N, V) logits of one step of the output projection stay below this.
+# Maximum size of the (N, V) logits of one step of the output projection.
 _LOGIT_BYTES = 256 * 2**20
 
 Tokens = npt.NDArray[np.int64]
 
 
 class Report(Protocol):
-    """How long work tells how far it is; a progress bar's `update` is one."""
+    """Receives progress; the `update` of a progress bar is one."""
 
     def __call__(self, completed: float, note: str = "", total: float | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
 class Window:
-    """One forward pass for one sequence: the model reads all tokens but the last; the last `scored` are predicted."""
+    """Tokens of one sequence in one forward pass: all but the last are inputs, the last `scored` are targets."""
 
     tokens: Tokens
     scored: int
@@ -42,7 +42,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Score:
-    """Negative log-likelihood of a window's scored tokens, and whether greedy decoding would have written them."""
+    """Negative log-likelihood of a window's targets, and whether greedy decoding predicts all of them."""
 
     nats: float
     greedy: bool
@@ -51,12 +51,13 @@ class Score:
 def sliding_windows(tokens: Tokens, first: int, context_length: int, stride: int) -> Iterator[Window]:
     """Cuts a sequence into windows that score each of `tokens[first:]` exactly once.
 
-    The first window predicts as much as fits; each later one `stride` new tokens, reading as much context as fits.
-    With `stride == context_length` these are lm-eval's rolling windows.
+    The first window scores as many tokens as fit. Each later one scores `stride` new tokens, with as much context as
+    fits. With `stride == context_length` these are lm-eval's rolling windows.
 
     Args:
-        tokens: (n,) ids; the first `first` are context only, at least one.
-        context_length: most tokens the model reads at once.
+        tokens: (n,) ids.
+        first: number of leading tokens that are context only, at least one.
+        context_length: maximum number of tokens in a forward pass.
         stride: new tokens per window, 1 to `context_length`.
     """
     assert first >= 1 and 1 <= stride <= context_length
@@ -69,18 +70,20 @@ def sliding_windows(tokens: Tokens, first: int, context_length: int, stride: int
 def score_windows(
     model: Transformer, windows: Sequence[Window], vocab_size: int, batch_size: int, report: Report | None = None
 ) -> list[Score]:
-    """Scores windows; the result does not depend on `batch_size` (fp32 rounding of matrix products apart).
+    """Scores windows. The result does not depend on `batch_size`, except for fp32 rounding of matrix products.
 
-    Windows of similar length share a batch and are padded on the right, where causal attention never looks.
+    Windows of similar length share a batch. They are padded on the right, which causal attention ignores.
 
     Args:
         model: in evaluation mode.
-        vocab_size: ids of the tokenizer. The rows that only pad the embedding can never occur and get no probability,
-            as in the exported model, which has none.
-        report: called with the number of windows done, and of all.
+        windows: the windows to score.
+        vocab_size: number of ids of the tokenizer. Padding rows of the embedding get no probability, since the exported
+            model has none.
+        batch_size: windows per forward pass.
+        report: called with the number of windows done and the total.
 
     Raises:
-        ValueError: the model's logits are no numbers.
+        ValueError: when the model's logits are NaN or infinite.
     """
     order = sorted(range(len(windows)), key=lambda index: len(windows[index].tokens), reverse=True)
     scores: list[Score | None] = [None] * len(windows)
@@ -118,7 +121,7 @@ def _score_batch(model: Transformer, batch: Sequence[Window], vocab_size: int) -
 def _score_positions(
     model: Transformer, hidden: torch.Tensor, targets: torch.Tensor, vocab_size: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Nats (N,) in float64 and greedy matches (N,) of targets (N,) under hidden states (N, D)."""
+    """Computes nats (N,) in float64 and greedy matches (N,) of targets (N,) from hidden states (N, D)."""
     step = max(1, _LOGIT_BYTES // (4 * model.vocab_size))
     nats, greedy = [], []
     for states, ids in zip(torch.split(hidden, step), torch.split(targets, step), strict=True):

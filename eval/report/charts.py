@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: no image files, no script needed, coloured by the page's style sheet (light and dark)."""
+"""Draws line charts as inline SVG, without scripts. The page's style sheet gives the colours (light and dark)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MOST_POINTS = 400
 
 @dataclass(frozen=True)
 class Series:
-    """One line: `style` is the class that colours it (`series-1`, …); a `faint` one stays behind the others.
+    """One line of a chart. `style` is its CSS class (`series-1`, …). A `faint` line is drawn behind the others.
 
-    One that is not `joined` is drawn by its markers alone.
+    A series that is not `joined` has markers only.
     """
 
     label: str
@@ -32,11 +32,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Axes:
-    """How a chart's axes are labelled.
+    """Labels of a chart's axes.
 
     Attributes:
         zero: start the vertical axis at zero.
-        x_ticks: where the horizontal axis is labelled; None chooses.
+        x_ticks: positions of labels on the horizontal axis; None: chosen automatically.
     """
 
     x_label: str
@@ -47,7 +47,7 @@ class Axes:
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high]."""
+    """Returns about `count` round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high]."""
     if high <= low:
         return [low]
     raw = (high - low) / max(1, count)
@@ -58,7 +58,7 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
-    """At most `most` points: means of equal runs, so that no spike decides what is seen."""
+    """Reduces to at most `most` points by means over equal stretches, so that single spikes do not dominate."""
     size = -(-len(points) // most)
     if size <= 1:
         return list(points)
@@ -67,7 +67,7 @@ def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
 
 
 def smooth(points: Sequence[Point], share: float = 0.03) -> list[Point]:
-    """Running mean over a centred window of this share of all points."""
+    """Computes the running mean over a centred window of this share of all points."""
     radius = max(1, int(len(points) * share / 2))
     out = []
     for index, (x, _) in enumerate(points):
@@ -80,7 +80,7 @@ def _bounds(series: Sequence[Series], zero: bool) -> tuple[float, float, float, 
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
     low, high = min(ys), max(ys)
-    # The first steps of a run are so bad that on their scale everything after them looks flat.
+    # The losses of the first steps are so high that the rest of the curve would look flat.
     ordered = sorted(ys)
     if not zero and len(ys) > 20:
         high = min(high, ordered[-1 - len(ys) // 50])
@@ -89,7 +89,7 @@ def _bounds(series: Sequence[Series], zero: bool) -> tuple[float, float, float, 
 
 
 def line_chart(series: Sequence[Series], axes: Axes, *, title: str, width: int = 560, height: int = 260) -> Markup:
-    """Renders lines over a shared pair of axes; `title` says what is drawn, for screen readers."""
+    """Renders lines over a shared pair of axes; `title` describes the chart for screen readers."""
     series = [Series(s.label, thin(s.points), s.style, s.faint, s.markers, s.joined) for s in series if s.points]
     x_low, x_high, y_low, y_high = _bounds(series, axes.zero)
     inner_width, inner_height = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM

@@ -1,4 +1,4 @@
-"""Gates: conditions on scores, `metric op value`, that a run must meet; and comparison with an earlier run."""
+"""Evaluates gates (conditions `metric op value` on scores), and compares scores with an earlier run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _PATTERN = re.compile(r"^\s*(\S+?)\s*(<=|>=|==|<|>)\s*(\S+)\s*$")
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate and how it came out.
+    """A gate and its outcome.
 
-    `left` and `right` are the values compared. A gate whose score could not be made, or whose two scores cannot be
-    compared, does not pass; `reason` says why.
+    `left` and `right` are the compared values. A gate fails if its score failed, or if its two scores cannot be
+    compared; `reason` explains it.
     """
 
     text: str
@@ -45,20 +45,20 @@ def check_gates(run: Path) -> list[Gate]:
     """Evaluates the gates of a run's recipe on its results.
 
     Raises:
-        ValueError: a gate that cannot be read, or names an unknown metric.
+        ValueError: for a gate with a syntax error or an unknown metric.
     """
     return evaluate_gates(load_run(run).report.gates, load_results(run))
 
 
 def evaluate_gates(gates: Sequence[str], results: Results) -> list[Gate]:
-    """Evaluates `metric op value` strings; the value is a number or another metric's name."""
+    """Evaluates strings `metric op value`. The value is a number or the name of another metric."""
     return [_evaluate(text, results) for text in gates]
 
 
 def gate_problems(recipe: Recipe) -> list[str]:
-    """What is wrong with the gates of a recipe, as far as it is known before anything is scored.
+    """Finds the problems of a recipe's gates that are known before scoring.
 
-    Metrics of lm-eval's tasks are not: a task's own file says which it has, and whether it is a group.
+    Metrics of lm-eval's tasks are not checked: only the task's own file tells its metrics, and whether it is a group.
     """
     known = sorted(_metrics(recipe))
     found = []
@@ -75,7 +75,7 @@ def gate_problems(recipe: Recipe) -> list[str]:
 
 
 def gates_on_other_tasks(recipe: Recipe) -> list[str]:
-    """Gates on a benchmark that the recipe does not list: right only if a listed one is a group that has it."""
+    """Finds gates on a benchmark that the recipe does not list. They fail unless a listed group contains it."""
     listed = recipe.evaluation.benchmarks.tasks
     found = []
     for text in recipe.report.gates:
@@ -92,7 +92,7 @@ def gates_on_other_tasks(recipe: Recipe) -> list[str]:
 
 
 def _metrics(recipe: Recipe) -> Iterator[str]:
-    """Names of all scores that the evaluation section leads to, those of benchmarks apart."""
+    """Yields the names of all scores of the evaluation section, except those of benchmarks."""
     for item in recipe.evaluation.perplexity:
         yield from (f"perplexity/{item.name}/{metric}{part}" for metric in PERPLEXITY for part in _parts(recipe))
         yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
@@ -101,7 +101,7 @@ def _metrics(recipe: Recipe) -> Iterator[str]:
 
 
 def _parts(recipe: Recipe) -> tuple[str, ...]:
-    """Scores apart, where the training data was compared with the sets."""
+    """Returns the suffixes of scores: also clean and touched if the recipe decontaminates."""
     return ("", "/clean", "/touched") if recipe.data.decontaminate else ("",)
 
 
@@ -137,7 +137,7 @@ def _number(text: str) -> float | None:
 
 
 def _score(name: str, gate: str, results: Results) -> Result | Failure:
-    """The score of this name, or why it could not be made."""
+    """Returns the score of this name, or its failure."""
     scores = results.by_name()
     if name in scores:
         return scores[name]
@@ -154,10 +154,10 @@ def _unknown(name: str, gate: str, known: Sequence[str]) -> ValueError:
 
 @dataclass(frozen=True)
 class Delta:
-    """A score beside the baseline's.
+    """A score compared with the baseline's.
 
-    `verdict` is better, worse, same (the intervals overlap), unknown (an interval is missing) or incomparable; `reason`
-    says why of the last two.
+    `verdict` is better, worse, same (the intervals overlap), unknown (an interval is missing) or incomparable. `reason`
+    explains the last two.
     """
 
     result: Result
@@ -168,15 +168,18 @@ class Delta:
 
 
 def compare(results: Results, baseline: Results) -> list[Delta]:
-    """Scores that both runs have. A difference counts when they are comparable and their intervals do not overlap.
+    """Compares the scores that both runs have. A difference counts if the intervals do not overlap.
 
     Raises:
-        ValueError: the two runs share no score.
+        ValueError: when the two runs have no score in common.
     """
     earlier = baseline.by_name()
     deltas = [_delta(result, earlier[result.name]) for result in results.results if result.name in earlier]
     if not deltas:
-        raise ValueError("the run and its baseline share no score: they were evaluated on other sets and tasks")
+        raise ValueError(
+            "the run and its baseline have no score in common; evaluate both on the same sets and tasks, or leave "
+            "--baseline out"
+        )
     return deltas
 
 

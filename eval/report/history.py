@@ -1,4 +1,4 @@
-"""`metrics.jsonl` of a run, as series over training steps."""
+"""Reads `metrics.jsonl` of a run as series over training steps."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from pretrain.metrics.metrics_file import read_metrics
 
 @dataclass
 class History:
-    """What training logged: metric name -> [(step, value)], in order of steps."""
+    """Logged metrics of training: metric name -> [(step, value)], in order of steps."""
 
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def get(self, name: str) -> list[tuple[float, float]]:
-        """The points of a metric; empty where it was not logged."""
+        """Returns the points of a metric; empty if it was not logged."""
         return self.series.get(name, [])
 
     def last(self, name: str) -> float | None:
-        """The newest value of a metric."""
+        """Returns the newest value of a metric."""
         points = self.get(name)
         return points[-1][1] if points else None
 
     def until(self, step: float) -> History:
-        """What was logged up to this step."""
+        """Returns the history up to this step."""
         return History({name: [point for point in points if point[0] <= step] for name, points in self.series.items()})
 
     @property
     def steps(self) -> float:
-        """The newest step of all."""
+        """The newest step of all metrics."""
         return max((points[-1][0] for points in self.series.values() if points), default=0.0)
 
 
 def read_history(run: Path) -> History:
-    """Reads the metrics of a run; a step logged twice (a killed and resumed run repeats some) counts as logged last.
+    """Reads the metrics of a run. If a resumed run logged a step twice, the last value is used.
 
     Raises:
-        ValueError: a line, other than an unfinished last one, is not JSON.
+        ValueError: when a line other than an unfinished last one is not JSON.
     """
     values: dict[str, dict[float, float]] = {}
     for record in read_metrics(run):

@@ -1,4 +1,4 @@
-"""The mixture as rows of the report: what share of training each source was asked to be, and was."""
+"""Builds the report's mixture table: the asked, planned and realised share of each source."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from configs.common.rendering import short
 
 
 def mixture_rows(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of `pretrain.batches.mixture.mixture_table`, written out; none for a single source in a single phase."""
+    """Formats the rows of `pretrain.batches.mixture.mixture_table`; none for a single source in a single phase."""
     if len(table) < 2:
         return []
     rows, before = [], None

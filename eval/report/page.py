@@ -1,4 +1,4 @@
-"""The report: `results.json` and `metrics.jsonl` rendered as one self-contained page and a Markdown summary."""
+"""Renders the report: one self-contained page and a Markdown summary from `results.json` and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
         baseline: another one, to compare the scores with.
 
     Raises:
-        ValueError: no results, results that are not of the checkpoint they are taken for (of the run or its baseline),
-            a gate that cannot be evaluated, or a baseline without a common score.
+        ValueError: when there are no results, the results of the run or its baseline are not current, a gate cannot be
+            evaluated, or the baseline has no score in common.
     """
     recipe, results, whole = load_run(run), load_results(run), read_history(run)
     check_current(run, results)
@@ -75,7 +75,7 @@ def _environment(**escaping: Any) -> jinja2.Environment:
 
 
 def _as_markdown(value: Any) -> str:
-    """Whatever a template of Markdown prints: text is escaped, but for code spans."""
+    """Escapes everything that a Markdown template prints, except code spans."""
     return str(value) if isinstance(value, Markup) else rendering.markdown_text(value)
 
 
@@ -117,7 +117,7 @@ def _facts(
 
 
 def _made_with(recipe: Recipe, results: Results) -> str:
-    """The recipe that the scores were made with; the report's own section is that of now."""
+    """Returns the recipe of the scores, with the current `report` section."""
     if not results.recipe:  # of an earlier version
         return published(recipe)
     return to_yaml(mask({**results.recipe, "report": recipe.report.model_dump(mode="json")}))
@@ -134,7 +134,7 @@ def _settings(settings: dict[str, Any]) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A score's name, which a narrow column may break after its slashes and underscores."""
+    """Formats a score's name so that a narrow column can break it after slashes and underscores."""
     return Markup(re.sub("[/_]", r"\g<0><wbr>", str(escape(name))))
 
 
@@ -155,13 +155,13 @@ def _lead(results: Results, history: History, compression: list[dict[str, Any]])
 
 
 def _tokens(results: Results, history: History) -> float | None:
-    """Tokens that the scored checkpoint was trained on."""
+    """Returns the number of training tokens of the scored checkpoint."""
     known = results.checkpoint.get("tokens")
     return history.last("tokens") if known is None else float(known)
 
 
 def _chosen(results: Results, whole: History) -> str:
-    """A sentence where the scores are not of the newest checkpoint, or not by the run's own settings."""
+    """Returns a remark if the scores are of another than the newest checkpoint, or used overrides."""
     said, chosen = "", results.chosen
     if chosen.get("best") or chosen.get("step") is not None:
         why = "the lowest validation loss" if chosen["best"] else "chosen by hand"
@@ -173,7 +173,7 @@ def _chosen(results: Results, whole: History) -> str:
 
 
 def _training_seconds(history: History) -> float | None:
-    """Wall clock of training steps: tokens of each logged interval over its throughput, so that pauses do not count."""
+    """Computes the time of training steps: tokens of each logged interval / its throughput, without pauses."""
     tokens, speed = history.get("tokens"), dict(history.get("train/tokens_per_s"))
     before, seconds = 0.0, 0.0
     for step, seen in tokens:
@@ -218,7 +218,7 @@ def _cards(results: Results, history: History, compression: list[dict[str, Any]]
 
 # ------------------------------------------------------------------------------------------------------------ sections
 def _compression(results: Results) -> list[dict[str, Any]]:
-    """Per perplexity set: the model's bits per byte beside the compressors', as bars on a common scale."""
+    """Builds bars of bits per byte for each perplexity set: the model and the compressors, on a common scale."""
     scores, sets = results.by_name(), []
     for ours in results.results:
         kind, label, metric, variant = ours.named
@@ -265,7 +265,7 @@ def _bar(name: str, result: Result, top: float, ours: bool) -> dict[str, Any]:
 
 
 def _benchmarks(results: Results) -> list[dict[str, Any]]:
-    """Accuracies as points on a scale of 0 to 100%; other metrics stand in the table of all scores."""
+    """Builds points of accuracies on a scale of 0 to 100%. Other metrics are in the table of all scores."""
     rows = []
     for result in results.results:
         kind, task, metric, variant = result.named

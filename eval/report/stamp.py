@@ -1,4 +1,4 @@
-"""Tells whether a report's page is current: made of these results and metrics, for this recipe, with this code."""
+"""Tells whether a report's page is current: same results, metrics, recipe and code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from configs.schema.recipe import load_run
 from pretrain.metrics.metrics_file import metric_files
 
 PAGES = ("index.html", "report.md")
-# What draws the page: templates, styles and tables too.
+# Code that affects the page, with templates, styles and tables.
 CODE = (
     *("eval/report", "eval/comparable", "eval/results"),
     *("data_prep/funnel/table", "data_prep/funnel/tally", "pretrain/metrics/metrics_file"),
@@ -21,7 +21,7 @@ CODE = (
 
 
 def page_fingerprint(run: Path, baseline: Path | None) -> str:
-    """Of everything that the page shows and of what draws it."""
+    """Computes the fingerprint of the page's contents and code."""
     inputs = [run / RESULTS, *metric_files(run)]
     if baseline is not None:
         inputs.append(baseline / RESULTS)
@@ -30,7 +30,7 @@ def page_fingerprint(run: Path, baseline: Path | None) -> str:
 
 
 def page_is_current(run: Path) -> bool:
-    """Whether the page, drawn without a baseline, is there and would be drawn the same again."""
+    """Tells whether the page without a baseline exists and is current."""
     stamp = run / REPORT / MANIFEST
     if not all(path.is_file() for path in (stamp, *(run / REPORT / name for name in PAGES))):
         return False
@@ -38,5 +38,5 @@ def page_is_current(run: Path) -> bool:
 
 
 def write_stamp(run: Path, baseline: Path | None) -> None:
-    """Notes what the page that was just written is made of."""
+    """Records the fingerprint of the page that was just written."""
     write_json(run / REPORT / MANIFEST, {"fingerprint": page_fingerprint(run, baseline)})

@@ -1,4 +1,4 @@
-"""The charts of a training run."""
+"""Draws the charts of a training run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from configs.common.rendering import short
 from eval.report.charts import Axes, Series, line_chart, smooth
 from eval.report.history import History
 
-# Fewer points than this are drawn as they are.
+# Series with more points are smoothed.
 _NOISY = 60
 
 
 def training_charts(history: History) -> list[dict[str, Any]]:
-    """Title, legend and SVG of each chart there is data for."""
+    """Returns title, legend and SVG of each chart with data."""
     loss = [("train/loss", "training"), ("val/loss", "validation")]
     size = [
         ("train/code_bits_per_byte", "training, on first sight"),

@@ -1,7 +1,7 @@
-"""What `launch/ray.sh train` does on every node: a worker of Ray Train's starts that node's ranks and watches them.
+"""Runs the ranks of one node for `launch/ray.sh train`. A Ray Train worker starts them and waits for them.
 
-Ray Train runs its loop in a thread of the worker, where signals do not arrive. So ranks are processes of their own,
-which meet by torch's rendezvous as under any launcher; the kernel ends them with their worker.
+Ray Train runs its loop in a thread of the worker, where no signals arrive. So ranks are separate processes that use
+torch's rendezvous, as with any launcher. The kernel ends them together with their worker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from configs.common.locks import locked
 from launch.processes.training import bound, free_port
 from pretrain.reliability.rank_heartbeat import DIRECTORY, LOST_RANK
 
-# Exit codes of ranks that did as they were told; SIGTERM itself when it came before Python's handler or after it.
+# Exit codes of ranks that stopped as ordered. -SIGTERM: the signal came before or after Python's handler was active.
 STOPPED = {0, STOPPED_EARLY, TERMINATED, INTERRUPTED, -signal.SIGTERM}
 _POLL_SECONDS = 0.5
 _LOST_GRACE_SECONDS = 5.0
@@ -33,18 +33,18 @@ _SHARED_SECONDS = 10.0  # a file system shared over a network may show a new fil
 
 @dataclass(frozen=True)
 class Start:
-    """How the ranks of each node are started; the same for all nodes."""
+    """The command, environment and number of ranks of each node; the same for all nodes."""
 
-    arguments: tuple[str, ...]  # of Python
-    directory: str  # that relative paths in the recipe mean
-    run: str  # run directory, which all nodes see
-    environment: dict[str, str]  # variables of the command's that ranks need
-    ranks: int  # of one node
+    arguments: tuple[str, ...]  # arguments of Python
+    directory: str  # working directory
+    run: str  # run directory, on a file system that all nodes share
+    environment: dict[str, str]  # variables that ranks need
+    ranks: int  # ranks per node
     grace: float  # seconds to finish a step and save
 
 
 class Coordinator:
-    """An actor beside the command: carries the order to stop to all nodes, and what becomes of them back."""
+    """A Ray actor on the command's node: passes the order to stop to all nodes, and collects their exit codes."""
 
     def __init__(self, nodes: int) -> None:
         self._nodes = nodes
@@ -54,40 +54,40 @@ class Coordinator:
         self._addresses: dict[int, str] = {}
 
     async def begin(self, node: int, address: str) -> None:
-        """A node is about to start its ranks."""
+        """Registers a node that is about to start its ranks."""
         self._addresses[node] = address
 
     async def stop(self, seconds: float) -> None:
-        """All ranks are to save and end, and have so many seconds for it; the first order counts."""
+        """Orders all ranks to save and end within some seconds. Later orders are ignored."""
         if not self._stop.is_set():
             self._seconds = seconds
             self._stop.set()
 
     async def stopping(self) -> float:
-        """Returns when all ranks are to end: the seconds that they have."""
+        """Waits for the order to stop; returns the seconds that ranks have."""
         await self._stop.wait()
         return self._seconds
 
     async def report(self, node: int, codes: list[int]) -> None:
-        """Exit codes of the ranks of a node, which have all ended."""
+        """Stores the exit codes of a node whose ranks have all ended."""
         self._codes[node] = codes
         if len(self._codes) == self._nodes:
             self._all_ended.set()
 
     async def all_ended(self) -> None:
-        """Returns when all nodes have reported."""
+        """Waits until all nodes have reported."""
         await self._all_ended.wait()
 
     async def known(self) -> tuple[dict[int, str], dict[int, list[int]]]:
-        """Addresses of the nodes that began, and exit codes of those that reported, until now."""
+        """Returns the addresses of nodes that have begun, and the exit codes of nodes that have reported."""
         return self._addresses, self._codes
 
 
 def train_node(config: dict[str, Any]) -> None:
-    """Runs the ranks of one node to their end; Ray Train's `train_loop_per_worker`, one worker on each node.
+    """Runs the ranks of one node to their end. This is Ray Train's `train_loop_per_worker`, with one worker per node.
 
     Raises:
-        ValueError: when this node does not see the run directory, or ranks of an earlier start still run here.
+        ValueError: when the run directory is not visible on this node, or ranks of an earlier start still run here.
         RuntimeError: when a rank failed.
     """
     import ray
@@ -100,11 +100,12 @@ def train_node(config: dict[str, Any]) -> None:
     ray.get(coordinator.begin.remote(node, here))
     check_shared(Path(start.run), here)
     with only_start_here(start.run, here, start.grace) as descriptor:
-        # Of the first node, at the last moment: somebody else may take a free port.
+        # The first node chooses the port as late as possible, because another process could take it.
         host, port = broadcast_from_rank_zero((here, free_port()))
-        places = [rank_environment(node, nodes, local, start.ranks) for local in range(start.ranks)]
+        environments = [rank_environment(node, nodes, local, start.ranks) for local in range(start.ranks)]
         ranks = [
-            _start_rank(start, {**one, "MASTER_ADDR": host, "MASTER_PORT": str(port)}, descriptor) for one in places
+            _start_rank(start, {**one, "MASTER_ADDR": host, "MASTER_PORT": str(port)}, descriptor)
+            for one in environments
         ]
         coming = coordinator.stopping.remote()
 
@@ -113,32 +114,32 @@ def train_node(config: dict[str, Any]) -> None:
                 return float(ray.get(coming, timeout=0.01))
             except ray.exceptions.GetTimeoutError:
                 return None
-            except ray.exceptions.RayError:  # the coordinator is gone, and the command with it
+            except ray.exceptions.RayError:  # the coordinator has ended, and so has the command
                 return float(start.grace)
 
-        codes = watch(ranks, order, coordinator.stop.remote, start.grace)
+        codes = wait_for_ranks(ranks, order, coordinator.stop.remote, start.grace)
     ray.get(coordinator.report.remote(node, codes))
     if not set(codes) <= STOPPED:
-        # Ray Train kills all workers once one has raised; the other nodes' ranks shall end in order before.
+        # Ray Train kills all workers once one has raised, so first let the ranks of the other nodes end in order.
         ray.wait([coordinator.all_ended.remote()], timeout=start.grace)
         raise RuntimeError(f"its ranks ended with exit codes {codes}")
 
 
-def watch(
+def wait_for_ranks(
     ranks: list[subprocess.Popen[bytes]],
     order: Callable[[], float | None],
     failed: Callable[[float], object],
     grace: float,
 ) -> list[int]:
-    """Waits for all ranks; returns their exit codes. None of them outlives the call.
+    """Waits for all ranks; returns their exit codes. All have ended when it returns.
 
     Args:
-        ranks: processes.
-        order: None as long as there is no order to stop, then the seconds that ranks have to save and end.
-        failed: called when a rank failed, with the seconds that the ranks of all nodes have.
-        grace: those seconds; fewer once a rank has given the run up, as then nobody can save.
+        ranks: the processes.
+        order: returns None, or after an order to stop the seconds that ranks have to save and end.
+        failed: called when a rank failed, with the seconds that the ranks of all nodes have to end.
+        grace: these seconds. They are fewer once a rank has ended because of a lost rank, since none can save then.
 
-    SIGTERM tells ranks to end, SIGKILL those that have not in time.
+    Ranks get SIGTERM, and after the deadline SIGKILL.
     """
     deadline: float | None = None
     while None in (codes := [rank.poll() for rank in ranks]):
@@ -166,7 +167,7 @@ def _send(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
 
 
 def rank_environment(node: int, nodes: int, local: int, ranks: int) -> dict[str, str]:
-    """What tells a rank its place: number `local` of the `ranks` of node number `node` of `nodes`."""
+    """Returns the variables for local rank `local` on node number `node`, with `nodes` nodes of `ranks` ranks."""
     return {
         "RANK": str(node * ranks + local),
         "WORLD_SIZE": str(nodes * ranks),
@@ -175,12 +176,12 @@ def rank_environment(node: int, nodes: int, local: int, ranks: int) -> dict[str,
     }
 
 
-def _start_rank(start: Start, place: dict[str, str], descriptor: int) -> subprocess.Popen[bytes]:
-    # Standard output is for results, and those are the command's.
+def _start_rank(start: Start, variables: dict[str, str], descriptor: int) -> subprocess.Popen[bytes]:
+    # Ranks print to standard error: standard output is for the command's result.
     return subprocess.Popen(
         bound([sys.executable, *start.arguments]),
         cwd=start.directory,
-        env={**environment_of_ranks(os.environ, start.environment), **place},
+        env={**environment_of_ranks(os.environ, start.environment), **variables},
         stdout=_STANDARD_ERROR,
         pass_fds=(descriptor,),
         start_new_session=True,  # Ray kills the process group of a worker that ends
@@ -188,13 +189,13 @@ def _start_rank(start: Start, place: dict[str, str], descriptor: int) -> subproc
 
 
 def environment_of_ranks(worker: Mapping[str, str], command: Mapping[str, str]) -> dict[str, str]:
-    """The environment of Ray's worker with the command's variables, without what Ray set for itself."""
+    """Merges the command's variables into the environment of Ray's worker, without OMP_NUM_THREADS of Ray."""
     kept = {name: value for name, value in worker.items() if name != "OMP_NUM_THREADS"}  # Ray's: its CPUs of the node
     return {**kept, **command}
 
 
 def check_shared(run: Path, here: str) -> None:
-    """Raises `ValueError` when this node does not see the run directory."""
+    """Raises `ValueError` when the run directory is not visible on this node."""
     deadline = time.monotonic() + _SHARED_SECONDS
     while not run.is_dir():
         if time.monotonic() > deadline:
@@ -207,9 +208,9 @@ def check_shared(run: Path, here: str) -> None:
 
 @contextmanager
 def only_start_here(run: str, here: str, grace: float) -> Iterator[int]:
-    """Holds a lock that ranks inherit, so that a new start waits for the ranks of the last one on this node.
+    """Holds a lock that ranks inherit, so that a new start waits for ranks of the last start on this node.
 
-    Those may have outlived their worker, saving, or stuck in a collective until their watch ends them. Yields the
+    Such ranks may have outlived their worker: they may be saving, or wait in a collective until its timeout. Yields the
     lock's descriptor.
 
     Raises:

@@ -1,8 +1,8 @@
-"""`launch/ray.sh train RECIPE`: one training run on all nodes of a Ray cluster, placed and watched by Ray Train.
+"""Implements `launch/ray.sh train RECIPE`: one training run on the nodes of a Ray cluster, by Ray Train.
 
-Ray Train gives every node one worker (`launch/cluster/ray_node.py`) and ends all when one is lost. Whether to start
-again, and on how many nodes, is decided here: the global batch must divide over the ranks, and progress is a newer
-checkpoint.
+Ray Train starts one worker per node (`launch/cluster/ray_node.py`), and ends all workers when one is lost. This module
+decides whether to restart, and on how many nodes. The global batch must divide over the ranks. A newer checkpoint
+counts as progress.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from pretrain.reliability.rank_heartbeat import LOST_RANK
 _PLACING_SECONDS = 120
 _POLL_SECONDS = 0.5
 _GRACE = "REPLICA_GRACE"  # seconds, as for launch/hostfile.sh
-_RAYS_OWN = ".ray-train"  # in the run directory: a mark that tells Ray Train that it may write there, no more
+_RAYS_OWN = ".ray-train"  # folder in the run directory where Ray Train writes its own marker file
 _FORWARDED = ("NCCL_", "GLOO_", "UCX_", "TORCH_", "OMP_", "REPLICA_")
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-# Ray Train's own settings. Its preemption watcher would restart by itself, on the old number of nodes.
+# Settings of Ray Train. Its preemption watcher is off, because it would restart on the old number of nodes.
 _SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -53,27 +53,29 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one attempt runs."""
+    """Nodes, ranks and GPUs of one attempt."""
 
     nodes: int
-    ranks: int  # of each node
-    gpus: int  # of each node; 0: on CPUs
+    ranks: int  # per node
+    gpus: int  # per node; 0: on CPUs
 
     def __str__(self) -> str:
         return f"{self.nodes} node{'s' * (self.nodes > 1)} x {self.ranks} rank{'s' * (self.ranks > 1)}"
 
 
-def place(recipe: Recipe, cluster: Sequence[Mapping[str, float]], asked: int | None, restart: bool) -> Placement:
-    """Nodes and ranks for an attempt.
+def place_ranks(recipe: Recipe, cluster: Sequence[Mapping[str, float]], asked: int | None, restart: bool) -> Placement:
+    """Chooses nodes and ranks for an attempt.
 
     Args:
-        recipe: its `train.ranks` is the ranks of each node; null: the GPUs that every node with GPUs has, else one.
-        cluster: what each node has, as Ray counts it: CPU, GPU. When any has GPUs, nodes without are left alone.
-        asked: nodes wanted; None: all there are.
-        restart: take the most nodes that are left and the batch divides over, where a first start insists.
+        recipe: `train.ranks` is the number of ranks per node; null: the smallest number of GPUs of a node with GPUs,
+            else one.
+        cluster: resources of each node, as Ray counts them (CPU, GPU). If any node has GPUs, nodes without are not
+            used.
+        asked: number of nodes; None: all.
+        restart: use as many of the remaining nodes as the batch divides over. A first start needs all that are asked.
 
     Raises:
-        ValueError: with fewer nodes than asked for, or a batch that cannot be divided.
+        ValueError: when there are fewer nodes than asked for, or the batch cannot be divided.
     """
     gpus = [int(node.get("GPU", 0)) for node in cluster if node.get("GPU", 0) >= 1]
     ranks = recipe.train.ranks or (min(gpus) if gpus else 1)
@@ -97,16 +99,16 @@ def place(recipe: Recipe, cluster: Sequence[Mapping[str, float]], asked: int | N
 
 
 def outcome(codes: Mapping[int, Sequence[int]], nodes: int) -> int:
-    """One exit code for an attempt: what the user must fix, then a rank's own failure, then a lost node or rank.
+    """Chooses one exit code for an attempt: first a user error, then a rank's own failure, then a lost node or rank.
 
     Args:
-        codes: exit codes of the ranks of the nodes that reported.
-        nodes: how many should have.
+        codes: exit codes of the ranks, by node, for nodes that reported.
+        nodes: number of nodes of the attempt.
     """
     every = [code for node in sorted(codes) for code in codes[node]]
     if USER_ERROR in every:
         return USER_ERROR
-    # Ranks that lost another one, or that were told to end because of it, are not the cause.
+    # A rank that ended because of another rank, or by an order to stop, is not the cause.
     causes = [code for code in every if code not in STOPPED | {LOST_RANK}]
     if causes:
         return causes[0]
@@ -116,18 +118,21 @@ def outcome(codes: Mapping[int, Sequence[int]], nodes: int) -> int:
 
 
 def train_on(recipe: Recipe, address: str, nodes: int | None, restarts: int, pause: float) -> Path:
-    """Trains on a running Ray cluster to the last step, through lost nodes and ranks; returns the checkpoint.
+    """Trains on a running Ray cluster to the last step, and restarts after lost nodes and ranks.
 
     Args:
-        recipe: whose resolved form lies in the run directory.
-        address: the cluster's, or `auto`.
-        nodes: how many to begin with; None: all that are there. A restart takes those that are left.
-        restarts: how many times in a row training may end without a newer checkpoint than before.
+        recipe: the run directory must contain its resolved form.
+        address: address of the cluster, or `auto`.
+        nodes: number of nodes at the first start; None: all. A restart uses the remaining ones.
+        restarts: number of consecutive restarts without a newer checkpoint.
         pause: seconds before each restart.
 
+    Returns:
+        The directory of the last checkpoint.
+
     Raises:
-        ValueError: when the cluster cannot be reached or has fewer nodes than were asked for, or training cannot go on.
-        KeyboardInterrupt, SystemExit: after a signal, when the ranks have ended; 75 for SIGTERM and SIGUSR1.
+        ValueError: when the cluster cannot be reached or has too few nodes, or training cannot continue.
+        KeyboardInterrupt, SystemExit: after a signal, when all ranks have ended; 75 for SIGTERM and SIGUSR1.
     """
     os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
     began = False
@@ -138,7 +143,7 @@ def train_on(recipe: Recipe, address: str, nodes: int | None, restarts: int, pau
             _raise_stopped(received)
         try:
             with _joined(address) as ray:
-                placement = place(recipe, _resources(ray), nodes, restart=began)
+                placement = place_ranks(recipe, _resources(ray), nodes, restart=began)
                 say(f"training on {placement}")
                 return _attempt(ray, recipe, placement, received)
         except ValueError as error:
@@ -155,12 +160,12 @@ def train_on(recipe: Recipe, address: str, nodes: int | None, restarts: int, pau
 
 @contextmanager
 def _joined(address: str) -> Iterator[Any]:
-    """Ray, connected to a cluster; for each attempt anew, so that Ray clears away all that the last one left."""
+    """Connects to a Ray cluster. Each attempt connects anew, so that Ray removes all actors of the last one."""
     try:
         import ray
         import ray.train
     except ImportError as error:
-        raise ValueError(f"Ray Train cannot be used here: {error}; `make setup` installs all that it needs") from error
+        raise ValueError(f"Ray Train cannot be imported: {error}; `make setup` installs all its packages") from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     path = os.pathsep.join(dict.fromkeys([str(TRAIN_SCRIPT.parents[1]), *os.environ.get("PYTHONPATH", "").split(":")]))
     try:
@@ -194,7 +199,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _signals_stay_ours() -> Iterator[None]:
-    """Puts the handlers back that Ray replaces or leaves out when it begins and ends."""
+    """Restores the signal handlers that Ray replaces when it starts and ends."""
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
@@ -205,7 +210,7 @@ def _signals_stay_ours() -> Iterator[None]:
 
 @contextmanager
 def _signals_noted() -> Iterator[list[int]]:
-    """While open, SIGTERM, SIGUSR1 and SIGINT are noted in the list it yields; a second SIGINT interrupts at once."""
+    """Records SIGTERM, SIGUSR1 and SIGINT in the list that it yields. A second SIGINT interrupts at once."""
     received: list[int] = []
 
     def note(number: int, _frame: object) -> None:
@@ -222,11 +227,11 @@ def _signals_noted() -> Iterator[list[int]]:
 
 
 def _attempt(ray: Any, recipe: Recipe, placement: Placement, received: list[int]) -> int:
-    """Trains once; returns an exit code.
+    """Trains until all ranks have ended; returns an exit code.
 
     Raises:
-        ValueError: when the nodes have no room.
-        KeyboardInterrupt, SystemExit: when a signal came and all ranks have ended.
+        ValueError: when the nodes have no free resources.
+        KeyboardInterrupt, SystemExit: after a signal, when all ranks have ended.
     """
     from ray.train import ControllerError, WorkerGroupError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -241,15 +246,15 @@ def _attempt(ray: Any, recipe: Recipe, placement: Placement, received: list[int]
     except ray.exceptions.RayError:
         addresses, codes = {}, {}
     if received and not is_finished(recipe):
-        _say_disorder(codes, placement.nodes)
+        _report_unsaved(codes, placement.nodes)
         _raise_stopped(received)
     if isinstance(error, WorkerGroupError):
         for node, failure in sorted(error.worker_failures.items()):
             say(f"node {addresses.get(node, node)}: {_summary(failure)}")
     elif isinstance(error, ControllerError):
         raise ValueError(
-            f"{placement} with a free CPU{' and GPUs' * (placement.gpus > 0)} each were not to be had within "
-            f"{_PLACING_SECONDS} s ({_first_line(error.controller_failure)}); see launch/ray.sh status"
+            f"{placement} with a free CPU{' and GPUs' * (placement.gpus > 0)} each were not available within "
+            f"{_PLACING_SECONDS} s ({_first_line(error.controller_failure)}); look at launch/ray.sh status"
         ) from error
     elif isinstance(error, ray.exceptions.RayError):
         say(f"Ray Train or its cluster is lost: {_first_line(error)}")
@@ -263,12 +268,12 @@ def _grace() -> float:
 
 
 def _summary(failure: BaseException) -> str:
-    """The last line of a trace, or the first of a message."""
+    """Returns the last line of a traceback, or the first line of a message."""
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
     return (lines[-1] if lines and lines[0].startswith("Traceback") else _first_line(failure))[:500]
 
 
-def _say_disorder(codes: Mapping[int, Sequence[int]], nodes: int) -> None:
+def _report_unsaved(codes: Mapping[int, Sequence[int]], nodes: int) -> None:
     others = sorted({code for node in codes.values() for code in node} - STOPPED)
     if others or len(codes) < nodes:
         say(f"not all ranks saved: exit codes {others}, {nodes - len(codes)} nodes lost")
@@ -294,7 +299,7 @@ def _trainer(recipe: Recipe, placement: Placement, coordinator: Any) -> Any:
         grace=_grace(),
     )
     each = {"CPU": 1.0, **({"GPU": float(placement.gpus)} if placement.gpus else {})}
-    # Not TorchTrainer: its backend would make a process group in the workers.
+    # TorchTrainer is not used: its backend would create a process group in the workers, and ranks create their own.
     trainer = DataParallelTrainer(
         train_node,
         train_loop_config={"start": start, "coordinator": coordinator},
@@ -311,8 +316,8 @@ def _trainer(recipe: Recipe, placement: Placement, coordinator: Any) -> Any:
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )
-    # Its cleaner of placement groups asks the dashboard, without which every attempt ends 12 s late with an error. Ours
-    # go with this process, to which they belong.
+    # Ray Train's cleaner of placement groups needs the dashboard. Without one, every attempt ends 12 s late with an
+    # error. Our placement groups belong to this process and end with it.
     callbacks: Callable[[], list[object]] = trainer._create_default_callbacks
     trainer._create_default_callbacks = lambda: [
         callback for callback in callbacks() if type(callback).__name__ != "PlacementGroupCleanerCallback"
@@ -321,7 +326,7 @@ def _trainer(recipe: Recipe, placement: Placement, coordinator: Any) -> Any:
 
 
 def forwarded(command: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the command's environment that ranks need; in a Ray job OMP_NUM_THREADS is Ray's own."""
+    """Selects the variables that ranks need. In a Ray job, OMP_NUM_THREADS is Ray's and is left out."""
     ours = {name: value for name, value in command.items() if name.startswith(_FORWARDED)}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in command:
         ours.pop("OMP_NUM_THREADS", None)
@@ -329,7 +334,7 @@ def forwarded(command: Mapping[str, str]) -> dict[str, str]:
 
 
 def _fit(trainer: Any, stop: Callable[[], object], received: list[int]) -> Exception | None:
-    """Runs Ray Train beside this thread, which takes the signals; returns what it raised."""
+    """Runs Ray Train in another thread, while this one handles signals; returns the exception, if any."""
     failures: list[Exception] = []
 
     def fit() -> None:
@@ -340,18 +345,18 @@ def _fit(trainer: Any, stop: Callable[[], object], received: list[int]) -> Excep
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    told = False
+    stopping = False
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
-        if received and not told:
-            told = True
+        if received and not stopping:
+            stopping = True
             stop()
     shutil.rmtree(Path(trainer.run_config.storage_path) / _RAYS_OWN, ignore_errors=True)
     return failures[0] if failures else None
 
 
 def main() -> int:
-    """Command line; returns the exit code."""
+    """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="launch/ray.sh train", description="One training run on a Ray cluster.")
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file; its data must be prepared (replica data)")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that replace the recipe's")
@@ -365,7 +370,7 @@ def main() -> int:
     add_debug(parser)
     options = parser.parse_intermixed_args()
     if options.nodes is not None and options.nodes < 1:
-        parser.error(f"--nodes {options.nodes}: at least 1")
+        parser.error(f"--nodes {options.nodes}: give the number of nodes, 1 or more")
 
     def command() -> int:
         recipe = load(options.recipe, options.overrides, {} if options.out is None else {"out": options.out})

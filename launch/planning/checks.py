@@ -1,8 +1,8 @@
-"""What of a recipe can be known to fail, asked before hours of work and all at once.
+"""Checks a recipe for everything that is known to fail later, and reports all problems at once.
 
-Problems of the recipe, and files that are missing, are refused by every command that takes one. What depends on this
-machine (its devices and packages) is refused where training or scoring is to run here, and said as a note elsewhere: a
-recipe may be looked at, prepared, trained and scored on four machines.
+Every command that takes a recipe refuses contradictory settings and missing files. Problems of this machine (devices
+and packages) are errors if training or scoring runs here, and notes otherwise: a recipe may be shown, prepared, trained
+and scored on four different machines.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ _BLEU_PACKAGES = {
     **dict.fromkeys(("spm", "flores101", "flores200", "spBLEU-1K"), ("sentencepiece", "sentencepiece")),
 }
 
-_HUB = "; a model of the hub is fetched first, `hf download NAME --local-dir DIR`, and its directory given"
+_HUB = "; download a model of the hub first, `hf download NAME --local-dir DIR`, and give its directory"
 _FROM_HUB = {"train.init_from": _HUB, "data.tokenizer.path": _HUB.replace("model", "tokenizer")}
 
 
 def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True, scores_here: bool = False) -> None:
-    """Refuses a recipe for everything that can be known; says on standard error what is only worth knowing.
+    """Refuses a recipe with problems; prints notes on standard error.
 
     Args:
         recipe: validated.
-        trains_here: training is to run on this machine.
-        reads_sources: its source files are about to be read, whether data is prepared already or not.
+        trains_here: training will run on this machine.
+        reads_sources: check the source files even if data is already prepared.
         scores_here: evaluation is to run on this machine.
 
     Raises:
         RecipeError: listing all problems.
-        ValueError: when something in the run directory leads out of it; then nothing there is read.
+        ValueError: when the run directory contains a link that leads out of it; nothing there is read then.
     """
     refuse_links(recipe.run_directory)
     found: list[str] = [*recipe_problems(recipe), *file_problems(recipe, reads_sources)]
     elsewhere: list[str] = []  # of this machine, where something is not to run here
-    if not is_finished(recipe):  # what has been trained needs no device, and the answer no torch
+    if not is_finished(recipe):  # a finished run needs no device, and the check no torch
         found += training_problems(recipe)
         (found if trains_here else elsewhere).extend(machine_problems(recipe, trains_here))
     (found if scores_here else elsewhere).extend(missing_packages(recipe))
@@ -69,7 +69,7 @@ def _said(work: Callable[[], object]) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------- of the recipe
 def recipe_problems(recipe: Recipe) -> list[str]:
-    """What cannot work on any machine."""
+    """Returns problems that occur on any machine."""
     from eval.report.gates import gate_problems
 
     context, found = recipe.model.context_length, gate_problems(recipe)
@@ -90,7 +90,7 @@ def recipe_problems(recipe: Recipe) -> list[str]:
 
 
 def training_problems(recipe: Recipe) -> list[str]:
-    """What training would refuse on any device."""
+    """Returns problems of training that occur on any device."""
     if undivided := _said(lambda: solve_batch(recipe.train, _least_ranks(recipe))):
         return undivided
     try:
@@ -104,12 +104,12 @@ def training_problems(recipe: Recipe) -> list[str]:
 
 
 def _least_ranks(recipe: Recipe) -> int:
-    """The fewest ranks that there can be, on however many nodes: what does not work with them works with none."""
+    """Returns the smallest possible number of ranks. Any other number is a multiple of it."""
     return math.lcm(recipe.train.ranks or 1, recipe.train.parallel.sharing)
 
 
 def _deepspeed_problems(recipe: Recipe, precisions: list[str]) -> list[str]:
-    """Why DeepSpeed's configuration cannot be made with any of these precisions."""
+    """Returns the problems of DeepSpeed's configuration, if it is invalid with each of these precisions."""
     from pretrain.engine.deepspeed_config import deepspeed_config
 
     plan = solve_batch(recipe.train, _least_ranks(recipe))
@@ -144,7 +144,7 @@ def missing_packages(recipe: Recipe) -> list[str]:
 
 # ----------------------------------------------------------------------------------------------------------- its files
 def file_problems(recipe: Recipe, reads_sources: bool) -> list[str]:
-    """Files that the recipe names and that are not there; addresses are not asked."""
+    """Returns files of the recipe that are missing; URLs are not checked."""
     named = _files(recipe, reads_sources)
     return [problem for what, path, directory in named for problem in _gone(what, path, directory)]
 
@@ -173,7 +173,7 @@ def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | Non
 
 
 def _gone(what: str, path: str | None, directory: bool) -> list[str]:
-    """What is wrong with a path; `directory`: it may be one."""
+    """Returns the problem of a path, if any; `directory`: it may be a directory."""
     from configs.common.stores import is_url
     from data_prep.sources.places import expand
 
@@ -186,7 +186,7 @@ def _gone(what: str, path: str | None, directory: bool) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------------- this machine
 def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
-    """What training would refuse with the devices and packages of this machine."""
+    """Returns problems of training with the devices and packages of this machine."""
     train, found = recipe.train, []
     if train.wandb is not None and find_spec("wandb") is None:
         found.append("train.wandb is set, but wandb is not installed; run `pip install wandb` or drop train.wandb")
@@ -210,7 +210,7 @@ def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
 
 # --------------------------------------------------------------------------------------------------------------- notes
 def notes(recipe: Recipe) -> list[str]:
-    """What is no mistake, and had better be known before training."""
+    """Returns facts that are no mistakes, but should be known before training."""
     from eval.report.gates import gates_on_other_tasks
     from pretrain.interchange.exportable import export_problems
 

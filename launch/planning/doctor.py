@@ -1,7 +1,7 @@
-"""`replica doctor`: whether a run would go well here: versions, devices, links between ranks, disks, clocks, limits.
+"""Implements `replica doctor`: checks versions, devices, links between ranks, disks, clocks and limits before a run.
 
-Every rank reports on its place; rank 0 judges and prints. Ranks are those that the environment gives (`srun`,
-`deepspeed`, `torchrun`), or processes that are started on this machine.
+Every rank measures its node. Rank 0 compares the measurements and prints the findings. Ranks come from the environment
+(`srun`, `deepspeed`, `torchrun`), or are processes started on this machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SLOW_LINK = 1 / 3
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the table; `verdict` is ok, warn, or fail (which will break the run)."""
+    """One row of the table; `verdict` is ok, warn or fail. A fail will break the run."""
 
     what: str
     value: str
@@ -50,8 +50,8 @@ class Finding:
 
 
 # ---------------------------------------------------------------------------------------------------- what a rank finds
-def examine(recipe: Recipe | None, ranks: Ranks, quick: bool) -> dict[str, Any]:
-    """This rank's place: host, versions, devices, limits, and the speed of the run directory."""
+def measure_node(recipe: Recipe | None, ranks: Ranks, quick: bool) -> dict[str, Any]:
+    """Measures this rank's node: host, versions, devices, limits, and the speed of the run directory."""
     import torch
 
     gpus = []
@@ -85,7 +85,7 @@ def _versions() -> dict[str, str]:
 
 
 def _disk(directory: Path, megabytes: int) -> dict[str, Any]:
-    """Free bytes, and MB/s of writing with a flush and of reading back past the page cache; or the error."""
+    """Returns free bytes, and MB/s of a flushed write and of a read without page cache; or the error."""
     content = os.urandom(1_000_000)
     file = directory / f".doctor-{uuid.uuid4().hex[:8]}"
     try:
@@ -112,7 +112,7 @@ def _disk(directory: Path, megabytes: int) -> dict[str, Any]:
 
 
 def checkpoint_bytes(recipe: Recipe) -> int | None:
-    """Bytes on disk of the checkpoints that the recipe keeps, and the one being written; None: not known yet."""
+    """Estimates the disk space of the kept checkpoints and one being written, in bytes; None if not known yet."""
     from launch.planning.show import meta_model
     from pretrain.sizes.embedding_rows import embedding_rows
 
@@ -124,9 +124,9 @@ def checkpoint_bytes(recipe: Recipe) -> int | None:
 
 
 # ------------------------------------------------------------------------------------------------------------- together
-def consult(recipe: Recipe | None, ranks: Ranks, quick: bool) -> dict[str, Any]:
-    """All ranks' reports, links, clocks and what each sees of the run directory; on every rank."""
-    report = examine(recipe, ranks, quick)
+def measure(recipe: Recipe | None, ranks: Ranks, quick: bool) -> dict[str, Any]:
+    """Collects measurements of all ranks: their nodes, links, clocks and access to the run directory."""
+    report = measure_node(recipe, ranks, quick)
     if ranks.count == 1:
         return {"ranks": [report], "clocks": [0.0], "links": None}
     import torch
@@ -145,7 +145,7 @@ def consult(recipe: Recipe | None, ranks: Ranks, quick: bool) -> dict[str, Any]:
             chosen = list(nodes.values()) if len(nodes) > 1 else chosen[:4]
         if recipe is not None:
             seen: list[Any] = [None] * ranks.count
-            dist.all_gather_object(seen, _sees(recipe.run_directory, ranks.rank))
+            dist.all_gather_object(seen, _sees_file(recipe.run_directory, ranks.rank))
             for one, sees in zip(reports, seen, strict=True):
                 one["sees_run_directory"] = sees
         clocks = [torch.zeros(ranks.count, dtype=torch.float64, device=device)]
@@ -176,8 +176,8 @@ def _joined(ranks: Ranks) -> Iterator[Any]:
         dist.destroy_process_group()
 
 
-def _sees(directory: Path, rank: int) -> bool:
-    """Whether a file that rank 0 writes now appears here."""
+def _sees_file(directory: Path, rank: int) -> bool:
+    """Tells whether a new file of rank 0 appears on this node."""
     import torch.distributed as dist
 
     name = [uuid.uuid4().hex]
@@ -197,25 +197,25 @@ def _sees(directory: Path, rank: int) -> bool:
 
 
 # -------------------------------------------------------------------------------------------------------------- verdict
-def judge(found: dict[str, Any], nodes: int | None = None, need: int | None = None) -> list[Finding]:
-    """Findings from what `consult` gave.
+def compare(measured: dict[str, Any], nodes: int | None = None, need: int | None = None) -> list[Finding]:
+    """Compares the measurements of `measure`; returns the findings.
 
     Args:
-        found: its result.
-        nodes: how many must have reported; None: any number.
-        need: bytes that the checkpoints take; None: not known.
+        measured: the result of `measure`.
+        nodes: expected number of nodes; None: any.
+        need: bytes of the checkpoints; None: not known.
     """
-    reports = found["ranks"]
-    places = {report["node"] for report in reports}
-    rows = [Finding("ranks", f"{len(reports)} on {len(places)} nodes ({', '.join(sorted(places))})")]
-    if nodes is not None and len(places) != nodes:
-        rows.append(Finding("nodes", f"{len(places)} report, {nodes} were asked for", "fail"))
-    rows += _judge_versions(reports)
-    rows += _judge_devices(reports)
-    rows += _judge_disks(reports, need)
-    skew = max(map(abs, found["clocks"]))
+    reports = measured["ranks"]
+    hosts = {report["node"] for report in reports}
+    rows = [Finding("ranks", f"{len(reports)} on {len(hosts)} nodes ({', '.join(sorted(hosts))})")]
+    if nodes is not None and len(hosts) != nodes:
+        rows.append(Finding("nodes", f"{len(hosts)} reported, but --nodes expects {nodes}", "fail"))
+    rows += _compare_versions(reports)
+    rows += _compare_devices(reports)
+    rows += _check_disks(reports, need)
+    skew = max(map(abs, measured["clocks"]))
     rows.append(Finding("clock skew", f"{skew * 1e3:.1f} ms", _grade(skew, _SKEW_WARN, _SKEW_FAIL)))
-    rows += _judge_links(found["links"])
+    rows += _check_links(measured["links"])
     files = min(report["open_files"] for report in reports)
     rows.append(Finding("open files", f"{files} (ulimit -n)", _grade(-files, -_FEW_FILES, -_LEAST_FILES)))
     shm = [report["shm_bytes"] for report in reports if report["shm_bytes"] is not None]
@@ -230,7 +230,7 @@ def _grade(value: float, warn: float, fail: float) -> str:
     return "fail" if value > fail else "warn" if value > warn else "ok"
 
 
-def _judge_versions(reports: list[dict[str, Any]]) -> list[Finding]:
+def _compare_versions(reports: list[dict[str, Any]]) -> list[Finding]:
     pins = {}
     if PINS.is_file():
         lines = (line.partition("==") for line in PINS.read_text(encoding="utf-8").splitlines() if "==" in line)
@@ -251,7 +251,7 @@ def _judge_versions(reports: list[dict[str, Any]]) -> list[Finding]:
     return rows
 
 
-def _judge_devices(reports: list[dict[str, Any]]) -> list[Finding]:
+def _compare_devices(reports: list[dict[str, Any]]) -> list[Finding]:
     kinds = {tuple((gpu["name"], gpu["bytes"]) for gpu in report["gpus"]) for report in reports}
     if kinds == {()}:
         return [Finding("devices", "no GPU: training on CPUs")]
@@ -267,7 +267,7 @@ def _judge_devices(reports: list[dict[str, Any]]) -> list[Finding]:
     return [*rows, Finding("GPU", f"{name}, {size / 2**30:.0f} GiB")]
 
 
-def _judge_disks(reports: list[dict[str, Any]], need: int | None) -> list[Finding]:
+def _check_disks(reports: list[dict[str, Any]], need: int | None) -> list[Finding]:
     rows = []
     for report in reports:
         disk, where = report.get("disk"), f"run directory on {report['node']}"
@@ -285,7 +285,7 @@ def _judge_disks(reports: list[dict[str, Any]], need: int | None) -> list[Findin
     return rows
 
 
-def _judge_links(links: dict[str, Any] | None) -> list[Finding]:
+def _check_links(links: dict[str, Any] | None) -> list[Finding]:
     if links is None:
         return []
     rows = [Finding("all-reduce", f"{links['all_reduce_gb_per_s']:.2f} GB/s, {links['all_reduce_ms']:.2f} ms")]
@@ -303,30 +303,30 @@ def _judge_links(links: dict[str, Any] | None) -> list[Finding]:
 
 # ------------------------------------------------------------------------------------------------------------- command
 def diagnose(recipe: Recipe | None, nodes: int | None, quick: bool, file: Path | None) -> int:
-    """One rank's part; rank 0 prints the table. Returns 1 when something will break the run, on rank 0."""
+    """Runs the checks on one rank; rank 0 prints the table, and returns 1 when a check failed."""
     ranks = find_ranks()
     began = time.monotonic()
     try:
-        found = consult(recipe, ranks, quick)
-    except (OSError, RuntimeError) as error:  # torch's own errors of the network among them
+        measured = measure(recipe, ranks, quick)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch's network errors
         print(f"fail  the ranks cannot reach each other: {error}", flush=True)
         return 1
     if ranks.rank:
         return 0
-    rows = judge(found, nodes, checkpoint_bytes(recipe) if recipe is not None else None)
+    rows = compare(measured, nodes, checkpoint_bytes(recipe) if recipe is not None else None)
     width = max(len(row.what) for row in rows)
     for row in rows:
         print(f"{row.verdict:4}  {row.what:{width}}  {row.value}")
     broken = sum(row.verdict == "fail" for row in rows)
     print(f"{broken or 'nothing'} will break the run ({time.monotonic() - began:.1f} s)", flush=True)
     if file is not None:
-        content = {**found, "findings": [asdict(row) for row in rows]}
+        content = {**measured, "findings": [asdict(row) for row in rows]}
         write_text(file, json.dumps(content, indent=1) + "\n")
     return 1 if broken else 0
 
 
 def local_ranks(recipe: Recipe | None, asked: int | None) -> int:
-    """Processes to start here: none where a launcher gave a place, else as training would have, or as many as asked."""
+    """Returns the number of ranks to start: 1 (this process) under a launcher, else as asked or as in training."""
     import torch
 
     from launch.processes.training import count_ranks
@@ -340,11 +340,11 @@ def on_this_machine(count: int, words: list[str]) -> int:
     """Starts `replica doctor` in `count` processes and waits; returns the worst exit code."""
     from launch.processes.training import free_port
 
-    place = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    place["MASTER_PORT"] = str(free_port())
+    variables = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    variables["MASTER_PORT"] = str(free_port())
     command = [sys.executable, "-m", "launch.cli", "doctor", *words]
     processes = [
-        subprocess.Popen(command, env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen(command, env={**os.environ, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
     try:

@@ -1,4 +1,4 @@
-"""`replica plan`: prints what a recipe will need; with `--probe` after measuring a few steps."""
+"""Implements `replica plan`: prints the predicted needs of a recipe; `--probe` measures a few steps first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HEADINGS = ("weights", "grads", "optim.", "activ.", "logits", "buffers", "fixed
 
 # ---------------------------------------------------------------------------------------------------------------- probe
 def run_probe(recipe_file: str, overrides: list[str], rows: int) -> dict[str, Any]:
-    """Measures steps in a process of its own, on one rank; see `pretrain.planning.probe`."""
+    """Measures steps in a separate process, on one rank; see `pretrain.planning.probe`."""
     from configs.common.openmp import choose_wait_policy
 
     choose_wait_policy()
@@ -42,15 +42,15 @@ def run_probe(recipe_file: str, overrides: list[str], rows: int) -> dict[str, An
         command += trust_options()
         done = subprocess.run([*command, "--report", str(report), *overrides], stdout=2)  # stdout is for the plan
         if done.returncode:
-            raise ValueError(f"the probe ended with exit code {done.returncode}; its own message stands above")
+            raise ValueError(f"the probe ended with exit code {done.returncode}; see its own message above")
         measured: dict[str, Any] = read_json(report)
         return measured
 
 
 def _probed_plan(recipe: Recipe, arguments: Namespace, hardware: Hardware) -> dict[str, Any]:
-    """The plan with what a probe measured instead of assumptions, and the probe's own figures beside predictions.
+    """Plans with the measurements of a probe instead of assumptions; adds the probe's figures beside predictions.
 
-    Memory is predicted before the probe; time from the first half of its steps, for the second half.
+    Memory is predicted before the probe. The time of the second half of its steps is predicted from the first half.
     """
     from pretrain.engine.devices import with_peak
     from pretrain.planning.probe import WARM_UP
@@ -94,7 +94,7 @@ def _probed_plan(recipe: Recipe, arguments: Namespace, hardware: Hardware) -> di
 
 
 def _unshared(train: Train) -> Train:
-    """One rank's own rows, as the probe runs them."""
+    """Returns the settings for one rank alone, as the probe trains."""
     return train.model_copy(update={"parallel": train.parallel.model_copy(update={"sequence": 1})})
 
 
@@ -106,7 +106,7 @@ def _deepspeed_states(recipe: Recipe, rows: int, hardware: Hardware) -> dict[str
 
 
 def _fit_mfu(recipe: Recipe, rows: int, setup: Setup, hardware: Hardware, seconds: float) -> float:
-    """The MFU at which `step_time` gives `seconds`, by bisection; 1000% where even that is too slow."""
+    """Finds the MFU at which `step_time` gives `seconds`, by bisection between 0.01% and 1000%."""
     low, high = 1e-4, 10.0
     for _ in range(60):
         middle = (low * high) ** 0.5
@@ -123,7 +123,7 @@ def print_plan(arguments: Namespace) -> int:
     recipe = load(arguments.recipe, arguments.overrides)
     count, device = this_machine(recipe.train.ranks) if arguments.gpus is None else parse_gpus(arguments.gpus)
     if arguments.probe and arguments.gpus is not None:
-        raise ValueError("--probe measures this machine; leave --gpus out")
+        raise ValueError("--probe measures this machine, so it cannot be combined with --gpus; leave --gpus out")
     if arguments.nodes < 1:
         raise ValueError(f"--nodes {arguments.nodes}: give the number of machines, 1 or more")
     if arguments.price is not None and arguments.price < 0:
@@ -182,7 +182,7 @@ def _print_probe(probe: dict[str, Any], console: Console) -> None:
 
 def _print_choice(title: str, row: dict[str, Any] | None, console: Console) -> None:
     if row is None:
-        console.print(f"{title}: nothing fits; more GPUs, a smaller model or shorter windows")
+        console.print(f"{title}: nothing fits; use more GPUs, a smaller model or a shorter context")
         return
     speed = row["tokens_per_s"]
     text = (

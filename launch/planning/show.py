@@ -1,4 +1,4 @@
-"""`replica show`: every setting of a recipe, where it came from, and what follows from it."""
+"""Implements `replica show`: prints every setting of a recipe with its origin, and derived figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ORIGIN_COLUMN = 64
 
 
 def settings(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every leaf of a recipe with its path, depth first; sections and list items come as their own rows."""
+    """Yields every leaf of a recipe with its path, depth first. Sections and list items are rows of their own."""
     if isinstance(value, BaseModel):
         items: list[tuple[str | int, Any]] = [(name, getattr(value, name)) for name in type(value).model_fields]
     elif isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
@@ -38,7 +38,7 @@ def settings(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def print_recipe(recipe: Recipe, origins: Origins, console: Console) -> None:
-    """Prints the listing: YAML on the left, the origin of each value on the right."""
+    """Prints the recipe: YAML on the left, the origin of each value on the right."""
     for path, value in settings(recipe):
         is_section = value is None and _is_section(recipe, path)
         label = f"- {path[-1]}" if isinstance(path[-1], int) else f"{path[-1]}"
@@ -65,14 +65,14 @@ def _plain(value: Any) -> str:
 
 
 def print_facts(recipe: Recipe, ranks: int, console: Console) -> None:
-    """Prints what follows from the recipe: parameters, the batch equation, steps and tokens."""
+    """Prints figures derived from the recipe: parameters, the batch equation, steps and tokens."""
     console.print()
     for name, text in facts(recipe, ranks).items():
         console.print(Text(f"{name:<16}", style="bold").append(text, style=""), soft_wrap=True)
 
 
 def facts(recipe: Recipe, ranks: int) -> dict[str, str]:
-    """Name -> what follows from the recipe, for this number of ranks."""
+    """Maps names to figures derived from the recipe, for this number of ranks."""
     found = {"run directory": str(recipe.run_directory)}
     plan = solve_batch(recipe.train, ranks)
     tokens_per_step = plan.global_batch * recipe.model.context_length
@@ -102,18 +102,18 @@ def facts(recipe: Recipe, ranks: int) -> dict[str, str]:
 
 
 def _mixture(recipe: Recipe) -> list[str]:
-    """What training would read of the prepared data, or why it could not."""
+    """Returns the mixture of the prepared data, or the reason why it is impossible."""
     from data_prep.tokens.shards import load_manifest
     from pretrain.batches.mixture import mixture_lines, mixture_table
 
     try:
         return mixture_lines(mixture_table(recipe, load_manifest(recipe.data_directory)))
-    except ValueError as error:  # this command only looks: stale data or shares that cannot be had are a finding
+    except ValueError as error:  # this command only shows: stale data or an impossible mixture is no error here
         return [str(error)]
 
 
 def meta_model(recipe: Recipe, vocab_size: int) -> Transformer | None:
-    """The recipe's model without memory for its weights; None when torch is not installed."""
+    """Builds the recipe's model without memory for its weights; None when torch is not installed."""
     try:
         import torch
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""`replica sweep`: the same recipe at several sizes, or over a grid of settings, on data that is prepared once."""
+"""Implements `replica sweep`: trains a recipe at several sizes, or over a grid of settings, on the same data."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from configs.schema.scaling import GOVERNED, read_size
 from launch.planning.checks import check
 from launch.stages import data_stage, train_stage, working_in
 
-# Settings that a recipe without the dial says itself, and that the dial decides in a sweep over sizes.
+# Settings that a recipe without the dial sets itself. A sweep over sizes unsets them, so that the dial derives them.
 _FREED = (*(".".join(path) for path in GOVERNED), "model.num_kv_heads", "model.intermediate_size")
 _FREED = (*_FREED, "train.steps", "train.epochs", "train.micro_batch_size")
 
 
 class Point(NamedTuple):
-    """One run of a sweep: what it is called, the settings that make it, and those of a grid by name."""
+    """One run of a sweep: its label, its overrides, and the values of a grid by setting."""
 
     label: str
     overrides: list[str]
@@ -30,16 +30,16 @@ class Point(NamedTuple):
 
 
 def sizes(recipe: str, overrides: Sequence[str], dial: str, values: Sequence[str]) -> list[Point]:
-    """A point for each value of the dial (`depth` or `size`), smallest first, and last the one to predict.
+    """Returns a point for each value of the dial (`depth` or `size`), smallest first, then the point to predict.
 
-    The dial replaces a recipe's own shape and training settings. Settings of the command line win.
+    The dial replaces the recipe's own shape and training settings. Overrides on the command line win.
 
     Raises:
-        ValueError: for fewer than three values, values out of order, or a size that the recipe cannot have.
+        ValueError: for fewer than three values, values out of order, or a size that is impossible for the recipe.
     """
     numbers = [read_size(value) for value in values]
     if not 3 <= len(numbers) <= 6 or sorted(set(numbers)) != numbers:
-        raise ValueError(f"--{dial}s {','.join(values)}: give three to six values, rising")
+        raise ValueError(f"--{dial}s {','.join(values)}: give three to six values in ascending order")
     base = load(recipe, overrides)
     freed = [] if base.model.depth or base.model.size else [f"{key}=null" for key in _FREED]
     ratio = numbers[-1] / numbers[-2]
@@ -51,13 +51,13 @@ def sizes(recipe: str, overrides: Sequence[str], dial: str, values: Sequence[str
 
 
 def grid(overrides: Sequence[str], axes: Sequence[str]) -> list[Point]:
-    """A point for every combination of the values of one or two `a.b=x,y,z`.
+    """Returns a point for every combination of the values of one or two `a.b=x,y,z`.
 
     Raises:
-        ValueError: for more axes, one without values, or one that would change the data.
+        ValueError: for more than two settings, one without values, or one that would change the data.
     """
     if len(axes) > 2:
-        raise ValueError("--vary: one or two settings")
+        raise ValueError(f"--vary is given {len(axes)} times; give it once or twice")
     choices = []
     for axis in axes:
         key, _, listed = axis.partition("=")
@@ -75,17 +75,17 @@ def grid(overrides: Sequence[str], axes: Sequence[str]) -> list[Point]:
 
 
 def compute(recipe: Recipe, rows: int) -> float:
-    """FLOPs of the whole training run (`pretrain.sizes.flops`), for `rows` of the embedding."""
+    """Computes the FLOPs of the whole training run (`pretrain.sizes.flops`) with `rows` of the embedding."""
     from pretrain.sizes.flops import flops_per_token
 
     if recipe.train.epochs is not None:
-        raise RecipeError("a sweep counts operations: give train.tokens or train.steps instead of train.epochs")
+        raise RecipeError("a sweep needs the compute of a run: set train.tokens or train.steps, not train.epochs")
     tokens = total_steps(recipe, 0) * recipe.train.global_batch_size * recipe.model.context_length
     return flops_per_token(recipe.model, rows) * tokens
 
 
 class Sweep:
-    """Runs points under one directory, `runs/<name>-sweep`, on data that is shared."""
+    """Runs points under one directory, `runs/<name>-sweep`, on shared data."""
 
     def __init__(self, recipe: str, overrides: Sequence[str], out: str | None) -> None:
         base = load(recipe, overrides)
@@ -96,17 +96,18 @@ class Sweep:
         self._data = base.data.directory or str(self.directory / "data")
 
     def recipe(self, point: Point) -> Recipe:
-        """The recipe of a point, in its own directory."""
-        places: dict[str, str | int] = {"out": str(self.directory / point.label), "data.directory": self._data}
-        return load(self._recipe, point.overrides, places)
+        """Loads the recipe of a point, with its own run directory."""
+        directories: dict[str, str | int] = {"out": str(self.directory / point.label), "data.directory": self._data}
+        return load(self._recipe, point.overrides, directories)
 
     def run(self, points: Sequence[Point]) -> list[dict[str, Any]]:
         """Trains every point that is not finished; returns a row of figures for each.
 
         Raises:
-            ValueError: for a recipe that cannot be, a run trained otherwise, or a corpus without a validation split.
+            ValueError: for an invalid recipe, a run that was trained with other settings, or data without a validation
+                split.
         """
-        recipes = [self.recipe(point) for point in points]  # all mistakes before the first run
+        recipes = [self.recipe(point) for point in points]  # find all mistakes before the first run
         for recipe in recipes:
             check(recipe, trains_here=True)
         rows = []
@@ -119,7 +120,7 @@ class Sweep:
         return rows
 
     def row(self, point: Point, recipe: Recipe) -> dict[str, Any]:
-        """What a finished run measured."""
+        """Returns the figures of a finished run."""
         from data_prep.tokens.shards import load_manifest
         from eval.report.history import read_history
         from pretrain.sizes.flops import count_parameters
@@ -127,7 +128,9 @@ class Sweep:
         history = read_history(recipe.run_directory)
         bits, loss, tokens = map(history.last, ("val/bits_per_byte", "val/loss", "tokens"))
         if bits is None or loss is None:
-            raise ValueError("a sweep compares validation losses: give the data a validation split")
+            raise ValueError(
+                "a sweep compares validation losses, but the data has no validation split; set data.validation_fraction"
+            )
         vocabulary = recipe.model.padded_vocab(load_manifest(recipe.data_directory).vocab_size)
         return {
             "label": point.label,
@@ -145,7 +148,7 @@ class Sweep:
         }
 
     def law(self, points: Sequence[Point], check: bool) -> dict[str, Any]:
-        """Trains all points but the last, predicts that one, and with `check` trains it too."""
+        """Trains all points but the last, predicts the last, and with `check` trains it too."""
         from data_prep.tokens.shards import load_manifest
         from eval.scaling_law import predict
 
@@ -163,7 +166,7 @@ class Sweep:
         return found
 
     def write(self, found: dict[str, Any]) -> None:
-        """`sweep.json`, `sweep.md` and `index.html`."""
+        """Writes `sweep.json`, `sweep.md` and `index.html`."""
         from configs.common.files import write_text
         from launch.planning.sweep_page import markdown, page
 

@@ -1,4 +1,4 @@
-"""A sweep as Markdown and as a page with a chart."""
+"""Renders a sweep as Markdown, and as a page with a chart."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _rows(found: dict[str, Any]) -> list[list[str]]:
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
-    """The law, what it predicted, and what came out; for a grid, the best run."""
+    """Describes the law, its prediction and the measured outcome; for a grid, the best run."""
     if "law" not in found:
         best = min(found["runs"], key=lambda run: run["bits_per_byte"])
         return [f"Best: {best['label']}, {best['bits_per_byte']:.4f} bits per byte."]
@@ -62,7 +62,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """A table and what follows from it."""
+    """Renders the table of runs and the sentences."""
     table = [list(_COLUMNS.values()), ["---"] * len(_COLUMNS), *_rows(found)]
     lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in table]
     told = [markdown_text(line) for line in sentences(found)]
@@ -70,7 +70,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def page(found: dict[str, Any]) -> str:
-    """One self-contained HTML page."""
+    """Renders one self-contained HTML page."""
     head = Markup("").join(Markup("<th>{}</th>").format(name) for name in _COLUMNS.values())
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row))
@@ -104,7 +104,7 @@ def _number(text: str) -> float | None:
 
 
 def _grid_chart(runs: list[dict[str, Any]]) -> Markup:
-    """Loss over the first setting that is a number, a line for each value of the other; empty without such a one."""
+    """Draws loss over the first numeric setting, one line per value of the other setting."""
     values = {key: list(dict.fromkeys(run["varied"][key] for run in runs)) for key in runs[0]["varied"]}
     numeric = [key for key, texts in values.items() if len(texts) > 1 and None not in map(_number, texts)]
     if not numeric:

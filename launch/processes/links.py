@@ -1,4 +1,4 @@
-"""What `replica doctor` measures between the ranks: all-reduce, every pair, clocks. All ranks must call it."""
+"""Measures links between ranks for `replica doctor`: all-reduce, every pair, clocks. All ranks must call it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PINGS = 10
 
 
 def rounds(count: int) -> Iterator[list[Pair]]:
-    """All pairs of `count` ranks, in rounds in which no rank stands twice (the circle method of round robins)."""
+    """Groups all pairs of `count` ranks into rounds with each rank at most once (circle method of round robins)."""
     ring: list[int | None] = [*range(count), *([None] if count % 2 else [])]
     for _ in range(len(ring) - 1):
         half = len(ring) // 2
@@ -22,9 +22,9 @@ def rounds(count: int) -> Iterator[list[Pair]]:
 
 
 def measure_links(device: Any, megabytes: int, chosen: list[int]) -> dict[str, Any]:
-    """Bandwidth (GB/s) and latency (ms) of an all-reduce over all ranks, and of exchanges between pairs of `chosen`.
+    """Measures bandwidth (GB/s) and latency (ms): an all-reduce over all ranks, and exchanges of pairs of `chosen`.
 
-    The bandwidth of an all-reduce is that of the bus: 2 (n - 1) / n times the bytes over the time (nccl-tests).
+    The all-reduce bandwidth is the bus bandwidth of nccl-tests: 2 (n - 1) / n x bytes / time.
     """
     import torch
     import torch.distributed as dist
@@ -66,7 +66,7 @@ def measure_links(device: Any, megabytes: int, chosen: list[int]) -> dict[str, A
 
 
 def _exchange(tensor: Any, other: int) -> None:
-    """Both send and receive the tensor at once."""
+    """Sends and receives the tensor at the same time, on both ranks."""
     import torch
     import torch.distributed as dist
 
@@ -84,7 +84,7 @@ def _settle(device: Any) -> None:
 
 
 def clock_offsets(device: Any) -> list[float]:
-    """Seconds that each rank's clock is ahead of rank 0's; the least uncertain of some exchanges (as NTP does)."""
+    """Measures the seconds that each rank's clock is ahead of rank 0's, by the fastest of some exchanges (as NTP)."""
     import torch
     import torch.distributed as dist
 

@@ -1,8 +1,8 @@
-"""`replica train --supervise`: training in processes of its own, started again when they end too early.
+"""Implements `replica train --supervise`: runs training in child processes, and restarts them if they end too early.
 
-Whether training is done is decided by the checkpoint of its last step, never by an exit code. A restart takes as many
-ranks as there are devices then, so a run that lost a GPU goes on with fewer and takes it back when it returned; the
-global batch stays, by accumulation.
+Training is done when the checkpoint of its last step exists, whatever the exit code. A restart uses as many ranks as
+there are devices at that time. So a run that lost a GPU continues with fewer ranks, and uses the GPU again when it is
+back. Accumulation keeps the global batch the same.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def supervise(recipe: Recipe, restarts: int, pause: float) -> Path:
     """Trains to the last step through crashes, killed ranks and hangs; returns the checkpoint.
 
     Args:
-        recipe: whose resolved form lies in the run directory.
-        restarts: how many times in a row training may end without a newer checkpoint than before.
+        recipe: the run directory must contain its resolved form.
+        restarts: number of consecutive restarts without a newer checkpoint.
         pause: seconds before each restart.
 
     Raises:
@@ -50,14 +50,14 @@ def supervise(recipe: Recipe, restarts: int, pause: float) -> Path:
 def until_finished(
     recipe: Recipe, restarts: int, pause: float, attempt: Callable[[], int], prepare: Callable[[], str]
 ) -> Path:
-    """Makes attempts until the checkpoint of the last step is there, and returns it.
+    """Repeats training until the checkpoint of the last step exists, and returns it.
 
     Args:
-        recipe: whose resolved form lies in the run directory.
-        restarts: how many times in a row an attempt may end without a newer checkpoint than before.
+        recipe: the run directory must contain its resolved form.
+        restarts: number of consecutive restarts without a newer checkpoint.
         pause: seconds before each restart.
         attempt: trains once; returns an exit code.
-        prepare: looks what is left for the next attempt; says on what it will run.
+        prepare: finds the devices for the next attempt; returns their description.
 
     Raises:
         TrainingFailed: when the user has something to fix, or the restarts are used up.
@@ -68,13 +68,15 @@ def until_finished(
         if is_finished(recipe):
             break
         if code == USER_ERROR:
-            raise TrainingFailed("training cannot go on by itself; its message stands above")
+            raise TrainingFailed("training cannot continue by itself; see its error message above")
         step = _newest_step(recipe)
         stalled = 0 if step > best else stalled + 1
         best = max(best, step)
         what = f"training ended with exit code {code} ({_meaning(code)}), newest checkpoint at step {step}"
         if stalled > restarts:
-            raise TrainingFailed(f"{what}; {restarts} restarts brought no newer one. The same command continues")
+            raise TrainingFailed(
+                f"{what}; {restarts} restarts made no newer checkpoint; fix the cause, then the same command continues"
+            )
         number = f"restart {stalled} of {restarts} without progress" if stalled else "restart"
         say(f"{what}; {number} in {pause:g} s on {prepare()}")
         time.sleep(pause)
@@ -84,11 +86,11 @@ def until_finished(
 
 
 def ranks_left(recipe: Recipe, devices: int | None = None) -> int:
-    """Ranks for a restart: the most, up to what was asked for, that there are devices for and the batch divides over.
+    """Chooses the number of ranks for a restart: the largest for which there are devices and the batch divides.
 
     Args:
-        recipe: says how many are wanted.
-        devices: GPUs on this machine; None: counted now. 0: a CPU machine, where ranks need no device.
+        recipe: `train.ranks` is the upper limit.
+        devices: GPUs on this machine; None: count them now; 0: a CPU machine, where ranks need no device.
     """
     devices = _count_gpus() if devices is None else devices
     most = min(recipe.train.ranks or devices, devices) if devices else recipe.train.ranks or 1
@@ -98,15 +100,18 @@ def ranks_left(recipe: Recipe, devices: int | None = None) -> int:
         except ValueError:
             continue
         return ranks
-    raise ValueError(f"train.global_batch_size {recipe.train.global_batch_size} divides over no number of ranks")
+    raise ValueError(
+        f"train.global_batch_size {recipe.train.global_batch_size} cannot be divided over 1 to {most} ranks; change it"
+    )
 
 
 def _count_gpus() -> int:
-    """In a fresh process: torch remembers its first answer, and a device that died may take the process with it."""
+    """Counts GPUs in a new process: torch caches its first answer, and a failed device may crash the process."""
     command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:
-        raise TrainingFailed(f"the GPUs cannot be counted any more: {done.stderr.strip()[-500:]}")
+        reason = done.stderr.strip()[-500:]
+        raise TrainingFailed(f"counting the GPUs failed: {reason}; restart the machine or its driver")
     return int(done.stdout)
 
 
@@ -122,6 +127,6 @@ def _meaning(code: int) -> str:
         return "stopped by a signal after saving"
     if code == LOST_RANK:
         return "another rank is gone or stuck; the message above names it"
-    # DeepSpeed's launcher hands a rank's -9 on as 256 - 9.
+    # DeepSpeed's launcher reports a rank's -9 as 256 - 9.
     signal_number = -code if code < 0 else 256 - code if code > 192 else code - 128 if code > 128 else 0
-    return f"signal {signal_number}" if signal_number else "an error, which stands above"
+    return f"signal {signal_number}" if signal_number else "an error; see above"

@@ -1,7 +1,7 @@
-"""Starts the processes that train, and believes only the checkpoint they leave.
+"""Starts training. Success means a committed checkpoint of the last step, not exit code 0.
 
-One rank trains in this process. Several are started by DeepSpeed's node launcher. That launcher can end with exit code
-0 although its ranks died, so what counts is the committed checkpoint of the last step.
+One rank trains in this process. DeepSpeed's node launcher starts several ranks. It can exit with 0 although its ranks
+crashed, so its exit code is not used as the sign of success.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class TrainingFailed(ValueError):
 
 
 def count_ranks(recipe: Recipe) -> int:
-    """Processes to train with on this machine: `train.ranks`, else one per visible GPU, else one.
+    """Returns the number of ranks on this machine: `train.ranks`, else one per visible GPU, else one.
 
     Raises:
-        ValueError: when more are asked for than there are GPUs.
+        ValueError: when `train.ranks` is more than the number of GPUs.
     """
     import torch
 
@@ -51,11 +51,11 @@ def count_ranks(recipe: Recipe) -> int:
 
 
 def train_here(recipe: Recipe) -> None:
-    """Trains in this process, the only rank.
+    """Trains in this process, as the only rank.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, when it has saved.
-        SystemExit: likewise after SIGTERM (143) and SIGUSR1 (75).
+        KeyboardInterrupt: after Ctrl-C and saving.
+        SystemExit: after SIGTERM (143) or SIGUSR1 (75), and saving.
     """
     from pretrain.signals import StoppedEarly
     from pretrain.train import train
@@ -73,9 +73,9 @@ def train_ranks(recipe: Recipe, ranks: int) -> None:
     """Trains with `ranks` processes on this machine; the resolved recipe must be in the run directory.
 
     Raises:
-        TrainingFailed: when a process fails; its own message stands above.
-        KeyboardInterrupt: when Ctrl-C stopped them.
-        SystemExit: 75, when another signal stopped them and they saved.
+        TrainingFailed: when a process fails; it has printed its own message.
+        KeyboardInterrupt: after Ctrl-C.
+        SystemExit: 75, after another signal and saving.
     """
     code = ranks_exit_code(recipe, ranks)
     if code == INTERRUPTED:
@@ -84,13 +84,13 @@ def train_ranks(recipe: Recipe, ranks: int) -> None:
         raise SystemExit(STOPPED_EARLY)
     if code:
         raise TrainingFailed(
-            f"training stopped with exit code {code} (its own message stands above); "
-            "after the cause is gone, the same command continues from the newest checkpoint"
+            f"training stopped with exit code {code} (see its own message above); fix the cause, then the same command "
+            "continues from the newest checkpoint"
         )
 
 
 def ranks_exit_code(recipe: Recipe, ranks: int) -> int:
-    """Trains with `ranks` processes; returns their launcher's exit code. None of them outlives the call."""
+    """Trains with `ranks` processes; returns their launcher's exit code. All have ended when it returns."""
     began = time.time()
     with environment_first():
         launcher = _spawn(_launcher(recipe.run_directory / RESOLVED_NAME, recipe, ranks))
@@ -99,7 +99,7 @@ def ranks_exit_code(recipe: Recipe, ranks: int) -> int:
 
 @contextmanager
 def environment_first() -> Iterator[None]:
-    """Has this environment's `bin` first on PATH: DeepSpeed compiles an operator with the `ninja` that lies there."""
+    """Puts this environment's `bin` first on PATH: DeepSpeed compiles an operator with the `ninja` there."""
     here, before = str(Path(sys.executable).parent), os.environ.get("PATH")
     if (before or "").split(os.pathsep)[0] != here:
         os.environ["PATH"] = os.pathsep.join([here, before or ""])
@@ -113,8 +113,8 @@ def environment_first() -> Iterator[None]:
 
 
 def _launcher(recipe_file: Path, recipe: Recipe, ranks: int) -> list[str]:
-    # What `deepspeed --num_accelerators N` runs in the end. Started directly, it ends its ranks when it is told to end,
-    # which the `deepspeed` command above it does not.
+    # The command `deepspeed --num_accelerators N` starts this launcher. Started directly, the launcher ends its ranks
+    # on a signal; the `deepspeed` command would not pass the signal on.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     devices = [int(item) for item in visible.split(",") if item.isdigit()][:ranks]
     world = {"localhost": devices if len(devices) == ranks else list(range(ranks))}
@@ -125,20 +125,20 @@ def _launcher(recipe_file: Path, recipe: Recipe, ranks: int) -> list[str]:
         *("--no_local_rank", "--quiet", "--log_level=error"),
         *(str(TRAIN_SCRIPT), "--recipe", str(recipe_file), "--out", str(recipe.run_directory)),
         *trust_options(),
-        # A restart on fewer ranks left their number in the run directory's recipe.
+        # After a restart on fewer ranks, the run directory's recipe still has another number.
         *([] if recipe.train.ranks is None else [f"train.ranks={ranks}"]),
     ]
 
 
 def free_port() -> int:
-    """A port of this machine's loopback that nobody listens on just now."""
+    """Finds a port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-# Runs in the child before the command, in whose place it then steps. A function for the fork (`preexec_fn`) would run
-# Python in a copy of a process whose threads may hold locks.
+# The child runs this before it replaces itself by the command. A `preexec_fn` would run Python in a forked copy of a
+# process whose threads may hold locks.
 _BOUND = f"""
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -150,26 +150,26 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def bound(command: Sequence[str]) -> list[str]:
-    """The command such that it gets SIGTERM when this process ends, however it ends.
+    """Wraps a command so that it gets SIGTERM when this process ends, even by a crash.
 
-    A `kill -9` must not leave ranks behind that go on writing.
+    After a `kill -9`, no rank may stay and continue to write.
     """
     return [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *command]
 
 
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
-    # Its own session: Ctrl-C reaches this process alone, which then ends the others in order. What the launcher says
-    # goes to standard error: standard output is for results.
+    # A session of its own: Ctrl-C reaches this process only, which then ends the ranks in order. The launcher prints to
+    # standard error, since standard output is for results.
     return subprocess.Popen(bound(command), start_new_session=True, stdout=sys.stderr.fileno())
 
 
 def _wait(process: subprocess.Popen[bytes], run: Path, began: float) -> int:
-    """The launcher's exit code; `began`: Unix time before it was started."""
+    """Waits for the launcher; returns its exit code. `began`: Unix time before it was started."""
     try:
         while not _rank_is_lost(run, began):
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(_POLL_SECONDS)
-        # DeepSpeed's launcher gives a rank that does not answer 30 s to end. A rank that gave the run up wrote why.
+        # DeepSpeed's launcher waits 30 s for a rank that does not react. The rank that ended has printed the reason.
         with suppress(subprocess.TimeoutExpired):
             return process.wait(_LOST_GRACE_SECONDS)
         os.killpg(process.pid, signal.SIGKILL)
@@ -184,5 +184,5 @@ def _wait(process: subprocess.Popen[bytes], run: Path, began: float) -> int:
 
 
 def _rank_is_lost(run: Path, began: float) -> bool:
-    """Whether a rank of this start has ended because another one is gone or stuck."""
+    """Tells whether a rank of this start has ended because another one has ended or is stuck."""
     return any(beat.phase == Phase.ENDED and beat.time >= began for beat in read_beats(run).values())

@@ -86,7 +86,7 @@ def make_plan(
 
 
 def _bytes_per_token(recipe: Recipe) -> tuple[float, bool]:
-    """Bytes of text per token, and whether the prepared data said so."""
+    """Returns bytes of text per token, and True if the prepared data gives them."""
     if (recipe.data_directory / MANIFEST).is_file():
         sources = load_manifest(recipe.data_directory).train
         if tokens := sum(source.tokens for source in sources):
@@ -106,7 +106,7 @@ def planned_setup(recipe: Recipe, hardware: Hardware, warnings: list[str]) -> Se
     """How training would set the recipe up there; adds what does not divide to `warnings`."""
     train, half = recipe.train, not hardware.device.cpu or cpu_computes_bf16()
     if train.parallel.tensor > 1:
-        raise ValueError("replica plan does not count with train.parallel.tensor; leave it out here")
+        raise ValueError("replica plan does not support train.parallel.tensor; plan with train.parallel.tensor=1")
     batch = plan_batch(train, hardware.ranks)
     warnings += batch.problems
     bucket = recipe.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size", Setup.bucket)
@@ -162,7 +162,7 @@ def _row(recipe: Recipe, rows: int, setup: Setup, hardware: Hardware, limit: flo
 
 
 def _fastest(recipe: Recipe, rows: int, setup: Setup, hardware: Hardware, limit: float) -> dict[str, Any] | None:
-    """The configuration with the least predicted time of those that fit; of equals the one with the least memory."""
+    """Returns the fastest predicted configuration that fits; of equally fast ones, that with the least memory."""
     per_rank = setup.micro_batch * setup.accumulation
     found = [
         _row(

@@ -8,7 +8,7 @@ from data_prep.tokens.vocab_training import train_vocab
 
 
 def embedding_rows(recipe: Recipe) -> int | None:
-    """Rows of the embedding, padding included; None for an alphabet that the data decides."""
+    """Returns the padded rows of the embedding; None for a `char` tokenizer, which depends on the data."""
     tokenizer = recipe.data.tokenizer
     if tokenizer.kind == "char":
         return None

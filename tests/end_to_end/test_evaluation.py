@@ -139,7 +139,7 @@ def test_one_failing_score_loses_no_other(run: Path, capsys: pytest.CaptureFixtu
     pairs.rename(run.parent / "away")
     assert main(["run", str(run), "evaluation.benchmarks.include_path=nowhere"]) == 2
     error = capsys.readouterr().err
-    assert "pairs.jsonl: no such file" in error and "include_path: there is no directory" in error
+    assert "pairs.jsonl: no such file" in error and "is not a directory; correct it" in error
     results = load_results(run)
     assert [failure.name for failure in results.failures] == ["benchmark/replica_copa", "translation/pairs"]
     assert {"perplexity/heldout/perplexity", "compression/heldout/xz_bits_per_byte"} <= results.by_name().keys()

@@ -105,14 +105,14 @@ def test_progress_makes_the_restarts_count_anew(recipe: Recipe, monkeypatch: pyt
 
 def test_restarts_without_progress_are_bounded(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = scripted(monkeypatch, recipe, [(247, 5)] * 9)
-    with pytest.raises(TrainingFailed, match=r"signal 9\), newest checkpoint at step 5; 2 restarts brought no newer"):
+    with pytest.raises(TrainingFailed, match=r"signal 9\), newest checkpoint at step 5; 2 restarts made no newer"):
         supervise(recipe, restarts=2, pause=0)
     assert outcome()[0] == 9 - 4  # the first one made progress
 
 
 def test_what_the_user_must_fix_is_not_tried_again(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = scripted(monkeypatch, recipe, [(USER_ERROR, 5), (0, 20)])
-    with pytest.raises(TrainingFailed, match="its message stands above"):
+    with pytest.raises(TrainingFailed, match="see its error message above"):
         supervise(recipe, restarts=2, pause=0)
     assert outcome()[0] == 1
 

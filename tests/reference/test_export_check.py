@@ -70,7 +70,7 @@ def test_other_ids_are_found(
     right = Vocab.framed
     monkeypatch.setattr(Vocab, "framed", lambda self, text: [self.eod_id, *right(self, text)])
     assert export(run, tmp_path / "out") == 1
-    assert "transformers gives other ids for" in capsys.readouterr().err
+    assert "transformers gives other token ids for" in capsys.readouterr().err
 
 
 def test_a_gguf_file_is_not_for_transformers(run: Path, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_data_that_a_run_was_trained_on_is_not_replaced(make: Callable[..., Reci
     write_fake_checkpoint(recipe, 3)
     (tmp_path / "corpus.jsonl").write_text('{"text": "another"}\n')
     before = {path: sha256_file(path) for path in recipe.data_directory.rglob("*.*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"would be made anew now \(documents.sources.*`replica train`"):
+    with pytest.raises(ValueError, match=r"would be prepared again \(documents.sources.*`replica train`"):
         data_stage(recipe)
     before.pop(recipe.data_directory / "inputs.json", None)
     assert {path: sha256_file(path) for path in before} == before
@@ -210,7 +210,7 @@ def test_data_of_an_earlier_version_is_kept_when_a_run_was_trained_on_it(
     monkeypatch.setattr("data_prep.stages.graph.code_version", lambda *modules: f"other {written}")
     assert not is_current(recipe) and changed_inputs(recipe) == []
     assert data_stage(recipe) == recipe.data_directory
-    assert "made by another version of Replica" in capsys.readouterr().err
+    assert "prepared by another version of Replica" in capsys.readouterr().err
 
 
 def test_files_that_were_deleted_to_save_room(make: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,5 +223,5 @@ def test_files_that_were_deleted_to_save_room(make: Callable[..., Recipe], capsy
     assert data_stage(recipe) == recipe.data_directory
     assert "some of its files are gone; kept" in capsys.readouterr().err
     shutil.rmtree(recipe.data_directory / "documents")
-    with pytest.raises(ValueError, match=r"would be made anew now \(documents/manifest.json is gone\)"):
+    with pytest.raises(ValueError, match=r"would be prepared again \(documents/manifest.json is gone\)"):
         data_stage(recipe)

@@ -77,7 +77,7 @@ def test_scores_of_an_older_checkpoint_are_refused(run: Path, capsys: pytest.Cap
         assert main(command) == 2 and replica(command) == 2
         said = capsys.readouterr().err
         assert "scores of step_00000600, but step_00001200 is the newest checkpoint now" in said
-        assert f"replica eval {run}`, or keep to step_00000600 with `replica eval {run} --step 600`" in said
+        assert f"replica eval {run}`, or choose step_00000600 with `replica eval {run} --step 600`" in said
     assert (run / "report" / "index.html").read_bytes() == before
     other = write_fake_run(run.parent / "other")
     with pytest.raises(ValueError, match="step_00001200 is the newest checkpoint now"):

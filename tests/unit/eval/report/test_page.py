@@ -198,7 +198,7 @@ def test_verdicts() -> None:
     assert [delta.verdict for delta in deltas] == ["better", "worse", "same", "incomparable", "unknown"]
     assert [delta.reason for delta in deltas] == [None, None, None, "task version 2.0 against 1.0", deltas[-1].reason]
     assert "no interval" in (deltas[-1].reason or "")
-    with pytest.raises(ValueError, match="share no score"):
+    with pytest.raises(ValueError, match="have no score in common"):
         compare(replace(base, results=[]), base)
 
 

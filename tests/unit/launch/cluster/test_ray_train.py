@@ -22,9 +22,9 @@ from launch.cluster.ray_node import (
     environment_of_ranks,
     only_start_here,
     rank_environment,
-    watch,
+    wait_for_ranks,
 )
-from launch.cluster.ray_train import Placement, forwarded, outcome, place
+from launch.cluster.ray_train import Placement, forwarded, outcome, place_ranks
 from pretrain.reliability.rank_heartbeat import LOST_RANK
 from tests.parts.training_run import tiny_recipe
 
@@ -49,22 +49,22 @@ def recipe(directory: Path, ranks: int | None = None, batch: int = 24) -> Recipe
 def test_where_a_run_begins(
     tmp_path: Path, cluster: list[dict[str, float]], ranks: int | None, asked: int | None, expected: Placement
 ) -> None:
-    assert place(recipe(tmp_path, ranks), cluster, asked, restart=False) == expected
+    assert place_ranks(recipe(tmp_path, ranks), cluster, asked, restart=False) == expected
 
 
 def test_a_first_start_insists_and_a_restart_takes_what_is_left(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 of the cluster's 2 nodes have 1 CPU, and 3 are needed"):
-        place(recipe(tmp_path), [CPU, CPU], 3, restart=False)
-    assert place(recipe(tmp_path), [CPU, CPU], 3, restart=True).nodes == 2
+        place_ranks(recipe(tmp_path), [CPU, CPU], 3, restart=False)
+    assert place_ranks(recipe(tmp_path), [CPU, CPU], 3, restart=True).nodes == 2
     five = [CPU] * 5
     with pytest.raises(ValueError, match="global_batch_size 24 cannot be divided over 5 ranks"):
-        place(recipe(tmp_path), five, None, restart=False)
-    assert place(recipe(tmp_path), five, None, restart=True).nodes == 4, "24 sequences divide over 4"
-    assert place(recipe(tmp_path), five, 3, restart=True).nodes == 3, "no more than was asked for"
+        place_ranks(recipe(tmp_path), five, None, restart=False)
+    assert place_ranks(recipe(tmp_path), five, None, restart=True).nodes == 4, "24 sequences divide over 4"
+    assert place_ranks(recipe(tmp_path), five, 3, restart=True).nodes == 3, "no more than was asked for"
     with pytest.raises(ValueError, match="0 of the cluster's 1 nodes have 1 CPU and 8 GPUs, and 1 are needed"):
-        place(recipe(tmp_path, ranks=8), [{"CPU": 1.0, "GPU": 4.0}], None, restart=True)
+        place_ranks(recipe(tmp_path, ranks=8), [{"CPU": 1.0, "GPU": 4.0}], None, restart=True)
     with pytest.raises(ValueError, match="cannot be divided over 5 ranks"):
-        place(recipe(tmp_path, ranks=5), [CPU, CPU], None, restart=True)
+        place_ranks(recipe(tmp_path, ranks=5), [CPU, CPU], None, restart=True)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ranks_that_finish_are_let_finish() -> None:
     failures: list[float] = []
     ranks = [start(READY), start(f"{READY}; time.sleep(0.3)")]
-    assert watch(ranks, lambda: None, failures.append, grace=9) == [0, 0]
+    assert wait_for_ranks(ranks, lambda: None, failures.append, grace=9) == [0, 0]
     assert not failures
 
 
@@ -128,13 +128,16 @@ def test_an_order_to_stop_lets_ranks_save() -> None:
     asked = time.monotonic() + 0.2
     failures: list[float] = []
     ranks = [start(SAVES), start(SAVES)]
-    assert watch(ranks, lambda: 9.0 if time.monotonic() > asked else None, failures.append, grace=0) == [75, 75]
+    assert wait_for_ranks(ranks, lambda: 9.0 if time.monotonic() > asked else None, failures.append, grace=0) == [
+        75,
+        75,
+    ]
 
 
 def test_a_failed_rank_ends_the_others_also_those_that_are_stuck() -> None:
     failures: list[float] = []
     ranks = [start(f"{READY}; sys.exit(3)"), start(SAVES), start(STUCK)]
-    assert watch(ranks, lambda: None, failures.append, grace=0.5) == [3, 75, -signal.SIGKILL]
+    assert wait_for_ranks(ranks, lambda: None, failures.append, grace=0.5) == [3, 75, -signal.SIGKILL]
     assert set(failures) == {0.5}, "the other nodes are told"
 
 
@@ -142,7 +145,7 @@ def test_when_the_run_was_given_up_nobody_is_waited_for(monkeypatch: pytest.Monk
     monkeypatch.setattr(ray_node, "_LOST_GRACE_SECONDS", 0.2)
     failures: list[float] = []
     ranks = [start(f"{READY}; sys.exit({LOST_RANK})"), start(STUCK)]
-    assert watch(ranks, lambda: None, failures.append, grace=60) == [LOST_RANK, -signal.SIGKILL]
+    assert wait_for_ranks(ranks, lambda: None, failures.append, grace=60) == [LOST_RANK, -signal.SIGKILL]
     assert set(failures) == {0.2}
 
 

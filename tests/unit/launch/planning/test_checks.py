@@ -131,7 +131,7 @@ def test_a_gate_on_a_benchmark_that_is_not_listed_is_said(
 
 
 def test_a_name_of_the_hub_is_no_directory(make: Callable[..., Recipe]) -> None:
-    with pytest.raises(ValueError, match=r"train.init_from: .*gpt2 is not there; a model of the hub is fetched first"):
+    with pytest.raises(ValueError, match=r"train.init_from: .*gpt2 is not there; download a model of the hub first"):
         check(make("train.init_from=gpt2"), trains_here=True)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launch.cli import main
-from launch.planning.doctor import judge
+from launch.planning.doctor import compare
 from launch.processes.links import rounds
 
 GPU = {"name": "H200", "bytes": 140 * 2**30}
@@ -33,15 +33,15 @@ def found() -> dict[str, Any]:
 
 def failing(found: dict[str, Any], verdict: str = "fail", **settings: Any) -> dict[str, str]:
     """What of the findings has this verdict."""
-    return {row.what: row.value for row in judge(found, **settings) if row.verdict == verdict}
+    return {row.what: row.value for row in compare(found, **settings) if row.verdict == verdict}
 
 
 def test_healthy_nodes_pass(found: dict[str, Any]) -> None:
-    assert {row.verdict for row in judge(found, nodes=2, need=10**9)} == {"ok"}
+    assert {row.verdict for row in compare(found, nodes=2, need=10**9)} == {"ok"}
 
 
 def test_what_breaks_a_run(found: dict[str, Any]) -> None:
-    assert failing(found, nodes=3) == {"nodes": "2 report, 3 were asked for"}
+    assert failing(found, nodes=3) == {"nodes": "2 reported, but --nodes expects 3"}
     assert "need 10.00 GB" in failing(found, need=10**10)["run directory on one"]
     second = found["ranks"][1]
     second["versions"]["torch"] = "2.11.0"

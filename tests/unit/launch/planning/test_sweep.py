@@ -51,7 +51,7 @@ def test_points_of_a_recipe_without_the_dial(recipe: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("values", [["1", "2"], ["1", "3", "2"], ["1", "1", "2"]])
 def test_too_few_or_unordered_sizes(recipe: Path, values: list[str]) -> None:
-    with pytest.raises(ValueError, match="three to six values, rising"):
+    with pytest.raises(ValueError, match="three to six values in ascending order"):
         sizes(str(recipe), [], "depth", values)
 
 
