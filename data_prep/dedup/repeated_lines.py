@@ -17,7 +17,7 @@ import numpy as np
 from configs.common.files import atomic_path
 from configs.schema.data import RepeatedLines
 from data_prep.dedup.passes import PASSES_CODE, PartTask, Passes, RangeTask
-from data_prep.dedup.shuffle import Records, ordered, starts_of_runs
+from data_prep.dedup.shuffle import Records, ordered, starts_of_runs, values_by_key
 from data_prep.work.stage import Run, Stage
 from data_prep.work.verdicts import Part, VerdictWriter, remaining
 
@@ -87,16 +87,13 @@ def write_verdicts(task: PartTask[RepeatedLines]) -> None:
     """Cuts lines; drops documents of which only white space would be left."""
     numbered = task.numbered
     local = np.load(numbered.stage.unit_file(f"local.{numbered.part.name}", ".npy"))
-    found = ordered(np.concatenate([task.read(), local]))
-    starts = starts_of_runs(found[:, 0])
-    pieces = np.split(found[:, 1], starts[1:]) if len(found) else []
-    told = {number: set(piece.tolist()) for number, piece in zip(found[starts, 0].tolist(), pieces, strict=True)}
+    hashes = values_by_key(ordered(np.concatenate([task.read(), local])))  # of the lines to cut, by document
     writer = VerdictWriter(numbered.part)
     cut = 0
-    for row, fields in remaining(numbered.part, ["text"]) if told else ():
-        repeated = told.get(numbered.base + row)
-        if not repeated:
+    for row, fields in remaining(numbered.part, ["text"]) if hashes else ():
+        if numbered.base + row not in hashes:
             continue
+        repeated = set(hashes[numbered.base + row].tolist())
         encoded = fields["text"].encode()
         units = hashed_units(encoded, numbered.part.source, task.settings)
         spans = [span for span, digest in units if int.from_bytes(digest[:8], "little") in repeated]

@@ -160,6 +160,13 @@ def starts_of_runs(*columns: Records) -> npt.NDArray[np.int64]:
     return np.flatnonzero(changes)
 
 
+def values_by_key(records: Records) -> dict[int, npt.NDArray[np.uint64]]:
+    """Values of each key of (key, value), sorted by key."""
+    starts = starts_of_runs(records[:, 0])
+    values = np.split(records[:, 1], starts[1:]) if len(records) else []
+    return dict(zip(records[starts, 0].tolist(), values, strict=True))
+
+
 # -------------------------------------------------------------------------------------------------------------- merging
 def _merge(files: Sequence[Path], width: int) -> Iterator[Records]:
     """Blocks of the records of all files, sorted by key; at most `MERGE_RECORDS` are held (and their sorted copy)."""

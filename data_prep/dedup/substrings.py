@@ -37,6 +37,7 @@ from data_prep.dedup.shuffle import (
     ordered,
     read_records,
     starts_of_runs,
+    values_by_key,
     write_records,
 )
 from data_prep.text.hashing import Wide
@@ -111,8 +112,7 @@ def put_windows(task: PartTask[RepeatedSubstrings]) -> None:
     Repetitions within the part go to a file of the part.
     """
     assert task.result is not None
-    told = task.read()[:, 1]
-    shared = np.unique(np.concatenate([told, np.load(_local(task, "anchors"))]))
+    shared = np.unique(np.concatenate([task.read()[:, 1], np.load(_local(task, "anchors"))]))
     windows = ByteWindows(task.settings.min_bytes)
 
     def sorted_windows() -> Iterator[Records]:
@@ -175,11 +175,11 @@ def write_verdicts(task: PartTask[RepeatedSubstrings]) -> None:
     windows = ByteWindows(task.settings.min_bytes)
     writer = VerdictWriter(numbered.part)
     for texts in _batches(numbered):
-        told = _told(task, texts)
-        chosen = [(number, data) for number, data in texts if number in told]
+        repeated = _repeated_windows(task, texts)
+        chosen = [(number, data) for number, data in texts if number in repeated]
         covered = {number: np.zeros(len(data) + 1, dtype=np.int32) for number, data in chosen}
         for batch in byte_batches(chosen, task.settings.min_bytes):
-            _cover(windows, batch, told, covered)
+            _cover(windows, batch, repeated, covered)
         for number, data in chosen:
             spans = _spans(data, covered[number])
             _decide(writer, number - numbered.base, data, spans)
@@ -199,18 +199,16 @@ def _batches(numbered: NumberedPart) -> Iterator[list[tuple[int, bytes]]]:
         yield texts
 
 
-def _told(task: PartTask[RepeatedSubstrings], texts: Sequence[tuple[int, bytes]]) -> dict[int, Wide]:
+def _repeated_windows(task: PartTask[RepeatedSubstrings], texts: Sequence[tuple[int, bytes]]) -> dict[int, Wide]:
     """Sorted hashes of the repeated windows of each document that has any."""
     assert task.source is not None
     low, high = texts[0][0], texts[-1][0] + 1
-    found = ordered(np.concatenate([task.source.read(low, high), read_records(_local(task, "windows"), 2, low, high)]))
-    starts = starts_of_runs(found[:, 0])
-    pieces = np.split(found[:, 1], starts[1:]) if len(found) else []
-    return dict(zip(found[starts, 0].astype(np.int64).tolist(), pieces, strict=True))
+    own = read_records(_local(task, "windows"), 2, low, high)
+    return values_by_key(ordered(np.concatenate([task.source.read(low, high), own])))
 
 
 def _cover(
-    windows: ByteWindows, batch: ByteBatch, told: dict[int, Wide], covered: dict[int, npt.NDArray[np.int32]]
+    windows: ByteWindows, batch: ByteBatch, repeated: dict[int, Wide], covered: dict[int, npt.NDArray[np.int32]]
 ) -> None:
     """Notes +1 where a repeated window begins and -1 where it has ended."""
     hashes = windows.hashes(batch.data, windows.size)
@@ -218,7 +216,7 @@ def _cover(
         batch.numbers.tolist(), batch.offsets.tolist(), batch.edges[:-1], batch.edges[1:], strict=True
     ):
         own = hashes[start : end - windows.size + 1]
-        known = told[number]
+        known = repeated[number]
         hits = np.flatnonzero(known[np.minimum(np.searchsorted(known, own), len(known) - 1)] == own) + offset
         covered[number][hits] += 1
         covered[number][hits + windows.size] -= 1
