@@ -87,11 +87,10 @@ def by_split(task: SplitPart, columns: list[str]) -> Iterator[tuple[str, dict[st
 
 # --------------------------------------------------------------------------------------------------------------- sample
 @dataclass(frozen=True)
-class SampleTask:
-    """Training text of one part; `fraction` of the documents."""
+class _OfPart:
+    """A task over one part; its unit has the part's name."""
 
     part: SplitPart
-    fraction: float
 
     @property
     def name(self) -> str:
@@ -102,6 +101,13 @@ class SampleTask:
     def bytes(self) -> float:
         """Bytes of the part's text."""
         return self.part.part.bytes
+
+
+@dataclass(frozen=True)
+class SampleTask(_OfPart):
+    """Take a sample of the training text of one part: `fraction` of its documents."""
+
+    fraction: float
 
 
 def sample_pieces(task: SampleTask) -> None:
@@ -150,24 +156,13 @@ def sample_chunks(stage: Stage, parts: list[str]) -> Iterator[str]:
 
 # ------------------------------------------------------------------------------------------------------------- encoding
 @dataclass(frozen=True)
-class EncodeTask:
+class EncodeTask(_OfPart):
     """Encode one part."""
 
-    part: SplitPart
     tokenizer: str
     tokenizer_fingerprint: str
     dtype: str
     fast: bool
-
-    @property
-    def name(self) -> str:
-        """Name of the unit: that of the part."""
-        return self.part.name
-
-    @property
-    def bytes(self) -> float:
-        """Bytes of the part's text."""
-        return self.part.part.bytes
 
 
 def encode_part(task: EncodeTask) -> None:

@@ -1,7 +1,8 @@
 """Runs work on Ray. No other file hands work to processes.
 
 Work is a function of the module level and a list of arguments. It runs on a private Ray that lives as long as the
-`Cluster`, or on a running one by its address; started when first needed, so that a run with nothing to do pays nothing.
+`Cluster`, or on a running one by its address. Ray starts when it is first needed, so a run with nothing to do pays
+nothing.
 
 Workers and nodes may die at any time: their tasks are started again, and go on behind the units they committed
 (`data_prep/work/worker_deaths.py`).
@@ -9,14 +10,11 @@ Workers and nodes may die at any time: their tasks are started again, and go on 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
-import platform
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -24,18 +22,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from configs.common.versions import code_version
 from data_prep.work import worker_deaths
 from data_prep.work.ray_token import private_token, token_file
 from data_prep.work.worker_deaths import Job, Progress, record_death
 from data_prep.work.worker_notes import Done, noted
+from data_prep.work.worker_process import Site, run_guarded, versions
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -47,22 +42,8 @@ _WIDTH_SECONDS = 5.0
 # Notes are read at least a second apart, and so seldom that all of them make no more than this many reads a second.
 _NOTES_PER_SECOND = 100.0
 _LONGEST_DIRECTORY = 24
-_PR_SET_PDEATHSIG = 1
 _NOTES = ".notes"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# A file system shared over a network may show a new file late.
-_SHARED_SECONDS = 10.0
-# Other versions of these write other bytes.
-_LIBRARIES = ("pyarrow", "numpy", "tokenizers", "zstandard", "ftfy")
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a worker on another machine must have: the driver's files and the same versions."""
-
-    token: Path  # a file that the driver wrote
-    versions: dict[str, str]
-    directory: str  # that relative paths mean
 
 
 class Cluster:
@@ -176,7 +157,7 @@ class Cluster:
         """
         ray = self._start()
         # Ray's own retries would start a task that kills its worker again without a word.
-        remote = ray.remote(max_retries=0)(_guarded)
+        remote = ray.remote(max_retries=0)(run_guarded)
         waiting = (Job(task, self._notes and self._notes / f"{number:07d}") for number, task in enumerate(tasks))
         again: list[Job] = []  # their workers died
         running: dict[Any, Job] = {}
@@ -324,7 +305,7 @@ class Cluster:
         if self._notes:
             token = self._notes / f"token-{uuid.uuid4().hex}"
             token.touch()
-            self._site = Site(token, _versions(), str(Path.cwd()))
+            self._site = Site(token, versions(), str(Path.cwd()))
 
 
 @contextmanager
@@ -350,69 +331,3 @@ def _our_packages() -> list[str]:
     """Directories of the packages that the machines of a running cluster need."""
     root = Path(__file__).parents[2]
     return [str(root / "configs"), str(root / "data_prep")]
-
-
-# -------------------------------------------------------------------------------------------------------------- workers
-def _guarded(
-    function: Callable[[Task], Result], task: Task, notes: Path | None, site: Site | None
-) -> tuple[Result | None, Exception | None, Done]:
-    """Errors meant for the user travel as values: Ray would wrap them with its own trace."""
-    _end_with_parent()
-    try:
-        if site:
-            _check_site(site.token, site.directory, tuple(site.versions.items()))
-        with noted(notes, sync=site is not None, node=_node() if site else "") as beat:
-            return function(task), None, beat.done
-    except (ValueError, OSError, MemoryError) as error:
-        return None, error, Done()
-
-
-@cache
-def _end_with_parent() -> None:
-    """Lets the system end this worker when Ray's daemon goes, which goes with a killed driver.
-
-    By themselves workers may take a minute to notice, and write into a directory where the next run is at work.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-@cache
-def _node() -> str:
-    """This machine's name and address."""
-    import ray
-
-    return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
-
-
-@cache
-def _check_site(token: Path, directory: str, versions: tuple[tuple[str, str], ...]) -> None:
-    """Once in every worker: this machine sees the driver's files and runs the same program.
-
-    Raises:
-        ValueError: naming the machine and what is wrong with it.
-    """
-    own = _versions()
-    for name, wanted in versions:
-        if own[name] != wanted:
-            raise ValueError(
-                f"node {_node()} has {name} {own[name]}, the machine this was started on {wanted}; "
-                "install the same environment on all nodes"
-            )
-    deadline = time.monotonic() + _SHARED_SECONDS
-    while not token.exists():
-        if time.monotonic() > deadline:
-            raise ValueError(
-                f"node {_node()} does not see {token.parent.parent}: the data directory must lie on a file system "
-                "that all nodes share; choose another with data.directory or --out"
-            )
-        time.sleep(0.5)
-    if Path(directory).is_dir():
-        os.chdir(directory)  # relative paths of sources mean the same as on the driver
-
-
-@cache
-def _versions() -> dict[str, str]:
-    """Versions that must be the same on all nodes."""
-    found = {"python": platform.python_version()} | {name: code_version(name) for name in ("data_prep", "configs")}
-    return found | {name: version(name) for name in _LIBRARIES}

@@ -41,7 +41,7 @@ ROOMS = {
 TWO_CLASSES: dict[str, set[str]] = {}
 # Heavy or optional packages, and the only places that may import them.
 ONLY_IN = {
-    "ray": ("data_prep/work/cluster.py", "launch/"),
+    "ray": ("data_prep/work/cluster.py", "data_prep/work/worker_process.py", "launch/"),
     # deepspeed_estimate.py calls its estimators of memory, which need no engine.
     "deepspeed": ("pretrain/engine/", "pretrain/planning/deepspeed_estimate.py"),
     "torchao": ("pretrain/model/float8.py",),

@@ -10,11 +10,12 @@ import pytest
 import zstandard
 
 from data_prep.work import stage_progress
-from data_prep.work.cluster import Cluster, _check_site, _versions
+from data_prep.work.cluster import Cluster
 from data_prep.work.stage import Stage
 from data_prep.work.time_limit import Guard, TooSlow, excluded_records
 from data_prep.work.worker_deaths import CRASHED, NODE, Job, Progress, record_death
 from data_prep.work.worker_notes import current, noted, read_note
+from data_prep.work.worker_process import check_site, versions
 
 
 class Bar:
@@ -158,14 +159,14 @@ def test_time_limits_are_of_the_processor_and_pass_broad_handlers(stage: Stage) 
 
 
 def test_a_node_that_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.work.cluster._node", lambda: "two (10.0.0.2)")
-    monkeypatch.setattr("data_prep.work.cluster._SHARED_SECONDS", 0.1)
-    own = _versions()
+    monkeypatch.setattr("data_prep.work.worker_process._node", lambda: "two (10.0.0.2)")
+    monkeypatch.setattr("data_prep.work.worker_process._SHARED_SECONDS", 0.1)
+    own = versions()
     (tmp_path / "token").touch()
     before = Path.cwd()
-    _check_site(tmp_path / "token", str(before), tuple(own.items()))
+    check_site(tmp_path / "token", str(before), tuple(own.items()))
     assert Path.cwd() == before
     with pytest.raises(ValueError, match=r"node two \(10.0.0.2\) does not see .*file system that all nodes share"):
-        _check_site(tmp_path / "absent" / "token", "", tuple(own.items()))
+        check_site(tmp_path / "absent" / "token", "", tuple(own.items()))
     with pytest.raises(ValueError, match=r"node two \(10.0.0.2\) has pyarrow .*, the machine this was started on 1.0"):
-        _check_site(tmp_path / "token", "", (("pyarrow", "1.0"),))
+        check_site(tmp_path / "token", "", (("pyarrow", "1.0"),))
