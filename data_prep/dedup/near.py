@@ -15,8 +15,8 @@ from typing import Any
 from configs.schema.data import NearDuplicates
 from data_prep.dedup import near_tasks as work
 from data_prep.dedup.components import MEMORY_EDGES, components_in_rounds
+from data_prep.dedup.minhash import choose_bands
 from data_prep.dedup.passes import PASSES_CODE, Passes
-from data_prep.dedup.shingles import choose_bands
 from data_prep.dedup.shuffle import Exchange, hash_ranges
 from data_prep.work.stage import Run, Stage
 from data_prep.work.verdicts import Part
@@ -40,6 +40,7 @@ class NearDeduplication:
             "dedup/pairs",
             "dedup/components",
             "dedup/shingles",
+            "dedup/minhash",
             "text/hashing",
             "text/words",
         ),

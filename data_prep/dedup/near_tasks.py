@@ -14,9 +14,10 @@ import numpy.typing as npt
 from configs.schema.data import NearDuplicates
 from data_prep.dedup.components import keyed_for, smallest_members
 from data_prep.dedup.document_index import DOCUMENT_BITS, DocumentIndex
+from data_prep.dedup.minhash import MinHash, band_keys
 from data_prep.dedup.pairs import SetReader, as_similar, bucket_pairs, spread_buckets, write_sets
 from data_prep.dedup.passes import PartTask, RangeTask
-from data_prep.dedup.shingles import MinHash, Shingler, band_keys
+from data_prep.dedup.shingles import Shingler
 from data_prep.dedup.shuffle import Records, ordered, starts_of_runs
 from data_prep.text.hashing import mix
 from data_prep.work.stage import Stage

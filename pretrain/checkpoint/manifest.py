@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from configs.common.files import fingerprint, read_json, sha256_file, write_text
+from configs.common.files import fingerprint, read_json, sha256_file
 from configs.schema.recipe import RESOLVED_NAME, Recipe, load
 
 DIRECTORY = "checkpoints"
@@ -135,10 +135,3 @@ def all_checkpoints(run: Path, hashes: bool = False) -> Iterator[CheckpointInfo 
 def newest(run: Path, hashes: bool = False) -> CheckpointInfo | None:
     """The newest undamaged checkpoint of a run; None without one. Prints nothing."""
     return next((found for found in all_checkpoints(run, hashes) if isinstance(found, CheckpointInfo)), None)
-
-
-def point_latest_at(directory: Path) -> None:
-    """Makes `checkpoints/latest` name this checkpoint, for people and for programs that are not ours."""
-    pointer = directory.parent / LATEST
-    if not pointer.is_file() or pointer.read_text(encoding="utf-8").strip() != directory.name:
-        write_text(pointer, directory.name + "\n")

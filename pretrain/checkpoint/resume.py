@@ -12,12 +12,12 @@ from configs.common.files import fsync_path
 from configs.common.notices import warn
 from configs.schema.recipe import Recipe
 from pretrain.checkpoint.fragment_files import FragmentReader
+from pretrain.checkpoint.latest_pointer import point_latest_at
 from pretrain.checkpoint.manifest import (
     DIRECTORY,
     CheckpointInfo,
     DamagedCheckpoint,
     find_damage,
-    point_latest_at,
     read_info,
     step_directories,
 )

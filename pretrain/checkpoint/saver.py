@@ -33,6 +33,7 @@ from configs.common.notices import warn
 from configs.schema.recipe import Recipe, save_published
 from data_prep.tokens.shards import DataManifest
 from pretrain.checkpoint.fragment_files import HostCopy, write_pieces
+from pretrain.checkpoint.latest_pointer import point_latest_at
 from pretrain.checkpoint.manifest import (
     DIRECTORY,
     MANIFEST,
@@ -41,7 +42,6 @@ from pretrain.checkpoint.manifest import (
     CheckpointInfo,
     all_checkpoints,
     manifest_content,
-    point_latest_at,
 )
 from pretrain.checkpoint.mirror import Mirror
 from pretrain.checkpoint.retention import expired

@@ -18,8 +18,9 @@ import zstandard
 from configs.schema.data import NearDuplicates
 from data_prep.dedup import near, near_tasks, pairs, shuffle
 from data_prep.dedup.components import smallest_members
+from data_prep.dedup.minhash import MinHash, band_keys, choose_bands
 from data_prep.dedup.near import NearDeduplication
-from data_prep.dedup.shingles import MinHash, Shingler, band_keys, choose_bands, join
+from data_prep.dedup.shingles import Shingler, join
 from tests.parts.dedup_parts import after, contents, make_parts, make_stage, run_backwards, texts_left
 
 SAMPLE = Path(__file__).parents[3] / "data" / "powershell-docs-versions.jsonl.zst"
@@ -200,7 +201,7 @@ def test_signatures_do_not_depend_on_batches(manual: list[str], monkeypatch: pyt
     texts = [*manual[:7], "", "one"]
     hashes, counts = Shingler(5).shingles(texts)
     whole = MinHash(32).signatures(hashes, counts)
-    monkeypatch.setattr("data_prep.dedup.shingles._BATCH_SHINGLES", 37)
+    monkeypatch.setattr("data_prep.dedup.minhash._BATCH_SHINGLES", 37)
     assert np.array_equal(MinHash(32).signatures(hashes, counts), whole)
     images = MinHash(32)
     plain = (hashes[: counts[0], None] * images._factors + images._terms).min(axis=0)

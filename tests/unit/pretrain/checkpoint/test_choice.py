@@ -11,7 +11,8 @@ from launch.stages import working_in
 from pretrain.checkpoint import manifest
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 from pretrain.checkpoint.compatible import check_finished, is_finished
-from pretrain.checkpoint.manifest import CheckpointInfo, DamagedCheckpoint, all_checkpoints, newest, point_latest_at
+from pretrain.checkpoint.latest_pointer import point_latest_at
+from pretrain.checkpoint.manifest import CheckpointInfo, DamagedCheckpoint, all_checkpoints, newest
 from tests.parts.fake_checkpoint import write_fake_checkpoint
 from tests.parts.training_run import tiny_recipe
 
