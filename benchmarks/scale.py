@@ -1,4 +1,4 @@
-"""A plan on paper from measured rates: what 1, 15 and 100 TB of text need, and what gives out first.
+"""Estimates from measured rates what 1, 15 and 100 TB of text need, and what becomes the bottleneck.
 
     python benchmarks/rates.py FILES … --out rates.json
     python benchmarks/scale.py rates.json --nodes 4 16 64

@@ -14,36 +14,36 @@ def difference(one: Result, other: Result) -> str | None:
     The set's content, the evaluation's settings and the versions of scoring code must be equal, and for scores per
     token also the tokenizer.
     """
-    found = _rules(one, other)
+    reasons = _rules(one, other)
     if one.task_version != other.task_version:
-        found.append(f"task version {one.task_version} against {other.task_version}")
+        reasons.append(f"task version {one.task_version} against {other.task_version}")
     for key in sorted(one.settings.keys() | other.settings.keys()):
-        found += _unequal(key, one.settings.get(key), other.settings.get(key))
+        reasons += _unequal(key, one.settings.get(key), other.settings.get(key))
     ours, theirs = _signature(one), _signature(other)
     for key in sorted(ours.keys() | theirs.keys()):
-        found += _unequal(key, ours.get(key), theirs.get(key))
-    return "; ".join(found) or None
+        reasons += _unequal(key, ours.get(key), theirs.get(key))
+    return "; ".join(reasons) or None
 
 
 def difference_within(one: Result, other: Result) -> str | None:
     """Tells why two scores of one run, such as a model's and a compressor's, cannot be compared; None if they can."""
-    found = _rules(one, other)
+    reasons = _rules(one, other)
     for key in sorted(one.settings.keys() & other.settings.keys()):
-        found += _unequal(key, one.settings[key], other.settings[key])
-    return "; ".join(found) or None
+        reasons += _unequal(key, one.settings[key], other.settings[key])
+    return "; ".join(reasons) or None
 
 
 def _rules(one: Result, other: Result) -> list[str]:
-    found = []
+    reasons = []
     if one.unit != other.unit or one.higher_is_better != other.higher_is_better:
-        found.append(f"unit `{one.unit}` against `{other.unit}`")
+        reasons.append(f"unit `{one.unit}` against `{other.unit}`")
     if one.tokenizer != other.tokenizer:
-        found.append("another tokenizer, and the unit is per token")
+        reasons.append("another tokenizer, and the unit is per token")
     if one.n != other.n:
-        found.append(f"another set: {one.n:,} against {other.n:,} units")
+        reasons.append(f"another set: {one.n:,} against {other.n:,} units")
     elif one.set != other.set:
-        found.append("another set: as many units, other content")
-    return found
+        reasons.append("another set: as many units, other content")
+    return reasons
 
 
 def _unequal(name: str, ours: object, theirs: object) -> list[str]:

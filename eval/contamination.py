@@ -57,8 +57,8 @@ def load(recipe: Recipe, checkpoint: CheckpointInfo) -> Touched | None:
     changed = changed_sets(recipe, compared, place_identity)
     for name in sorted(changed):
         note(f"{name} has changed since the training data was compared with it: no scores of clean and touched items")
-    kept = {name: keys for name, keys in touched.keys.items() if not changed & {name, name.partition("/")[0]}}
-    return replace(touched, keys=kept)
+    unchanged = {name: keys for name, keys in touched.keys.items() if not changed & {name, name.partition("/")[0]}}
+    return replace(touched, keys=unchanged)
 
 
 def split(touched: Touched | None, name: str, items: Sequence[Sequence[str]]) -> dict[str, Mask]:

@@ -35,9 +35,9 @@ def scored_recipe(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str
         raise RecipeError(f"override `{foreign[0]}`: a trained run takes overrides of `evaluation.…` only")
     own = load_run(run)
     evaluation = load(run / RESOLVED_NAME, overrides).evaluation if overrides else own.evaluation
-    made = checkpoint.recipe
-    data = made.data.model_copy(update={"directory": own.data.directory})
-    return made.model_copy(update={"out": own.out, "data": data, "evaluation": evaluation, "report": own.report})
+    trained = checkpoint.recipe
+    data = trained.data.model_copy(update={"directory": own.data.directory})
+    return trained.model_copy(update={"out": own.out, "data": data, "evaluation": evaluation, "report": own.report})
 
 
 def set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def is_current(run: Path) -> bool:
     checkpoint = Choice().find(run)
     recipe = scored_recipe(run, checkpoint)
     wanted = scores_fingerprint(recipe, checkpoint, set_identities(recipe, missing=True))
-    found = read_json(run / RESULTS)
-    return bool(found.get("fingerprint") == wanted and not found.get("failures"))
+    content = read_json(run / RESULTS)
+    return bool(content.get("fingerprint") == wanted and not content.get("failures"))
 
 
 def check_current(run: Path, results: Results) -> None:

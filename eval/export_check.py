@@ -54,16 +54,18 @@ def check_export(directory: Path, checkpoint: CheckpointInfo, dtype: str) -> str
         del ours
         with _no_progress_bar():
             theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-        found = theirs(tokens).logits
-    if found.shape != expected.shape:
+        actual = theirs(tokens).logits
+    if actual.shape != expected.shape:
         raise NotTheSame(
-            f"{directory}: logits of {tuple(found.shape)}, where the checkpoint has {tuple(expected.shape)}"
+            f"{directory}: logits of {tuple(actual.shape)}, where the checkpoint has {tuple(expected.shape)}"
         )
-    difference = float((found - expected).square().mean().sqrt() / expected.std())
-    said = f"logits of transformers differ by {difference:.1e} of their deviation ({TOLERANCE[dtype]:.0e} are allowed)"
+    difference = float((actual - expected).square().mean().sqrt() / expected.std())
+    comparison = (
+        f"logits of transformers differ by {difference:.1e} of their deviation ({TOLERANCE[dtype]:.0e} are allowed)"
+    )
     if not difference <= TOLERANCE[dtype]:
-        raise NotTheSame(f"{directory}: {said}")
-    return f"verified: {said}; ids equal on {len(texts)} texts"
+        raise NotTheSame(f"{directory}: {comparison}")
+    return f"verified: {comparison}; ids equal on {len(texts)} texts"
 
 
 @contextmanager

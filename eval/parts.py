@@ -68,13 +68,13 @@ def score_parts(parts: Iterable[Part], directory: Path, again: bool = False) -> 
     """
     outcome = Outcome()
     for part in parts:
-        kept = None if again else _kept(part, directory)
+        stored = None if again else _kept(part, directory)
         try:
-            scored = kept if kept is not None else part.work()
+            scored = stored if stored is not None else part.work()
         except Exception as error:  # no failure of one part may prevent the others
             outcome.failures.append(_failure(part.name, error))
             continue
-        if kept is None:
+        if stored is None:
             _keep(part, directory, scored)
         outcome.add(scored)
     return outcome
@@ -91,15 +91,15 @@ def _failure(name: str, error: Exception) -> Failure:
 
 def _kept(part: Part, directory: Path) -> Scored | None:
     try:
-        found = read_json(part.file(directory))
-        if found["fingerprint"] != fingerprint(part.inputs):
+        content = read_json(part.file(directory))
+        if content["fingerprint"] != fingerprint(part.inputs):
             return None
-        return [from_json(item) for item in found["results"]], [Sample(**item) for item in found["samples"]]
+        return [from_json(item) for item in content["results"]], [Sample(**item) for item in content["samples"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # missing, damaged or of another version: score it again
 
 
 def _keep(part: Part, directory: Path, scored: Scored) -> None:
     results, samples = scored
-    kept = {"results": [as_json(result) for result in results], "samples": [asdict(sample) for sample in samples]}
-    write_json(part.file(directory), {"name": part.name, "fingerprint": fingerprint(part.inputs), **kept})
+    content = {"results": [as_json(result) for result in results], "samples": [asdict(sample) for sample in samples]}
+    write_json(part.file(directory), {"name": part.name, "fingerprint": fingerprint(part.inputs), **content})

@@ -121,11 +121,13 @@ class Scorer:
             scores = score_texts(self.model, self.vocab, texts, stride, section.batch_size, bar.update)
         half = stride == max(1, context // 2)
         stamp = partial(self._stamped, settings={"new tokens per window": "half the context" if half else stride})
-        made = partial(perplexity_results, item.name, stride=stride, bootstrap_samples=section.bootstrap_samples)
-        results = stamp(made(scores=scores), key=set_key([text] for text in texts))
+        make_results = partial(
+            perplexity_results, item.name, stride=stride, bootstrap_samples=section.bootstrap_samples
+        )
+        results = stamp(make_results(scores=scores), key=set_key([text] for text in texts))
         for part, mask in split(self.touched, f"perplexity/{item.name}", [[text] for text in texts]).items():
             key = set_key([text] for text, inside in zip(texts, mask, strict=True) if inside)
-            results += labelled(stamp(made(scores=scores.of(mask)), key=key), part)
+            results += labelled(stamp(make_results(scores=scores.of(mask)), key=key), part)
         return results, []
 
     def _stamped(self, results: list[Result], settings: dict[str, Any], key: str) -> list[Result]:

@@ -101,13 +101,13 @@ def _complaint(failures: Sequence[Failure], saved: Path | None) -> ScoresFailed 
     by_reason: dict[str, list[str]] = {}
     for failure in failures:
         by_reason.setdefault(failure.reason, []).append(failure.name)
-    said = [(reason, ", ".join(names)) for reason, names in by_reason.items()]
-    left = f"{saved} holds the others, the same command tries these again" if saved else "none is left"
+    reasons = [(reason, ", ".join(names)) for reason, names in by_reason.items()]
+    consequence = f"{saved} holds the others, the same command tries these again" if saved else "none is left"
     kind = ScoresBroken if any(failure.bug for failure in failures) else ScoresFailed
-    if len(said) == 1:
-        return kind(f"{said[0][0]} (not scored: {said[0][1]}; {left})", saved is not None)
-    listed = "\n".join(f"  - {names}: {reason}" for reason, names in said)
-    return kind(f"these scores could not be made; {left}:\n{listed}", saved is not None)
+    if len(reasons) == 1:
+        return kind(f"{reasons[0][0]} (not scored: {reasons[0][1]}; {consequence})", saved is not None)
+    listed = "\n".join(f"  - {names}: {reason}" for reason, names in reasons)
+    return kind(f"these scores could not be made; {consequence}:\n{listed}", saved is not None)
 
 
 def _to_device(model: Transformer) -> Transformer:

@@ -184,13 +184,13 @@ def replica_sweep(arguments: Namespace) -> int:
     if arguments.vary:
         if arguments.check:
             raise ValueError("--check trains a predicted size, and --vary predicts none; leave one of them out")
-        found = {"name": sweep.name, "runs": sweep.run(grid(arguments.overrides, arguments.vary))}
-        sweep.write(found)
+        summary = {"name": sweep.name, "runs": sweep.run(grid(arguments.overrides, arguments.vary))}
+        sweep.write(summary)
     else:
         dial, values = ("depth", arguments.depths) if arguments.depths else ("size", arguments.sizes)
         points = sizes(arguments.recipe, arguments.overrides, dial, values.split(","))
-        found = sweep.law(points, arguments.check)
-    print(markdown(found))
+        summary = sweep.law(points, arguments.check)
+    print(markdown(summary))
     print(sweep.directory / "index.html")
     return 0
 

@@ -154,12 +154,12 @@ def _type_name(annotation: Any) -> str:
 
 
 def _bound(item: BaseMetadata) -> str:
-    found = re.match(r"(Ge|Gt|Le|Lt|MinLen|MaxLen)\(\w+=(.+)\)", repr(item))
-    if not found:
+    match = re.match(r"(Ge|Gt|Le|Lt|MinLen|MaxLen)\(\w+=(.+)\)", repr(item))
+    if not match:
         return ""
     signs = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<", "MinLen": "at least", "MaxLen": "at most"}
-    suffix = " items" if found[1].endswith("Len") else ""
-    return f"{signs[found[1]]} {found[2]}{suffix}"
+    suffix = " items" if match[1].endswith("Len") else ""
+    return f"{signs[match[1]]} {match[2]}{suffix}"
 
 
 def _default(field: FieldInfo) -> str:

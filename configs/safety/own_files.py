@@ -21,7 +21,7 @@ def refuse_links(directory: Path) -> None:
         ValueError: naming the first symbolic link, named pipe, socket or device in it.
     """
     if directory.is_symlink():
-        raise ValueError(_told(directory))
+        raise ValueError(_refusal(directory))
     pending = [directory]
     while pending:
         try:
@@ -32,10 +32,10 @@ def refuse_links(directory: Path) -> None:
             if entry.is_dir(follow_symlinks=False):
                 pending += [] if entry.name in _FOREIGN else [Path(entry.path)]
             elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
-                raise ValueError(_told(Path(entry.path)))
+                raise ValueError(_refusal(Path(entry.path)))
 
 
-def _told(path: Path) -> str:
+def _refusal(path: Path) -> str:
     if path.is_symlink():
         return (
             f"{path} is a link to {path.readlink()}: nothing in a run directory may lead out of it; remove the link, "

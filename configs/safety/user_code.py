@@ -45,7 +45,7 @@ class UserCode:
         """Reads the file of `FILE.py:NAME`, without running it.
 
         Raises:
-            ValueError: when there is no such file, or it is no UTF-8 text.
+            ValueError: when there is no such file, or it is not UTF-8 text.
         """
         path, _, name = reference.rpartition(":")
         file = Path(path).absolute()

@@ -48,9 +48,9 @@ def acts_ahead(path: str) -> bool:
 
 def decisive(recipe: Recipe) -> dict[str, Any]:
     """Maps dotted path to value for every setting that decides the weights, except the number of steps."""
-    found: dict[str, Any] = {}
-    _collect(recipe, "", found)
-    return found
+    values: dict[str, Any] = {}
+    _collect(recipe, "", values)
+    return values
 
 
 def _collect(section: BaseModel, prefix: str, found: dict[str, Any]) -> None:

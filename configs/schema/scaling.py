@@ -193,14 +193,14 @@ def _nearest(model: Mapping[str, Any], wanted: float, rows: int) -> Shape:
                 off = abs(math.log(parameters(shape, model, rows) / wanted))
                 yield off, abs(math.log(shape.width / ASPECT / depth)), shape
 
-    found = list(shapes())
-    if not found:
+    candidates = list(shapes())
+    if not candidates:
         raise ValueError(
             f"model.size {model['size']}: no shape of usual proportions has the recipe's layers and heads; drop these "
             "settings, or set model.hidden_size too"
         )
     allowed = math.log1p(TOLERANCE)
-    off, _, best = min(found)
+    off, _, best = min(candidates)
     if off > allowed:
         raise ValueError(
             f"model.size {model['size']}: the nearest shape, {best.layers} layers of width {best.width}, has "
@@ -209,7 +209,8 @@ def _nearest(model: Mapping[str, Any], wanted: float, rows: int) -> Shape:
         )
     # Of the shapes within half of the tolerance (or of the nearest one), take the one with the most usual proportions:
     # item[1] is the log distance of width / layers from ASPECT.
-    return min((item for item in found if item[0] <= max(off, allowed / 2)), key=lambda item: (item[1], item[0]))[2]
+    near = [item for item in candidates if item[0] <= max(off, allowed / 2)]
+    return min(near, key=lambda item: (item[1], item[0]))[2]
 
 
 # ---------------------------------------------------------------------------------------------------------------- dial

@@ -71,10 +71,10 @@ def bleu_with(tokenize: str) -> Any:
     try:
         return BLEU(tokenize=tokenize)
     except Exception as error:  # RuntimeError, ImportError, or whatever its download raises
-        said = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         extra = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}.get(tokenize, "sentencepiece")
         raise ValueError(
-            f"sacrebleu's tokenizer `{tokenize}` cannot be loaded ({said}); it needs `pip install '{extra}'`"
+            f"sacrebleu's tokenizer `{tokenize}` cannot be loaded ({reason}); it needs `pip install '{extra}'`"
             + ("" if "mecab" in tokenize else ", and network access once, to download its model")
         ) from error
 

@@ -111,15 +111,15 @@ def _task_results(
         metric, _, filter_name = key.partition(",")
         if not is_score(key, value):
             continue
-        kept = [item for item in logged if item["filter"] == filter_name and metric in item]
-        whole = _result(name, task, raw, key, kept, float(value), samples)
+        items = [item for item in logged if item["filter"] == filter_name and metric in item]
+        whole = _result(name, task, raw, key, items, float(value), samples)
         if limit and limit < total:
-            whole = replace(whole, note=f"the first {len(kept)} of {total} items")
+            whole = replace(whole, note=f"the first {len(items)} of {total} items")
         results.append(whole)
-        masks = split(touched, f"benchmark/{name}", [passages_of(item["doc"]) for item in kept])
+        masks = split(touched, f"benchmark/{name}", [passages_of(item["doc"]) for item in items])
         aggregate = task.aggregation().get(metric, _mean)
         for part, mask in masks.items():
-            own = [item for item, inside in zip(kept, mask, strict=True) if inside]
+            own = [item for item, inside in zip(items, mask, strict=True) if inside]
             score = float(aggregate([item[metric] for item in own]))
             results += labelled([_result(name, task, raw, key, own, score, samples)], part)
     return results

@@ -61,7 +61,7 @@ def gate_problems(recipe: Recipe) -> list[str]:
     Metrics of lm-eval's tasks are not checked: only the task's own file tells its metrics, and whether it is a group.
     """
     known = sorted(_metrics(recipe))
-    found = []
+    problems = []
     for text in recipe.report.gates:
         try:
             left, _, right = _read(text)
@@ -70,25 +70,25 @@ def gate_problems(recipe: Recipe) -> list[str]:
                 if name not in known and not opaque:
                     raise _unknown(name, text, known)
         except ValueError as error:
-            found.append(f"report.gates: {error}")
-    return found
+            problems.append(f"report.gates: {error}")
+    return problems
 
 
 def gates_on_other_tasks(recipe: Recipe) -> list[str]:
     """Finds gates on a benchmark that the recipe does not list. They fail unless a listed group contains it."""
     listed = recipe.evaluation.benchmarks.tasks
-    found = []
+    warnings = []
     for text in recipe.report.gates:
         match = _PATTERN.match(text)
         sides = [match[1], match[3]] if match and listed else []
         named = [ScoreName.parse(side) for side in sides]
         tasks = [name.subject for name in named if name.kind == "benchmark" and name.metric]
         if others := [task for task in tasks if task not in listed]:
-            found.append(
+            warnings.append(
                 f"gate `{text}`: evaluation.benchmarks.tasks lists no `{others[0]}`; the gate fails unless a group "
                 f"among {', '.join(listed)} has it"
             )
-    return found
+    return warnings
 
 
 def _metrics(recipe: Recipe) -> Iterator[str]:

@@ -190,8 +190,9 @@ def _start_rank(start: Start, variables: dict[str, str], descriptor: int) -> sub
 
 def environment_of_ranks(worker: Mapping[str, str], command: Mapping[str, str]) -> dict[str, str]:
     """Merges the command's variables into the environment of Ray's worker, without OMP_NUM_THREADS of Ray."""
-    kept = {name: value for name, value in worker.items() if name != "OMP_NUM_THREADS"}  # Ray's: its CPUs of the node
-    return {**kept, **command}
+    # OMP_NUM_THREADS is set by Ray to the number of CPUs that it reserved for the worker.
+    inherited = {name: value for name, value in worker.items() if name != "OMP_NUM_THREADS"}
+    return {**inherited, **command}
 
 
 def check_shared(run: Path, here: str) -> None:

@@ -46,20 +46,23 @@ def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True, scores_
         ValueError: when the run directory contains a link that leads out of it; nothing there is read then.
     """
     refuse_links(recipe.run_directory)
-    found: list[str] = [*recipe_problems(recipe), *file_problems(recipe, reads_sources)]
+    problems: list[str] = [*recipe_problems(recipe), *file_problems(recipe, reads_sources)]
     elsewhere: list[str] = []  # of this machine, where something is not to run here
     if not is_finished(recipe):  # a finished run needs no device, and the check no torch
-        found += training_problems(recipe)
-        (found if trains_here else elsewhere).extend(machine_problems(recipe, trains_here))
-    (found if scores_here else elsewhere).extend(missing_packages(recipe))
-    if found:
-        listed = "\n".join(f"  - {problem}" for problem in found)
-        raise RecipeError(f"{len(found)} problem{'s' if len(found) > 1 else ''} in the recipe {recipe.name}\n{listed}")
+        problems += training_problems(recipe)
+        (problems if trains_here else elsewhere).extend(machine_problems(recipe, trains_here))
+    (problems if scores_here else elsewhere).extend(missing_packages(recipe))
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise RecipeError(
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the recipe {recipe.name}\n{listed}"
+        )
     for text in [*notes(recipe), *(f"on this machine, {text}" for text in elsewhere)]:
         note(text)
 
 
-def _said(work: Callable[[], object]) -> list[str]:
+def _problems_of(work: Callable[[], object]) -> list[str]:
+    """Returns the message of a `ValueError` of `work`, if it raises one."""
     try:
         work()
     except ValueError as error:
@@ -72,35 +75,35 @@ def recipe_problems(recipe: Recipe) -> list[str]:
     """Returns problems that occur on any machine."""
     from eval.report.gates import gate_problems
 
-    context, found = recipe.model.context_length, gate_problems(recipe)
+    context, problems = recipe.model.context_length, gate_problems(recipe)
     for item in recipe.evaluation.perplexity:
         if item.stride is not None and item.stride > context:
-            found.append(
+            problems.append(
                 f"evaluation.perplexity `{item.name}`: stride {item.stride} is more than model.context_length "
                 f"{context}, so tokens would be left out; lower it"
             )
     for pairs in recipe.evaluation.translation:
-        found += _bleu_problem(pairs.name, pairs.tokenize) if find_spec("sacrebleu") else []
+        problems += _bleu_problem(pairs.name, pairs.tokenize) if find_spec("sacrebleu") else []
         if context - pairs.max_new_tokens < 2:
-            found.append(
+            problems.append(
                 f"evaluation.translation `{pairs.name}`: max_new_tokens {pairs.max_new_tokens} leaves no room for a "
                 f"prompt in model.context_length {context}; lower it"
             )
-    return found
+    return problems
 
 
 def training_problems(recipe: Recipe) -> list[str]:
     """Returns problems of training that occur on any device."""
-    if undivided := _said(lambda: solve_batch(recipe.train, _least_ranks(recipe))):
+    if undivided := _problems_of(lambda: solve_batch(recipe.train, _least_ranks(recipe))):
         return undivided
     try:
         from pretrain.parallel.rows import check_sequence
         from pretrain.parallel.tensor import check_tensor
     except ModuleNotFoundError:  # without torch, where data is prepared alone
         return []
-    found = [*_said(lambda: check_sequence(recipe)), *_said(lambda: check_tensor(recipe))]
+    problems = [*_problems_of(lambda: check_sequence(recipe)), *_problems_of(lambda: check_tensor(recipe))]
     given = recipe.train.precision
-    return found or _deepspeed_problems(recipe, ["bf16", "fp32"] if given == "auto" else [given])
+    return problems or _deepspeed_problems(recipe, ["bf16", "fp32"] if given == "auto" else [given])
 
 
 def _least_ranks(recipe: Recipe) -> int:
@@ -113,8 +116,8 @@ def _deepspeed_problems(recipe: Recipe, precisions: list[str]) -> list[str]:
     from pretrain.engine.deepspeed_config import deepspeed_config
 
     plan = solve_batch(recipe.train, _least_ranks(recipe))
-    found = [_said(partial(deepspeed_config, recipe, plan, precision)) for precision in precisions]
-    return found[0] if all(found) else []
+    problems = [_problems_of(partial(deepspeed_config, recipe, plan, precision)) for precision in precisions]
+    return problems[0] if all(problems) else []
 
 
 def _bleu_problem(name: str, tokenize: str) -> list[str]:
@@ -146,7 +149,7 @@ def missing_packages(recipe: Recipe) -> list[str]:
 def file_problems(recipe: Recipe, reads_sources: bool) -> list[str]:
     """Returns files of the recipe that are missing; URLs are not checked."""
     named = _files(recipe, reads_sources)
-    return [problem for what, path, directory in named for problem in _gone(what, path, directory)]
+    return [problem for what, path, directory in named for problem in _missing_files(what, path, directory)]
 
 
 def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | None, bool]]:
@@ -172,7 +175,7 @@ def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | Non
         yield "train.init_from", recipe.train.init_from, True
 
 
-def _gone(what: str, path: str | None, directory: bool) -> list[str]:
+def _missing_files(what: str, path: str | None, directory: bool) -> list[str]:
     """Returns the problem of a path, if any; `directory`: it may be a directory."""
     from configs.common.stores import is_url
     from data_prep.sources.places import expand
@@ -181,7 +184,7 @@ def _gone(what: str, path: str | None, directory: bool) -> list[str]:
         return []
     if directory:
         return [] if Path(path).exists() else [f"{what}: {path} is not there{_FROM_HUB.get(what, '')}"]
-    return [f"{what}: {text}" for text in _said(lambda: expand(path))]
+    return [f"{what}: {text}" for text in _problems_of(lambda: expand(path))]
 
 
 # -------------------------------------------------------------------------------------------------------- this machine
@@ -191,7 +194,7 @@ def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
     if train.wandb is not None and find_spec("wandb") is None:
         found.append("train.wandb is set, but wandb is not installed; run `pip install wandb` or drop train.wandb")
     if (own := train.objective) is not None:
-        found += _said(lambda: UserCode.read(own.code, own.options).allowed("train.objective"))
+        found += _problems_of(lambda: UserCode.read(own.code, own.options).allowed("train.objective"))
     try:
         import torch
     except ModuleNotFoundError:
@@ -200,9 +203,9 @@ def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
     from pretrain.engine.deepspeed_config import resolve_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found += _said(lambda: resolve_precision(train.precision, device))
+    found += _problems_of(lambda: resolve_precision(train.precision, device))
     if train.ranks is None:
-        found += _said(lambda: solve_batch(train, count_ranks(recipe)))
+        found += _problems_of(lambda: solve_batch(train, count_ranks(recipe)))
     if found or training_problems(recipe):
         return found
     return _deepspeed_problems(recipe, [resolve_precision(train.precision, device)])
@@ -210,7 +213,7 @@ def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
 
 # --------------------------------------------------------------------------------------------------------------- notes
 def notes(recipe: Recipe) -> list[str]:
-    """Returns facts that are no mistakes, but should be known before training."""
+    """Returns notes: facts that are not mistakes, but should be known before training."""
     from eval.report.gates import gates_on_other_tasks
     from pretrain.interchange.exportable import export_problems
 

@@ -76,12 +76,12 @@ def measure_node(recipe: Recipe | None, ranks: Ranks, quick: bool) -> dict[str, 
 def _versions() -> dict[str, str]:
     import torch
 
-    found = {"python": ".".join(map(str, sys.version_info[:3])), "cuda": torch.version.cuda or "none"}
+    versions = {"python": ".".join(map(str, sys.version_info[:3])), "cuda": torch.version.cuda or "none"}
     if torch.cuda.is_available():
-        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
+        versions["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
     for name in PACKAGES:
-        found[name] = installed(name) or "missing"
-    return found
+        versions[name] = installed(name) or "missing"
+    return versions
 
 
 def _disk(directory: Path, megabytes: int) -> dict[str, Any]:

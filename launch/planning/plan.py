@@ -61,8 +61,8 @@ def _probed_plan(recipe: Recipe, arguments: Namespace, hardware: Hardware) -> di
     batch = alone.micro_batch * min(alone.accumulation, 2)  # longer sums of gradients need no more memory
     shrink = [f"train.global_batch_size={batch}", f"train.micro_batch_size={alone.micro_batch}", "train.ranks=1"]
     measured = run_probe(arguments.recipe, [*arguments.overrides, *shrink, "train.parallel.sequence=1"], rows)
-    told = {key: measured[key] for key in ("precision", "stage", "compiled")}
-    setup = replace(alone, accumulation=batch // alone.micro_batch, **told)
+    decided = {key: measured[key] for key in ("precision", "stage", "compiled")}
+    setup = replace(alone, accumulation=batch // alone.micro_batch, **decided)
     predicted, used = memory(recipe.model, rows, setup), measured["peak"] - measured["base"]
     explained = memory(recipe.model, rows, replace(setup, overhead=0.0, waste=0.0)).total
     libraries = memory(recipe.model, rows, replace(setup, compiled=False, waste=0.0)).parts["overhead"]

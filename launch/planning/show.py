@@ -73,10 +73,10 @@ def print_facts(recipe: Recipe, ranks: int, console: Console) -> None:
 
 def facts(recipe: Recipe, ranks: int) -> dict[str, str]:
     """Maps names to figures derived from the recipe, for this number of ranks."""
-    found = {"run directory": str(recipe.run_directory)}
+    figures = {"run directory": str(recipe.run_directory)}
     plan = solve_batch(recipe.train, ranks)
     tokens_per_step = plan.global_batch * recipe.model.context_length
-    found["batch"] = (
+    figures["batch"] = (
         f"{plan.global_batch} sequences = {plan.micro_batch} micro x {plan.accumulation} accumulation x "
         f"{plan.ranks} ranks; {tokens_per_step:,} tokens a step"
     )
@@ -84,21 +84,21 @@ def facts(recipe: Recipe, ranks: int) -> dict[str, str]:
     if recipe.train.epochs is None:
         steps = total_steps(recipe, train_windows=0)
         tokens = steps * tokens_per_step
-        found["length"] = f"{steps:,} steps = {tokens:,} tokens"
+        figures["length"] = f"{steps:,} steps = {tokens:,} tokens"
     else:
-        found["length"] = f"{recipe.train.epochs:g} passes over the training split"
+        figures["length"] = f"{recipe.train.epochs:g} passes over the training split"
     if (recipe.data_directory / MANIFEST).is_file():
-        found["mixture"] = "; ".join(_mixture(recipe))
+        figures["mixture"] = "; ".join(_mixture(recipe))
     rows = embedding_rows(recipe)
     model = meta_model(recipe, rows or 1)
     if model is not None:
         count = model.parameter_count()
-        found["parameters"] = f"{count.non_embedding:,} without embeddings" + (
+        figures["parameters"] = f"{count.non_embedding:,} without embeddings" + (
             f"; {count.total:,} with {rows:,} rows" if rows else "; the alphabet is known once the data is prepared"
         )
         if tokens is not None and rows:
-            found["compute"] = f"{model.flops_per_token() * tokens:.2e} FLOPs (PaLM, appendix B)"
-    return found
+            figures["compute"] = f"{model.flops_per_token() * tokens:.2e} FLOPs (PaLM, appendix B)"
+    return figures
 
 
 def _mixture(recipe: Recipe) -> list[str]:

@@ -156,20 +156,20 @@ class Sweep:
         following = self.recipe(points[-1])
         vocabulary = following.model.padded_vocab(load_manifest(following.data_directory).vocab_size)
         at = compute(following, vocabulary)
-        fitted, said = predict([row["compute"] for row in rows], [row["bits_per_byte"] for row in rows], at)
-        found: dict[str, Any] = {"name": self.name, "runs": rows, "law": fitted._asdict()}
-        found["prediction"] = {"label": points[-1].label, "compute": at, **said._asdict()}
-        self.write(found)  # before the outcome is known
+        fitted, prediction = predict([row["compute"] for row in rows], [row["bits_per_byte"] for row in rows], at)
+        summary: dict[str, Any] = {"name": self.name, "runs": rows, "law": fitted._asdict()}
+        summary["prediction"] = {"label": points[-1].label, "compute": at, **prediction._asdict()}
+        self.write(summary)  # before the outcome is known
         if check:
-            found["outcome"] = self.run(points[-1:])[0]
-            self.write(found)
-        return found
+            summary["outcome"] = self.run(points[-1:])[0]
+            self.write(summary)
+        return summary
 
-    def write(self, found: dict[str, Any]) -> None:
+    def write(self, summary: dict[str, Any]) -> None:
         """Writes `sweep.json`, `sweep.md` and `index.html`."""
         from configs.common.files import write_text
         from launch.planning.sweep_page import markdown, page
 
-        write_json(self.directory / "sweep.json", found)
-        write_text(self.directory / "sweep.md", markdown(found))
-        write_text(self.directory / "index.html", page(found))
+        write_json(self.directory / "sweep.json", summary)
+        write_text(self.directory / "sweep.md", markdown(summary))
+        write_text(self.directory / "index.html", page(summary))

@@ -34,53 +34,54 @@ def _cell(key: str, value: Any) -> str:
     return f"{value:.2e}" if key == "compute" else f"{value}"
 
 
-def _rows(found: dict[str, Any]) -> list[list[str]]:
-    runs = [*found["runs"], *([found["outcome"]] if "outcome" in found else [])]
+def _rows(summary: dict[str, Any]) -> list[list[str]]:
+    runs = [*summary["runs"], *([summary["outcome"]] if "outcome" in summary else [])]
     return [[_cell(key, run[key]) for key in _COLUMNS] for run in runs]
 
 
-def sentences(found: dict[str, Any]) -> list[str]:
+def sentences(summary: dict[str, Any]) -> list[str]:
     """Describes the law, its prediction and the measured outcome; for a grid, the best run."""
-    if "law" not in found:
-        best = min(found["runs"], key=lambda run: run["bits_per_byte"])
+    if "law" not in summary:
+        best = min(summary["runs"], key=lambda run: run["bits_per_byte"])
         return [f"Best: {best['label']}, {best['bits_per_byte']:.4f} bits per byte."]
-    law, said = PowerLaw(**found["law"]), found["prediction"]
-    told = [
+    law, prediction = PowerLaw(**summary["law"]), summary["prediction"]
+    lines = [
         (
             f"L(C) = {law.floor:.4f} + {law.scale:.4f} (C / {law.unit:.3g})^-{law.exponent:.3f} bits per byte: "
-            f"{law.free} free parameters on {len(found['runs'])} runs."
+            f"{law.free} free parameters on {len(summary['runs'])} runs."
         ),
         (
-            f"Predicted for {said['label']} ({said['compute']:.2e} FLOPs): {said['value']:.4f} bits per byte; fits "
-            f"that leave out one run, or have no floor, say {said['low']:.4f} to {said['high']:.4f}."
+            f"Predicted for {prediction['label']} ({prediction['compute']:.2e} FLOPs): {prediction['value']:.4f} "
+            "bits per byte; fits that leave out one run, or have no floor, give "
+            f"{prediction['low']:.4f} to {prediction['high']:.4f}."
         ),
     ]
-    if "outcome" in found:
-        bits = found["outcome"]["bits_per_byte"]
-        told.append(f"Measured: {bits:.4f}; the prediction was off by {said['value'] / bits - 1:+.2%}.")
-    return told
+    if "outcome" in summary:
+        bits = summary["outcome"]["bits_per_byte"]
+        lines.append(f"Measured: {bits:.4f}; the prediction was off by {prediction['value'] / bits - 1:+.2%}.")
+    return lines
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(summary: dict[str, Any]) -> str:
     """Renders the table of runs and the sentences."""
-    table = [list(_COLUMNS.values()), ["---"] * len(_COLUMNS), *_rows(found)]
+    table = [list(_COLUMNS.values()), ["---"] * len(_COLUMNS), *_rows(summary)]
     lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in table]
-    told = [markdown_text(line) for line in sentences(found)]
-    return "\n".join([f"# Sweep of {markdown_text(found['name'])}", "", *lines, "", *told, ""])
+    text = [markdown_text(line) for line in sentences(summary)]
+    return "\n".join([f"# Sweep of {markdown_text(summary['name'])}", "", *lines, "", *text, ""])
 
 
-def page(found: dict[str, Any]) -> str:
+def page(summary: dict[str, Any]) -> str:
     """Renders one self-contained HTML page."""
     head = Markup("").join(Markup("<th>{}</th>").format(name) for name in _COLUMNS.values())
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row))
-        for row in _rows(found)
+        for row in _rows(summary)
     )
-    told = Markup("").join(Markup('<p class="about">{}</p>').format(line) for line in sentences(found))
-    title = escape(f"Sweep of {found['name']}")
+    paragraphs = Markup("").join(Markup('<p class="about">{}</p>').format(line) for line in sentences(summary))
+    title = escape(f"Sweep of {summary['name']}")
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{style_sheet()}</style></head><body><header><h1>{title}</h1></header><main>{told}{_chart(found)}"
+        f"<style>{style_sheet()}</style></head><body><header><h1>{title}</h1></header><main>{paragraphs}{_chart(summary)}"
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         "</main></body></html>"
     )
@@ -132,17 +133,17 @@ def _grid_chart(runs: list[dict[str, Any]]) -> Markup:
     )
 
 
-def _chart(found: dict[str, Any]) -> Markup:
-    if "law" not in found:
-        return _grid_chart(found["runs"])
-    law, said = PowerLaw(**found["law"]), found["prediction"]
-    measured = [(math.log10(run["compute"]), run["bits_per_byte"]) for run in found["runs"]]
-    low, high = measured[0][0], math.log10(said["compute"])
+def _chart(summary: dict[str, Any]) -> Markup:
+    if "law" not in summary:
+        return _grid_chart(summary["runs"])
+    law, prediction = PowerLaw(**summary["law"]), summary["prediction"]
+    measured = [(math.log10(run["compute"]), run["bits_per_byte"]) for run in summary["runs"]]
+    low, high = measured[0][0], math.log10(prediction["compute"])
     curve = [(x, law(10**x)) for x in (low + (high - low) * step / 60 for step in range(61))]
     series = [Series("law", curve, "series-6"), Series("measured", measured, "series-1", markers=True, joined=False)]
-    series.append(Series("predicted", [(high, said["value"])], "series-2"))
-    if "outcome" in found:
-        series.append(Series("outcome", [(high, found["outcome"]["bits_per_byte"])], "series-3"))
+    series.append(Series("predicted", [(high, prediction["value"])], "series-2"))
+    if "outcome" in summary:
+        series.append(Series("outcome", [(high, summary["outcome"]["bits_per_byte"])], "series-3"))
     powers = range(math.ceil(low), math.floor(high) + 1)
     return _figure(
         "Bits per byte against compute",

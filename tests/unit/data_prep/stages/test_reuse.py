@@ -46,7 +46,7 @@ def make(tmp_path: Path) -> Callable[..., Recipe]:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the stages that are made from here on."""
     names: list[str] = []
-    for name in ("make_documents", "make_tokenizer", "make_shards", "_make_verdicts"):
+    for name in ("make_documents", "make_tokenizer", "make_shards", "_make_stage"):
         work: Callable[..., Any] = getattr(pipeline, name)
 
         def noted(*arguments: Any, _name: str = name, _work: Callable[..., Any] = work) -> Any:
@@ -83,7 +83,7 @@ def test_stages_are_shared_one_by_one(make: Callable[..., Recipe], monkeypatch: 
     assert names == ["make_tokenizer", "make_shards"]
     names.clear()
     prepare_inline(make("third", "data.normalize.unicode=NFKC"))
-    assert names == ["make_documents", "_make_verdicts", "make_shards"], "a byte vocabulary hangs on no text"
+    assert names == ["make_documents", "_make_stage", "make_shards"], "a byte vocabulary hangs on no text"
 
 
 def test_a_named_directory_is_its_owners_affair(
@@ -221,7 +221,7 @@ def test_files_that_were_deleted_to_save_room(make: Callable[..., Recipe], capsy
     for file in (recipe.data_directory / "documents").glob("*.parquet"):
         file.unlink()
     assert data_stage(recipe) == recipe.data_directory
-    assert "some of its files are gone; kept" in capsys.readouterr().err
+    assert "some files are missing; kept" in capsys.readouterr().err
     shutil.rmtree(recipe.data_directory / "documents")
     with pytest.raises(ValueError, match=r"would be prepared again \(documents/manifest.json is gone\)"):
         data_stage(recipe)
