@@ -160,5 +160,5 @@ def test_ranks_that_do_not_divide_and_settings_that_bypass_are_refused(tmp_path:
     with pytest.raises(ValueError, match=r"train\.parallel\.tensor 2 does not divide 3 ranks"):
         solve_batch(recipe.train, 3)
     plain = tiny_recipe(tmp_path, tmp_path).model_copy(update={"deepspeed": {"tensor_parallel": {"autotp_size": 2}}})
-    with pytest.raises(ValueError, match=r"deepspeed\.tensor_parallel: use train\.parallel\.tensor"):
+    with pytest.raises(ValueError, match=r"deepspeed\.tensor_parallel cannot be set: use train\.parallel\.tensor"):
         deepspeed_config(plain, solve_batch(plain.train, 2), "fp32")

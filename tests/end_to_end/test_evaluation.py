@@ -127,7 +127,7 @@ def test_what_is_missing_is_said_in_one_line(run: Path, capsys: pytest.CaptureFi
         assert error.startswith("error: ") and not (run / "results.json").exists()
         return error
 
-    assert "only `evaluation.…`" in message("model.num_layers=3")
+    assert "overrides of `evaluation.…` only" in message("model.num_layers=3")
     for manifest in (run / "checkpoints").iterdir():
         manifest.rename(run / f"lost_{manifest.name}")
     assert "no checkpoint yet" in message()
