@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from configs.common.files import fingerprint, sha256_file
@@ -27,7 +28,7 @@ def code_files(*places: str) -> list[Path]:
     """
     files: list[Path] = []
     for place in places:
-        path = ROOT / place
+        path = _root(place) / place
         if path.is_dir():
             files += [file for file in path.rglob("*.*") if file.suffix in _READ_AT_RUN_TIME]
         else:
@@ -41,7 +42,19 @@ def code_files(*places: str) -> list[Path]:
 @cache
 def code_version(*places: str) -> str:
     """Computes a digest of the source files of these rooms and modules, with their paths."""
-    return fingerprint({file.relative_to(ROOT).as_posix(): sha256_file(file) for file in code_files(*places)})
+    return fingerprint(
+        {file.relative_to(_root(place)).as_posix(): sha256_file(file) for place in places for file in code_files(place)}
+    )
+
+
+def _root(place: str) -> Path:
+    """Returns the directory that holds the package of a place: a Ray node unpacks each package into one of its own."""
+    package = place.split("/")[0]
+    if (ROOT / package).is_dir():
+        return ROOT
+    found = find_spec(package)
+    locations = found.submodule_search_locations if found else None
+    return Path(next(iter(locations))).parent if locations else ROOT
 
 
 def installed(distribution: str) -> str | None:

@@ -95,3 +95,15 @@ def test_nothing_that_makes_scores_or_pages_is_left_out(places: tuple[str, ...])
 def test_every_stage_of_the_data_names_code_that_exists() -> None:
     for places in (graph.DOCUMENT_CODE, graph.TOKENIZER_CODE, graph.PACKING_CODE):
         assert code_files(*(f"data_prep/{place}" for place in places))
+
+
+def test_packages_that_lie_apart_have_the_same_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Ray node each package lies in a folder of its own."""
+    names = ("data_prep", "configs", "data_prep/text", "eval/scorer")
+    here = [code_version(name) for name in names]
+    monkeypatch.setattr(versions, "ROOT", tmp_path)
+    code_version.cache_clear()
+    assert [code_version(name) for name in names] == here
+    code_version.cache_clear()
+    with pytest.raises(FileNotFoundError, match="no_package"):
+        code_version("no_package/module")
