@@ -90,7 +90,7 @@ def test_a_signal_before_the_first_step_ends_replica_train_in_order(
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.send_signal(order)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=200)  # what it is at, imports for instance, comes to its end first
     finally:
         process.kill()
         process.communicate(timeout=30)

@@ -8,7 +8,7 @@ import pytest
 
 from configs.schema.data import Extract
 from data_prep.extraction.extract import NotExtracted, extract
-from data_prep.extraction.nesting import Shape
+from data_prep.extraction.nesting import MarkupShape
 from data_prep.extraction.neutral_html import blocks_apart, marked, words_kept
 
 FILLER = "".join(
@@ -106,7 +106,7 @@ def test_attributes_are_counted_as_a_parser_does(evasion: str) -> None:
     for count, many in ((3000, True), (1500, False)):
         own = names[:count]
         tag = evasion.format(" ".join(own), "/".join(own), "".join(f"{name}='<b>'" for name in own))
-        assert Shape(FILLER + tag + "x</p>" + FILLER).too_many_attributes() is many, count
+        assert MarkupShape(FILLER + tag + "x</p>" + FILLER).too_many_attributes() is many, count
 
 
 @pytest.mark.parametrize("tag", ["<div>", "<div/>", "<div a=<>", "<div a='>'>", "<div<>", "<DIV\n>"])
@@ -126,7 +126,7 @@ def test_looking_at_a_page_takes_no_longer_than_its_length(bomb: str) -> None:
     """`<a<a<a …` took hours."""
     started = time.process_time()
     text = FILLER + bomb * 30_000
-    shape = Shape(text)
+    shape = MarkupShape(text)
     shape.depth_beyond(250)
     shape.xml_depth_beyond(250)
     shape.too_many_attributes()
