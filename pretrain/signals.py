@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from configs.common.exit_codes import pending_signal
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -30,8 +32,11 @@ def stop_requests() -> Iterator[Callable[[], int]]:
 
     The same signal once more, two seconds later or after that, ends the process at once with 128 + its number.
     Another signal does not: at a time limit SIGTERM follows SIGUSR1, and the save under way may still succeed.
+    A signal that came earlier and did not end the command is the first one.
     """
     received: dict[int, float] = {}
+    if earlier := pending_signal():
+        received[earlier] = time.monotonic()
 
     def note(number: int, _frame: object) -> None:
         if time.monotonic() - received.setdefault(number, time.monotonic()) >= _SAME_ORDER_SECONDS:

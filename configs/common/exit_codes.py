@@ -41,6 +41,16 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# Signals that should have ended the command under way. Python drops the exception of a handler that happens to run in a
+# destructor or in a callback of the garbage collector, so training asks once more before its first step.
+_received: list[int] = []
+
+
+def pending_signal() -> int:
+    """Returns the first SIGTERM or SIGUSR1 that this command received, though it goes on; else 0."""
+    return _received[0] if _received else 0
+
+
 def run_command(command: Callable[[], int], debug: bool = False, interrupted: str = CONTINUES) -> int:
     """Runs a command and returns its exit code. A user's error becomes one line on standard error.
 
@@ -51,6 +61,7 @@ def run_command(command: Callable[[], int], debug: bool = False, interrupted: st
     """
     with as_found(), encodable_output(), guarded_output():
         if threading.current_thread() is threading.main_thread():
+            _received.clear()
             signal.signal(signal.SIGTERM, _terminate)
             signal.signal(signal.SIGUSR1, _terminate)
         choose_wait_policy()
@@ -163,4 +174,5 @@ def _disk(place: str | None) -> str:
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
+    _received.append(number)
     sys.exit(STOPPED_EARLY if number == signal.SIGUSR1 else TERMINATED)

@@ -8,11 +8,22 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
 from configs.common.console import Console
-from configs.common.exit_codes import BROKEN_PIPE, BUG, INTERRUPTED, STOPPED_EARLY, TERMINATED, USER_ERROR, run_command
+from configs.common.exit_codes import (
+    BROKEN_PIPE,
+    BUG,
+    INTERRUPTED,
+    STOPPED_EARLY,
+    TERMINATED,
+    USER_ERROR,
+    pending_signal,
+    run_command,
+)
+from pretrain.signals import stop_requests
 
 
 class OutOfMemoryError(RuntimeError):
@@ -146,3 +157,19 @@ def test_characters_that_the_output_lacks(encoding: str, monkeypatch: pytest.Mon
     expected = {"latin-1": "3.758 ? 3.826 é ?\n?\n", "ascii": "3.758 ? 3.826 ? ?\n?\n"}
     stream.flush()
     assert written.getvalue().decode(encoding) == expected.get(encoding, "3.758 – 3.826 é 三\n–\n")
+
+
+def test_a_signal_whose_exception_was_dropped_stops_training_all_the_same() -> None:
+    """As when the handler runs in a destructor, while libraries are imported."""
+    noted = []
+
+    def command() -> int:
+        with suppress(SystemExit):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        with stop_requests() as stop:
+            noted.append(stop())
+        return 0
+
+    assert run_command(command) == 0
+    assert noted == [signal.SIGUSR1]
+    assert run_command(pending_signal) == 0, "the next command begins anew"
