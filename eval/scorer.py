@@ -139,7 +139,7 @@ class Scorer:
         ]
 
     def _compress(self, item: PerplexitySet) -> Scored:
-        from eval.likelihood.compression import compression_results
+        from eval.likelihood.compressors import compression_results
 
         texts = self._texts_of(item)
         with progress_bar(f"compressors on {item.name}", 3, self.progress) as bar:

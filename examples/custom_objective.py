@@ -41,7 +41,7 @@ def main(*overrides: str) -> None:
     from configs.safety.trust import trusting
     from configs.schema.recipe import load
     from data_prep.stages.pipeline import prepare_inline
-    from launch.stages import working_in
+    from launch.run_stages import working_in
     from pretrain.train import train
 
     objective = f"train.objective={{code: '{HERE}/custom_objective.py:ZLoss', options: {{coefficient: 1e-3}}}}"

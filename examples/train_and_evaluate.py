@@ -11,7 +11,7 @@ from configs.schema.recipe import load
 from data_prep.stages.pipeline import prepare
 from eval.results import load_results
 from eval.suite import evaluate
-from launch.stages import working_in
+from launch.run_stages import working_in
 from pretrain.train import train
 
 HERE = Path(__file__).parent

@@ -27,7 +27,7 @@ def _load(arguments: Namespace) -> Recipe:
 
 def replica_run(arguments: Namespace) -> int:
     """`replica run`: runs all stages, then prints the main scores and the report's path."""
-    from launch.stages import run_all
+    from launch.run_stages import run_all
 
     recipe = _load(arguments)
     check(recipe, trains_here=True, scores_here=True)
@@ -36,7 +36,7 @@ def replica_run(arguments: Namespace) -> int:
 
 def replica_data(arguments: Namespace) -> int:
     """`replica data`: makes documents -> verdicts -> tokenizer -> shards, or a page on a sample."""
-    from launch.stages import data_stage, working_in
+    from launch.run_stages import data_stage, working_in
 
     recipe = _load(arguments)
     if arguments.sample is not None:
@@ -84,7 +84,7 @@ def replica_tokenizer(arguments: Namespace) -> int:
 
 def replica_train(arguments: Namespace) -> int:
     """`replica train`: trains or continues, on one rank or several."""
-    from launch.stages import train_stage, working_in
+    from launch.run_stages import train_stage, working_in
 
     recipe = _load(arguments)
     check(recipe, trains_here=True, reads_sources=False)
@@ -111,7 +111,7 @@ def replica_eval(arguments: Namespace) -> int:
 def replica_report(arguments: Namespace) -> int:
     """`replica report`: writes the page and the Markdown summary; with `--gate`, returns 1 when a gate failed."""
     from launch.headlines import print_verdict
-    from launch.stages import report_stage
+    from launch.run_stages import report_stage
 
     run = load_run(arguments.run).run_directory
     report_stage(run, arguments.baseline)

@@ -150,6 +150,6 @@ else
     [ "$code" -eq 0 ] || ! given_up || code=76
 fi
 end_all
-python -m launch.finished "$run" && exit 0
+python -m launch.training_finished "$run" && exit 0
 [ "$code" -ne 0 ] || echo "DeepSpeed's launcher reported success, but training is not finished" >&2
 exit $((code == 0 ? 75 : code))

@@ -151,7 +151,7 @@ on_ranks replica doctor "$run/recipe.yaml" --out "$run" --quick --nodes "$nodes"
 say "training on $nodes nodes x $ranks ranks, rendezvous at $MASTER_ADDR:$MASTER_PORT"
 on_ranks python -u pretrain/train.py --recipe "$run/recipe.yaml" --out "$run" "${trust[@]}" "train.ranks=$ranks" || finish $?
 # Success also needs the checkpoint of the last step, whatever the exit code.
-python -m launch.finished "$run" || finish 70
+python -m launch.training_finished "$run" || finish 70
 rm -f "$run/.stalls"
 
 say "evaluation on $first"

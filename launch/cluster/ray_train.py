@@ -30,7 +30,7 @@ from launch.cluster.ray_node import STOPPED, Coordinator, Start, train_node
 from launch.planning.checks import check
 from launch.processes.supervise import until_finished
 from launch.processes.training import TRAIN_SCRIPT
-from launch.stages import working_in
+from launch.run_stages import working_in
 from pretrain.checkpoint.compatible import is_finished
 from pretrain.checkpoint.manifest import newest
 from pretrain.reliability.rank_heartbeat import LOST_RANK

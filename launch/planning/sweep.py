@@ -14,7 +14,7 @@ from configs.schema.batch_plan import total_steps
 from configs.schema.recipe import Recipe, RecipeError, load
 from configs.schema.scaling import GOVERNED, read_size
 from launch.planning.checks import check
-from launch.stages import data_stage, train_stage, working_in
+from launch.run_stages import data_stage, train_stage, working_in
 
 # Settings that a recipe without the dial sets itself. A sweep over sizes unsets them, so that the dial derives them.
 _FREED = (*(".".join(path) for path in GOVERNED), "model.num_kv_heads", "model.intermediate_size")

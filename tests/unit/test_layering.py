@@ -35,7 +35,7 @@ ROOMS = {
     "interchange reliability metrics numerics loop session planning train",
     "eval": "results statistics contamination parts comparable currency likelihood generation harness scorer "
     "scaling_law export_check lineage suite report __main__",
-    "launch": "finished docs headlines trace processes stages planning models commands cli cluster",
+    "launch": "training_finished docs headlines trace processes run_stages planning models commands cli cluster",
 }
 # Class names that still mean two things.
 TWO_CLASSES: dict[str, set[str]] = {}

@@ -8,7 +8,7 @@ import pytest
 
 from configs.common.exit_codes import BUG, USER_ERROR, run_command
 from eval.results import Failure, ScoresBroken, ScoresFailed
-from launch import stages
+from launch import run_stages
 from tests.parts.fake_run import fake_recipe, write_fake_run
 
 
@@ -28,10 +28,10 @@ def test_the_report_comes_before_the_exit_code(
         raise kind("no such file (not scored: translation/wmt)", saved)
 
     for name in ("_data_is_current", "_training_is_done"):
-        monkeypatch.setattr(stages, name, lambda _: True)
-    monkeypatch.setattr(stages, "_results_are_current", lambda _: False)
-    monkeypatch.setattr(stages, "eval_stage", fail)
-    assert run_command(lambda: stages.run_all(fake_recipe(run))) == code
+        monkeypatch.setattr(run_stages, name, lambda _: True)
+    monkeypatch.setattr(run_stages, "_results_are_current", lambda _: False)
+    monkeypatch.setattr(run_stages, "eval_stage", fail)
+    assert run_command(lambda: run_stages.run_all(fake_recipe(run))) == code
     said = capsys.readouterr()
     assert "not scored: translation/wmt" in said.err
     assert (run / "report" / "index.html").is_file() == saved

@@ -15,7 +15,7 @@ import zstandard
 
 from configs.common.files import write_json
 from configs.common.rendering import score
-from eval.likelihood.compression import compression_results
+from eval.likelihood.compressors import compression_results
 from eval.likelihood.perplexity import SetScores, perplexity_results
 from eval.results import Result, load_results
 from eval.statistics import bootstrap, bootstrap_ratio, no_interval, wilson

@@ -144,7 +144,8 @@ def test_show_prints_the_run_directory_alone(capsys: pytest.CaptureFixture[str])
 
 def test_the_command_line_imports_nothing_heavy() -> None:
     program = (
-        "import sys; from launch.cli import parse; import launch.stages, launch.commands; parse(['run', 'r.yaml'])\n"
+        "import sys; from launch.cli import parse; import launch.commands, launch.run_stages\n"
+        "parse(['run', 'r.yaml'])\n"
         "heavy = {'torch', 'ray', 'deepspeed', 'datasets', 'transformers', 'lm_eval', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

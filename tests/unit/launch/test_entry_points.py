@@ -22,7 +22,7 @@ PACKAGES = ("configs", "data_prep", "pretrain", "eval", "launch")
 # Module -> arguments that end soon: with a mistake of the user, or a listing.
 ENTRY_POINTS: dict[str, list[str]] = {
     "launch.cli": ["show", "nowhere.yaml"],
-    "launch.finished": [],
+    "launch.training_finished": [],
     "launch.cluster.ray_train": ["nowhere.yaml"],
     "data_prep.__main__": ["run", "nowhere.yaml"],
     "eval.__main__": ["run", "nowhere"],
@@ -97,7 +97,7 @@ def test_every_entry_point_puts_everything_back(
     monkeypatch.setattr(configs.common.exit_codes, "explain", _soiling(tmp_path, configs.common.exit_codes.explain))
     module, before = importlib.import_module(name), state()
     called: Callable[[], int] = module.main
-    code = run_command(called) if name == "launch.finished" else called()
+    code = run_command(called) if name == "launch.training_finished" else called()
     assert code == USER_ERROR
     assert state() == before
 

@@ -13,7 +13,7 @@ import pytest
 
 from configs.common.locks import RUN_LOCK, TRAINING_LOCK, Busy, held_for_training, held_run, locked
 from data_prep.stages.pipeline import only_one
-from launch.stages import working_in
+from launch.run_stages import working_in
 from pretrain.session import run
 from tests.parts.training_run import prepare_data, tiny_recipe
 

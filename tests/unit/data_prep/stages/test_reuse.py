@@ -20,7 +20,7 @@ from data_prep.stages.graph import Plan
 from data_prep.stages.pipeline import is_current, prepare_inline
 from data_prep.stages.reuse import Reuse, changed_inputs
 from data_prep.stages.verify import verify
-from launch.stages import data_stage
+from launch.run_stages import data_stage
 from tests.parts.fake_checkpoint import write_fake_checkpoint
 
 

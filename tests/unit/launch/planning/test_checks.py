@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema.recipe import Recipe, load
-from eval.likelihood.compression import compression_results
+from eval.likelihood.compressors import compression_results
 from eval.report.gates import COMPRESSORS, gate_problems
 from launch.cli import main
 from launch.planning import checks

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema.recipe import Recipe
-from launch.stages import working_in
+from launch.run_stages import working_in
 from pretrain.checkpoint import manifest
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 from pretrain.checkpoint.compatible import check_finished, is_finished

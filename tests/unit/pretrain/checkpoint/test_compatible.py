@@ -16,7 +16,7 @@ from configs.schema.batch_plan import total_steps
 from configs.schema.decisive import AHEAD, FREE, LENGTH, acts_ahead, changed_settings, decisive
 from configs.schema.recipe import Recipe, is_path, load, published, save
 from data_prep.tokens.shards import load_manifest
-from launch.stages import working_in
+from launch.run_stages import working_in
 from launch.trace import trace
 from pretrain.batches.mixture import plan_mixture
 from pretrain.batches.packing import load_packing

@@ -1,4 +1,4 @@
-"""Tells shell scripts whether training is finished: `python -m launch.finished RUN` exits with 0, or else with 75."""
+"""Tells shell scripts whether training is finished: `python -m launch.training_finished RUN` exits with 0 or 75."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pretrain.checkpoint.manifest import newest
 def main() -> int:
     """Returns the exit code for the run directory on the command line; prints the newest checkpoint if unfinished."""
     if len(sys.argv) != 2:
-        raise ValueError("usage: python -m launch.finished RUN")
+        raise ValueError("usage: python -m launch.training_finished RUN")
     recipe = load_run(sys.argv[1])
     if is_finished(recipe):
         return 0
