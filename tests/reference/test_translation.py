@@ -60,7 +60,7 @@ def test_a_tokenizer_that_needs_more_is_refused_before_translating(
     monkeypatch.setattr(bleu, "_get_tokenizer", missing)
     section = write_pairs(tmp_path / "pairs.jsonl").model_copy(update={"tokenize": tokenize})
     nothing: Any = None  # no model: nothing is translated
-    with pytest.raises(ValueError, match=rf"`{tokenize}` cannot be made \(extra dependencies.*pip install"):
+    with pytest.raises(ValueError, match=rf"`{tokenize}` cannot be loaded \(extra dependencies.*pip install"):
         translation_results(section, nothing, nothing, 1, 100)
 
 
