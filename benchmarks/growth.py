@@ -30,8 +30,8 @@ from configs.schema.sources import Source
 from data_prep.dedup.exact import ExactDeduplication
 from data_prep.dedup.near import NearDeduplication
 from data_prep.documents.parts_writer import sorted_hashes
-from data_prep.work.parts import SCHEMA
-from data_prep.work.verdicts import Part
+from data_prep.workers.parts import SCHEMA
+from data_prep.workers.verdicts import Part
 
 PART_BYTES = 8_000_000
 BASE_BYTES = 8_000_000

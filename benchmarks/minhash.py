@@ -34,9 +34,9 @@ from configs.schema.data import NearDuplicates
 from configs.schema.sources import Source
 from data_prep.dedup.near import NearDeduplication
 from data_prep.documents.parts_writer import sorted_hashes
-from data_prep.work.parts import SCHEMA
-from data_prep.work.stage import Run, Stage
-from data_prep.work.verdicts import Part, remaining
+from data_prep.workers.parts import SCHEMA
+from data_prep.workers.stage import Run, Stage
+from data_prep.workers.verdicts import Part, remaining
 
 BANDS, ROWS = 14, 8
 FILES = 8

@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 from configs.schema.recipe import Recipe
 from data_prep.funnel.tally import READ
 from data_prep.stages import pipeline
-from data_prep.work.cluster import Cluster
-from data_prep.work.runner import Runner
-from data_prep.work.stage import Stage
+from data_prep.workers.cluster import Cluster
+from data_prep.workers.runner import Runner
+from data_prep.workers.stage import Stage
 
 Task = TypeVar("Task")
 DRIVER = "driver"

@@ -34,8 +34,8 @@ from data_prep.decontamination.overlap_index import (
     save_index,
 )
 from data_prep.text.ngrams import is_character
-from data_prep.work.stage import Run, Stage, describe_file
-from data_prep.work.verdicts import Part, VerdictWriter, remaining
+from data_prep.workers.stage import Run, Stage, describe_file
+from data_prep.workers.verdicts import Part, VerdictWriter, remaining
 
 NAME = "decontaminate"
 REASON = "contaminated"
@@ -97,7 +97,7 @@ class Decontamination:
     name = NAME
     code = (
         "decontamination", "documents/conversion", "documents/document", "extraction", "readers", "sources", "text",
-        "work/verdicts", "work/parts", "work/manifests",
+        "workers/verdicts", "workers/parts", "workers/manifests",
     )  # fmt: skip
 
     def __init__(self, recipe: Recipe, identify: Callable[[Any], Any]) -> None:

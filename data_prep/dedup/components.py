@@ -15,7 +15,7 @@ import numpy as np
 from data_prep.dedup.pairs import distinct
 from data_prep.dedup.shuffle import Exchange, Records, hash_ranges, starts_of_runs
 from data_prep.text.hashing import mix
-from data_prep.work.stage import Run
+from data_prep.workers.stage import Run
 
 MEMORY_EDGES = 4_000_000
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.common.files import atomic_path
-from data_prep.work.stage import Stage
-from data_prep.work.verdicts import Part
+from data_prep.workers.stage import Stage
+from data_prep.workers.verdicts import Part
 
 # Documents are numbered below this, a million million.
 DOCUMENT_BITS = 40

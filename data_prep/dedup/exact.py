@@ -15,8 +15,8 @@ import numpy as np
 from data_prep.dedup.document_index import DocumentIndex, NumberedPart
 from data_prep.dedup.passes import PASSES_CODE, PartTask, Passes, RangeTask
 from data_prep.dedup.shuffle import Records, starts_of_runs
-from data_prep.work.stage import Run, Stage
-from data_prep.work.verdicts import Part, VerdictWriter
+from data_prep.workers.stage import Run, Stage
+from data_prep.workers.verdicts import Part, VerdictWriter
 
 REASON = "duplicate"
 

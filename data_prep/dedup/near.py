@@ -18,8 +18,8 @@ from data_prep.dedup.components import MEMORY_EDGES, components_in_rounds
 from data_prep.dedup.minhash import choose_bands
 from data_prep.dedup.passes import PASSES_CODE, Passes
 from data_prep.dedup.shuffle import Exchange, hash_ranges
-from data_prep.work.stage import Run, Stage
-from data_prep.work.verdicts import Part
+from data_prep.workers.stage import Run, Stage
+from data_prep.workers.verdicts import Part
 
 # Share of pairs at the very threshold that may be missed; without verification candidates below it count, so that the
 # curve is put lower, where fewer of them are caught.

@@ -20,8 +20,8 @@ from data_prep.dedup.passes import PartTask, RangeTask
 from data_prep.dedup.shingles import Shingler
 from data_prep.dedup.shuffle import Records, ordered, starts_of_runs
 from data_prep.text.hashing import mix
-from data_prep.work.stage import Stage
-from data_prep.work.verdicts import VerdictWriter, remaining
+from data_prep.workers.stage import Stage
+from data_prep.workers.verdicts import VerdictWriter, remaining
 
 REASON = "near_duplicate"
 Numbers = npt.NDArray[np.uint64]  # of documents

@@ -17,11 +17,18 @@ from typing import Any, Generic, TypeVar
 
 from data_prep.dedup.document_index import NumberedPart, number_parts
 from data_prep.dedup.shuffle import Exchange, Records, hash_ranges
-from data_prep.work.stage import Run, Stage
-from data_prep.work.verdicts import Part
+from data_prep.workers.stage import Run, Stage
+from data_prep.workers.verdicts import Part
 
 # Modules that every stage made of these passes depends on, for its fingerprint.
-PASSES_CODE = ("dedup/passes", "dedup/shuffle", "dedup/document_index", "work/verdicts", "work/parts", "work/manifests")
+PASSES_CODE = (
+    "dedup/passes",
+    "dedup/shuffle",
+    "dedup/document_index",
+    "workers/verdicts",
+    "workers/parts",
+    "workers/manifests",
+)
 
 Settings = TypeVar("Settings")
 

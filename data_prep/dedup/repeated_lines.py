@@ -18,8 +18,8 @@ from configs.common.files import atomic_path
 from configs.schema.data import RepeatedLines
 from data_prep.dedup.passes import PASSES_CODE, PartTask, Passes, RangeTask
 from data_prep.dedup.shuffle import Records, ordered, starts_of_runs, values_by_key
-from data_prep.work.stage import Run, Stage
-from data_prep.work.verdicts import Part, VerdictWriter, remaining
+from data_prep.workers.stage import Run, Stage
+from data_prep.workers.verdicts import Part, VerdictWriter, remaining
 
 REASON = "repeated_lines"
 REASON_ALL = "only_repeated_lines"

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.common.files import atomic_path, temporary_beside
-from data_prep.work.stage import Run, Stage
+from data_prep.workers.stage import Run, Stage
 
 Records = npt.NDArray[np.uint64]
 

@@ -41,8 +41,8 @@ from data_prep.dedup.shuffle import (
     write_records,
 )
 from data_prep.text.hashing import Wide
-from data_prep.work.stage import Run, Stage
-from data_prep.work.verdicts import Part, VerdictWriter, remaining, without
+from data_prep.workers.stage import Run, Stage
+from data_prep.workers.verdicts import Part, VerdictWriter, remaining, without
 
 REASON = "repeated_substrings"
 REASON_ALL = "only_repeated_substrings"

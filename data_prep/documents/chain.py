@@ -20,7 +20,7 @@ from data_prep.funnel.tally import READ, Tally
 from data_prep.quality import reason_to_drop
 from data_prep.sources.unreadable import concerns_one, describe
 from data_prep.text.normalize import normalize
-from data_prep.work.time_limit import TooSlow, limit, undisturbed
+from data_prep.workers.time_limit import TooSlow, limit, undisturbed
 
 
 @dataclass(frozen=True, slots=True)

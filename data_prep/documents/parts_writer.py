@@ -28,9 +28,9 @@ from data_prep.funnel.tally import KEPT, READ, Tally
 from data_prep.readers import RawRecord
 from data_prep.readers.origins import Origin
 from data_prep.sources.unreadable import concerns_one
-from data_prep.work.parts import SCHEMA
-from data_prep.work.stage import Stage, describe_file
-from data_prep.work.time_limit import Guard, TooSlow
+from data_prep.workers.parts import SCHEMA
+from data_prep.workers.stage import Stage, describe_file
+from data_prep.workers.time_limit import Guard, TooSlow
 
 # What `data.keep_dropped` keeps of the others.
 DROPPED_SCHEMA = pa.schema(

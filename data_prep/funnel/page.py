@@ -12,8 +12,8 @@ from configs.common.files import write_text
 from configs.common.rendering import short, size, style_sheet
 from data_prep.funnel.table import funnel_rows, label, place
 from data_prep.funnel.tally import LEFT
-from data_prep.work.manifests import Capped, VerdictManifest
-from data_prep.work.verdicts import Part, remaining, without
+from data_prep.workers.manifests import Capped, VerdictManifest
+from data_prep.workers.verdicts import Part, remaining, without
 
 PAGE_NAME = "funnel.html"
 _LONGEST_LINES = 400

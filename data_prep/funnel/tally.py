@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from data_prep.work.manifests import Capped, Count, Counts
+from data_prep.workers.manifests import Capped, Count, Counts
 
 # In the order in which documents go through them.
 STAGES = (

@@ -22,8 +22,8 @@ from data_prep.dedup.substrings import SubstringDeduplication
 from data_prep.sources.file_lists import source_files
 from data_prep.sources.places import Location, Remote, ask_all, expand, names_within, place_identity
 from data_prep.tokens.vocab import TOKENIZER_NAME, Vocab
-from data_prep.work.stage import Stage
-from data_prep.work.verdicts import VerdictStage
+from data_prep.workers.stage import Stage
+from data_prep.workers.verdicts import VerdictStage
 
 _IDENTITIES = "inputs.json"
 # Sections that decide what the stage `documents` writes, and settings of a source that do not.
@@ -36,13 +36,13 @@ _NOT_READ = {
 # compares these with the imports.
 DOCUMENT_CODE = (
     *("documents", "extraction", "funnel/tally", "quality", "readers", "sources", "text"),
-    *("work/parts", "work/time_limit", "work/manifests"),
+    *("workers/parts", "workers/time_limit", "workers/manifests"),
 )
 TOKENIZER_CODE = ("tokens/vocab", "tokens/vocab_training", "tokens/vocab_checks", "tokens/special_tokens")
 # Both the text that the tokenizer is trained on and the shards.
 PACKING_CODE = (
     *("tokens/pack", "tokens/encode", "tokens/shards", "text/characters", "documents/document"),
-    *("work/parts", "work/verdicts", "work/manifests", *TOKENIZER_CODE),
+    *("workers/parts", "workers/verdicts", "workers/manifests", *TOKENIZER_CODE),
 )
 
 

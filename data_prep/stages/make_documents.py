@@ -17,7 +17,7 @@ from data_prep.readers import file_format
 from data_prep.readers.origins import Origin, origins
 from data_prep.sources.places import ask_all, size_of
 from data_prep.stages.graph import Plan
-from data_prep.work.manifests import (
+from data_prep.workers.manifests import (
     Capped,
     Count,
     Counts,
@@ -28,9 +28,9 @@ from data_prep.work.manifests import (
     add_counts,
     add_marks,
 )
-from data_prep.work.runner import Runner
-from data_prep.work.stage import Stage
-from data_prep.work.stage_progress import expected_bytes
+from data_prep.workers.runner import Runner
+from data_prep.workers.stage import Stage
+from data_prep.workers.stage_progress import expected_bytes
 
 _EXAMPLES = 5
 _SHOWN = 120  # characters of an example in a message

@@ -13,10 +13,10 @@ from data_prep.tokens.encode import agrees, fast_encoder
 from data_prep.tokens.shards import token_dtype
 from data_prep.tokens.vocab import CONFIG_NAME, TOKENIZER_NAME, Vocab
 from data_prep.tokens.vocab_training import train_vocab
-from data_prep.work.manifests import Counts, add_counts
-from data_prep.work.runner import Runner
-from data_prep.work.stage import Stage, describe_file
-from data_prep.work.verdicts import Part
+from data_prep.workers.manifests import Counts, add_counts
+from data_prep.workers.runner import Runner
+from data_prep.workers.stage import Stage, describe_file
+from data_prep.workers.verdicts import Part
 
 _CHECK_PARTS = 4
 _CHECK_DOCUMENTS = 16

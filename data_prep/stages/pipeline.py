@@ -26,8 +26,8 @@ from data_prep.stages.summary import Prepared, summary_of
 from data_prep.stages.text_needed import say_what_is_too_much
 from data_prep.tokens.shards import DataManifest, load_manifest
 from data_prep.tokens.vocab import Vocab
-from data_prep.work.cluster import Cluster
-from data_prep.work.manifests import (
+from data_prep.workers.cluster import Cluster
+from data_prep.workers.manifests import (
     Capped,
     DocumentsManifest,
     ShardsManifest,
@@ -35,9 +35,9 @@ from data_prep.work.manifests import (
     add_counts,
     add_marks,
 )
-from data_prep.work.runner import Runner
-from data_prep.work.stage import Stage
-from data_prep.work.verdicts import Part, VerdictStage
+from data_prep.workers.runner import Runner
+from data_prep.workers.stage import Stage
+from data_prep.workers.verdicts import Part, VerdictStage
 
 _EXAMPLES = 5
 # On the page: examples of a reason by all verdict stages, and how much of each.

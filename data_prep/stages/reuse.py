@@ -22,7 +22,7 @@ from configs.safety.own_files import refuse_links
 from configs.schema.recipe import Recipe
 from data_prep.stages.graph import Plan
 from data_prep.tokens.vocab import Vocab
-from data_prep.work.stage import Stage
+from data_prep.workers.stage import Stage
 
 _NOTES = ".prepared"
 _LOCK = ".lock"

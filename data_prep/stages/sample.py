@@ -17,9 +17,9 @@ from data_prep.stages.graph import Plan
 from data_prep.stages.make_documents import Look, evenly, make_documents
 from data_prep.stages.pipeline import make_verdicts, only_one
 from data_prep.stages.summary import funnel_of
-from data_prep.work.cluster import Cluster
-from data_prep.work.manifests import DocumentsManifest
-from data_prep.work.runner import Runner
+from data_prep.workers.cluster import Cluster
+from data_prep.workers.manifests import DocumentsManifest
+from data_prep.workers.runner import Runner
 
 _LOOK = Look(examples=12, characters=6000, files=8, may_be_empty=True)
 _DOCUMENT_BYTES = 20_000

@@ -9,7 +9,7 @@ from configs.common.files import fingerprint
 from data_prep.funnel.tally import KEPT, Funnel
 from data_prep.stages.graph import Plan
 from data_prep.tokens import pack
-from data_prep.work.manifests import DocumentsManifest, Marks, ShardsManifest, VerdictManifest, add_marks
+from data_prep.workers.manifests import DocumentsManifest, Marks, ShardsManifest, VerdictManifest, add_marks
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from configs.schema.sources import Source
 from data_prep.readers import file_format
 from data_prep.sources.file_lists import source_files
 from data_prep.sources.places import ask_all, size_of
-from data_prep.work.stage_progress import expected_bytes
+from data_prep.workers.stage_progress import expected_bytes
 
 _BYTES_PER_TOKEN = 4.0
 # What web pages leave of their archives: FineWeb's published totals are about one byte of text for a hundred packed.

@@ -25,10 +25,10 @@ from configs.schema.sources import Source
 from data_prep.documents.document import parent_id
 from data_prep.tokens.encode import Encode, segments, splitter, worker_encoder
 from data_prep.tokens.shards import beside, write_index
-from data_prep.work.manifests import Count
-from data_prep.work.parts import read_part
-from data_prep.work.stage import Stage, describe_file
-from data_prep.work.verdicts import Part, dropped, remaining
+from data_prep.workers.manifests import Count
+from data_prep.workers.parts import read_part
+from data_prep.workers.stage import Stage, describe_file
+from data_prep.workers.verdicts import Part, dropped, remaining
 
 SPLITS = ("train", "validation")
 SIDECAR = pa.schema(

@@ -28,7 +28,7 @@ from data_prep.stages.pipeline import is_current, prepare, prepare_inline
 from data_prep.stages.verify import verify
 from data_prep.tokens import encode
 from data_prep.tokens.shards import load_manifest
-from data_prep.work.cluster import Cluster
+from data_prep.workers.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 INLINE = """

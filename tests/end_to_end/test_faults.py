@@ -17,12 +17,12 @@ from test_data_prep import make_corpus, make_recipe, shard_hashes
 from configs.common.files import read_json, write_text
 from data_prep import __main__ as command_line
 from data_prep.stages.pipeline import prepare_inline
-from data_prep.work import worker_deaths
-from data_prep.work.cluster import Cluster
-from data_prep.work.stage import Stage
-from data_prep.work.time_limit import Guard, TooSlow
-from data_prep.work.worker_deaths import Progress
-from data_prep.work.worker_notes import current
+from data_prep.workers import worker_deaths
+from data_prep.workers.cluster import Cluster
+from data_prep.workers.stage import Stage
+from data_prep.workers.time_limit import Guard, TooSlow
+from data_prep.workers.worker_deaths import Progress
+from data_prep.workers.worker_notes import current
 
 DOCUMENTS = 30
 Task = tuple[Stage, str, str]  # stage, unit, what goes wrong at its document 17

@@ -42,7 +42,7 @@ from configs.schema.sources import Source
 from data_prep.documents.parts_writer import FileTask, collect_file
 from data_prep.funnel.tally import KEPT, READ, check
 from data_prep.readers.origins import origins
-from data_prep.work.stage import Stage
+from data_prep.workers.stage import Stage
 
 LONGEST_SECONDS = 20.0  # of processor time for one input of some kilobytes
 # Errors of code, not of data: where one was caught and counted, a reader of ours has something to learn.

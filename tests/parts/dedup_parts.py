@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.documents.parts_writer import sorted_hashes
-from data_prep.work.parts import SCHEMA
-from data_prep.work.stage import Run, Stage
-from data_prep.work.verdicts import Part, remaining
+from data_prep.workers.parts import SCHEMA
+from data_prep.workers.stage import Run, Stage
+from data_prep.workers.verdicts import Part, remaining
 
 ROWS_OF_A_GROUP = 50
 

@@ -29,7 +29,7 @@ MODULES = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("
 # stand before it in its line.
 ROOMS = {
     "configs": "safety common schema",
-    "data_prep": "text sources readers extraction quality work funnel documents decontamination dedup tokens stages "
+    "data_prep": "text sources readers extraction quality workers funnel documents decontamination dedup tokens stages "
     "__main__",
     "pretrain": "signals phases garbage sizes batches model parallel objectives optimizer engine checkpoint "
     "interchange reliability metrics numerics loop session planning train",
@@ -41,7 +41,7 @@ ROOMS = {
 TWO_CLASSES: dict[str, set[str]] = {}
 # Heavy or optional packages, and the only places that may import them.
 ONLY_IN = {
-    "ray": ("data_prep/work/cluster.py", "data_prep/work/worker_process.py", "launch/"),
+    "ray": ("data_prep/workers/cluster.py", "data_prep/workers/worker_process.py", "launch/"),
     # deepspeed_estimate.py calls its estimators of memory, which need no engine.
     "deepspeed": ("pretrain/engine/", "pretrain/planning/deepspeed_estimate.py"),
     "torchao": ("pretrain/model/float8.py",),

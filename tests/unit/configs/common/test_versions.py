@@ -22,7 +22,7 @@ NOT_MAKING = (
     "pretrain/checkpoint",
     "eval/currency",
     "data_prep/sources",
-    "data_prep/work",
+    "data_prep/workers",
 )
 
 

@@ -18,8 +18,8 @@ from data_prep.dedup.exact import ExactDeduplication
 from data_prep.dedup.near import NearDeduplication
 from data_prep.dedup.repeated_lines import LineDeduplication
 from data_prep.dedup.substrings import SubstringDeduplication
-from data_prep.work.stage import Stage
-from data_prep.work.verdicts import Part
+from data_prep.workers.stage import Stage
+from data_prep.workers.verdicts import Part
 from tests.parts.dedup_parts import after, contents, make_parts, make_stage, run_backwards, run_inline, texts_left
 
 SIZE = 50

@@ -14,7 +14,7 @@ from data_prep.dedup import shuffle
 from data_prep.dedup.components import components_in_rounds, keyed_for, smallest_members
 from data_prep.dedup.exact import ExactDeduplication
 from data_prep.dedup.shuffle import Exchange, hash_ranges, ordered
-from data_prep.work.stage import Stage
+from data_prep.workers.stage import Stage
 from tests.parts.dedup_parts import after, contents, make_parts, make_stage, run_backwards, run_inline, texts_left
 
 

@@ -29,7 +29,7 @@ from data_prep.readers.origins import Origin
 from data_prep.sources.places import as_pattern, expand
 from data_prep.sources.unreadable import UnreadableFile, concerns_one, describe
 from data_prep.stages.pipeline import only_one, prepare_inline
-from data_prep.work.time_limit import TooSlow
+from data_prep.workers.time_limit import TooSlow
 from tests.parts.reading import jsonl, read, reasons, texts
 
 

@@ -17,7 +17,7 @@ from data_prep.stages import graph
 
 ROOT = Path(__file__).resolve().parents[4] / "data_prep"
 # Where and when work is done, and what is shown of it; no byte of a stage's files depends on these.
-MACHINERY = {"work/stage", "work/worker_notes"}
+MACHINERY = {"workers/stage", "workers/worker_notes"}
 STAGES = {
     "dedup/exact": ExactDeduplication.code,
     "dedup/repeated_lines": LineDeduplication.code,

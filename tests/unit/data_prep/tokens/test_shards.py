@@ -14,7 +14,7 @@ from configs.schema.sources import Source
 from data_prep.funnel.tally import Funnel, check
 from data_prep.tokens.pack import plan_shards, split_of
 from data_prep.tokens.shards import ShardIndex, TokenStream, beside, token_dtype, write_index
-from data_prep.work.stage import Stage
+from data_prep.workers.stage import Stage
 from tests.parts.small_shards import write_shard
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.progress import ProgressBar, progress_bar
-from data_prep.work.stage import Stage
-from data_prep.work.worker_deaths import Progress
+from data_prep.workers.stage import Stage
+from data_prep.workers.worker_deaths import Progress
 
 _MEGABYTE = 1e6
 _PATIENCE_SECONDS = 20.0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.work.ray_token import _make, private_token, token_file
+from data_prep.workers.ray_token import _make, private_token, token_file
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -66,7 +66,7 @@ def test_a_home_that_cannot_be_written_to_is_rays_to_complain_of(home: Path) -> 
 
 
 def test_clusters_look_after_it_before_ray_does() -> None:
-    text = (ROOT / "data_prep" / "work" / "cluster.py").read_text(encoding="utf-8")
+    text = (ROOT / "data_prep" / "workers" / "cluster.py").read_text(encoding="utf-8")
     assert text.index("private_token(make=") < text.index("        import ray\n")
 
 

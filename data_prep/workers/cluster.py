@@ -5,7 +5,7 @@ Work is a function of the module level and a list of arguments. It runs on a pri
 nothing.
 
 Workers and nodes may die at any time: their tasks are started again, and go on behind the units they committed
-(`data_prep/work/worker_deaths.py`).
+(`data_prep/workers/worker_deaths.py`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from data_prep.work import worker_deaths
-from data_prep.work.ray_token import private_token, token_file
-from data_prep.work.worker_deaths import Job, Progress, record_death
-from data_prep.work.worker_notes import Done, noted
-from data_prep.work.worker_process import Site, run_guarded, versions
+from data_prep.workers import worker_deaths
+from data_prep.workers.ray_token import private_token, token_file
+from data_prep.workers.worker_deaths import Job, Progress, record_death
+from data_prep.workers.worker_notes import Done, noted
+from data_prep.workers.worker_process import Site, run_guarded, versions
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data_prep.work import stage_progress
-from data_prep.work.cluster import Cluster
-from data_prep.work.stage import Stage
-from data_prep.work.time_limit import Guard, TooSlow, excluded_records
-from data_prep.work.worker_deaths import CRASHED, NODE, Job, Progress, record_death
-from data_prep.work.worker_notes import current, noted, read_note
-from data_prep.work.worker_process import check_site, versions
+from data_prep.workers import stage_progress
+from data_prep.workers.cluster import Cluster
+from data_prep.workers.stage import Stage
+from data_prep.workers.time_limit import Guard, TooSlow, excluded_records
+from data_prep.workers.worker_deaths import CRASHED, NODE, Job, Progress, record_death
+from data_prep.workers.worker_notes import current, noted, read_note
+from data_prep.workers.worker_process import check_site, versions
 
 
 class Bar:
@@ -159,8 +159,8 @@ def test_time_limits_are_of_the_processor_and_pass_broad_handlers(stage: Stage) 
 
 
 def test_a_node_that_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.work.worker_process._node", lambda: "two (10.0.0.2)")
-    monkeypatch.setattr("data_prep.work.worker_process._SHARED_SECONDS", 0.1)
+    monkeypatch.setattr("data_prep.workers.worker_process._node", lambda: "two (10.0.0.2)")
+    monkeypatch.setattr("data_prep.workers.worker_process._SHARED_SECONDS", 0.1)
     own = versions()
     (tmp_path / "token").touch()
     before = Path.cwd()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.notices import note
-from data_prep.work.time_limit import exclude
-from data_prep.work.worker_notes import Done, Note, read_note
+from data_prep.workers.time_limit import exclude
+from data_prep.workers.worker_notes import Done, Note, read_note
 
 # A document may stand still for twice its time limit and this; then its worker is ended.
 GRACE_SECONDS = 30.0

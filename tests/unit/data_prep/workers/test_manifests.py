@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from data_prep.work.manifests import Capped, Count, DocumentsManifest, PartEntry, add_counts, add_marks, read_counts
+from data_prep.workers.manifests import Capped, Count, DocumentsManifest, PartEntry, add_counts, add_marks, read_counts
 
 
 def test_counts_add_up_and_are_lists_in_json() -> None:

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.common.files import atomic_path
-from data_prep.work.manifests import Capped, Count, Counts, Example
-from data_prep.work.parts import read_part
-from data_prep.work.stage import Run, Stage, describe_file
-from data_prep.work.worker_notes import current
+from data_prep.workers.manifests import Capped, Count, Counts, Example
+from data_prep.workers.parts import read_part
+from data_prep.workers.stage import Run, Stage, describe_file
+from data_prep.workers.worker_notes import current
 
 SCHEMA = pa.schema(
     [

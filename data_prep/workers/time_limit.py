@@ -1,7 +1,7 @@
 """Limits the time of each document, and excludes documents at which workers died twice.
 
-A document at which workers died twice is excluded (see `data_prep/work/cluster.py`): the unit's next run leaves it out
-and keeps its raw bytes in `excluded/`.
+A document at which workers died twice is excluded (see `data_prep/workers/cluster.py`): the next run of the unit leaves
+it out and keeps its raw bytes in `excluded/`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from configs.common.files import atomic_path, read_json, write_json
-from data_prep.work.stage import Stage, describe_file
-from data_prep.work.worker_notes import Note, current
+from data_prep.workers.stage import Stage, describe_file
+from data_prep.workers.worker_notes import Note, current
 
 _MEGABYTE = 1e6
 _TICK_SECONDS = 0.5

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from configs.common.files import fingerprint, read_json, remove_leftovers, sha256_file, temporary_beside, write_json
 from configs.common.layout import MANIFEST
-from data_prep.work.worker_notes import current
+from data_prep.workers.worker_notes import current
 
 _MARKER = "in_progress.json"
 _UNITS = "units"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs.common.versions import code_version
-from data_prep.work.worker_notes import Done, noted
+from data_prep.workers.worker_notes import Done, noted
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

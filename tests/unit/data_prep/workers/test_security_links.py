@@ -13,7 +13,7 @@ from configs.common.exit_codes import USER_ERROR
 from configs.common.files import TEMPORARY_SUFFIX, remove_leftovers
 from configs.safety.own_files import refuse_links
 from configs.schema.recipe import save
-from data_prep.work.stage import _MARKER, _UNITS, Stage
+from data_prep.workers.stage import _MARKER, _UNITS, Stage
 from launch.cli import main
 from tests.parts.fake_run import fake_recipe, write_fake_run
 from tests.parts.training_run import prepare_data, tiny_recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from data_prep.work.cluster import Cluster
+from data_prep.workers.cluster import Cluster
 
 JOIN = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); print('joined')"
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from data_prep.dedup.exact import ExactDeduplication
 from data_prep.documents.parts_writer import sorted_hashes
-from data_prep.work.parts import SCHEMA
-from data_prep.work.stage import Stage
-from data_prep.work.verdicts import Part, VerdictWriter, dropped, remaining
+from data_prep.workers.parts import SCHEMA
+from data_prep.workers.stage import Stage
+from data_prep.workers.verdicts import Part, VerdictWriter, dropped, remaining
 from tests.parts.dedup_parts import run_inline
 
 

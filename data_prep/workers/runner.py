@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from data_prep.work.cluster import Cluster
-from data_prep.work.stage import Stage, Unit
-from data_prep.work.stage_progress import report_progress
+from data_prep.workers.cluster import Cluster
+from data_prep.workers.stage import Stage, Unit
+from data_prep.workers.stage_progress import report_progress
 
 Task = TypeVar("Task")
 
@@ -49,7 +49,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class StageRunner:
-    """Runs the missing units of one stage; a `data_prep.work.stage.Run`."""
+    """Runs the missing units of one stage; a `data_prep.workers.stage.Run`."""
 
     runner: Runner
     stage: Stage
