@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt | preflight
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing the pinned dependencies into $(VENV) (two to five minutes the first time) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,eval,dev,docs]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,eval,chat,dev,docs]'
 	@touch $@
 
 replicate: setup ## All stages of RECIPE (configs/demo.yaml): data, training, evaluation, report

@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from configs.common.files import write_text
 from configs.schema.recipe import Recipe, json_schema
 from configs.schema.section import PathMarker
+from configs.schema.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "recipe.md"
@@ -48,7 +49,8 @@ in this command.
 
 def reference() -> str:
     """Builds the text of `docs/recipe.md`: introduction, index, one table for each section."""
-    sections = list(_sections(Recipe, ""))
+    # Kinds of an objective share sections, such as their rewards.
+    sections = list({_title(model, path): (model, path) for model, path in _sections(Recipe, "")}.values())
     return _INTRODUCTION + _index(sections) + "".join(_section(model, path) for model, path in sections)
 
 
@@ -65,9 +67,10 @@ def _title(model: type[BaseModel], path: str) -> str:
     if not path:
         return "Top level"
     kinds = [
-        f"{name}: {get_args(field.annotation)[0]}"
+        f"{name}: {' / '.join(get_args(field.annotation))}"
         for name, field in model.model_fields.items()
-        if "Literal" in str(getattr(field.annotation, "__origin__", "")) and len(get_args(field.annotation)) == 1
+        if "Literal" in str(getattr(field.annotation, "__origin__", ""))
+        and (len(get_args(field.annotation)) == 1 or (name == "kind" and field.default is PydanticUndefined))
     ]
     return f"`{path.rstrip('.')}`" + (f" with `{', '.join(kinds)}`" if kinds else "")
 
@@ -83,6 +86,8 @@ def _summary(model: type[BaseModel]) -> str:
 
 def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[type[BaseModel], str]]:
     yield model, path
+    if model is Stage:
+        return  # an objective here is what `train.objective` is
     for name, field in model.model_fields.items():
         for nested, is_item in _nested(field.annotation):
             yield from _sections(nested, f"{path}{name}." + ("N." if is_item else ""))

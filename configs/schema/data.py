@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from configs.schema.chat import CHAT_TOKENS, END_OF_TEXT
 from configs.schema.presets import PRESETS, merged
 from configs.schema.quality_rules import Rule
 from configs.schema.section import PathText, PatternText, Section
 from configs.schema.sources import Source
-
-END_OF_TEXT = "<|endoftext|>"
 
 
 class Limits(Section):
@@ -254,7 +253,8 @@ class Tokenizer(Section):
     special_tokens: list[str] = Field(
         [END_OF_TEXT],
         min_length=1,
-        description="Tokens with the first ids of the vocabulary. The first one ends every document.",
+        description="Tokens with the first ids of the vocabulary. The first one ends every document. `chat`: those of "
+        "a chat template, and six for later. A vocabulary from a file that lacks them gets them at its end.",
     )
 
     @model_validator(mode="before")
@@ -263,6 +263,11 @@ class Tokenizer(Section):
         if isinstance(values, dict) and values.get("pattern") == "sequence":
             return {"sample_bytes": 20_000_000, **values}
         return values
+
+    @field_validator("special_tokens", mode="before")
+    @classmethod
+    def _tokens_by_name(cls, value: Any) -> Any:
+        return list(CHAT_TOKENS) if value == "chat" else value
 
     @model_validator(mode="after")
     def _path_for_file(self) -> Tokenizer:

@@ -16,7 +16,7 @@ from configs.schema.recipe import Recipe, is_path
 # Paths, ranks, memory, logs, retention and evaluation. The dial is free because its derived values are compared; data
 # files are free because the fingerprint of the data is compared.
 FREE = (
-    "name", "out", "evaluation", "report",
+    "name", "out", "evaluation", "report", "stages", "parents",
     "data.directory", "data.workers", "data.ray_address", "data.preset", "data.keep_dropped", "data.limits.attempts",
     "data.sources.N.storage_options", "data.sources.N.licence",
     "model.depth", "model.size", "train.tokens_per_parameter",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from configs.schema.chat import Shape
 from configs.schema.section import PathText, PatternText, Section
 
 # Scores are named `perplexity/NAME/…`, and gates separate names by blanks.
@@ -81,6 +82,31 @@ class Benchmarks(Section):
         return self
 
 
+class ChatSet(Section):
+    """Prompts whose answers are checked: accuracy, pass@k and stop rate of an assistant."""
+
+    name: SetName
+    path: PatternText = Field(description="Files in any format that `data.sources` reads.")
+    shape: Shape = Field("gsm8k", description="How a record becomes a prompt with its reference, as in `data.sources`.")
+    samples: int = Field(
+        1,
+        ge=1,
+        description="Answers per prompt. 1: greedy. More: drawn at `temperature`, for pass@k of every k below it.",
+    )
+    temperature: float = Field(1.0, gt=0, description="Temperature of drawn answers.")
+    max_new_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
+    max_items: int | None = Field(None, ge=1, description="Score no more than the first n prompts.")
+
+
+class PreferenceSet(Section):
+    """Preference pairs: how often a reward model, and simple baselines, agree with them."""
+
+    name: SetName
+    path: PatternText = Field(description="Files in any format that `data.sources` reads.")
+    shape: Shape = Field("hh", description="How a record becomes a pair, as in `data.sources`.")
+    max_items: int | None = Field(None, ge=1, description="Score no more than the first n pairs.")
+
+
 class Samples(Section):
     """Generated text for the report."""
 
@@ -102,6 +128,8 @@ class Evaluation(Section):
     perplexity: list[PerplexitySet] = Field([], description="Sets for perplexity and bits per byte.")
     translation: list[TranslationSet] = Field([], description="Sets for BLEU and chrF.")
     benchmarks: Benchmarks = Benchmarks()
+    chat: list[ChatSet] = Field([], description="Prompts for an assistant; not scored for a base model.")
+    preference: list[PreferenceSet] = Field([], description="Pairs for a reward model; not scored for other models.")
     samples: Samples = Samples()
     batch_size: int = Field(16, ge=1, description="Windows per forward pass. It changes the speed, not the scores.")
     bootstrap_samples: int = Field(1000, ge=100, description="Bootstrap resamples for each 95% interval.")
@@ -110,6 +138,8 @@ class Evaluation(Section):
     def _names_differ(self) -> Evaluation:
         _refuse_repeated("names of perplexity sets", [item.name for item in self.perplexity])
         _refuse_repeated("names of translation sets", [item.name for item in self.translation])
+        _refuse_repeated("names of chat sets", [item.name for item in self.chat])
+        _refuse_repeated("names of preference sets", [item.name for item in self.preference])
         return self
 
 

@@ -21,6 +21,7 @@ from configs.common.files import fingerprint, write_text
 from configs.safety.hide_secrets import is_secret, mask, mask_override
 from configs.safety.own_files import refuse_links
 from configs.safety.parsing import parse_yaml
+from configs.schema.chat import Chat
 from configs.schema.data import Data
 from configs.schema.deepspeed_keys import check_deepspeed
 from configs.schema.evaluation import Evaluation, Report
@@ -30,8 +31,9 @@ from configs.schema.overrides import RecipeError as RecipeError
 from configs.schema.overrides import apply_override, set_value
 from configs.schema.presets import PRESETS
 from configs.schema.scaling import derive, filled, has_dial
-from configs.schema.section import PathMarker, Section
+from configs.schema.section import PathMarker, PathText, Section
 from configs.schema.shipped import find_recipe
+from configs.schema.stage import Stage
 from configs.schema.train import Train
 
 RESOLVED_NAME = "recipe.yaml"
@@ -56,6 +58,11 @@ class Recipe(Section):
         {},
         description="Further settings for DeepSpeed. Keys that import code or write files are refused "
         "(docs/security.md). A value that contradicts the recipe is an error.",
+    )
+    chat: Chat = Chat()
+    stages: list[Stage] = Field([], description="Training after the base: fine-tuning, rewards, preferences, policies.")
+    parents: dict[str, PathText] = Field(
+        {}, description="Run directory of each stage that this one needs; written by Replica into a stage's own recipe."
     )
     evaluation: Evaluation = Evaluation()
     report: Report = Report()
@@ -186,6 +193,8 @@ def _markers(annotation: Any) -> Iterator[PathMarker]:
 def _absolute(value: Any, base_for: Any, path: tuple[str | int, ...], pattern: bool) -> Any:
     if isinstance(value, list):
         return [_absolute(item, base_for, (*path, index), pattern) for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {key: _absolute(item, base_for, (*path, key), pattern) for key, item in value.items()}
     if "://" in value:
         return value
     base, rest = base_for(path).absolute(), Path(value)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from configs.schema.chat import Shape
 from configs.schema.section import Custom, PathText, PatternText, Section
 
 Format = Literal[
@@ -83,6 +84,13 @@ class Source(Section):
     markup: Literal["auto", "none", "html", "xml"] = Field(
         "auto",
         description="Markup to extract text from; auto: by format and media type, and none for text in fields.",
+    )
+    shape: Shape = Field(
+        "text",
+        description="How a record becomes what the stage's objective reads. text: a document of `text_field`. openai: "
+        "`messages` of role and content. sharegpt: `conversations` of from and value. alpaca: instruction, input, "
+        "output. hh: chosen and rejected transcripts. gsm8k: question and answer, `####` before the result. pairs: "
+        "prompt, chosen, rejected. See docs/assistant.md.",
     )
     text_documents: Literal["file", "line", "paragraph"] = Field(
         "file", description="Unit of a .txt file that is one document."

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.schema.section import Custom, PathText, Section
+from configs.schema.objectives import Objective
+from configs.schema.section import PathText, Section
 
 
 class MuonPolicy(Section):
@@ -261,10 +262,10 @@ class Train(Section):
         "outputs of matrix products and attention. full: all except the block's input. true and false mean full and "
         "none.",
     )
-    objective: Custom | None = Field(
+    objective: Objective | None = Field(
         None,
-        description="Training objective, a `LossModule`; null: cross-entropy of the next token. Validation and "
-        "evaluation always use nats of the next token.",
+        description="Training objective; null: cross-entropy of the next token. `kind` names one of the stages after "
+        "the base (docs/assistant.md), `code` a `LossModule` of one's own, whose validation stays in nats.",
     )
     loss_chunk: int | None = Field(
         None,

@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from configs.common.files import fingerprint, write_json, write_text
-from configs.schema.data import END_OF_TEXT
+from configs.schema.chat import END_OF_TEXT
 from data_prep.tokens.special_tokens import SpecialTokens, read_special_tokens
 from data_prep.tokens.vocab_checks import (
     BYTE_TOKEN,

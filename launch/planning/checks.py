@@ -19,6 +19,7 @@ from configs.safety.own_files import refuse_links
 from configs.safety.user_code import UserCode
 from configs.schema.batch_plan import solve_batch
 from configs.schema.recipe import Recipe, RecipeError
+from configs.schema.section import Custom
 from pretrain.checkpoint.compatible import is_finished
 
 # Tokenizers of sacrebleu that need another package: its module, and what installs it.
@@ -193,7 +194,7 @@ def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
     train, found = recipe.train, []
     if train.wandb is not None and find_spec("wandb") is None:
         found.append("train.wandb is set, but wandb is not installed; run `pip install wandb` or drop train.wandb")
-    if (own := train.objective) is not None:
+    if isinstance(own := train.objective, Custom):
         found += _problems_of(lambda: UserCode.read(own.code, own.options).allowed("train.objective"))
     try:
         import torch

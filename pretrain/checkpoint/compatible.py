@@ -15,6 +15,7 @@ from configs.safety.user_code import UserCode
 from configs.schema.batch_plan import total_steps
 from configs.schema.decisive import LENGTH, acts_ahead, changed_settings
 from configs.schema.recipe import Recipe
+from configs.schema.section import Custom
 from data_prep.tokens.shards import DataManifest, load_manifest
 from pretrain.batches.mixture import plan_mixture
 from pretrain.batches.order import ORDER_VERSION
@@ -64,7 +65,7 @@ def objective_code(recipe: Recipe) -> dict[str, Any] | None:
         ValueError: when there is no such file.
     """
     own = recipe.train.objective
-    return None if own is None else UserCode.read(own.code, own.options).identity
+    return UserCode.read(own.code, own.options).identity if isinstance(own, Custom) else None
 
 
 def _accepted(path: str, recipe: Recipe) -> bool:

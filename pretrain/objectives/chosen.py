@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from configs.safety.user_code import UserCode
+from configs.schema.section import Custom
 from configs.schema.train import Train
 from pretrain.model.transformer import Transformer
 from pretrain.objectives.language_modelling import LanguageModelling
@@ -17,6 +18,8 @@ def make_objective(model: Transformer, train: Train) -> LossModule:
     """
     if train.objective is None:
         return LanguageModelling(model, train.loss_chunk)
+    if not isinstance(train.objective, Custom):
+        raise ValueError(f"train.objective of kind {train.objective.kind} is not built yet")
     code = UserCode.read(train.objective.code, train.objective.options).allowed("train.objective")
     code.check_call("model", "chunk")
     made = code.load()(model, train.loss_chunk, **code.options)
