@@ -32,7 +32,7 @@ ROOMS = {
     "data_prep": "text sources readers extraction quality workers funnel documents decontamination dedup tokens stages "
     "__main__",
     "pretrain": "signals phases garbage sizes batches model parallel objectives optimizer engine checkpoint "
-    "interchange reliability metrics numerics loop session planning train",
+    "interchange reliability metrics numerics rollout loop session planning train",
     "eval": "results statistics contamination parts comparable currency likelihood generation harness scorer "
     "scaling_law export_check lineage suite report __main__",
     "launch": "training_finished docs headlines trace processes run_stages planning models commands cli cluster",
