@@ -29,9 +29,9 @@ MODULES = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("
 # stand before it in its line.
 ROOMS = {
     "configs": "safety common schema",
-    "data_prep": "text sources readers extraction quality workers funnel documents decontamination dedup tokens stages "
-    "__main__",
-    "pretrain": "signals phases garbage sizes batches model parallel objectives optimizer engine checkpoint "
+    "data_prep": "text sources readers extraction quality workers funnel chat documents decontamination dedup tokens "
+    "stages __main__",
+    "pretrain": "signals phases garbage rewards sizes batches model parallel objectives optimizer engine checkpoint "
     "interchange reliability metrics numerics rollout loop session planning train",
     "eval": "results statistics contamination parts comparable currency likelihood generation harness scorer "
     "scaling_law export_check lineage suite report __main__",
