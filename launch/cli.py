@@ -14,7 +14,7 @@ from configs.common.versions import own_version
 from configs.safety.trust import add_trust, trusting
 from configs.schema.shipped import shipped_recipes
 
-_OVERRIDE = re.compile(r"^[A-Za-z_][\w.]*=")
+_OVERRIDE = re.compile(r"^[A-Za-z_][\w.-]*=")
 Add = Callable[[argparse.ArgumentParser], None]
 
 
@@ -126,8 +126,23 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def run_directory(text: str) -> Path:
+    """Returns the run directory that an argument names, `RUN` or `RUN:STAGE`; the type of every such argument."""
+    from configs.schema.recipe import RecipeError, find_run
+
+    try:
+        return find_run(text)
+    except RecipeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", type=Path, help="run directory, such as runs/demo")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        type=run_directory,
+        help="run directory, such as runs/demo; RUN:STAGE for one of its stages",
+    )
 
 
 def _run_and_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +165,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
 
 def _report(parser: argparse.ArgumentParser) -> None:
     _run(parser)
-    parser.add_argument("--baseline", metavar="RUN", type=Path, help="compare with this run")
+    parser.add_argument("--baseline", metavar="RUN", type=run_directory, help="compare with this run")
     parser.add_argument("--gate", action="store_true", help="exit with 1 when a gate of the recipe fails")
 
 

@@ -7,3 +7,5 @@ CHECKPOINTS = "checkpoints"
 RESULTS = "results.json"
 REPORT = "report"
 METRICS = "metrics.jsonl"
+STAGES = "stages"  # of a run with stages after its base: a run directory for each
+TOKENIZER = "tokenizer"  # in prepared data and in a checkpoint

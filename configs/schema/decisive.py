@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from configs.safety.hide_secrets import mask
-from configs.schema.recipe import Recipe, is_path
+from configs.schema.paths import is_path
+from configs.schema.recipe import Recipe
 
 # Paths, ranks, memory, logs, retention and evaluation. The dial is free because its derived values are compared; data
 # files are free because the fingerprint of the data is compared.

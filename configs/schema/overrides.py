@@ -26,7 +26,7 @@ def apply_override(values: dict[str, Any], override: str) -> list[str | int]:
 
 
 def set_value(values: dict[str, Any], dotted: str, value: Any, shown: str) -> list[str | int]:
-    """Sets the value at a dotted path; list items by index (`data.sources.0.weight`).
+    """Sets the value at a dotted path; list items by index or name (`data.sources.0.weight`, `stages.sft.train.steps`).
 
     Raises:
         RecipeError: when the path does not exist; `shown` names the override.
@@ -36,11 +36,7 @@ def set_value(values: dict[str, Any], dotted: str, value: Any, shown: str) -> li
     for position, key in enumerate(keys):
         last = position == len(keys) - 1
         if isinstance(node, list):
-            if not isinstance(key, int) or key >= len(node):
-                raise RecipeError(
-                    f"override `{shown}`: {'.'.join(map(str, keys[:position]))} is a list; "
-                    f"give an index below {len(node)}"
-                )
+            key = keys[position] = _index(node, key, f"override `{shown}`: {'.'.join(map(str, keys[:position]))}")
         elif not isinstance(node, dict):
             raise RecipeError(
                 f"override `{shown}`: {'.'.join(map(str, keys[:position]))} is a single value, it has no `{key}`"
@@ -55,6 +51,19 @@ def set_value(values: dict[str, Any], dotted: str, value: Any, shown: str) -> li
                 node[key] = {}
             node = node[key]
     return keys
+
+
+def _index(items: list[Any], key: str | int, where: str) -> int:
+    """Returns the index of a list's item, which its index or its `name` gives."""
+    if isinstance(key, int) and key < len(items):
+        return key
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if str(key) in names:
+        return names.index(str(key))
+    listed = ", ".join(str(name) for name in names if name is not None)
+    raise RecipeError(
+        f"{where} is a list; give an index below {len(items)}" + (f", or a name: {listed}" * bool(listed))
+    )
 
 
 def _override_value(text: str, shown: str) -> Any:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from configs.schema.section import CodeText, Section
 
 Count = Annotated[int | None, Field(ge=0)]
 Mean = Annotated[float | None, Field(ge=0)]
 Share = Annotated[float | None, Field(ge=0, le=1)]
-NGrams = dict[Annotated[int, Field(ge=1, le=100)], Annotated[float, Field(ge=0, le=1)]]
+
+
+def _as_number(key: Any) -> Any:
+    """JSON, which a resolved recipe goes through, has strings alone as keys."""
+    return int(key) if isinstance(key, str) and key.isdecimal() else key
+
+
+NGrams = dict[
+    Annotated[int, Field(ge=1, le=100), BeforeValidator(_as_number)],
+    Annotated[float, Field(ge=0, le=1)],
+]
 
 
 class RuleSet(Section):

@@ -6,19 +6,18 @@ the file's directory, relative paths in overrides against the working directory.
 
 from __future__ import annotations
 
-import difflib
-import glob
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from configs.common.files import fingerprint, write_text
-from configs.safety.hide_secrets import is_secret, mask, mask_override
+from configs.common.layout import STAGES
+from configs.safety.hide_secrets import mask, mask_override
 from configs.safety.own_files import refuse_links
 from configs.safety.parsing import parse_yaml
 from configs.schema.chat import Chat
@@ -29,11 +28,14 @@ from configs.schema.float8_limits import check_float8
 from configs.schema.model import Model
 from configs.schema.overrides import RecipeError as RecipeError
 from configs.schema.overrides import apply_override, set_value
+from configs.schema.paths import resolve_paths
 from configs.schema.presets import PRESETS
+from configs.schema.problems import describe
 from configs.schema.scaling import derive, filled, has_dial
-from configs.schema.section import PathMarker, PathText, Section
+from configs.schema.section import PathText, Section
 from configs.schema.shipped import find_recipe
 from configs.schema.stage import Stage
+from configs.schema.stage_recipe import BASE, directory_of, stage_problems, stage_values
 from configs.schema.train import Train
 
 RESOLVED_NAME = "recipe.yaml"
@@ -94,8 +96,30 @@ class Recipe(Section):
         return Path(self.data.directory).resolve() if self.data.directory else self.run_directory / "data"
 
     def fingerprint(self) -> str:
-        """Computes a digest of all settings except the output directories."""
-        return fingerprint(self.model_dump(mode="json", exclude={"out": True, "data": {"directory": True}}))
+        """Computes a digest of all settings of this run: without output directories, and without later stages."""
+        other: dict[str, Any] = {"out": True, "stages": True, "parents": True, "data": {"directory": True}}
+        return fingerprint(self.model_dump(mode="json", exclude=other))
+
+    def stage(self, name: str) -> Recipe:
+        """Returns the recipe of a stage, an ordinary recipe with its run directory in that of this one.
+
+        `base` is the recipe itself. `train.init_from` names the run directory that the weights come from, and `parents`
+        all run directories that the stage needs.
+
+        Raises:
+            RecipeError: when there is no such stage, or its settings do not fit.
+        """
+        if name == BASE:
+            return self
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise RecipeError(f"{self.name} has no stage `{name}`; it has {', '.join((BASE, *names))}")
+        values = stage_values(self.model_dump(mode="json"), self.stages, names.index(name), self.run_directory)
+        try:
+            return Recipe.model_validate(values)
+        except ValidationError as error:
+            prefix = ("stages", names.index(name))
+            raise RecipeError("\n".join(describe(item, Recipe, prefix) for item in error.errors())) from error
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -111,98 +135,6 @@ def _copy(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: _copy(value) for key, value in node.items()}
     return [_copy(item) for item in node] if isinstance(node, list) else node
-
-
-# ------------------------------------------------------------------------------------------------------ problems, paths
-def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _nested_models(argument)
-
-
-def _keys_at(path: Sequence[str | int]) -> list[str]:
-    """Lists the keys that are valid in place of the last element of `path`."""
-    model: type[BaseModel] | None = Recipe
-    for key in path[:-1]:
-        if isinstance(key, int) or model is None:
-            continue
-        field = model.model_fields.get(key)
-        model = next(_nested_models(field.annotation), None) if field else model
-    return list(model.model_fields) if model else []
-
-
-def _describe(error: Any) -> str:
-    # pydantic adds names of union members to the path, such as `str` or `list[...]`; they are not keys of the recipe.
-    path = [
-        key for key in error["loc"] if not (isinstance(key, str) and ("[" in key or key in {"str", "constrained-str"}))
-    ]
-    dotted = ".".join(map(str, path)) or "recipe"
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), _keys_at(path), n=1, cutoff=0.5)
-        hint = (
-            f"did you mean `{'.'.join(map(str, [*path[:-1], near[0]]))}`?"
-            if near
-            else f"known keys: {', '.join(_keys_at(path))}"
-        )
-        return f"{dotted}: unknown key; {hint}"
-    if error["type"] == "missing":
-        return f"{dotted}: missing; the recipe must set it"
-    message = error["msg"].removeprefix("Value error, ")
-    given = mask(error.get("input"), hidden=any(is_secret(key) for key in path))
-    return f"{dotted}: {message}" + (f" (given: {given!r})" if not isinstance(given, dict | list | BaseModel) else "")
-
-
-def _resolve_paths(section: BaseModel, values: Any, base_for: Any, prefix: tuple[str | int, ...] = ()) -> None:
-    """Makes relative paths in the raw `values` absolute. The schema of `section` tells which settings are paths."""
-    for name, field in type(section).model_fields.items():
-        value = values.get(name) if isinstance(values, dict) else None
-        if value is None:
-            continue
-        here = (*prefix, name)
-        current = getattr(section, name)
-        if marker := path_marker(field):
-            values[name] = _absolute(value, base_for, here, marker.pattern)
-        elif isinstance(current, BaseModel):
-            _resolve_paths(current, value, base_for, here)
-        elif isinstance(current, list):
-            for index, item in enumerate(current):
-                if isinstance(item, BaseModel):
-                    _resolve_paths(item, value[index], base_for, (*here, index))
-
-
-def is_path(field: Any) -> bool:
-    """Tells whether a field of a section is a path."""
-    return path_marker(field) is not None
-
-
-def path_marker(field: Any) -> PathMarker | None:
-    """Returns the marker of a path field; None for other fields."""
-    return next(_markers((field.metadata, field.annotation)), None)
-
-
-def _markers(annotation: Any) -> Iterator[PathMarker]:
-    """Yields the markers in a field's type, such as `list[PathText] | None`."""
-    if isinstance(annotation, PathMarker):
-        yield annotation
-    inner = annotation if isinstance(annotation, list | tuple) else get_args(annotation)
-    for part in (*inner, *getattr(annotation, "__metadata__", ())):
-        yield from _markers(part)
-
-
-def _absolute(value: Any, base_for: Any, path: tuple[str | int, ...], pattern: bool) -> Any:
-    if isinstance(value, list):
-        return [_absolute(item, base_for, (*path, index), pattern) for index, item in enumerate(value)]
-    if isinstance(value, dict):
-        return {key: _absolute(item, base_for, (*path, key), pattern) for key, item in value.items()}
-    if "://" in value:
-        return value
-    base, rest = base_for(path).absolute(), Path(value)
-    if rest.parts[:1] and rest.parts[0].startswith("~"):
-        base, rest = Path(rest.parts[0]).expanduser(), Path(*rest.parts[1:])
-    if pattern:
-        base = Path(glob.escape(str(base)))  # a `*` in the directory's name is not a pattern
-    return str(base / rest)
 
 
 # -------------------------------------------------------------------------------------------------------------- public
@@ -278,14 +210,50 @@ def load_with_origins(
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        problems += [_describe(item) for item in error.errors()]
+        problems += [describe(item, Recipe) for item in error.errors()]
+        problems += _problems_of_stages(values, known=error.errors())
+    else:
+        problems += _problems_of_stages(values)
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise RecipeError(f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''} in the recipe\n{listed}")
     known = Origins(file, written, origins, recipe.data.preset, values)
+
     # `values` is changed in place and validated again, because a validated recipe is immutable.
-    _resolve_paths(recipe, values, lambda key: Path.cwd() if known.override(key) else file.absolute().parent)
+    def base_for(key: tuple[str | int, ...]) -> Path:
+        return Path.cwd() if known.override(key) else file.absolute().parent
+
+    resolve_paths(recipe, values, base_for)
+    for index, stage in enumerate(recipe.stages):
+        whole, raw = recipe.stage(stage.name), values["stages"][index]
+        resolve_paths(whole.data, raw.get("data"), base_for, ("stages", index, "data"))
+        resolve_paths(whole.train, raw.get("train"), base_for, ("stages", index, "train"))
     return Recipe.model_validate(values), known
+
+
+def _problems_of_stages(values: dict[str, Any], known: Sequence[Any] = ()) -> list[str]:
+    """Lists the problems of all stages of a raw recipe; `known`: problems of the recipe itself, which they inherit."""
+    try:
+        stages = [Stage.model_validate(stage) for stage in values.get("stages") or []]
+        base = filled(values, derive(values)) if has_dial(values) else values
+    except (ValueError, TypeError, AttributeError):
+        return []  # the recipe's own problems say it
+    reported = {(item["loc"], item["msg"]) for item in known}
+    run = Path(str(values.get("out") or f"runs/{values['name']}")).resolve()
+    train = values.get("train")
+    found: list[str] = []
+    for index in range(len(stages)):
+        where: tuple[str | int, ...] = ("stages", index)
+        problems = list(stage_problems(stages, index, train if isinstance(train, dict) else {}))
+        found += [f"{'.'.join(map(str, (*where, *path)))}: {message}" for path, message in problems]
+        if problems:
+            continue
+        try:
+            Recipe.model_validate(stage_values(base, stages, index, run))
+        except ValidationError as error:
+            own = [item for item in error.errors() if (item["loc"], item["msg"]) not in reported]
+            found += [describe(item, Recipe, where) for item in own]
+    return found
 
 
 def _named_after(file: Path) -> str:
@@ -339,6 +307,25 @@ def load_run(run: str | Path) -> Recipe:
         )
     recipe = load(file)
     return recipe.model_copy(update={"out": str(Path(run).resolve())})
+
+
+def find_run(text: str | Path) -> Path:
+    """Returns the run directory that a command line names: a directory, or `RUN:STAGE` for that stage of a run.
+
+    Raises:
+        RecipeError: when the run has no such stage.
+    """
+    run, separator, name = str(text).rpartition(":")
+    if not separator or Path(text).exists() or not Path(run).is_dir():
+        return Path(text)
+    stage = Path(directory_of(Path(run), name))
+    if name != BASE and not (stage / RESOLVED_NAME).is_file():
+        there = sorted(file.parent.name for file in Path(run).glob(f"{STAGES}/*/{RESOLVED_NAME}"))
+        raise RecipeError(
+            f"{run} has no stage `{name}` that has begun; it has {', '.join((BASE, *there))}. Start one with `replica "
+            f"run {run}/{RESOLVED_NAME}`."
+        )
+    return stage
 
 
 def dump(recipe: Recipe) -> str:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.schema.batch_plan import solve_batch, total_steps
+from configs.schema.presets import PRESETS
 from configs.schema.recipe import Recipe, RecipeError, check_name, dump, load, load_run, load_with_origins, save
 from configs.schema.train import Train
 from launch.cli import main as replica
@@ -215,8 +216,9 @@ def test_fingerprint_sees_settings_and_not_places(file: Path) -> None:
     assert other.stdout.decode().strip() == plain
 
 
-def test_defaults_written_out_say_the_same(file: Path, tmp_path: Path) -> None:
-    recipe = load(file)
+@pytest.mark.parametrize("preset", ["none", *PRESETS])
+def test_defaults_written_out_say_the_same(file: Path, tmp_path: Path, preset: str) -> None:
+    recipe = load(file, [f"data.preset={preset}"])
     (tmp_path / "full.yaml").write_text(dump(recipe), encoding="utf-8")
     assert load(tmp_path / "full.yaml") == recipe
     assert load(tmp_path / "full.yaml").fingerprint() == recipe.fingerprint()

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from configs.common.files import read_json, sha256_file, write_json
 from configs.schema.batch_plan import total_steps
 from configs.schema.decisive import AHEAD, FREE, LENGTH, acts_ahead, changed_settings, decisive
-from configs.schema.recipe import Recipe, is_path, load, published, save
+from configs.schema.paths import is_path
+from configs.schema.recipe import Recipe, load, published, save
 from data_prep.tokens.shards import load_manifest
 from launch.run_stages import working_in
 from launch.trace import trace

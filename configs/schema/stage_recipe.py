@@ -1,0 +1,202 @@
+"""Makes a stage's own recipe from the recipe that contains it: what it inherits, what it sets, what it must not set.
+
+A stage inherits how the run computes (precision, ZeRO, optimizer) and how text is read and protected. It does not
+inherit what was chosen for the base's corpus and length: sources, filters, mixture, steps, schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.common.layout import STAGES, TOKENIZER
+from configs.schema.objectives import ProximalPolicy, Reinforcement, RewardModelling, Supervised, unit_of
+from configs.schema.presets import merged
+from configs.schema.stage import Stage
+
+BASE = "base"  # names the run of the recipe itself
+# Of `model`, settings that no weight depends on, or that only pad the vocabulary.
+_MODEL = ("context_length", "rope_scaling", "rope_theta", "dropout", "vocab_size", "vocab_multiple")
+_DATA_INHERITED = (
+    "extract", "normalize", "privacy", "limits", "decontaminate", "keep_dropped", "max_document_bytes", "unit_bytes",
+    "shard_tokens", "workers", "ray_address",
+)  # fmt: skip
+_TRAIN_OWN = (
+    "steps", "tokens", "epochs", "tokens_per_parameter", "init_from", "objective", "micro_batch_size", "packing",
+    "document_masking", "schedule",
+)  # fmt: skip
+_SHORT = 100  # steps between checkpoints of a stage that says nothing about it
+Where = tuple[str | int, ...]
+
+
+def parent_name(stages: Sequence[Stage], index: int) -> str:
+    """Returns the name of the stage, or `base`, whose weights a stage starts from."""
+    return stages[index].parent or (stages[index - 1].name if index else BASE)
+
+
+def stages_needed(stages: Sequence[Stage], index: int) -> dict[str, Where]:
+    """Maps each stage whose weights this one reads to the setting that names it; the first is its policy's parent."""
+    needed: dict[str, Where] = {parent_name(stages, index): ("from",)}
+    objective = stages[index].objective
+    if isinstance(objective, Reinforcement) and objective.rewards.model is not None:
+        needed.setdefault(objective.rewards.model.stage, ("objective", "rewards", "model", "stage"))
+    if isinstance(objective, ProximalPolicy) and objective.critic_from is not None:
+        needed.setdefault(objective.critic_from, ("objective", "critic_from"))
+    return needed
+
+
+# ------------------------------------------------------------------------------------------------------------- problems
+def stage_problems(stages: Sequence[Stage], index: int, train: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:
+    """Yields (path within the stage, message) of what no schema of a single section can tell.
+
+    `train`: the raw `train` section of the recipe.
+    """
+    stage, before = stages[index], [BASE, *(stage.name for stage in stages[:index])]
+    if stage.name in before:
+        why = "means the run of the recipe itself" if stage.name == BASE else "is the name of another stage"
+        yield ("name",), f"`{stage.name}` {why}; choose another name"
+    later = [one.name for one in stages[index:]]
+    for name, path in stages_needed(stages, index).items():
+        if name not in before:
+            why = "comes later" if name in later[1:] else "is this stage" if name == stage.name else "is no stage"
+            yield path, f"`{name}` {why}; a stage needs one that comes before it: {', '.join(before)}"
+    yield from _kinds_fit(stages, index)
+    yield from _data_problems(stages, index, before)
+    for key, instead in (("objective", "objective"), ("init_from", "from")):
+        if key in stage.train:
+            yield ("train", key), f"say it as `{instead}` of the stage; leave it out here"
+    for key in stage.model:
+        if key not in _MODEL:
+            yield ("model", key), f"a stage has the base's model; it may set {', '.join(_MODEL)} alone"
+    yield from _muon_problems(stage, train)
+
+
+def _kinds_fit(stages: Sequence[Stage], index: int) -> Iterator[tuple[Where, str]]:
+    stage, known = stages[index], {one.name: one for one in stages[:index]}
+    reward = known.get(parent_name(stages, index))
+    if stage.parent is None and reward is not None and isinstance(reward.objective, RewardModelling):
+        yield (
+            ("from",),
+            f"the stage before, `{reward.name}`, trains a reward model; say which stage this one starts from",
+        )
+    objective = stage.objective
+    if isinstance(objective, Reinforcement) and objective.rewards.model is not None:
+        named = known.get(objective.rewards.model.stage)
+        if named is not None and not isinstance(named.objective, RewardModelling):
+            path = ("objective", "rewards", "model", "stage")
+            yield path, f"`{named.name}` trains no reward model; name a stage of kind `reward`"
+
+
+def _data_problems(stages: Sequence[Stage], index: int, before: list[str]) -> Iterator[tuple[Where, str]]:
+    stage = stages[index]
+    if "tokenizer" in stage.data:
+        yield ("data", "tokenizer"), "a stage reads with the base's tokenizer; leave it out"
+    if "like" not in stage.data:
+        return
+    path, like = ("data", "like"), stage.data["like"]
+    if len(stage.data) > 1:
+        yield path, f"it takes all settings of another stage's data; leave out {', '.join(_others(stage.data))}"
+    if like not in before:
+        yield path, f"`{like}` is no stage before this one; name one of {', '.join(before)}"
+        return
+    units = unit_of(_objective_of(stages, str(like))), unit_of(stage.objective)
+    if units[0] != units[1]:
+        yield path, f"the data of `{like}` is made of units `{units[0]}`, but this objective reads `{units[1]}`"
+    contexts = [one.model.get("context_length") for one in stages if one.name in (like, stage.name)]
+    if like != BASE and contexts[0] != contexts[1]:
+        yield path, f"`{like}` has another model.context_length, on which the data depends; make them the same"
+
+
+def _others(data: Mapping[str, Any]) -> list[str]:
+    return [key for key in data if key != "like"]
+
+
+def _objective_of(stages: Sequence[Stage], name: str) -> Any:
+    return next((stage.objective for stage in stages if stage.name == name), None)
+
+
+def _muon_problems(stage: Stage, base_train: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:
+    theirs, ours = (_section(train, "optimizer") for train in (base_train, stage.train))
+    inherited = theirs.get("name") == "muon" and "name" not in ours
+    if inherited and "lr" in ours and "lr" not in _section(ours, "muon"):
+        yield (
+            ("train", "optimizer", "lr"),
+            "the recipe's Muon has a rate of its own, which stays as it is; set muon.lr too, or name: adamw",
+        )
+
+
+def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+# ----------------------------------------------------------------------------------------------------------- its recipe
+def stage_values(values: Mapping[str, Any], stages: Sequence[Stage], index: int, run: Path) -> dict[str, Any]:
+    """Returns the raw recipe of a stage.
+
+    Args:
+        values: the raw recipe, with what its dial derives.
+        stages: its validated stages.
+        index: the number of the stage.
+        run: the run directory of the recipe.
+    """
+    stage = stages[index]
+    needed = {name: directory_of(run, name) for name in stages_needed(stages, index)}
+    kept = {key: values[key] for key in ("seed", "deepspeed", "chat", "evaluation") if key in values}
+    model = {key: value for key, value in _section(values, "model").items() if key not in ("depth", "size")}
+    return {
+        **kept,
+        "name": f"{values.get('name', '')}.{stage.name}",
+        "out": directory_of(run, stage.name),
+        "data": _data(values, stages, index, run),
+        "model": {**model, **stage.model},
+        "train": _train(_section(values, "train"), stage, needed[parent_name(stages, index)]),
+        "parents": needed,
+    }
+
+
+def directory_of(run: Path, name: str) -> str:
+    """Returns the run directory of a stage, or of the base."""
+    return str(run if name == BASE else run / STAGES / name)
+
+
+def _data(values: Mapping[str, Any], stages: Sequence[Stage], index: int, run: Path) -> dict[str, Any]:
+    stage, base = stages[index], _section(values, "data")
+    base_data = base.get("directory") or str(run / "data")
+    if "like" in stage.data:
+        if stage.data["like"] == BASE:
+            return {**base, "directory": base_data}
+        number = [one.name for one in stages].index(stage.data["like"])
+        own = _data(values, stages, number, run)
+        return {**own, "directory": own.get("directory") or str(Path(directory_of(run, stages[number].name)) / "data")}
+    defaults = {key: base[key] for key in _DATA_INHERITED if key in base}
+    chat = {} if unit_of(stage.objective) == "document" else {"special_tokens": "chat"}
+    tokenizer = {"kind": "file", "path": str(Path(base_data) / TOKENIZER), **chat}
+    return merged({**defaults, "validation_fraction": 0.05, "tokenizer": tokenizer}, stage.data)
+
+
+def _train(base: Mapping[str, Any], stage: Stage, init_from: str) -> dict[str, Any]:
+    inherited = {key: value for key, value in base.items() if key not in _TRAIN_OWN}
+    objective = stage.objective
+    own: dict[str, Any] = {"init_from": init_from, "objective": objective.model_dump(mode="json", by_alias=True)}
+    if unit_of(objective) == "document":
+        own |= {key: base[key] for key in ("packing", "document_masking") if key in base}
+    if isinstance(objective, Supervised):
+        own |= {"packing": "best_fit", "document_masking": True}
+    every = _SHORT
+    if isinstance(objective, Reinforcement):
+        rollout = objective.rollout
+        every = -(-_SHORT // rollout.updates) * rollout.updates
+        own |= {
+            "schedule": {"kind": "constant"},
+            "log_every": 1,
+            "global_batch_size": max(1, rollout.prompts * rollout.samples // rollout.updates),
+        }
+    own["checkpoint"] = {**_section(base, "checkpoint"), "every": every, "keep_best": 0}
+    if own["checkpoint"].get("mirror"):
+        own["checkpoint"]["mirror"] = f"{own['checkpoint']['mirror'].rstrip('/')}/{STAGES}/{stage.name}"
+    own["validation"] = {**_section(base, "validation"), "every": min(_SHORT // 2, every)}
+    if "lr" in _section(stage.train, "optimizer"):
+        own["optimizer"] = {**_section(base, "optimizer"), "embedding_lr": None}
+    return merged({**inherited, **own}, stage.train)
