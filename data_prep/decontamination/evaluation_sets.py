@@ -30,7 +30,7 @@ _OF_OTHER_KINDS = {"http_status", "not_text_media"}
 
 
 @dataclass(frozen=True)
-class Pair:
+class TranslationPair:
     """A sentence and its translation."""
 
     source: str
@@ -111,13 +111,13 @@ def _refuse(broken: list[Rejected], what: str) -> None:
     broken.clear()
 
 
-def read_all_pairs(section: TranslationSet) -> list[Pair]:
+def read_all_pairs(section: TranslationSet) -> list[TranslationPair]:
     """All pairs of a set, white space evened out.
 
     Raises:
         ValueError: a missing file, a broken one, or a missing field.
     """
-    pairs: list[Pair] = []
+    pairs: list[TranslationPair] = []
     for row in _rows(section):
         for field in (section.source_field, section.target_field):
             if not isinstance(row.get(field), str):
@@ -130,7 +130,9 @@ def read_all_pairs(section: TranslationSet) -> list[Pair]:
                     f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has half of a "
                     f"surrogate pair in the field `{field}`, which is not a character; correct it"
                 )
-        pairs.append(Pair(" ".join(row[section.source_field].split()), " ".join(row[section.target_field].split())))
+        pairs.append(
+            TranslationPair(" ".join(row[section.source_field].split()), " ".join(row[section.target_field].split()))
+        )
     return pairs
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from configs.common.files import read_json, write_json
 from configs.common.versions import code_version, installed
 from configs.safety.user_code import UserCode
+from configs.schema.chat import CHAT_TOKENS
 from configs.schema.quality_rules import CustomRules
 from configs.schema.recipe import Recipe
 from configs.schema.sources import Source
@@ -189,6 +190,8 @@ class Plan:
             if not file.is_file():
                 raise ValueError(f"data.tokenizer.path: {path} is neither a tokenizer.json nor a directory with one")
             inputs["content"] = self.identities.of(file)
+            if settings.special_tokens == list(CHAT_TOKENS):  # documents end as the files beside it say
+                inputs["end_of_document"] = Vocab.load(path).end_of_document
         elif settings.kind in ("bpe", "char"):
             inputs |= {"documents": self.last, "split": self._split}
             inputs["sample_code"] = _code(*PACKING_CODE)

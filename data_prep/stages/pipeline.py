@@ -26,6 +26,7 @@ from data_prep.stages.summary import Prepared, summary_of
 from data_prep.stages.text_needed import say_what_is_too_much
 from data_prep.tokens.shards import DataManifest, load_manifest
 from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab_training import read_vocab
 from data_prep.workers.cluster import Cluster
 from data_prep.workers.manifests import (
     Capped,
@@ -105,7 +106,7 @@ def _read_all(plan: Plan) -> Prepared | None:
 def _run(recipe: Recipe, runner: Runner) -> DataManifest:
     plan = Plan(recipe)
     if (settings := plan.data.tokenizer).path is not None:
-        Vocab.load(settings.path, settings.special_tokens[0])  # what does not serve is said before the work
+        read_vocab(settings)  # what does not serve is said before the work
     reuse = Reuse(recipe)
     documents = DocumentsManifest.of(reuse.have(plan.documents) or make_documents(plan, runner))
     plan.identities.save()

@@ -16,6 +16,8 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
 # What an imported directory's config.json says about ids, kept beside its tokenizer.
 SPECIAL_IDS = "special_ids.json"
+# Our own key of tokenizer_config.json: what ends a document, where `eos_token` is what ends an answer.
+END_OF_DOCUMENT = "end_of_document"
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Files of a Hugging Face directory that belong to its tokenizer, beside tokenizer.json; kept as they are.
 COMPANIONS = (
@@ -56,7 +58,8 @@ def read_special_tokens(directory: Path) -> SpecialTokens:
     ends = ends or _ids(directory / file, model, "eos_token_id")
     begins = _ids(directory / file, model, "bos_token_id")
     begin: str | int | None = _name(directory, config, "bos_token")
-    end: str | int | None = _name(directory, config, "eos_token")
+    # A chat model's answers end with another token than its documents: the export names both.
+    end: str | int | None = _name(directory, config, END_OF_DOCUMENT) or _name(directory, config, "eos_token")
     if end is None and ends:
         begin, end = begin if begin is not None or not begins else begins[0], ends[0]
     rows = model.get("vocab_size")

@@ -170,6 +170,15 @@ class Vocab:
             },
         )
 
+    def extended(self, tokens: Iterable[str]) -> Vocab:
+        """The vocabulary with those special tokens that it lacks, at its end; the ids of all others stay as they are.
+
+        A token that it has as ordinary text becomes a special one under the id that it has.
+        """
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer.add_special_tokens(list(tokens))
+        return Vocab(tokenizer, self.end_of_document)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without an end-of-document id; special-token strings inside are ordinary text."""
         with _panics_said(f"a text that begins {text[:40]!r}"):

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from configs.schema.chat import CHAT_TOKENS
 from configs.schema.data import Tokenizer as TokenizerSettings
 from data_prep.tokens.vocab import Vocab, byte_alphabet
 
@@ -45,7 +46,7 @@ def train_vocab(settings: TokenizerSettings, texts: Iterable[str]) -> Vocab:
     specials = settings.special_tokens
     if settings.kind == "file":
         assert settings.path is not None
-        return Vocab.load(settings.path, specials[0])
+        return read_vocab(settings)
     if settings.kind == "byte":
         tokenizer = _byte_level(models.BPE(_numbered([*specials, *byte_alphabet()]), []), None)
     elif settings.kind == "kmer":
@@ -56,6 +57,23 @@ def train_vocab(settings: TokenizerSettings, texts: Iterable[str]) -> Vocab:
         tokenizer = _train_bpe(settings, texts)
     tokenizer.add_special_tokens(specials)
     return Vocab(tokenizer, specials[0])
+
+
+def read_vocab(settings: TokenizerSettings) -> Vocab:
+    """Reads the vocabulary of `data.tokenizer.path`, and gives it those of `special_tokens` that it lacks.
+
+    A chat vocabulary ends documents as the file's own does: an imported model knows that token, and no other.
+
+    Raises:
+        ValueError: when the file does not serve.
+    """
+    assert settings.path is not None
+    first, *others = settings.special_tokens
+    if settings.special_tokens == list(CHAT_TOKENS):
+        return Vocab.load(settings.path).extended(others)
+    vocab = Vocab.load(settings.path, first)
+    known = vocab.special_ids.issuperset(vocab.vocabulary.get(token, -1) for token in others)
+    return vocab if known else vocab.extended(others)
 
 
 def _numbered(tokens: Sequence[str]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from configs.schema.evaluation import TranslationSet
-from data_prep.decontamination.evaluation_sets import Pair as Pair
+from data_prep.decontamination.evaluation_sets import TranslationPair as TranslationPair
 from data_prep.decontamination.evaluation_sets import read_all_pairs, set_key
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import labelled, split
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHOWN_SAMPLES = 3
 
 
-def read_pairs(section: TranslationSet) -> tuple[list[Pair], list[Pair]]:
+def read_pairs(section: TranslationSet) -> tuple[list[TranslationPair], list[TranslationPair]]:
     """Reads the set; returns the solved examples and the pairs to score.
 
     Raises:
@@ -39,7 +39,7 @@ def read_pairs(section: TranslationSet) -> tuple[list[Pair], list[Pair]]:
     return pairs[: section.shots], scored
 
 
-def build_prompt(section: TranslationSet, shots: Sequence[Pair], source: str) -> str:
+def build_prompt(section: TranslationSet, shots: Sequence[TranslationPair], source: str) -> str:
     """Builds the prompt: solved examples, then the sentence to translate. The translation ends at a line end."""
     solved = "".join(
         f"{section.source_label}: {pair.source}\n{section.target_label}: {pair.target}\n\n" for pair in shots
@@ -48,7 +48,7 @@ def build_prompt(section: TranslationSet, shots: Sequence[Pair], source: str) ->
 
 
 def fit_prompt(
-    section: TranslationSet, shots: Sequence[Pair], source: str, vocab: Vocab, room: int
+    section: TranslationSet, shots: Sequence[TranslationPair], source: str, vocab: Vocab, room: int
 ) -> tuple[list[int], int]:
     """Returns prompt ids of at most `room` tokens with as many of the last shots as fit, and the number of shots."""
     for dropped in range(len(shots) + 1):

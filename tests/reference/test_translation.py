@@ -17,7 +17,14 @@ from configs.schema.model import Model
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.generation.completions import Stops, complete
-from eval.generation.translation import Pair, build_prompt, corpus_scores, fit_prompt, read_pairs, translation_results
+from eval.generation.translation import (
+    TranslationPair,
+    build_prompt,
+    corpus_scores,
+    fit_prompt,
+    read_pairs,
+    translation_results,
+)
 from pretrain.model.generate import Sampling, generate
 from pretrain.model.transformer import Transformer
 
@@ -84,13 +91,13 @@ def write_pairs(path: Path, count: int = 8) -> TranslationSet:
 
 def test_prompt() -> None:
     section = TranslationSet(name="x", path="x", source_label="Old", target_label="New")
-    prompt = build_prompt(section, [Pair("a", "b"), Pair("c", "d")], "e")
+    prompt = build_prompt(section, [TranslationPair("a", "b"), TranslationPair("c", "d")], "e")
     assert prompt == "Old: a\nNew: b\n\nOld: c\nNew: d\n\nOld: e\nNew:"
 
 
 def test_shots_that_do_not_fit_are_left_out(vocab: Vocab) -> None:
     section = TranslationSet(name="x", path="x")
-    shots = [Pair("a" * 20, "b" * 20), Pair("c", "d")]
+    shots = [TranslationPair("a" * 20, "b" * 20), TranslationPair("c", "d")]
     bare = len(build_prompt(section, [], "e"))
     one = len(build_prompt(section, shots[1:], "e"))
     assert [fit_prompt(section, shots, "e", vocab, room)[1] for room in (500, one, one - 1, bare)] == [2, 1, 0, 0]
