@@ -71,7 +71,8 @@ def generalised_advantages(
         values: (B, T) the critic's estimate before each target.
         mask: (B, T) bool: the targets that were drawn. Those between them (a tool's output) and around them (prompt,
             padding) are passed over: the next value is that of the next target that was drawn, and 0 after the last.
-        gamma, lam: discount and lambda per drawn target.
+        gamma: discount per drawn target.
+        lam: lambda per drawn target.
     """
     rewards, values = rewards.double(), values.double()
     zero = torch.zeros(len(rewards), dtype=torch.float64, device=rewards.device)
