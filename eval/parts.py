@@ -99,7 +99,21 @@ def _kept(part: Part, directory: Path) -> Scored | None:
         return None  # missing, damaged or of another version: score it again
 
 
+def stored_results(directory: Path) -> list[Result]:
+    """Reads all stored scores of a run, with their items; damaged files are left out."""
+    found: list[Result] = []
+    for path in sorted(directory.glob("*.json")):
+        try:
+            found += [from_json(item) for item in read_json(path)["results"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
 def _keep(part: Part, directory: Path, scored: Scored) -> None:
     results, samples = scored
-    content = {"results": [as_json(result) for result in results], "samples": [asdict(sample) for sample in samples]}
+    content = {
+        "results": [as_json(result, with_items=True) for result in results],
+        "samples": [asdict(sample) for sample in samples],
+    }
     write_json(part.file(directory), {"name": part.name, "fingerprint": fingerprint(part.inputs), **content})

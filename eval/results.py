@@ -17,7 +17,7 @@ class ScoreName(NamedTuple):
     """The parts of a score's name, `kind/subject/metric` and at times `/variant`.
 
     Attributes:
-        kind: `perplexity`, `compression`, `translation` or `benchmark`.
+        kind: `perplexity`, `compression`, `translation`, `benchmark`, `chat`, `preference` or `sft`.
         subject: the set or task.
         metric: such as `bits_per_byte`.
         variant: a filter of lm-eval, `clean` or `touched`; empty for the score of the whole.
@@ -36,6 +36,19 @@ class ScoreName(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Items:
+    """What a score is made of: it is the sum of `numerators` over the sum of `denominators`.
+
+    Attributes:
+        numerators: of each item, such as 1 for a right answer, or the bits of a document.
+        denominators: of each item, such as 1, or the bytes of a document.
+    """
+
+    numerators: list[float]
+    denominators: list[float]
+
+
+@dataclass(frozen=True)
 class Result:
     """One score, with its interval, unit and origin.
 
@@ -50,6 +63,8 @@ class Result:
         set: fingerprint of the scored content.
         settings: settings of the evaluation, such as the number of shots; see `eval/comparable.py`.
         tokenizer: fingerprint of the tokenizer, if the unit is per token.
+        items: what the score is made of, for a comparison with another model on the same items. They are kept with the
+            stored scores, and `results.json` has none.
 
     In `results.json` a value or an end of an interval that is infinite is null.
     """
@@ -69,6 +84,7 @@ class Result:
     set: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
+    items: Items | None = field(default=None, repr=False, compare=False)
 
     @property
     def named(self) -> ScoreName:
@@ -83,9 +99,11 @@ class Result:
             )
 
 
-def as_json(result: Result) -> dict[str, Any]:
-    """Converts a score to JSON. Infinite values become null."""
+def as_json(result: Result, with_items: bool = False) -> dict[str, Any]:
+    """Converts a score to JSON, at will with its items. Infinite values become null."""
     values = asdict(result)
+    if result.items is None or not with_items:
+        del values["items"]
     for name in ("value", "low", "high"):
         if values[name] is not None and not math.isfinite(values[name]):
             values[name] = None
@@ -99,7 +117,34 @@ def from_json(values: dict[str, Any]) -> Result:
         value = math.inf
     if high is None and (low is not None or value == math.inf) and not values["interval"].startswith("none"):
         low, high = (math.inf if low is None else low), math.inf
-    return Result(**{**values, "value": value, "low": low, "high": high})
+    items = Items(**values["items"]) if values.get("items") else None
+    return Result(**{**values, "value": value, "low": low, "high": high, "items": items})
+
+
+@dataclass(frozen=True)
+class Change:
+    """A score compared item by item with the same score of the stage that training started from.
+
+    Attributes:
+        name: of the score.
+        parent: name of the other stage, or `base`.
+        before, after: the two scores.
+        low, high: 95% interval of `after - before`; both None without a spread between the items.
+        p: of the test that nothing has changed, where the items are right or wrong; else None.
+        method: of interval and verdict.
+        verdict: `better`, `worse`, `no difference`, or `incomparable`; `reason` explains the last.
+    """
+
+    name: str
+    parent: str
+    before: float
+    after: float
+    low: float | None
+    high: float | None
+    p: float | None
+    method: str
+    verdict: str
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,8 +183,10 @@ class Sample:
     """Generated text.
 
     Attributes:
-        kind: `prompt` (the recipe's), `document` (the beginning of a held-out one) or `translation` (of `prompt`).
-        reference: the real continuation of the document, or a human translation.
+        kind: `prompt` (the recipe's), `document` (the beginning of a held-out one), `translation` (of `prompt`) or
+            `chat` (an answer to `prompt`).
+        reference: the real continuation of the document, a human translation, or the right answer.
+        right: of an answer that was checked.
     """
 
     kind: str
@@ -148,6 +195,7 @@ class Sample:
     text: str
     settings: str
     reference: str | None = None
+    right: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +214,9 @@ class Results:
         recipe: settings of the checkpoint and of this evaluation, with secrets masked.
         chosen: choice of the checkpoint (`step`, `best`; neither: the newest), and `overrides` of this evaluation.
         failures: failed parts, each with the reason. The same command tries them again.
+        stage: of a stage, its `name`, the `kind` of its objective, the name of its `parent`, and the fingerprint of the
+            parent's results that `changes` compares with; empty for a base model.
+        changes: of a stage, scores compared with those of its parent.
     """
 
     fingerprint: str
@@ -183,6 +234,8 @@ class Results:
     recipe: dict[str, Any] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    stage: dict[str, Any] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
 
     def save(self, run: Path) -> Path:
         """Writes `results.json` into the run directory, atomically."""
@@ -214,4 +267,5 @@ def load_results(run: Path) -> Results:
     values["results"] = [from_json(item) for item in raw["results"]]
     values["samples"] = [Sample(**item) for item in raw["samples"]]
     values["failures"] = [Failure(**item) for item in raw.get("failures", [])]
+    values["changes"] = [Change(**item) for item in raw.get("changes", [])]
     return Results(**values)

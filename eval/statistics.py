@@ -65,6 +65,60 @@ def bootstrap_ratio(
     return _percentiles(np.concatenate(ratios))
 
 
+def bootstrap_difference(
+    ours: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    theirs: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    samples: int,
+) -> Interval | None:
+    """Computes the paired percentile bootstrap of the difference of two ratios over the same units.
+
+    Each resample draws units, and takes both ratios of them: what makes a unit hard for both cancels out.
+
+    Args:
+        ours: numerators and denominators of one model, of shape (n,) each.
+        theirs: of the other model, for the same units.
+        samples: number of resamples.
+    """
+    n = len(ours[0])
+    if n < 2:
+        return None
+    tiny = np.finfo(np.float64).tiny
+    differences = []
+    for index in _draws(n, samples):
+        one, other = (
+            above[index].sum(axis=1) / np.maximum(below[index].sum(axis=1), tiny) for above, below in (ours, theirs)
+        )
+        differences.append(one - other)
+    return _percentiles(np.concatenate(differences))
+
+
+def mcnemar(only_before: int, only_after: int) -> float:
+    """Computes the two-sided p-value of McNemar's exact test (McNemar 1947): a binomial test of the items that differ.
+
+    Args:
+        only_before: items that are right before and wrong after.
+        only_after: items that are wrong before and right after.
+    """
+    n, fewer = only_before + only_after, min(only_before, only_after)
+    ways = term = 1
+    for number in range(fewer):
+        term = term * (n - number) // (number + 1)
+        ways += term
+    return min(1.0, 2 * (ways / 2**n)) if n < 1000 else min(1.0, 2 * math.exp(math.log(ways) - n * math.log(2)))
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Estimates without bias the probability that one of k answers is right (Chen et al., arXiv:2107.03374).
+
+    Args:
+        samples: answers that were drawn.
+        right: how many of them are right.
+        k: at most `samples`.
+    """
+    assert 1 <= k <= samples and 0 <= right <= samples
+    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
 def bootstrap(items: Sequence[Any], aggregate: Callable[[Any], float], samples: int) -> tuple[Interval, int] | None:
     """Computes the percentile bootstrap of `aggregate` over `items`; also returns the number of resamples.
 

@@ -19,7 +19,7 @@ from data_prep.decontamination.evaluation_sets import set_key
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import labelled, split
 from eval.harness.benchmark_groups import group_results, is_score, score_name
-from eval.results import Result
+from eval.results import Items, Result
 from eval.statistics import SEED, bootstrap, no_interval, wilson
 from pretrain.model.transformer import Transformer
 
@@ -149,7 +149,17 @@ def _result(
             "shots": raw["n-shot"][name],
             "prompts": set_key([json.dumps(item["arguments"], default=str)] for item in items)[:8],
         },
+        items=_items(scores, value),
     )
+
+
+def _items(scores: list[Any], value: float) -> Items | None:
+    """Returns the items of a score that is their mean; None for other scores, such as a perplexity."""
+    if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
+        return None
+    if not scores or not math.isclose(value, sum(scores) / len(scores), rel_tol=1e-9, abs_tol=1e-12):
+        return None
+    return Items([float(score) for score in scores], [1.0] * len(scores))
 
 
 def _mean(items: list[Any]) -> float:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from data_prep.tokens.vocab import Vocab
 from eval.likelihood.scoring import Report, Window, score_windows, sliding_windows
-from eval.results import Result
+from eval.results import Items, Result
 from eval.statistics import Interval, bootstrap_ratio, no_interval
 from pretrain.model.transformer import Transformer
 
@@ -110,6 +110,7 @@ def perplexity_results(name: str, scores: SetScores, stride: int, bootstrap_samp
             interval=f"bootstrap over {units}" if interval else no_interval(len(nats), "unit"),
             note=f"{int(size.sum()):,} bytes, {int(tokens.sum()):,} tokens, {stride} new tokens per window"
             + ("" if math.isfinite(convert(ratio)) else f"; e to the power of {ratio:,.0f} is beyond any number here"),
+            items=Items((nats / math.log(2)).tolist(), size.tolist()) if convert is _bits else None,
         )
         for metric, unit, ratio, interval, convert in kinds
     ]

@@ -33,7 +33,7 @@ ROOMS = {
     "stages __main__",
     "pretrain": "signals phases garbage rewards sizes batches model parallel objectives optimizer engine checkpoint "
     "interchange reliability metrics numerics rollout loop session planning train",
-    "eval": "results statistics contamination parts comparable currency likelihood generation harness scorer "
+    "eval": "results statistics contamination parts comparable paired currency likelihood generation harness scorer "
     "scaling_law export_check lineage suite report __main__",
     "launch": "training_finished docs headlines trace processes run_stages planning models commands cli cluster",
 }
