@@ -67,9 +67,9 @@ def make_rewards(rewards: Rewards, model: ModelScorer | None = None) -> Scorer:
     """
     judges: dict[str, tuple[float, _Judge]] = {}
     if rewards.exact_answer:
-        judges["exact_answer"] = (rewards.exact_answer, _each(_exact))
+        judges["exact_answer"] = (rewards.exact_answer, _each(exact_reward))
     if rewards.format:
-        judges["format"] = (rewards.format, _each(_form))
+        judges["format"] = (rewards.format, _each(format_reward))
     if rewards.length is not None:
         longest = rewards.length.tokens
         judges["length"] = (rewards.length.weight, _each(lambda completion: check_length(len(completion.ids), longest)))
@@ -96,7 +96,12 @@ def _each(judge: Callable[[Completion], Reward]) -> _Judge:
     return lambda completions: [judge(completion) for completion in completions]
 
 
-def _exact(completion: Completion) -> Reward:
+def exact_reward(completion: Completion) -> Reward:
+    """Gives 1 for a finished answer that equals the reference, see `check_answer`.
+
+    Raises:
+        ValueError: when the prompt has no reference.
+    """
     if completion.reference is None:
         raise ValueError(
             "rewards.exact_answer: a prompt has no reference to compare with; use a shape that has one, such as gsm8k"
@@ -104,7 +109,8 @@ def _exact(completion: Completion) -> Reward:
     return _of_finished(completion, check_answer(completion.text, completion.reference))
 
 
-def _form(completion: Completion) -> Reward:
+def format_reward(completion: Completion) -> Reward:
+    """Gives 1 for a finished answer of the right form, see `check_format`."""
     return _of_finished(completion, check_format(completion.text))
 
 

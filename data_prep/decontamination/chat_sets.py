@@ -1,0 +1,82 @@
+"""Reads the evaluation sets of assistants and reward models: prompts with references, and preference pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from configs.safety.parsing import parse_json
+from configs.schema.chat import Unit
+from configs.schema.evaluation import ChatSet, PreferenceSet
+from data_prep.chat.messages import Pair, Prompt, Unusable
+from data_prep.chat.shapes import to_unit
+from data_prep.readers import Reading, read_records
+from data_prep.sources.places import expand
+
+
+@dataclass(frozen=True)
+class Left:
+    """How many records of a set were left out, by reason."""
+
+    reasons: dict[str, int]
+
+    def __str__(self) -> str:
+        """`3 records left out: same_answers 2, prompts_differ 1`, or nothing."""
+        total = sum(self.reasons.values())
+        listed = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.items())
+        return f"{total:,} record{'s' if total > 1 else ''} left out: {listed}" if total else ""
+
+
+def read_prompts(section: ChatSet, system: str | None) -> tuple[list[Prompt], Left]:
+    """Reads the prompts of a set, and counts the records that cannot be one.
+
+    Args:
+        section: the set.
+        system: text of a system message for prompts that have none; None: no message.
+
+    Raises:
+        ValueError: a missing or broken file, or a set without a prompt.
+    """
+    units, left = _units(section, "prompt", system, f"chat set `{section.name}`")
+    return [unit for unit in units if isinstance(unit, Prompt)], left
+
+
+def read_preferences(section: PreferenceSet, system: str | None) -> tuple[list[Pair], Left]:
+    """Reads the pairs of a set, and counts the records that cannot be one; see `read_prompts`."""
+    units, left = _units(section, "pair", system, f"preference set `{section.name}`")
+    return [unit for unit in units if isinstance(unit, Pair)], left
+
+
+def _units(section: ChatSet | PreferenceSet, unit: Unit, system: str | None, what: str) -> tuple[list[Any], Left]:
+    found: list[Any] = []
+    left: Counter[str] = Counter()
+    for record in _records(section.path, what):
+        if section.max_items is not None and len(found) == section.max_items:
+            break
+        try:
+            found.append(to_unit(record, section.shape, unit, system))
+        except Unusable as error:
+            left[error.reason] += 1
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}; correct `shape`") from error
+    if not found:
+        why = f" ({Left(dict(left))})" if left else ""
+        raise ValueError(f"{what}: no {unit} of shape {section.shape} in {section.path}{why}")
+    return found, Left(dict(left))
+
+
+def _records(path: str, what: str) -> Iterator[dict[str, Any]]:
+    for file in expand(path):
+        for record in read_records(file, Reading()):
+            where = f"{what}: {file}, record {record.position + 1},"
+            if record.value is None:
+                raise ValueError(f"{where} cannot be read ({record.reason}: {record.detail})")
+            try:
+                row = parse_json(record.value) if isinstance(record.value, bytes) else record.value
+            except ValueError as error:
+                raise ValueError(f"{where} is not valid JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{where} is not an object of fields")
+            yield row
