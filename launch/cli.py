@@ -36,8 +36,13 @@ def _recipe_and_out(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
 
 
+def _stage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stage", metavar="NAME", help="this stage of the recipe, not its base")
+
+
 def _data(parser: argparse.ArgumentParser) -> None:
     _recipe_and_out(parser)
+    _stage(parser)
     parser.add_argument(
         "--sample",
         type=int,
@@ -71,6 +76,7 @@ def _ranks(parser: argparse.ArgumentParser) -> None:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     _ranks(parser)
+    _stage(parser)
     parser.add_argument("--supervise", action="store_true", help="start again after a crash, a killed rank or a hang")
     restart_options(parser)
 
@@ -214,6 +220,7 @@ def _trace(parser: argparse.ArgumentParser) -> None:
 
 def _show(parser: argparse.ArgumentParser) -> None:
     _recipe_and_out(parser)
+    _stage(parser)
     parser.add_argument("--run-directory", action="store_true", help="print only the run directory")
 
 

@@ -20,9 +20,11 @@ def _literal(arguments: Namespace) -> dict[str, str | int]:
 
 
 def _load(arguments: Namespace) -> Recipe:
+    """Loads the recipe, or the recipe of its stage that `--stage` names."""
     recipe = load(arguments.recipe, arguments.overrides, _literal(arguments))
     check_name(arguments.recipe, recipe, arguments.overrides)
-    return recipe
+    name = getattr(arguments, "stage", None)
+    return recipe if name is None else recipe.stage(name)
 
 
 def replica_run(arguments: Namespace) -> int:
@@ -30,7 +32,7 @@ def replica_run(arguments: Namespace) -> int:
     from launch.run_stages import run_all
 
     recipe = _load(arguments)
-    check(recipe, trains_here=True, scores_here=True)
+    check(recipe, trains_here=True, scores_here=True, stages=True)
     return run_all(recipe)
 
 
@@ -204,16 +206,18 @@ def replica_plan(arguments: Namespace) -> int:
 
 def replica_show(arguments: Namespace) -> int:
     """`replica show`: prints the resolved recipe with origins, and derived figures."""
-    recipe, origins = load_with_origins(arguments.recipe, arguments.overrides, _literal(arguments))
-    check_name(arguments.recipe, recipe, arguments.overrides)
+    whole, origins = load_with_origins(arguments.recipe, arguments.overrides, _literal(arguments))
+    check_name(arguments.recipe, whole, arguments.overrides)
+    recipe = whole if arguments.stage is None else whole.stage(arguments.stage)
     if arguments.run_directory:
         print(recipe.run_directory)
         return 0
     from configs.common.console import Console
-    from launch.planning.show import print_facts, print_recipe
+    from launch.planning.show import StageOrigins, before_preparation, print_facts, print_recipe
 
     check(recipe, trains_here=False, reads_sources=False)
     console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160")))
-    print_recipe(recipe, origins, console)
-    print_facts(recipe, recipe.train.ranks or 1, console)
+    known = origins if recipe is whole else StageOrigins(whole, origins, arguments.stage)
+    print_recipe(recipe, known, console)
+    print_facts(before_preparation(recipe, whole), recipe.train.ranks or 1, console)
     return 0

@@ -12,12 +12,12 @@ from configs.common.console import Console
 _HEADLINES = ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu", "acc", "acc_norm")
 
 
-def print_headlines(run: Path) -> None:
-    """Prints the main scores, each with its interval and number of scored items."""
+def print_headlines(run: Path, title: str = "") -> None:
+    """Prints the main scores, each with its interval and number of scored items, under a title if there is one."""
     from configs.common.rendering import score
     from eval.results import load_results
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim", title=title or None, title_justify="left")
     for title in ("score", "value", "95% interval", "n"):
         table.add_column(title, justify="left" if title == "score" else "right")
     for result in load_results(run).results:

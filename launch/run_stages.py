@@ -1,4 +1,7 @@
-"""Runs the stages of `replica run` in order, and skips each stage whose output is current.
+"""Runs what `replica run` consists of in order, and skips all whose output is current.
+
+The run of the recipe itself comes first, then that of each stage: data, training, evaluation, report. The report of
+the recipe's run is last, because it shows the stages too.
 
 Checks of what is current import neither torch nor ray, so that a finished run takes a second.
 """
@@ -24,16 +27,16 @@ from launch.headlines import print_headlines, print_verdict
 
 
 @dataclass(frozen=True)
-class RunStage:
-    """One stage of a run: its name, whether its output is current, and the work."""
+class Work:
+    """One part of a run: its name, whether its output is current, and what makes it."""
 
     title: str
     is_current: Callable[[], bool]
-    work: Callable[[], object]
+    make: Callable[[], object]
 
 
 def run_all(recipe: Recipe) -> int:
-    """Runs every stage that is not current, then prints the headline numbers and the report's path.
+    """Does all work that is not current, then prints the headline numbers and the report's path.
 
     Returns:
         0, or 1 when a gate of the recipe failed.
@@ -44,39 +47,59 @@ def run_all(recipe: Recipe) -> int:
     from data_prep.decontamination.evaluation_sets import check_tasks
 
     check_tasks(recipe)  # now, rather than after days of training
-    run = recipe.run_directory
-    stages = [
-        RunStage("data: documents, tokenizer, shards", lambda: _data_is_current(recipe), lambda: data_stage(recipe)),
-        RunStage("training", lambda: _training_is_done(recipe), lambda: train_stage(recipe)),
-        RunStage("evaluation", lambda: _results_are_current(run), lambda: eval_stage(run)),
-        RunStage("report", lambda: page_is_current(run), lambda: report_stage(run)),
-    ]
+    run, stages = recipe.run_directory, [recipe.stage(name) for name in recipe.stage_names]
     console = Console(stderr=True)
     began = time.monotonic()
-    failed: Exception | None = None
+    failed: list[Exception] = []
     with working_in(recipe):
-        for number, stage in enumerate(stages, start=1):
-            try:
-                _do(stage, f"[{number}/{len(stages)}] {stage.title}", console)
-            except (ScoresFailed, ScoresBroken) as error:
-                if not error.saved:
-                    raise
-                failed = error  # the report shows the other scores, and names those that failed
+        base = _work(recipe)
+        title = recipe.name if stages else ""
+        failed += _do_all(base if not stages else base[:-1], title, console)
+        for name, stage in zip(recipe.stage_names, stages, strict=True):
+            with working_in(stage):
+                failed += _do_all(_work(stage), name, console)
+        if stages:
+            failed += _do_all(base[-1:], title, console)
     console.print(f"finished in {duration(time.monotonic() - began)}")
-    print_headlines(run)
+    for one in (recipe, *stages):
+        print_headlines(one.run_directory, one.name if stages else "")
     verdict = print_verdict(run)
-    if failed is not None:
-        raise failed
+    if failed:
+        raise failed[0]
     return verdict
 
 
-def _do(stage: RunStage, heading: str, console: Console) -> None:
-    if stage.is_current():
-        console.print(heading, "– up to date", style="dim")
+def _work(recipe: Recipe) -> list[Work]:
+    """Lists the work of one run, the report last."""
+    run = recipe.run_directory
+    return [
+        Work("data: documents, tokenizer, shards", lambda: _data_is_current(recipe), lambda: data_stage(recipe)),
+        Work("training", lambda: _training_is_done(recipe), lambda: train_stage(recipe)),
+        Work("evaluation", lambda: _results_are_current(run), lambda: eval_stage(run)),
+        Work("report", lambda: page_is_current(run), lambda: report_stage(run)),
+    ]
+
+
+def _do_all(parts: list[Work], run: str, console: Console) -> list[Exception]:
+    """Does the work that is not current; returns failures of scores, which the report names beside the other scores."""
+    failed: list[Exception] = []
+    for number, part in enumerate(parts, start=1):
+        try:
+            _do(part, f"{run} [{number}/{len(parts)}] {part.title}".lstrip(), console)
+        except (ScoresFailed, ScoresBroken) as error:
+            if not error.saved:
+                raise
+            failed.append(error)
+    return failed
+
+
+def _do(part: Work, heading: str, console: Console) -> None:
+    if part.is_current():
+        console.print(heading, "– up to date", style="dim", markup=False)
         return
-    console.print(heading, style="bold")
+    console.print(heading, style="bold", markup=False)
     began = time.monotonic()
-    stage.work()
+    part.make()
     console.print(f"      {duration(time.monotonic() - began)}", style="dim")
 
 

@@ -36,6 +36,7 @@ from pretrain.checkpoint.compatible import (
 )
 from pretrain.checkpoint.manifest import CheckpointInfo
 from pretrain.checkpoint.mirror import Mirror
+from pretrain.checkpoint.parents import PARENTS, parents_now
 from pretrain.checkpoint.resume import load_checkpoint, newest_checkpoint
 from pretrain.checkpoint.saver import Saver
 from pretrain.engine.compiling import keep_compiled, should_compile
@@ -110,6 +111,7 @@ class Prepared:
     float8_share: float  # of these operations
     peak: float  # FLOP/s of all devices together
     base: str | None  # fingerprint of the weights of `train.init_from`; on rank 0
+    parents: list[dict[str, Any]]  # the checkpoints that a stage reads, see `parents_now`
 
 
 def run(recipe: Recipe, laps: Laps | None = None) -> bool:
@@ -197,7 +199,8 @@ def _prepare(session: Session, start: StartPoint) -> Prepared:
     peak = sum(gather(peak_flops(device, engine.precision, share)))
     base = _base(recipe, start) if session.ranks.rank == 0 else None
     session.laps.lap("engine")
-    return Prepared(engine, phases, numerics, initial, flops_per_token, share, peak, base)
+    parents = start.state.get(PARENTS) or [] if start.checkpoint else parents_now(recipe)
+    return Prepared(engine, phases, numerics, initial, flops_per_token, share, peak, base, parents)
 
 
 def _base(recipe: Recipe, start: StartPoint) -> str | None:
@@ -256,6 +259,7 @@ def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: 
             NUMERICS: prepared.numerics.state,
             OBJECTIVE: objective_code(recipe),
             BASE: prepared.base,
+            PARENTS: prepared.parents,
         }
         return fit(
             TrainingRun(

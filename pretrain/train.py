@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from configs.common.exit_codes import STOPPED_EARLY, add_debug, run_command
 from configs.safety.trust import add_trust, trusting
 from configs.schema.recipe import Recipe, check_name, load
-from pretrain.checkpoint.compatible import check_finished
+from pretrain.checkpoint.compatible import check_finished, check_parents
 from pretrain.metrics.start_times import Laps
 from pretrain.signals import StoppedEarly
 
@@ -33,10 +33,12 @@ def train(recipe: Recipe, laps: Laps | None = None) -> bool:
 
     Raises:
         StoppedEarly: when a signal stopped it, after saving.
-        ValueError: without prepared data, with a checkpoint of something else, or with settings this machine cannot do.
+        ValueError: without prepared data, with a checkpoint of something else, before the parents of a stage have
+            finished, or with settings this machine cannot do.
     """
     if check_finished(recipe):
         return True
+    check_parents(recipe)
     from pretrain.session import run  # torch and DeepSpeed take seconds to import
 
     return run(recipe, laps)

@@ -91,6 +91,11 @@ class Recipe(Section):
         return Path(self.out or f"runs/{self.name}").resolve()
 
     @property
+    def stage_names(self) -> list[str]:
+        """Names of the stages after the base, in order."""
+        return [stage.name for stage in self.stages]
+
+    @property
     def data_directory(self) -> Path:
         """Directory of the prepared data: `data.directory`, which several runs can share, or `data/` of the run."""
         return Path(self.data.directory).resolve() if self.data.directory else self.run_directory / "data"
@@ -111,7 +116,7 @@ class Recipe(Section):
         """
         if name == BASE:
             return self
-        names = [stage.name for stage in self.stages]
+        names = self.stage_names
         if name not in names:
             raise RecipeError(f"{self.name} has no stage `{name}`; it has {', '.join((BASE, *names))}")
         values = stage_values(self.model_dump(mode="json"), self.stages, names.index(name), self.run_directory)
@@ -305,8 +310,25 @@ def load_run(run: str | Path) -> Recipe:
         raise RecipeError(
             f"{run} is not a run directory: it has no {RESOLVED_NAME}. Start one with `replica run RECIPE --out {run}`."
         )
-    recipe = load(file)
-    return recipe.model_copy(update={"out": str(Path(run).resolve())})
+    recipe, here = load(file), Path(run).resolve()
+    if recipe.parents and recipe.run_directory != here:
+        recipe = _moved(recipe, recipe.run_directory.parents[1], here.parents[1])
+    return recipe.model_copy(update={"out": str(here)})
+
+
+def _moved(recipe: Recipe, before: Path, now: Path) -> Recipe:
+    """Returns a stage's recipe for a run directory that was moved with all its stages."""
+
+    def place(path: str | None) -> str | None:
+        moved = now / Path(path).relative_to(before) if path and Path(path).is_relative_to(before) else None
+        return str(moved) if moved and moved.exists() else path
+
+    data, train = recipe.data, recipe.train
+    tokenizer = data.tokenizer.model_copy(update={"path": place(data.tokenizer.path)})
+    parents = {name: place(run) for name, run in recipe.parents.items()}
+    data = data.model_copy(update={"directory": place(data.directory), "tokenizer": tokenizer})
+    train = train.model_copy(update={"init_from": place(train.init_from)})
+    return recipe.model_copy(update={"data": data, "train": train, "parents": parents})
 
 
 def find_run(text: str | Path) -> Path:

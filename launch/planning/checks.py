@@ -33,7 +33,9 @@ _HUB = "; download a model of the hub first, `hf download NAME --local-dir DIR`,
 _FROM_HUB = {"train.init_from": _HUB, "data.tokenizer.path": _HUB.replace("model", "tokenizer")}
 
 
-def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True, scores_here: bool = False) -> None:
+def check(
+    recipe: Recipe, trains_here: bool, reads_sources: bool = True, scores_here: bool = False, stages: bool = False
+) -> None:
     """Refuses a recipe with problems; prints notes on standard error.
 
     Args:
@@ -41,24 +43,30 @@ def check(recipe: Recipe, trains_here: bool, reads_sources: bool = True, scores_
         trains_here: training will run on this machine.
         reads_sources: check the source files even if data is already prepared.
         scores_here: evaluation is to run on this machine.
+        stages: check the recipe of each stage too.
 
     Raises:
         RecipeError: listing all problems.
         ValueError: when the run directory contains a link that leads out of it; nothing there is read then.
     """
-    refuse_links(recipe.run_directory)
-    problems: list[str] = [*recipe_problems(recipe), *file_problems(recipe, reads_sources)]
+    problems: list[str] = []
     elsewhere: list[str] = []  # of this machine, where something is not to run here
-    if not is_finished(recipe):  # a finished run needs no device, and the check no torch
-        problems += training_problems(recipe)
-        (problems if trains_here else elsewhere).extend(machine_problems(recipe, trains_here))
-    (problems if scores_here else elsewhere).extend(missing_packages(recipe))
+    notable: list[str] = []
+    for one in (recipe, *(recipe.stage(name) for name in recipe.stage_names if stages)):
+        refuse_links(one.run_directory)
+        problems += [*recipe_problems(one), *file_problems(one, reads_sources)]
+        if not is_finished(one):  # a finished run needs no device, and the check no torch
+            problems += training_problems(one)
+            (problems if trains_here else elsewhere).extend(machine_problems(one, trains_here))
+        (problems if scores_here else elsewhere).extend(missing_packages(one))
+        notable += notes(one)
+    problems = list(dict.fromkeys(problems))  # a stage inherits some from the recipe
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise RecipeError(
             f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the recipe {recipe.name}\n{listed}"
         )
-    for text in [*notes(recipe), *(f"on this machine, {text}" for text in elsewhere)]:
+    for text in dict.fromkeys([*notable, *(f"on this machine, {text}" for text in elsewhere)]):
         note(text)
 
 
@@ -160,7 +168,7 @@ def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | Non
             listed = [source.path] if isinstance(source.path, str) else source.path or []
             yield from ((f"data.sources `{source.name}`", path, False) for path in listed)
             yield f"data.sources `{source.name}`.paths_file", source.paths_file, False
-        yield "data.tokenizer.path", data.tokenizer.path, True
+        yield "data.tokenizer.path", None if recipe.parents else data.tokenizer.path, True  # training checks parents
         yield "data.quality.blocklist", data.quality.blocklist, False
         if data.quality.classifier is not None:
             yield "data.quality.classifier.path", data.quality.classifier.path, False
@@ -172,7 +180,7 @@ def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | Non
         yield f"evaluation.translation `{pairs.name}`", pairs.path, False
     if evaluation.benchmarks.tasks:
         yield "evaluation.benchmarks.include_path", evaluation.benchmarks.include_path, True
-    if not (recipe.run_directory / CHECKPOINTS).is_dir():
+    if not recipe.parents and not (recipe.run_directory / CHECKPOINTS).is_dir():
         yield "train.init_from", recipe.train.init_from, True
 
 

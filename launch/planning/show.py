@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -22,6 +23,45 @@ Path = tuple[str | int, ...]
 _ORIGIN_COLUMN = 64
 
 
+def before_preparation(stage: Recipe, base: Recipe) -> Recipe:
+    """Returns a stage's recipe whose vocabulary can be counted before the base's tokenizer is there."""
+    path = stage.data.tokenizer.path
+    if not stage.parents or path is None or FilePath(path).exists():
+        return stage
+    return stage.model_copy(update={"data": stage.data.model_copy(update={"tokenizer": base.data.tokenizer})})
+
+
+class StageOrigins:
+    """Tells where each value of a stage's recipe comes from, like `Origins`; `inherited` stands behind the recipe's."""
+
+    def __init__(self, recipe: Recipe, origins: Origins, name: str) -> None:
+        self._recipe, self._stage, self._origins = recipe, recipe.stage(name), origins
+        self._index = recipe.stage_names.index(name)
+
+    def of(self, path: Path) -> str:
+        """Returns `override …`, the file name, one of these with `inherited`, `as in STAGE` or `default`."""
+        own = path[1:] if path[:2] == ("train", "objective") else path
+        origin = self._origins.of(("stages", self._index, *own))
+        if origin != "default":
+            return origin
+        like = self._recipe.stages[self._index].data.get("like")
+        if path[0] == "data" and like is not None:
+            return f"as in {like}"
+        above = self._origins.of(path)
+        same = above != "default" and _value(self._stage, path) == _value(self._recipe, path)
+        return f"{above}, inherited" if same else "default"
+
+
+def _value(recipe: Recipe, path: Path) -> Any:
+    node: Any = recipe
+    for key in path:
+        try:
+            node = node[key] if isinstance(key, int) or isinstance(node, dict) else getattr(node, key)
+        except (LookupError, AttributeError, TypeError):
+            return None
+    return node
+
+
 def settings(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yields every leaf of a recipe with its path, depth first. Sections and list items are rows of their own."""
     if isinstance(value, BaseModel):
@@ -37,7 +77,7 @@ def settings(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield from settings(item, (*path, key))
 
 
-def print_recipe(recipe: Recipe, origins: Origins, console: Console) -> None:
+def print_recipe(recipe: Recipe, origins: Origins | StageOrigins, console: Console) -> None:
     """Prints the recipe: YAML on the left, the origin of each value on the right."""
     for path, value in settings(recipe):
         is_section = value is None and _is_section(recipe, path)

@@ -14,7 +14,7 @@ from configs.common.layout import MANIFEST
 from configs.safety.user_code import UserCode
 from configs.schema.batch_plan import total_steps
 from configs.schema.decisive import LENGTH, acts_ahead, changed_settings
-from configs.schema.recipe import Recipe
+from configs.schema.recipe import RESOLVED_NAME, Recipe, load_run
 from configs.schema.section import Custom
 from data_prep.tokens.shards import DataManifest, load_manifest
 from pretrain.batches.mixture import plan_mixture
@@ -22,6 +22,7 @@ from pretrain.batches.order import ORDER_VERSION
 from pretrain.batches.packing import is_packed
 from pretrain.checkpoint.base_model import BASE, base_fingerprints
 from pretrain.checkpoint.manifest import CheckpointInfo, newest
+from pretrain.checkpoint.parents import PARENT, changed_parents
 from pretrain.optimizer.schedule import learning_rate
 
 OBJECTIVE = "objective"  # in the state: `objective_code`
@@ -44,6 +45,7 @@ def differences(info: CheckpointInfo, recipe: Recipe) -> dict[str, tuple[Any, An
     code = (info.state.get(OBJECTIVE), objective_code(recipe))
     if code[0] != code[1]:
         found["the code of train.objective"] = code
+    found |= changed_parents(info, recipe)
     if info.step < wanted:
         return {path: pair for path, pair in found.items() if not acts_ahead(path) and not _accepted(path, recipe)}
     return {**{path: pair for path, pair in found.items() if not _accepted(path, recipe)}, **length}
@@ -105,6 +107,9 @@ def refuse(info: CheckpointInfo, different: dict[str, tuple[Any, Any]]) -> None:
     ]
     if any(name.startswith("the number of steps") for name in different):
         ways.append(f"score what there is: replica eval {info.directory.parent.parent} [--step N]")
+    if any(name.startswith(PARENT) for name in different):
+        run = info.directory.parent.parent
+        ways.append(f"move {run} away, and the same command trains the stage again from what there is now")
     raise ValueError(
         f"{info.directory} was made with {'; '.join(listed)}; set it back, or start a new run with another --out"
         + "".join(f", or {way}" for way in ways)
@@ -128,7 +133,10 @@ def check_belongs(info: CheckpointInfo, recipe: Recipe, data: DataManifest) -> N
 
 
 def is_finished(recipe: Recipe) -> bool:
-    """Whether the run of this recipe has made all its steps on the data that lies there now; fast, without torch."""
+    """Whether the run of this recipe has made all its steps on the data that lies there now; fast, without torch.
+
+    A stage is finished only if each of its parents is.
+    """
     info = newest(recipe.run_directory)
     return info is not None and _ends_with(info, recipe)
 
@@ -143,9 +151,38 @@ def _ends_with(info: CheckpointInfo, recipe: Recipe) -> bool:
     manifest = recipe.data_directory / MANIFEST
     if info.step != total_steps(recipe, info.train_windows) or differences(info, recipe) or not manifest.is_file():
         return False
+    if not all(_unfinished(Path(run)) is None for run in recipe.parents.values() if newest(Path(run)) is not None):
+        return False
     if read_json(manifest).get("fingerprint") == info.data_fingerprint:
         return True
     return _accepted(DATA, recipe) and (recipe.train.epochs is None or _epochs_are_made(info, recipe))
+
+
+def check_parents(recipe: Recipe) -> None:
+    """Raises `ValueError` when a stage cannot begin or go on, because a parent has not finished; says what to run."""
+    for name, run in recipe.parents.items():
+        if problem := _unfinished(Path(run)):
+            raise ValueError(
+                f"{recipe.name} needs the weights of `{name}`, but {run} {problem}; `replica run RECIPE` trains all "
+                f"stages in order, `replica train RECIPE --stage {name}` this one"
+            )
+
+
+def _unfinished(run: Path) -> str | None:
+    """Tells why the run of a parent is not finished; None: it is. Its data may be gone, but must not have changed."""
+    info = newest(run)
+    if info is None or not (run / RESOLVED_NAME).is_file():
+        return "has no checkpoint yet"
+    recipe = load_run(run)
+    manifest = recipe.data_directory / MANIFEST
+    if info.step != (wanted := total_steps(recipe, info.train_windows)):
+        return f"has made {info.step} of its {wanted} steps"
+    if different := differences(info, recipe):
+        return f"was trained otherwise than its recipe says now ({', '.join(different)})"
+    if manifest.is_file() and read_json(manifest).get("fingerprint") != info.data_fingerprint:
+        return "was trained on other data than it has now" if not _accepted(DATA, recipe) else None
+    above = [_unfinished(Path(one)) for one in recipe.parents.values() if newest(Path(one)) is not None]
+    return next((f"starts from a run that {problem}" for problem in above if problem), None)
 
 
 def _epochs_are_made(info: CheckpointInfo, recipe: Recipe) -> bool:

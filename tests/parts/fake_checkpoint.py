@@ -12,8 +12,13 @@ from data_prep.tokens.shards import load_manifest
 from pretrain.checkpoint.manifest import DIRECTORY, MANIFEST, manifest_content
 
 
-def write_fake_checkpoint(recipe: Recipe, step: int, state: dict[str, Any] | None = None, windows: int = 625) -> Path:
-    """Writes `checkpoints/step_…` of the recipe's run, as trained on the data that lies there, if any."""
+def write_fake_checkpoint(
+    recipe: Recipe, step: int, state: dict[str, Any] | None = None, windows: int = 625, weights: str = ""
+) -> Path:
+    """Writes `checkpoints/step_…` of the recipe's run, as trained on the data that lies there, if any.
+
+    `weights` stands for its contents: another text, another fingerprint.
+    """
     directory = recipe.run_directory / DIRECTORY / f"step_{step:08d}"
     directory.mkdir(parents=True)
     save(recipe, directory)
@@ -25,7 +30,7 @@ def write_fake_checkpoint(recipe: Recipe, step: int, state: dict[str, Any] | Non
     content = {
         "step": step,
         "train_windows": windows,
-        "fingerprint": f"checkpoint {step}",
+        "fingerprint": f"checkpoint {step}{weights}",
         "data_fingerprint": fingerprint,
         "tokenizer_fingerprint": "any",
         "state": {"order": 2, **(state or {})},
