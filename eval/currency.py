@@ -20,7 +20,14 @@ CODE = (
     *("eval/likelihood", "eval/generation", "eval/harness", "eval/scorer", "eval/contamination", "eval/statistics"),
     *("eval/results", "pretrain/model", "pretrain/checkpoint/load_weights", "data_prep/text", "data_prep/tokens"),
     *("data_prep/decontamination", "data_prep/documents/conversion", "data_prep/documents/document"),
-    *("data_prep/extraction", "data_prep/readers", "eval/parts", "pretrain/sizes"),
+    *(
+        "data_prep/extraction",
+        "data_prep/readers",
+        "eval/parts",
+        "pretrain/sizes",
+        "pretrain/generation",
+        "pretrain/batches/splitmix",
+    ),
 )
 
 

@@ -167,7 +167,7 @@ class Scorer:
     def _continued(self, text: str, seed: int) -> str:
         """Samples a continuation of the text; an empty text gives the beginning of a document."""
         from eval.generation.completions import sample
-        from pretrain.model.generate import Sampling
+        from pretrain.generation.sampling import Sampling
 
         section = self.recipe.evaluation.samples
         sampling = Sampling(section.temperature, section.top_k, section.top_p, seed)

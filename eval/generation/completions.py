@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from data_prep.tokens.vocab import Vocab
 from eval.likelihood.scoring import Report
-from pretrain.model.generate import GREEDY, Sampling, generate, generate_batch
+from pretrain.generation.generate import generate, generate_batch
+from pretrain.generation.sampling import GREEDY, Sampling
 from pretrain.model.transformer import Transformer
 
 _LONGEST_CHARACTER = 4  # bytes of UTF-8

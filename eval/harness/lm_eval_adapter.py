@@ -15,7 +15,7 @@ from configs.common.progress import ProgressBar, progress_bar
 from data_prep.tokens.vocab import Vocab
 from eval.generation.completions import complete, sample
 from eval.likelihood.scoring import score_windows, sliding_windows
-from pretrain.model.generate import Sampling
+from pretrain.generation.sampling import Sampling
 from pretrain.model.transformer import Transformer
 
 _KNOWN = {"until", "do_sample", "max_gen_toks", "temperature", "top_k", "top_p"}

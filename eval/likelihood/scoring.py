@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pretrain.model.generate import NO_PROBABILITIES
+from pretrain.generation.sampling import NO_PROBABILITIES
 from pretrain.model.transformer import Transformer
 
 # Maximum size of the (N, V) logits of one step of the output projection.

@@ -18,7 +18,8 @@ def stream_sample(arguments: Namespace) -> None:
     choice = Choice(arguments.checkpoint_step, arguments.best)
     checkpoint = choose_checkpoint(load_run(arguments.run).run_directory, choice)
     from pretrain.checkpoint.load_weights import load_weights  # torch takes seconds to import
-    from pretrain.model.generate import Sampling, generate
+    from pretrain.generation.generate import generate
+    from pretrain.generation.sampling import Sampling
 
     vocab = Vocab.load(checkpoint.tokenizer)
     prompt = vocab.prompt(arguments.prompt)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.batches.mixture_plan import SLOT_GROUP, MixturePhase, Segment, SourceSize, plan_segments
+from pretrain.batches.splitmix import STEP, mix
 
 Array = NDArray[np.uint64]
 
@@ -33,7 +34,6 @@ ORDER_VERSION = 2
 # Longer stretches of one epoch over all sources are counted by proportion, not by looking at each slot.
 _COUNTED_SLOTS = 2**22
 _ROUNDS = 6
-_ODD = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's step between neighbours
 
 
 class KeyedPermutation:
@@ -58,15 +58,8 @@ class KeyedPermutation:
     def _encrypt(self, values: Array) -> Array:
         left, right = values >> self._half_bits, values & self._mask
         for key in self._round_keys:
-            left, right = right, left ^ (_mix(right ^ key) & self._mask)
+            left, right = right, left ^ (mix(right ^ key) & self._mask)
         return (left << self._half_bits) | right
-
-
-def _mix(values: Array) -> Array:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): every input bit reaches every output bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 @dataclass(frozen=True)
@@ -250,7 +243,7 @@ class WindowOrder:
             lengths[index], firsts[index] = stop - start, segment.start + start
         inside = np.arange(SLOT_GROUP)
         # A hash of the slot's number in the run: the order within a group depends on nothing else but the seed.
-        hashes = _mix((firsts[:, None] + inside).astype(np.uint64) * _ODD + self._group_key)
+        hashes = mix((firsts[:, None] + inside).astype(np.uint64) * STEP + self._group_key)
         hashes[inside >= lengths[:, None]] = np.iinfo(np.uint64).max  # slots beyond the end of the run come last
         dealt = np.argsort(np.argsort(hashes, axis=1, kind="stable"), axis=1)  # twice: the place of each in the order
         pools = (dealt[:, :, None] >= ends[:, None, :]).sum(axis=2)

@@ -1,1 +1,1 @@
-"""The transformer: its layers, its kernels, and text generation."""
+"""The transformer: its layers and its kernels."""

@@ -15,9 +15,10 @@ from configs.schema.data import Tokenizer
 from configs.schema.model import Model
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
+from pretrain.generation.generate import generate, generate_batch
+from pretrain.generation.sampling import Sampling
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.interchange.huggingface_import import import_directory
-from pretrain.model.generate import Sampling, generate, generate_batch
 from pretrain.model.rope import rope_base
 from pretrain.model.transformer import Transformer
 

@@ -22,8 +22,9 @@ from launch.models.export_model import export_run
 from launch.models.import_model import import_run
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.load_weights import load_weights
+from pretrain.generation.generate import generate
+from pretrain.generation.sampling import Sampling
 from pretrain.interchange.huggingface_import import open_directory
-from pretrain.model.generate import Sampling, generate
 
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune must be in want of"
 TEXTS = [TEXT, " leading space", "naïve café 三国志 🦊\n\nend", "one"]

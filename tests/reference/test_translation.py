@@ -25,7 +25,9 @@ from eval.generation.translation import (
     read_pairs,
     translation_results,
 )
-from pretrain.model.generate import Sampling, generate
+from pretrain.generation.generate import generate
+from pretrain.generation.player import Player
+from pretrain.generation.sampling import Sampling
 from pretrain.model.transformer import Transformer
 
 DATA = Path(__file__).parents[1] / "data" / "wmt22-zh-en-niutrans.jsonl.zst"
@@ -163,24 +165,14 @@ def test_translations_keep_what_stands_before_the_line_end(tmp_path: Path, monke
     section = TranslationSet(name="t", path=str(tmp_path / "pairs.jsonl"), shots=0, max_new_tokens=32)
     written = {tuple(vocab.encode(build_prompt(section, [], row["source"]))): row["target"] for row in rows}
 
-    class Knows:
-        """Gives the next token of the right answer all the probability; stands in for `Decoder`."""
+    def logits_of_one_who_knows(player: Player) -> torch.Tensor:
+        """Gives the next token of the right answer all the probability."""
+        player._join()
+        answers = [vocab.encode(f"{written[tuple(row.request.prompt)]}\n\nSource: next") for row in player._rows]
+        following = [answer[len(row.new)] for answer, row in zip(answers, player._rows, strict=True)]
+        return torch.nn.functional.one_hot(torch.tensor(following), vocab.size).float()
 
-        def __init__(self, _: Transformer, prompts: list[list[int]], __: int) -> None:
-            self.left = [vocab.encode(f"{written[tuple(prompt)]}\n\nSource: next") for prompt in prompts]
-            self.append([])
-
-        @property
-        def logits(self) -> torch.Tensor:
-            return torch.nn.functional.one_hot(torch.tensor([ids[0] for ids in self.left]), vocab.size).float()
-
-        def append(self, tokens: list[int]) -> None:
-            self.left = [ids[1:] if tokens else ids for ids in self.left]
-
-        def keep(self, rows: list[int]) -> None:
-            self.left = [self.left[row] for row in rows]
-
-    monkeypatch.setattr("pretrain.model.generate.Decoder", Knows)
+    monkeypatch.setattr(Player, "_logits", logits_of_one_who_knows)
     config = Model(num_layers=1, hidden_size=8, num_heads=1, context_length=96)
     model = Transformer(config, config.padded_vocab(vocab.size)).eval()
     results, samples = translation_results(section, model, vocab, 2, 100)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from configs.schema.model import Model
-from pretrain.model.generate import GREEDY, Sampling, distribution, generate, generate_batch
+from pretrain.generation.generate import generate, generate_batch
+from pretrain.generation.sampling import GREEDY, Sampling, distribution
 from pretrain.model.transformer import Transformer
 
 VOCAB = 40
@@ -67,9 +68,10 @@ def test_a_seed_repeats_and_another_differs(model: Transformer) -> None:
     assert first == again != other
 
 
-def test_it_streams(model: Transformer) -> None:
+def test_it_streams(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    model.norm.register_forward_hook(lambda *_: calls.append(1))
+    head = model.head
+    monkeypatch.setattr(model, "head", lambda hidden: calls.append(1) or head(hidden))
     stream = generate(model, [1], 1000, GREEDY)
     next(stream), next(stream)
     assert len(calls) == 2

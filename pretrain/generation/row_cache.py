@@ -1,0 +1,78 @@
+"""Keeps keys and values of texts that decode side by side. Letters of shapes as in `pretrain.generation.decode`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pretrain.model.transformer import Transformer
+
+_STRIDE = 64  # columns are added by so many
+
+
+class RowCache:
+    """The cache of a `Player`: every text begins in column 0 of its row. It grows as it must."""
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+        self._keys: Tensor | None = None  # (L, R, K, C, E)
+        self._values: Tensor | None = None
+
+    def view(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first rows and columns, (L, rows, K, columns, E)."""
+        assert self._keys is not None and self._values is not None
+        return self._keys[:, :rows, :, :columns], self._values[:, :rows, :, :columns]
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Makes room for so many rows and columns; what is there stays."""
+        config = self._model.config
+        old = None if self._keys is None else self._keys.shape
+        if old is not None and old[1] >= rows and old[3] >= columns:
+            return
+        columns = min(-(-columns // _STRIDE) * _STRIDE, config.context_length)
+        if old is not None:
+            # Twice as many rows: a server's rows come one at a time.
+            rows, columns = max(rows, old[1] if old[1] >= rows else 2 * old[1]), max(columns, old[3])
+        shape = (config.num_layers, rows, config.kv_heads, columns, config.head_width)
+        dtype, device = self._dtype(), self._model.embed.weight.device
+        # Zeros: a column that was never written is masked, but 0 x NaN would still be NaN.
+        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        if old is not None:
+            assert self._keys is not None and self._values is not None
+            keys[:, : old[1], :, : old[3]] = self._keys
+            values[:, : old[1], :, : old[3]] = self._values
+        self._keys, self._values = keys, values
+
+    def _dtype(self) -> torch.dtype:
+        """That of the keys: under autocast, the dtype of matrix products."""
+        weight = self._model.embed.weight
+        device = weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+    def read(self, texts: Sequence[Sequence[int]], places: Sequence[Sequence[int]]) -> Tensor:
+        """Reads texts into the cache, each into all rows of its `places`.
+
+        Returns:
+            (sum of places, V) logits of the token after each text, in the order of the places.
+        """
+        assert self._keys is not None and self._values is not None
+        longest, device = max(map(len, texts)), self._keys.device
+        # Padded on the right: causal attention keeps the padding from the text, and no mask is needed.
+        tokens = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
+        fresh = self._model.new_cache(len(texts), longest)
+        hidden = self._model.backbone(tokens, fresh)  # (B, T, D)
+        ends = torch.tensor([len(text) - 1 for text in texts], device=device)
+        logits = self._model.head(hidden[torch.arange(len(texts), device=device), ends])  # (B, V)
+        source = torch.tensor([text for text, rows in enumerate(places) for _ in rows], device=device)
+        target = torch.tensor([row for rows in places for row in rows], device=device)
+        self._keys[:, target, :, :longest] = fresh.keys[:, source].to(self._keys.dtype)
+        self._values[:, target, :, :longest] = fresh.values[:, source].to(self._values.dtype)
+        return logits[source]
+
+    def move(self, source: int, target: int, columns: int) -> None:
+        """Copies the first columns of one row over those of another."""
+        assert self._keys is not None and self._values is not None
+        self._keys[:, target, :, :columns] = self._keys[:, source, :, :columns]
+        self._values[:, target, :, :columns] = self._values[:, source, :, :columns]
