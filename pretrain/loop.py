@@ -9,18 +9,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from configs.common.progress import progress_bar
 from configs.schema.train import Train
-from pretrain.batches.source import Batch, Batches, prefetched
-from pretrain.checkpoint.manifest import VALIDATION_LOSS
+from pretrain.batches.source import Batches, prefetched
+from pretrain.checkpoint.manifest import OBJECTIVE_STATE, VALIDATION_LOSS
 from pretrain.checkpoint.saver import Saver
 from pretrain.engine.engine import Engine, StepResult
 from pretrain.engine.non_finite import NonFiniteLoss
 from pretrain.garbage import collected_at_steps
 from pretrain.metrics.meter import Meter, Tracker
-from pretrain.metrics.validation import Validator
+from pretrain.objectives.objective import Objective, Validate
 from pretrain.optimizer.schedule import learning_rate
 from pretrain.phases import Phase
 from pretrain.reliability.loss_guard import LossGuard, check_validation
@@ -34,13 +35,14 @@ class TrainingRun:
     """All that the loop works with, from one checkpoint to the end, a signal or a rewind."""
 
     engine: Engine
-    batches: Batches  # this rank's tokens of this rank's rows
+    objective: Objective
+    batches: Batches[Any]  # this rank's tokens of this rank's rows
     train: Train
     steps: range  # updates to make, counted from 0; `stop` is the length of the whole run
     meter: Meter
     tracker: Tracker
     guard: LossGuard
-    validator: Validator
+    validator: Validate
     saver: Saver
     facts: dict[str, Any]  # what every checkpoint of this run keeps and no step changes
 
@@ -55,6 +57,7 @@ class TrainingRun:
             "updates": self.engine.state.updates(),
             "loss_scale": self.engine.state.loss_scale(),
             "faults": self.guard.state,
+            OBJECTIVE_STATE: self.objective.state,
             VALIDATION_LOSS: self.meter.validation_loss,
             **self.facts,
         }
@@ -84,13 +87,14 @@ def fit(run: TrainingRun) -> int:
     """Makes the updates `run.steps`.
 
     Returns:
-        0, or the number of the signal that ended training early on some rank: the step was finished and saved, and the
-        same call continues.
+        0, or the number of the signal that ended training early on some rank: training went on to the objective's next
+        boundary, which is mostly the end of the step, and was saved; the same call continues.
 
     Raises:
         NonFiniteLoss, LossSpike, Rewind: before the update, on all ranks; see `LossGuard`.
         ValueError: the validation loss is not finite; the step is not saved.
         SilentCorruption: ranks differ in what they should hold in common.
+        NothingToLearn: the objective sees no use in going on.
     """
     steps = run.steps
     with (
@@ -99,6 +103,7 @@ def fit(run: TrainingRun) -> int:
         _read_ahead(run) as ahead,
         progress_bar("training", steps.stop, enabled=run.engine.is_main) as bar,
     ):
+        ending, owed = 0, False  # the signal that was given; whether a checkpoint waits for the objective's boundary
         for step in steps:
             done = step + 1
             outcome = _train_step(run, step, ahead, stop)
@@ -108,30 +113,37 @@ def fit(run: TrainingRun) -> int:
                 if run.is_due(done, run.train.log_every):
                     run.tracker.log(done, run.meter.measure(outcome.result, outcome.learning_rate))
                 bar.update(done, run.meter.note(outcome.result))
-            _after_step(run, done, ends=bool(outcome.stop))
-            if outcome.stop and done < steps.stop:
-                return outcome.stop
+            ending = ending or outcome.stop
+            owed = owed or bool(ending) or run.is_due(done, run.train.checkpoint.every)
+            saves = owed and (run.objective.boundary(done) or done == steps.stop)
+            _after_step(run, done, saves, ends=bool(ending))
+            owed = owed and not saves
+            if ending and saves and done < steps.stop:
+                return ending
     return 0
 
 
-def _read_ahead(run: TrainingRun) -> AbstractContextManager[Iterator[Batch]]:
-    """The batches of all steps that read one."""
+def _read_ahead(run: TrainingRun) -> AbstractContextManager[Iterator[Any]]:
+    """What all steps read that make an update."""
     rows, lineage = run.engine.rows, run.guard.lineage
     steps: Sequence[int] = [step for step in run.steps if step not in lineage] if lineage.all else run.steps
     return prefetched(run.batches, steps, rows.rank, rows.count, run.engine.device)
 
 
-def _train_step(run: TrainingRun, step: int, ahead: Iterator[Batch], stop: Callable[[], int]) -> Stepped | NoUpdate:
+def _train_step(run: TrainingRun, step: int, ahead: Iterator[Any], stop: Callable[[], int]) -> Stepped | NoUpdate:
     """Makes the update of `step` (from 0), unless the lineage or the guard skips it."""
     if step in run.guard.lineage:
         return NoUpdate()
     rate = learning_rate(run.train.schedule, run.train.optimizer.lr, step, run.steps.stop)
     run.engine.report_phase(Phase.WAITING_FOR_DATA, step + 1)
     began = time.monotonic()
-    batch = next(ahead)
+    read = next(ahead)
     waited = time.monotonic() - began
+    if run.objective.rolls_out:
+        run.engine.report_phase(Phase.ROLLOUT)
+    batch = run.objective.experience(run.engine, read, step)
     try:
-        result = run.engine.step(batch, step, rate, stop(), lambda loss: run.guard.decide(step, loss))
+        result = run.engine.step(batch, step, rate, stop(), partial(_accepts, run, step))
     except NonFiniteLoss as error:
         run.guard.handle_non_finite(step, error)
         return NoUpdate()
@@ -141,10 +153,15 @@ def _train_step(run: TrainingRun, step: int, ahead: Iterator[Batch], stop: Calla
     return Stepped(result, rate)
 
 
-def _after_step(run: TrainingRun, done: int, ends: bool) -> None:
+def _accepts(run: TrainingRun, step: int, loss: float, statistics: dict[str, float]) -> bool:
+    """Whether the update of `step` is made; all ranks decide the same."""
+    run.objective.check(step, loss, statistics)
+    return run.guard.decide(step, loss, statistics)
+
+
+def _after_step(run: TrainingRun, done: int, saves: bool, ends: bool) -> None:
     """Compares ranks, validates and saves after `done` updates, where it is due; training's clock stands meanwhile."""
     engine, train = run.engine, run.train
-    saves = ends or run.is_due(done, train.checkpoint.every)
     with run.meter.paused():
         # Before each save as well: a checkpoint must not keep what a broken device computed.
         if train.watch.compare_every and (saves or run.is_due(done, train.watch.compare_every)):

@@ -13,6 +13,7 @@ class Phase(StrEnum):
 
     BETWEEN_STEPS = "between steps"
     WAITING_FOR_DATA = "waiting for data"
+    ROLLOUT = "drawing answers"
     SUM_TARGETS = "all-reduce of the targets"
     FORWARD = "forward"
     BACKWARD = "backward and all-reduce of the gradients"

@@ -22,8 +22,6 @@ from configs.schema.train import Train
 from data_prep.tokens.shards import DataManifest, load_manifest
 from pretrain.batches.order import ORDER_VERSION
 from pretrain.batches.packing import packing_lines
-from pretrain.batches.source import BatchSource
-from pretrain.batches.trace import SpansOfRanks
 from pretrain.checkpoint.base_model import BASE, base_fingerprints
 from pretrain.checkpoint.compatible import (
     CHANGES,
@@ -34,7 +32,7 @@ from pretrain.checkpoint.compatible import (
     objective_code,
     rate_jump,
 )
-from pretrain.checkpoint.manifest import CheckpointInfo
+from pretrain.checkpoint.manifest import OBJECTIVE_STATE, CheckpointInfo
 from pretrain.checkpoint.mirror import Mirror
 from pretrain.checkpoint.parents import PARENTS, parents_now
 from pretrain.checkpoint.resume import load_checkpoint, newest_checkpoint
@@ -43,16 +41,17 @@ from pretrain.engine.compiling import keep_compiled, should_compile
 from pretrain.engine.connection import connected
 from pretrain.engine.devices import matrix_peak, peak_flops
 from pretrain.engine.engine import Engine
+from pretrain.engine.loss_module import LossModule
 from pretrain.garbage import imports_set_apart
 from pretrain.interchange.warm_start import weights_to_start_from
 from pretrain.loop import TrainingRun, fit
 from pretrain.metrics.meter import Meter, Tracker
 from pretrain.metrics.start_times import Laps
-from pretrain.metrics.validation import Validator
 from pretrain.model.transformer import Transformer
 from pretrain.numerics.record import Numerics
 from pretrain.numerics.repeatable import deterministic_algorithms, is_deterministic
 from pretrain.objectives.chosen import make_objective
+from pretrain.objectives.objective import Objective
 from pretrain.parallel.collectives import background_group, gather
 from pretrain.parallel.ranks import Ranks, check_ranks, limit_threads, placed_ranks
 from pretrain.parallel.rows import SlicedBatches
@@ -103,6 +102,7 @@ class StartPoint:
 class Prepared:
     """What is made once and used until the process ends, by every rewind again."""
 
+    objective: Objective
     engine: Engine
     phases: CurrentPhase  # of the engine
     numerics: Numerics
@@ -188,19 +188,20 @@ def _prepare(session: Session, start: StartPoint) -> Prepared:
     recipe, device = session.recipe, session.device
     model = build_model(recipe, session.data.vocab_size, device)
     flops_per_token = model.flops_per_token()
-    objective = make_objective(model, recipe.train)
+    objective = make_objective(recipe)
+    module = objective.module(model)
     compile_model, phases = _compiles(session, flops_per_token), CurrentPhase()
-    engine = Engine(recipe, objective, session.ranks, device, compile_model, phases.enter)
+    engine = Engine(recipe, module, session.ranks, device, compile_model, phases.enter)
     numerics = Numerics(recipe, engine)
-    initial = initial_weights(model, engine.state.shapes(), recipe.seed)
+    initial = initial_weights(module, engine.state.shapes(), recipe.seed)
     if recipe.train.init_from and start.checkpoint is None:
-        initial = weights_to_start_from(recipe, session.data, initial)
+        initial = objective.initial(weights_to_start_from(recipe, session.data, initial))
     share = float8_share(model.config, model.vocab_size)
     peak = sum(gather(peak_flops(device, engine.precision, share)))
     base = _base(recipe, start) if session.ranks.rank == 0 else None
     session.laps.lap("engine")
     parents = start.state.get(PARENTS) or [] if start.checkpoint else parents_now(recipe)
-    return Prepared(engine, phases, numerics, initial, flops_per_token, share, peak, base, parents)
+    return Prepared(objective, engine, phases, numerics, initial, flops_per_token, share, peak, base, parents)
 
 
 def _base(recipe: Recipe, start: StartPoint) -> str | None:
@@ -231,17 +232,20 @@ def _train_through_rewinds(session: Session, prepared: Prepared, start: StartPoi
 
 def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: int) -> int:
     recipe, data, laps, engine = session.recipe, session.data, session.laps, prepared.engine
-    source, validator = BatchSource(recipe, data), Validator(recipe, data)
+    objective = prepared.objective
+    source, validator = objective.batches(data, engine), objective.validator(data, engine)
     laps.lap("data")
     if start.checkpoint is None:
         engine.state.set_weights(prepared.initial)
     else:
         load_checkpoint(engine, start.checkpoint)
+    objective.state = start.state.get(OBJECTIVE_STATE, {})
     laps.lap("weights")
     measure_peak = partial(_peak_again, prepared) if engine.is_main else None
-    meter = Meter(prepared.flops_per_token, prepared.peak, start.state.get("meter", {}), measure_peak)
-    spans_of = SpansOfRanks(source, data.vocab, session.ranks.count, recipe.train.parallel.sharing)
-    guard = LossGuard(recipe, start.step, start.state.get("faults", {}), session.ranks, spans_of)
+    sums = start.state.get("meter", {})
+    meter = Meter(prepared.flops_per_token, prepared.peak, sums, measure_peak, objective.codes_text)
+    spans_of, faults = objective.spans(data, source, session.ranks.count), start.state.get("faults", {})
+    guard = LossGuard(recipe, start.step, faults, session.ranks, spans_of, objective.watched)
     tracker = Tracker(recipe, start.step, engine.is_main)
     saver = Saver(engine, recipe, data, source.windows, session.mirror())
     laps.lap("first save's buffers")
@@ -264,6 +268,7 @@ def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: 
         return fit(
             TrainingRun(
                 engine=engine,
+                objective=objective,
                 batches=batches,
                 train=_saving_every(recipe.train, every),
                 steps=steps,
@@ -301,7 +306,9 @@ def build_model(recipe: Recipe, tokenizer_size: int, device: torch.device) -> Tr
     return model.materialize(device)
 
 
-def initial_weights(model: Transformer, shapes: dict[str, list[int]], seed: int) -> Callable[[str], Tensor]:
+def initial_weights(
+    module: LossModule | Transformer, shapes: dict[str, list[int]], seed: int
+) -> Callable[[str], Tensor]:
     """Draws a parameter by its name: the same values at every ZeRO stage, number of ranks and device."""
 
     def draw(name: str) -> Tensor:
@@ -309,7 +316,7 @@ def initial_weights(model: Transformer, shapes: dict[str, list[int]], seed: int)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(int.from_bytes(key, "little") % 2**63)
             value = torch.empty(shapes[name])
-            model.init_parameter(name, value)
+            module.init_parameter(name, value)
         return value
 
     return draw

@@ -15,8 +15,8 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +44,10 @@ class Batch:
     target_bytes: int  # UTF-8 bytes that the targets with weight stand for
     fresh: bool  # no window of the *global* batch was seen in an earlier epoch
     positions: Tensor | None = None  # (B, T) int64: of each token in its document, where they do not see each other
+    columns: dict[str, Tensor] = field(default_factory=dict)  # what the objective's loss takes beside: (B, T) or (B,)
+    count: float | None = None  # this rank's share of what the loss is a mean over; None: the sum of `weights`
+    lengths: tuple[int, ...] | None = None  # (B,): positions of each row before its padding; None: rows have none
+    statistics: dict[str, float] = field(default_factory=dict)  # of how it was made, the same on all ranks
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -60,9 +64,26 @@ class Batch:
         return self._mapped(Tensor.pin_memory)
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        values = ((one.name, getattr(self, one.name)) for one in fields(self))
         changed: dict[str, Any] = {name: change(value) for name, value in values if isinstance(value, Tensor)}
-        return replace(self, **changed)
+        columns = {name: change(value) for name, value in self.columns.items()}
+        return replace(self, **changed, columns=columns)
+
+    def rows(self, first: int, last: int, multiple: int = 1) -> Batch:
+        """Rows [first, last), cut to the longest of them where `lengths` are known.
+
+        `multiple`: of which the width is made one, as far as the batch is wide.
+        """
+        lengths = None if self.lengths is None else self.lengths[first:last]
+        width = self.tokens.shape[1]
+        if lengths is not None:
+            width = min(width, -(-max(1, *lengths) // multiple) * multiple)
+
+        def cut(tensor: Tensor) -> Tensor:
+            part = tensor[first:last]
+            return part if tensor.dim() == 1 or part.shape[1] == width else part[:, :width].contiguous()
+
+        return replace(self._mapped(cut), lengths=lengths)
 
 
 def document_positions(begins: NDArray[np.bool_]) -> Tensor:
@@ -76,11 +97,18 @@ def document_positions(begins: NDArray[np.bool_]) -> Tensor:
     return torch.from_numpy(columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1))
 
 
-class Batches(Protocol):
-    """A source of batches, as the training loop needs it."""
+Read = TypeVar("Read", covariant=True)
 
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
-        """This rank's share of the global batch of a step."""
+
+class Batches(Protocol[Read]):
+    """What the steps of training read: batches, or what an objective makes batches of. A pure function of the step."""
+
+    @property
+    def windows(self) -> int:
+        """Rows of batches in one epoch."""
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Read:
+        """This rank's share of what a step reads; has `fresh` and `pinned` as a `Batch` has."""
 
 
 class BatchSource:
@@ -110,7 +138,12 @@ class BatchSource:
             else CutWindows(stream, self.context)
             for name, stream in ((source.name, streams[source.name]) for source in self._order.sources)
         ]
-        self.windows = sum(source.windows for source in self._order.sources)
+        self._rows = sum(source.windows for source in self._order.sources)
+
+    @property
+    def windows(self) -> int:
+        """Windows of one epoch."""
+        return self._rows
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Rows [rank*G/ranks, (rank+1)*G/ranks) of the global batch of `step`."""
@@ -181,16 +214,16 @@ class BatchSource:
 
 @contextmanager
 def prefetched(
-    source: Batches, steps: Sequence[int], rank: int, ranks: int, device: torch.device
-) -> Iterator[Iterator[Batch]]:
-    """Yields an iterator over the batches of `steps`, which a thread reads ahead so that training does not wait.
+    source: Batches[Any], steps: Sequence[int], rank: int, ranks: int, device: torch.device
+) -> Iterator[Iterator[Any]]:
+    """Yields an iterator over what `steps` read, which a thread reads ahead so that training does not wait.
 
     They stay on the CPU; for a GPU in page-locked memory.
     """
-    ready: queue.Queue[Batch | Exception] = queue.Queue(maxsize=PREFETCH_BATCHES)
+    ready: queue.Queue[Any] = queue.Queue(maxsize=PREFETCH_BATCHES)
     stop = threading.Event()
 
-    def put(item: Batch | Exception) -> None:
+    def put(item: Any) -> None:
         while not stop.is_set():
             with suppress(queue.Full):
                 ready.put(item, timeout=0.1)
@@ -208,7 +241,7 @@ def prefetched(
         except Exception as error:
             put(error)  # raised again where the batch is taken
 
-    def take() -> Iterator[Batch]:
+    def take() -> Iterator[Any]:
         for _ in steps:
             item = ready.get()
             if isinstance(item, Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from data_prep.tokens.vocab import Vocab
@@ -37,6 +37,10 @@ def traced(source: BatchSource, vocab: Vocab, step: int) -> Iterator[TracedSpan]
             words = " ".join(vocab.decode([token for token in begin if token != vocab.eod_id]).split())
             yield TracedSpan(row, span.id, span.source, span.offset_in_document, span.tokens, words[:_FIRST_CHARACTERS])
             position += span.tokens
+
+
+# What some ranks read in a step, counted from 0.
+SpansOf = Callable[[int, Collection[int]], Iterable[TracedSpan]]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ DIRECTORY = "checkpoints"
 LATEST = "latest"
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
+OBJECTIVE_STATE = "objective_state"  # in the state: `Objective.state`
 VALIDATION_LOSS = "validation_loss"  # in the state: None when it was not measured at that step
 SCHEMA = 1
 IMPORTED = "imported, "  # begins the fingerprint of the data of a model that came from elsewhere

@@ -76,15 +76,15 @@ def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
         own.update(before)
 
 
-def gradient_is_finite(module: nn.Module, *inputs: Tensor) -> bool:
+def gradient_is_finite(module: nn.Module, *inputs: Tensor, **columns: Tensor) -> bool:
     """Tells whether this rank's own gradient of a micro-batch is finite; at ZeRO-3 every rank must call it.
 
     A hook sees each gradient where it enters a parameter, before DeepSpeed's reduction mixes the ranks.
     """
     finite: list[Tensor] = []
     parameters = [p for p in module.parameters() if p.requires_grad]
-    loss = module(*inputs)
-    for gradient in torch.autograd.grad(loss, parameters, allow_unused=True):
+    sums = module(*inputs, **columns)
+    for gradient in torch.autograd.grad(sums.reshape(-1)[0], parameters, allow_unused=True):
         if gradient is not None:
             finite.append(torch.isfinite(gradient).all())
     return bool(torch.stack(finite).all()) if finite else True

@@ -1,9 +1,9 @@
 """Makes one optimizer step on all ranks: processes, precision and ZeRO are DeepSpeed's, the arithmetic is here.
 
-Each micro-batch gives a *sum* of nats; the step's loss is the sum over all micro-batches and ranks divided by the sum
-of weights over all of them. DeepSpeed averages gradients over ranks (with tensor parallelism: over those that have
-different rows), so what goes backward is nats x ranks / weights; its own division by the accumulation steps is turned
-off.
+Each micro-batch gives a *sum*; the step's loss is the sum over all micro-batches and ranks divided by the global
+`count` of what it is a mean over (`Batch.count`: for language modelling the sum of weights). So neither micro-batches
+nor ranks nor padding change it. DeepSpeed averages gradients over ranks (with tensor parallelism: over those that have
+different rows), so what goes backward is sum x ranks / count; its own division by the accumulation steps is turned off.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -28,11 +28,12 @@ from pretrain.engine.deepspeed_layout import buffer_ranges, update_groups
 from pretrain.engine.deepspeed_private import UnknownDeepSpeed, check_engine, forget_tensor_groups, imported
 from pretrain.engine.drop_update import drop_update, gradient_is_finite
 from pretrain.engine.forward_clock import ForwardClock
+from pretrain.engine.loss_module import LossModule
 from pretrain.engine.non_finite import non_finite
 from pretrain.engine.training_state import TrainingState
 from pretrain.engine.wrapping import partition, wrap
 from pretrain.model.float8 import use_float8
-from pretrain.objectives.objective import LossModule
+from pretrain.model.weight_names import transformers
 from pretrain.optimizer.groups import build_optimizer
 from pretrain.optimizer.muon import Muon
 from pretrain.parallel.collectives import gather, set_timeouts
@@ -45,6 +46,7 @@ from pretrain.signals import STOP_SIGNALS
 
 # Dropout masks: a seed per (seed, step, rank), so that no generator state has to be saved. Odd constants keep the
 # products of different triples apart (Knuth, TAOCP 2, 3.3.4).
+COMPILED_WIDTHS = 64  # micro-batches of compiled code have a multiple of it as width: each new width compiles again
 _SEED_STEP, _SEED_RANK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
 
@@ -52,13 +54,14 @@ _SEED_STEP, _SEED_RANK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 class StepResult:
     """The outcome of one optimizer step."""
 
-    loss: float  # nats per target with weight, over the global batch, before the update
-    nats: float  # their sum
-    targets: float  # the global sum of weights
+    loss: float  # the sum over the global batch divided by its `count`, before the update; nats per target with weight
+    total: float  # the sum
+    targets: float  # tokens of the global batch: targets with weight, or all of rows whose lengths are known
     target_bytes: int  # UTF-8 bytes of the global batch's targets
     grad_norm: float  # global L2 norm before clipping
     stop: int = 0  # the signal that asked some rank to stop, or 0
     applied: bool = True  # the update was made
+    statistics: dict[str, float] = field(default_factory=dict)  # `LossModule.stat_names` over `count`; the batch's own
 
 
 class Engine:
@@ -87,6 +90,7 @@ class Engine:
         train = recipe.train
         self.ranks, self.device, self.report_phase = ranks, device, report_phase
         self.plan = solve_batch(train, ranks.count)
+        self._check_units(module)
         self.precision = resolve_precision(train.precision, device)
         self.rows = row_slice(ranks, train.parallel)
         self.clock = ForwardClock(device)
@@ -96,9 +100,7 @@ class Engine:
         config = deepspeed_config(recipe, self.plan, self.precision)
         self.stage: int = config["zero_optimization"]["stage"]
         self._deepspeed = self._start(recipe, config)
-        self.state = TrainingState(
-            self._deepspeed, self._layout, module.model, ranks, self._tensor, self.precision == "fp16"
-        )
+        self.state = TrainingState(self._deepspeed, self._layout, module, ranks, self._tensor, self.precision == "fp16")
         set_timeouts(timedelta(seconds=train.watch.timeout_seconds))
         if compile_model:
             self._deepspeed.compile()
@@ -106,15 +108,16 @@ class Engine:
     def _start(self, recipe: Recipe, config: dict[str, Any]) -> Any:
         """DeepSpeed's engine of the model and a new optimizer; the order of what is done to the model matters."""
         module, model, settings = self.module, self.module.model, recipe.train
-        model.activation_checkpointing = settings.activation_checkpointing
-        split_rows(model, self.rows)
         remember_shapes(module.parameters())
-        if self.precision == "fp8":
-            use_float8(model, emulate=self.device.type == "cpu")  # on a CPU, which is refused, only tests get here
+        for _, one in transformers(module):
+            one.activation_checkpointing = settings.activation_checkpointing
+            split_rows(one, self.rows)
+            if self.precision == "fp8":
+                use_float8(one, emulate=self.device.type == "cpu")  # on a CPU, which is refused, only tests get here
         if self.stage == 3 and any(parameter.is_meta for parameter in module.parameters()):
             partition(module, config, self.precision, self.device)
         optimizer = build_optimizer(
-            model, settings.optimizer, torch.bfloat16 if self.precision in BF16 else torch.float32
+            module, settings.optimizer, torch.bfloat16 if self.precision in BF16 else torch.float32
         )
         if self._tensor > 1:
             mark_shards(model, self.ranks.rank % self._tensor, self._tensor)
@@ -123,11 +126,19 @@ class Engine:
         if self._tensor > 1:
             use_local_heads(model, self._tensor)
         if isinstance(optimizer, Muon):
-            ranges = buffer_ranges(engine, self._layout, model.named_parameters())
+            ranges = buffer_ranges(engine, self._layout, module.named_weights())
             optimizer.attach(update_groups(engine, self._layout), ranges, gather, self.device)
         # One rank has nothing to reduce; stage 0 would still copy all gradients to and fro.
         engine.enable_backward_allreduce = self.stage > 0 or self.ranks.count > 1
         return engine
+
+    def _check_units(self, module: LossModule) -> None:
+        """Raises `ValueError` where a micro-batch would divide rows that belong together."""
+        if self.plan.micro_batch % module.unit_rows:
+            raise ValueError(
+                f"train.micro_batch_size {self.plan.micro_batch} divides units of {module.unit_rows} rows; make it, "
+                f"and train.global_batch_size for each rank, a multiple of {module.unit_rows}"
+            )
 
     @property
     def is_main(self) -> bool:
@@ -140,12 +151,13 @@ class Engine:
         step: int,
         learning_rate: float,
         stop: int = 0,
-        accepts: Callable[[float], bool] = lambda loss: True,
+        accepts: Callable[[float, dict[str, float]], bool] = lambda loss, statistics: True,
     ) -> StepResult:
         """One optimizer step on this rank's share of the global batch; every rank must call it.
 
-        `stop` is the signal that this rank got, or 0. `accepts(loss)` is asked on every rank before the update: where
-        it refuses, the gradients are discarded and nothing changes.
+        `stop` is the signal that this rank got, or 0. `accepts(loss, statistics)` is asked on every rank before the
+        update: where it refuses, the gradients are discarded and nothing changes. A batch in which nothing counts has
+        the loss 0 and no gradient.
 
         Raises:
             NonFiniteLoss: on every rank, before the update, if the loss or the gradient is not finite on any.
@@ -154,54 +166,66 @@ class Engine:
         self._seed_dropout(step)
         for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate * group["ratio"]
-        batch_bytes = float(batch.target_bytes)
         batch = batch.to(self.device)
         self.report_phase(Phase.SUM_TARGETS, step + 1)
-        totals = self._sum(torch.stack([batch.weights.sum(dtype=torch.float64), self._scalar(batch_bytes)]))
-        nats = self._gradients(batch, (self.ranks.count // self._tensor / totals[0]).float())
+        totals = self._sum(self._totals(batch))
+        # 0 where nothing counts: then no row has a loss, and infinity would make NaN of its gradient.
+        scale = torch.where(totals[0] == 0, 0.0, self.ranks.count // self._tensor / totals[0]).float()
+        own = self._gradients(batch, scale)
         self.report_phase(Phase.SUM_LOSS)
         orders = torch.tensor([float(stop == number) for number in STOP_SIGNALS], dtype=torch.float64).to(self.device)
-        sums = self._sum(torch.cat([nats.view(1), orders])).tolist()
+        sums = self._sum(torch.cat([own, orders])).tolist()
         self.clock.end_step()
-        stop = next((int(number) for number, ranks in zip(STOP_SIGNALS, sums[1:], strict=True) if ranks), 0)
-        targets, target_bytes = totals.tolist()
-        loss = sums[0] / targets if targets else math.nan
+        stopped = sums[len(own) :]
+        stop = next((int(number) for number, ranks in zip(STOP_SIGNALS, stopped, strict=True) if ranks), 0)
+        count, targets, target_bytes = totals.tolist()
+        loss, *statistics = (value / count if count else value for value in sums[: len(own)])
+        named = dict(zip(self.module.stat_names, statistics, strict=True)) | batch.statistics
         self.report_phase(Phase.UPDATE)
         if not math.isfinite(loss):
             drop_update(self._deepspeed, self._layout)
-            raise non_finite("loss", loss, step, gather(bool(torch.isfinite(nats))))
+            raise non_finite("loss", loss, step, gather(bool(torch.isfinite(own[0]))))
         applied = False
         try:
-            applied = accepts(loss)
+            applied = accepts(loss, named)
         finally:  # it may also raise, and training go on from a checkpoint
             if not applied:
                 drop_update(self._deepspeed, self._layout)
         grad_norm = self._update(step, batch) if applied else 0.0
         self.report_phase(Phase.BETWEEN_STEPS)
-        return StepResult(loss, sums[0], targets, int(target_bytes), grad_norm, stop, applied)
+        return StepResult(loss, sums[0], targets, int(target_bytes), grad_norm, stop, applied, named)
+
+    def _totals(self, batch: Batch) -> Tensor:
+        """(3,) float64: this rank's count, targets and bytes."""
+        count = batch.weights.sum(dtype=torch.float64) if batch.count is None else self._scalar(batch.count)
+        targets = batch.weights.count_nonzero().double() if batch.lengths is None else self._scalar(sum(batch.lengths))
+        return torch.stack([count, targets, self._scalar(batch.target_bytes)])
 
     def _seed_dropout(self, step: int) -> None:
         if self._dropout:
             torch.manual_seed((self._seed + step * _SEED_STEP + self.ranks.rank * _SEED_RANK) % 2**63)
 
-    def _micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, ...]]:
-        for start in range(0, self.plan.accumulation * self.plan.micro_batch, self.plan.micro_batch):
-            rows = slice(start, start + self.plan.micro_batch)
-            yield tuple(part[rows] for part in batch.inputs)
+    def micro_batches(self, batch: Batch) -> Iterator[Batch]:
+        """The parts of this rank's share of a batch that go through the model at once, in order."""
+        size, multiple = self.plan.micro_batch, COMPILED_WIDTHS if self.compiled else 1
+        for start in range(0, self.plan.accumulation * size, size):
+            yield batch.rows(start, start + size, multiple)
 
     def _gradients(self, batch: Batch, scale: Tensor) -> Tensor:
-        """Sums up the gradients of all micro-batches; returns this rank's nats, a float64 scalar."""
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        for micro, inputs in enumerate(self._micro_batches(batch)):
+        """Sums up the gradients of all micro-batches; returns this rank's sums (1 + S,): loss and statistics."""
+        sums = torch.zeros(1 + len(self.module.stat_names), dtype=torch.float64, device=self.device)
+        for micro, part in enumerate(self.micro_batches(batch)):
             self.report_phase(Phase.FORWARD)
             with self.clock.running(), self.autocast():
-                loss = self._deepspeed(*inputs)
-            nats += loss.detach()
+                found = self._deepspeed(*part.inputs, **part.columns).reshape(-1)
+            if len(found) != len(sums):
+                raise ValueError(f"the objective names {len(sums) - 1} statistics and gives {len(found) - 1}")
+            sums += found.detach()
             self.report_phase(Phase.BACKWARD)
-            self._deepspeed.backward(loss * scale, scale_wrt_gas=False)
+            self._deepspeed.backward(found[0] * scale, scale_wrt_gas=False)
             if micro < self.plan.accumulation - 1:
                 self._deepspeed.step()
-        return nats
+        return sums
 
     def _update(self, step: int, batch: Batch) -> float:
         """Clips and updates; returns the norm before clipping."""
@@ -234,7 +258,8 @@ class Engine:
         """For each rank whether its own gradients, computed once more and apart, are finite."""
         self._seed_dropout(step)
         with self.autocast():
-            finite = [gradient_is_finite(self.module, *micro) for micro in self._micro_batches(batch)]
+            parts = self.micro_batches(batch)
+            finite = [gradient_is_finite(self.module, *part.inputs, **part.columns) for part in parts]
         return gather(all(finite))
 
     def uncompile(self) -> None:

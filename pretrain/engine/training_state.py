@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pretrain.engine.deepspeed_layout import fragments
 from pretrain.engine.deepspeed_private import Layout
+from pretrain.model.weight_names import named_weights
 from pretrain.parallel.fragments import Fragment, full_shape, split_between_ranks
 from pretrain.parallel.ranks import Ranks
 from pretrain.parallel.tensor import local
@@ -20,15 +21,15 @@ class TrainingState:
     """This rank's part of the state, in DeepSpeed's own buffers."""
 
     def __init__(
-        self, engine: Any, layout: Layout, model: nn.Module, ranks: Ranks, tensor: int, has_loss_scale: bool
+        self, engine: Any, layout: Layout, module: nn.Module, ranks: Ranks, tensor: int, has_loss_scale: bool
     ) -> None:
-        """`engine`: DeepSpeed's, with the parameters of `model`; `tensor`: ranks that share each matrix."""
-        self._engine, self._layout, self._model = engine, layout, model
+        """`engine`: DeepSpeed's, with the parameters of `module`; `tensor`: ranks that share each matrix."""
+        self._engine, self._layout, self._module = engine, layout, module
         self._ranks, self._tensor, self._has_loss_scale = ranks, tensor, has_loss_scale
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The model's parameters under their own names, without the wrapping module's."""
-        return self._model.named_parameters()
+        """All parameters under their names in checkpoints (`pretrain.model.weight_names`)."""
+        return named_weights(self._module)
 
     def shapes(self) -> dict[str, list[int]]:
         """The full shape of every parameter."""

@@ -112,15 +112,17 @@ class Meter:
         peak_flops: float,
         state: dict[str, Any],
         measure_peak: Callable[[], float] | None = None,
+        codes_text: bool = True,
     ) -> None:
         """`peak_flops` of all devices together; `state` from a checkpoint continues its sums.
 
+        `codes_text`: the loss is in nats of text, so that their sum is a code length.
         `measure_peak` is asked for the peak again when training is faster than that; None where nobody reads the rates.
         """
         self._flops_per_token, self._peak, self._measure_peak = flops_per_token, peak_flops, measure_peak
         self.state: dict[str, float] = {"targets": 0.0, "code_nats": 0.0, "code_bytes": 0.0, **state}
         self._since, self._targets, self._wait = time.monotonic(), 0.0, 0.0
-        self._speed, self._once = 0.0, dict[str, float]()
+        self._speed, self._once, self._codes_text = 0.0, dict[str, float](), codes_text
         self._validated: tuple[float, float] | None = None  # targets seen, and the validation loss there
 
     def remark(self, values: dict[str, float]) -> None:
@@ -132,14 +134,13 @@ class Meter:
         self._targets += result.targets
         self._wait += data_wait
         self.state["targets"] += result.targets
-        if fresh:
-            self.state["code_nats"] += result.nats
+        if fresh and self._codes_text:
+            self.state["code_nats"] += result.total
             self.state["code_bytes"] += result.target_bytes
 
     def measure(self, result: StepResult, learning_rate: float) -> dict[str, float]:
         """The step's own loss, and rates since the last call."""
         self._speed = self._targets / max(time.monotonic() - self._since, 1e-9)
-        code_bits = self.state["code_nats"] / math.log(2)
         if self._speed * self._flops_per_token > self._peak:
             self._correct_peak()
         values = {
@@ -152,9 +153,13 @@ class Meter:
             "train/peak_flops": self._peak,
             "train/memory_bytes": float(memory_bytes()),
             "train/data_wait_s": self._wait,
-            "train/code_length_bits": code_bits,
-            "train/code_bits_per_byte": code_bits / max(self.state["code_bytes"], 1.0),
         }
+        if self._codes_text:
+            code_bits = self.state["code_nats"] / math.log(2)
+            values["train/code_length_bits"] = code_bits
+            values["train/code_bits_per_byte"] = code_bits / max(self.state["code_bytes"], 1.0)
+        # JSON has neither NaN nor infinity.
+        values |= {f"train/{name}": value for name, value in result.statistics.items() if math.isfinite(value)}
         values |= self._once
         self._since, self._targets, self._wait, self._once = time.monotonic(), 0.0, 0.0, {}
         return values

@@ -233,6 +233,18 @@ class Transformer(nn.Module):
         self.to_empty(device=device)
         return self.make_tables(device)
 
+    def sibling(self) -> Transformer:
+        """Another model of the same settings without an output head; its weights are undefined.
+
+        On the meta device where this one's are.
+        """
+        with torch.device("meta"):
+            other = Transformer(self.config, self.vocab_size)
+        other.lm_head = None
+        if not self.embed.weight.is_meta:
+            return other.materialize(self.embed.weight.device)
+        return other if self.position is not None else other.make_tables(self.rope_cos.device)
+
     def make_tables(self, device: torch.device | str) -> Transformer:
         """Computes the rotation table alone; returns self."""
         if self.position is None:

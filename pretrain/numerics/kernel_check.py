@@ -182,7 +182,7 @@ def sketch(gradient: Tensor | None, size: int, number: int) -> Tensor:
 def _digest(engine: Engine, inputs: tuple[Tensor, ...], call: Callable[..., Tensor], scale: float) -> Digest:
     parameters = [parameter for _, parameter in engine.state.parameters()]
     with engine.autocast():
-        nats = call(*inputs)
+        nats = call(*inputs).reshape(-1)[0]
     # Past DeepSpeed's hooks, which would start to reduce and add up.
     gradients = torch.autograd.grad(nats * scale, parameters, allow_unused=True)
     rows = [sketch(g, g.numel() if g is not None else 0, number) for number, g in enumerate(gradients)]

@@ -30,7 +30,7 @@ class Numerics:
         self._recipe, self._engine = recipe, engine
         self.state: dict[str, Any] = {}  # for checkpoints
 
-    def settle(self, batches: Batches, step: int, state: dict[str, Any], last: int) -> dict[str, float]:
+    def settle(self, batches: Batches[Any], step: int, state: dict[str, Any], last: int) -> dict[str, float]:
         """Compares where it must, before `step` (from 0) is made; returns values for metrics.jsonl.
 
         Args:

@@ -1,1 +1,1 @@
-"""Losses over the model's outputs; the loop does not know which one it runs."""
+"""What training makes better: what is read, the loss, what is validated. The loop knows none of it."""

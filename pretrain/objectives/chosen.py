@@ -1,32 +1,25 @@
-"""Makes the objective that a recipe names."""
+"""Makes the objective that a recipe names: the one place that knows all kinds."""
 
 from __future__ import annotations
 
 from configs.safety.user_code import UserCode
+from configs.schema.recipe import Recipe
 from configs.schema.section import Custom
-from configs.schema.train import Train
-from pretrain.model.transformer import Transformer
-from pretrain.objectives.language_modelling import LanguageModelling
-from pretrain.objectives.objective import LossModule
+from pretrain.objectives.language_modelling import language_modelling, of_user
+from pretrain.objectives.objective import Objective
 
 
-def make_objective(model: Transformer, train: Train) -> LossModule:
-    """The objective of `train.objective` over this model.
+def make_objective(recipe: Recipe) -> Objective:
+    """The objective of `train.objective`.
 
     Raises:
-        ValueError: for code that may not run, cannot be run, or makes no `LossModule` without weights of its own.
+        ValueError: for code that may not run or cannot be called, and for settings that the objective cannot do.
     """
-    if train.objective is None:
-        return LanguageModelling(model, train.loss_chunk)
-    if not isinstance(train.objective, Custom):
-        raise ValueError(f"train.objective of kind {train.objective.kind} is not built yet")
-    code = UserCode.read(train.objective.code, train.objective.options).allowed("train.objective")
-    code.check_call("model", "chunk")
-    made = code.load()(model, train.loss_chunk, **code.options)
-    if not isinstance(made, LossModule):
-        raise ValueError(f"{code.file}:{code.name} made a {type(made).__name__}; an objective is a LossModule")
-    if foreign := [name for name, _ in made.named_parameters() if not name.startswith("model.")]:
-        raise ValueError(
-            f"{code.file}:{code.name} has weights of its own ({foreign[0]}); checkpoints hold those of the model alone"
-        )
-    return made
+    chosen = recipe.train.objective
+    if chosen is None:
+        return language_modelling(recipe)
+    if isinstance(chosen, Custom):
+        code = UserCode.read(chosen.code, chosen.options).allowed("train.objective")
+        code.check_call("model", "chunk")
+        return of_user(recipe, code)
+    raise ValueError(f"train.objective of kind {chosen.kind} is not built yet")

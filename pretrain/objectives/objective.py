@@ -1,46 +1,80 @@
-"""Defines what an objective is to the training loop: a module that gives a loss."""
+"""Defines what an objective is to a training session: what it reads, its loss, and what it validates."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from configs.schema.recipe import Recipe
+from data_prep.tokens.shards import DataManifest
+from pretrain.batches.source import Batch, Batches
+from pretrain.batches.trace import SpansOf
+from pretrain.engine.engine import Engine
+from pretrain.engine.loss_module import LossModule
 from pretrain.model.transformer import Transformer
 
+__all__ = ["LossModule", "NothingToLearn", "Objective", "Validate"]
 
-class LossModule(nn.Module, ABC):
-    """The model together with its loss: the unit that DeepSpeed wraps and torch.compile compiles.
+Read = Callable[[str], Tensor]  # a whole weight by its name, fp32
+Validate = Callable[[Engine], dict[str, float]]
 
-    The loss belongs inside, because ZeRO-3 has the weights only while a forward runs, and because a compiler can then
-    fuse the projection to the vocabulary with the loss. All weights are the model's: an objective has none of its own.
+
+class NothingToLearn(ValueError):
+    """Training would go on without learning, such as from groups of answers that all have the same reward.
+
+    `Objective.experience` or `check` raises it on every rank; the message says why, and how to mend it.
     """
 
-    def __init__(self, model: Transformer, chunk: int | None = None) -> None:
-        """`chunk`: positions whose logits exist at a time (`train.loss_chunk`)."""
-        super().__init__()
-        self.model = model
-        self.chunk = chunk
 
-    def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None = None) -> Tensor:
-        """`loss` in training; outside of it `nats`, so that validation is comparable between objectives.
+class Objective(ABC):
+    """What a session trains for. Every rank makes one from the same recipe; the loop does not know which one it has."""
 
-        Args:
-            tokens: (B, T) int64.
-            targets: (B, T) int64, the token after each of `tokens`.
-            weights: (B, T) float32, how much each target counts.
-            positions: (B, T) int64 of each token in its document, where documents are not to see each other.
-        """
-        take = self.loss if self.training else self.nats
-        return take(tokens, targets, weights, positions)
+    # What `LossGuard` compares with the steps before: `loss`, a name of `LossModule.stat_names`, or nothing.
+    watched: str | None = "loss"
+    # The loss is the nats of text that is read for the first time: their sum is a code length.
+    codes_text: bool = False
+    # `experience` draws answers, which takes long.
+    rolls_out: bool = False
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.state: dict[str, Any] = {}  # what a checkpoint keeps of it, beside weights; JSON
 
     @abstractmethod
-    def loss(self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None) -> Tensor:
-        """Sum (not mean) of the loss over targets, each times its weight; a scalar in fp32. Shapes as in `forward`.
+    def module(self, model: Transformer) -> LossModule:
+        """Model and loss, for the engine. Other weights are made where those of `model` are (`Transformer.sibling`)."""
 
-        Divided by the global sum of weights it is the loss of the step, and its gradient that of the step.
+    def initial(self, read: Read) -> Read:
+        """The weights at the start of training, where they are not what `read` gives: the model's, or new ones."""
+        return read
+
+    @abstractmethod
+    def batches(self, data: DataManifest, engine: Engine) -> Batches[Any]:
+        """What each step reads, a pure function of recipe and step. Every rank calls it, before weights are set."""
+
+    def experience(self, engine: Engine, read: Any, step: int) -> Batch:
+        """The batch of `step` (from 0), from what was read for it. Every rank calls it, between steps."""
+        batch: Batch = read
+        return batch
+
+    def check(self, step: int, loss: float, statistics: dict[str, float]) -> None:  # noqa: B027 (most have nothing)
+        """Looks at the results of `step` (from 0) before its update, the same on all ranks; may end training.
+
+        Raises:
+            NothingToLearn, ValueError: why the update is not made, and training ends.
         """
 
-    def nats(self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None) -> Tensor:
-        """Sum over (B, T) of weight x -log p(target | tokens before it); the log-softmax is taken in fp32."""
-        return self.model.loss(tokens, targets, weights, positions, self.chunk)
+    def boundary(self, done: int) -> bool:
+        """Whether training may be saved, and stop, after `done` updates."""
+        return True
+
+    @abstractmethod
+    def validator(self, data: DataManifest, engine: Engine) -> Validate:
+        """What measures the present weights on the validation split; every rank calls it and gets the same."""
+
+    @abstractmethod
+    def spans(self, data: DataManifest, batches: Any, ranks: int) -> SpansOf:
+        """Finds what some of `ranks` ranks read in a step, for the records of faults."""

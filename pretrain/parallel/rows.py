@@ -8,6 +8,7 @@ DeepSpeed all ranks are data-parallel, so ZeRO partitions over all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from configs.schema.recipe import Recipe
 from configs.schema.train import Parallel
@@ -39,6 +40,7 @@ class RowSlice:
         columns = slice(self.index * width, (self.index + 1) * width)
         tensors = {name: getattr(batch, name) for name in ("tokens", "targets", "weights", "positions")}
         sliced = {name: value[:, columns].contiguous() for name, value in tensors.items() if value is not None}
+        assert not batch.columns and batch.count is None and batch.lengths is None  # see `check_sequence`
         return replace(batch, **sliced, target_bytes=0 if self.index else batch.target_bytes)
 
 
@@ -49,12 +51,17 @@ def row_slice(ranks: Ranks, parallel: Parallel) -> RowSlice:
 
 
 class SlicedBatches:
-    """A source of batches of which each rank takes its slice."""
+    """A source of which each rank takes its slice."""
 
-    def __init__(self, source: Batches, rows: RowSlice) -> None:
+    def __init__(self, source: Batches[Any], rows: RowSlice) -> None:
         self._source, self._rows = source, rows
 
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+    @property
+    def windows(self) -> int:
+        """Rows of one epoch."""
+        return self._source.windows
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Any:
         """This rank's slice of the rows of group `rank` of `ranks`."""
         return self._rows.cut(self._source.batch(step, rank, ranks))
 

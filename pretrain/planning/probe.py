@@ -57,9 +57,9 @@ def probe(recipe: Recipe, rows: int, steps: int) -> dict[str, Any]:
             operations = planned_tokens(recipe) * model.flops_per_token() / ranks.count
             if compiled := should_compile(recipe.train, device, operations):
                 keep_compiled()
-            objective = make_objective(model, recipe.train)
-            engine = Engine(recipe, objective, ranks, device, compiled)
-            engine.state.set_weights(initial_weights(model, engine.state.shapes(), recipe.seed))
+            module = make_objective(recipe).module(model)
+            engine = Engine(recipe, module, ranks, device, compiled)
+            engine.state.set_weights(initial_weights(module, engine.state.shapes(), recipe.seed))
             copy = HostCopy()
             if recipe.train.checkpoint.asynchronous:
                 copy.take(engine.state.own_fragments())
@@ -117,7 +117,7 @@ def _warm_up(recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
     tiny = recipe.model_copy(update={"model": model, "train": recipe.train.model_copy(update=small)})
     module = LanguageModelling(build_model(tiny, 64, device))
     engine = Engine(tiny, module, ranks, device)
-    engine.state.set_weights(initial_weights(module.model, engine.state.shapes(), 0))
+    engine.state.set_weights(initial_weights(module, engine.state.shapes(), 0))
     engine.step(_made_up(engine, model.context_length, 64, 0), 0, 1e-3)
     engine.close()
     del engine, module

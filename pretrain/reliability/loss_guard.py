@@ -18,7 +18,7 @@ from typing import Any
 from configs.common.files import read_json, write_json
 from configs.common.notices import say
 from configs.schema.recipe import Recipe
-from pretrain.batches.trace import TracedSpan
+from pretrain.batches.trace import SpansOf
 from pretrain.engine.non_finite import NonFiniteLoss
 from pretrain.parallel.ranks import Ranks
 
@@ -137,7 +137,8 @@ class LossGuard:
         checkpoint_step: int,
         state: dict[str, Any],
         ranks: Ranks,
-        spans_of: Callable[[int, Collection[int]], Iterable[TracedSpan]],
+        spans_of: SpansOf,
+        watched: str | None = "loss",
     ) -> None:
         """Goes on from the checkpoint of `checkpoint_step` updates.
 
@@ -147,10 +148,11 @@ class LossGuard:
             state: `LossGuard.state` of that checkpoint; empty at the start of a run.
             ranks: this process among those of the run.
             spans_of: finds what the given ranks read in a step, counted from 0.
+            watched: what is compared with the steps before: `loss`, one of the objective's statistics, or nothing.
         """
         self._run, self._settings = recipe.run_directory, recipe.train.faults
         self.lineage = Lineage(self._run, checkpoint_step, state.get("skipped", []))
-        self._saved_step, self._ranks, self._spans_of = checkpoint_step, ranks, spans_of
+        self._saved_step, self._ranks, self._spans_of, self._watched = checkpoint_step, ranks, spans_of, watched
         self._history = LossHistory(state.get("losses", []), self._settings.window)
 
     @property
@@ -162,23 +164,26 @@ class LossGuard:
         """Notes that the newest checkpoint is now that of `step` updates: a rewind goes back to it."""
         self._saved_step = step
 
-    def decide(self, step: int, loss: float) -> bool:
+    def decide(self, step: int, loss: float, statistics: dict[str, float]) -> bool:
         """Whether the update of `step` (from 0) is made.
 
         Raises:
             LossSpike, Rewind: as the recipe says.
         """
-        z = self._history.z(loss)
+        if self._watched is None:
+            return True
+        name, value = self._watched, loss if self._watched == "loss" else statistics[self._watched]
+        z = self._history.z(value)
         if z > self._settings.zscore:
             reason = (
-                f"loss {loss:.4g}, {z:.1f} robust standard deviations above the median of {len(self._history)} steps"
+                f"{name} {value:.4g}, {z:.1f} robust standard deviations above the median of {len(self._history)} steps"
             )
-            file = self._record(step, reason, {"loss": loss, "z": z}, range(self._ranks.count))
+            file = self._record(step, reason, {name: value, "z": z}, range(self._ranks.count))
             if self._settings.action != "record":
                 self._act(step, reason, file, LossSpike)
                 return False
             self._print(f"step {step + 1}: {reason}; its documents are in {file}")
-        self._history.add(loss)
+        self._history.add(value)
         return True
 
     def handle_non_finite(self, step: int, error: NonFiniteLoss) -> None:

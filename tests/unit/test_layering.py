@@ -31,8 +31,8 @@ ROOMS = {
     "configs": "safety common schema",
     "data_prep": "text sources readers extraction quality workers funnel chat documents decontamination dedup tokens "
     "stages __main__",
-    "pretrain": "signals phases garbage rewards sizes batches model generation parallel objectives optimizer engine "
-    "checkpoint interchange reliability metrics numerics rollout loop session planning train",
+    "pretrain": "signals phases garbage rewards sizes batches model generation parallel optimizer engine checkpoint "
+    "interchange reliability metrics numerics rollout objectives loop session planning train",
     "eval": "results statistics contamination parts comparable paired currency likelihood generation harness scorer "
     "scaling_law export_check lineage suite report __main__",
     "launch": "training_finished docs headlines trace processes run_stages planning models commands cli cluster",

@@ -122,7 +122,7 @@ def test_a_stranger_s_recipe_runs_none_of_its_code(make: Callable[..., Recipe], 
         prepare_inline(make(source={"reader": {"code": "reader.py:words"}}))
     recipe = make(train={"objective": {"code": "loss.py:Twice"}})
     with pytest.raises(ValueError, match="--trust"):
-        make_objective(Transformer(recipe.model, 300), recipe.train)
+        make_objective(recipe)
 
 
 def test_workers_run_the_text_that_was_read(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_an_objective_is_trained_and_validation_stays_in_nats(make: Callable[...
     torch.manual_seed(0)
     model = Transformer(recipe.model, 300).materialize("cpu")
     model.init_weights()
-    own, plain = make_objective(model, recipe.train), make_objective(model, make().train)
+    own, plain = make_objective(recipe).module(model), make_objective(make()).module(model)
     tokens, weights = torch.randint(0, 300, (2, 8)), torch.ones(2, 8)
     losses = {kind: [one.train(kind)(tokens, tokens, weights).item() for one in (own, plain)] for kind in (True, False)}
     assert losses[True] == [pytest.approx(2 * losses[True][1]), losses[True][1]]
@@ -313,7 +313,7 @@ def test_what_is_no_objective_is_refused(make: Callable[..., Recipe], tmp_path: 
     (tmp_path / "loss.py").write_text(LOSS)
     recipe = make(train={"objective": {"code": f"loss.py:{name}"}})
     with pytest.raises(ValueError, match=message):
-        make_objective(Transformer(Model(**recipe.model.model_dump()), 300), recipe.train)
+        make_objective(recipe).module(Transformer(Model(**recipe.model.model_dump()), 300))
 
 
 def test_a_checkpoint_goes_on_with_the_objective_that_made_it(make: Callable[..., Recipe], tmp_path: Path) -> None:

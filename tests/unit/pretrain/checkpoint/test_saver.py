@@ -211,13 +211,13 @@ def test_what_stays(settings: dict[str, int], kept: set[int]) -> None:
 
 def test_a_run_keeps_what_it_is_asked_to(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best by validation loss is step 10's, as far as this validator says."""
-    from pretrain import session
+    from pretrain.objectives import language_modelling
 
-    class Validator(session.Validator):
+    class Validator(language_modelling.Validator):
         def __call__(self, engine: Any) -> dict[str, float]:
             return {"val/loss": 1.0 if engine.state.updates() == 10 else 2.0}
 
-    monkeypatch.setattr(session, "Validator", Validator)
+    monkeypatch.setattr(language_modelling, "Validator", Validator)
     recipe = trained(tmp_path, data, every=5, keep=1, keep_best=1)
     assert names(recipe) == ["step_00000020", "step_00000010"]
     scores = [read_info(directory).state["validation_loss"] for directory in step_directories(recipe.run_directory)]

@@ -111,7 +111,7 @@ def test_ranks_of_each_launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_meter_counts_nats_of_fresh_windows_only() -> None:
     meter = Meter(flops_per_token=10.0, peak_flops=1e6, state={})
-    result = StepResult(loss=2.0, nats=200.0, targets=100.0, target_bytes=80, grad_norm=1.0)
+    result = StepResult(loss=2.0, total=200.0, targets=100.0, target_bytes=80, grad_norm=1.0)
     meter.add(result, fresh=True, data_wait=0.5)
     meter.add(result, fresh=False, data_wait=0.25)
     values = meter.measure(result, 1e-3)
@@ -122,7 +122,7 @@ def test_meter_counts_nats_of_fresh_windows_only() -> None:
 
 
 def test_an_mfu_above_one_is_a_wrong_peak(capsys: pytest.CaptureFixture[str]) -> None:
-    result = StepResult(loss=2.0, nats=200.0, targets=100.0, target_bytes=80, grad_norm=1.0)
+    result = StepResult(loss=2.0, total=200.0, targets=100.0, target_bytes=80, grad_norm=1.0)
 
     def mfus(*again: float) -> tuple[list[float], int]:
         peaks = iter(again)
@@ -146,7 +146,7 @@ def test_an_mfu_above_one_is_a_wrong_peak(capsys: pytest.CaptureFixture[str]) ->
 
 def test_values_that_are_said_once_stand_in_the_next_line_alone() -> None:
     meter = Meter(flops_per_token=10.0, peak_flops=1e6, state={})
-    result = StepResult(loss=2.0, nats=200.0, targets=100.0, target_bytes=80, grad_norm=1.0)
+    result = StepResult(loss=2.0, total=200.0, targets=100.0, target_bytes=80, grad_norm=1.0)
     meter.remark({"check/loss": 1e-7})
     assert meter.measure(result, 1e-3)["check/loss"] == 1e-7
     assert "check/loss" not in meter.measure(result, 1e-3)

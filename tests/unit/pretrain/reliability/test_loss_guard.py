@@ -124,10 +124,10 @@ def guarded(tmp_path: Path, action: str, **faults: Any) -> LossGuard:
 
 def test_a_guard_rewinds_to_the_newest_checkpoint(tmp_path: Path) -> None:
     guard = guarded(tmp_path, "rewind")
-    assert guard.decide(7, 3.0)
+    assert guard.decide(7, 3.0, {})
     guard.saved(8)
     with pytest.raises(Rewind):
-        guard.decide(10, 9.0)
+        guard.decide(10, 9.0, {})
     assert [(entry.first, entry.last) for entry in guard.lineage.all] == [(9, 11)]
     (file,) = (tmp_path / "rewind" / "run" / "faults").iterdir()
     documents = json.loads(file.read_text())["documents"]
