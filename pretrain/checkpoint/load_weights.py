@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from data_prep.tokens.vocab import Vocab
 from pretrain.checkpoint.fragment_files import FragmentReader
 from pretrain.checkpoint.manifest import IMPORTED, TOKENIZER, CheckpointInfo, find_damage, read_info
 from pretrain.model.transformer import Transformer
+from pretrain.model.weight_names import EXTRA_WEIGHTS
 from pretrain.sizes.shapes import check_context, parameter_shapes
 
 
@@ -29,10 +32,15 @@ def open_weights(info: CheckpointInfo) -> tuple[int, FragmentReader]:
     config = info.recipe.model
     rows = config.padded_vocab(Vocab.load(info.tokenizer).size)
     weights = FragmentReader(info.directory, "weights")
-    weights.expect(parameter_shapes(config, rows))
+    weights.expect(itertools.chain(parameter_shapes(config, rows), extra_shapes(info)))
     numbers = sum(math.prod(shape) for _, shape in parameter_shapes(config, rows))
     check_context(config, 4 * numbers, f"{info.directory / RESOLVED_NAME}: model.context_length")
     return rows, weights
+
+
+def extra_shapes(info: CheckpointInfo) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the weights beside the model's that the checkpoint says to hold: of a head, of a critic."""
+    return ((name, tuple(shape)) for name, shape in info.shapes.items() if name.startswith(EXTRA_WEIGHTS))
 
 
 def _check_import(info: CheckpointInfo) -> None:

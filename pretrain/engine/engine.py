@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from configs.schema.batch_plan import solve_batch
@@ -289,6 +290,54 @@ class Engine:
         with self.autocast():
             nats: Tensor = self._deepspeed(*batch.inputs)
         return nats.double()
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> Tensor:
+        """This rank's sums (1 + S,) of the objective's own loss and statistics, without gradient or dropout.
+
+        A float64 tensor on the device. Every rank must call it as often.
+        """
+        own = torch.zeros(1 + len(self.module.stat_names), dtype=torch.float64, device=self.device)
+        with self.module.taking(self.module.loss):
+            for part in self._measured_parts(batch):
+                own += self._deepspeed(*part.inputs, **part.columns).reshape(-1)
+        return own
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, take: Callable[..., Tensor]) -> Tensor:
+        """What `take` gives for each position of this rank's rows: (K, B, T) fp32, 0 behind a row's end.
+
+        `take(tokens, targets, weights, positions, **columns)` gives (K, b, t) of a micro-batch, computed with the
+        kernels of training, without gradient or dropout. Every rank must call it as often, with as many micro-batches.
+        """
+        found: list[Tensor] = []
+        with self.module.taking(take):
+            for part in self._measured_parts(batch):
+                values = self._deepspeed(*part.inputs, **part.columns).float()
+                found.append(pad(values, (0, batch.tokens.shape[1] - values.shape[-1])))
+        whole = torch.cat(found, dim=1)
+        if batch.lengths is not None:
+            lengths = torch.tensor(batch.lengths, device=self.device)
+            whole *= torch.arange(whole.shape[-1], device=self.device) < lengths[:, None]
+        return whole
+
+    def log_probs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """(B, T) fp32: log-probabilities of the targets, by `evaluate`."""
+        model, chunk = self.module.model, self.module.chunk
+
+        def take(tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None, **_: Tensor) -> Tensor:
+            return model.log_probs(tokens, targets, positions, chunk, temperature)[None]
+
+        return self.evaluate(batch, take)[0]
+
+    def _measured_parts(self, batch: Batch) -> Iterator[Batch]:
+        """The micro-batches of rows to evaluate, however many there are, in evaluation mode."""
+        self.module.eval()
+        batch, size = batch.to(self.device), self.plan.micro_batch
+        for start in range(0, len(batch.tokens), size):
+            self.report_phase(Phase.VALIDATION)  # each of them may take as long as a collective
+            with self.autocast():
+                yield batch.rows(start, start + size, COMPILED_WIDTHS if self.compiled else 1)
 
     def sum(self, values: list[float]) -> list[float]:
         """Sums each value over ranks."""

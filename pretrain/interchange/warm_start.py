@@ -17,13 +17,13 @@ from pretrain.checkpoint.load_weights import open_weights
 from pretrain.checkpoint.manifest import DIRECTORY, IMPORTED, MANIFEST, newest, read_info
 from pretrain.interchange.huggingface_config import CONFIG_NAME
 from pretrain.interchange.huggingface_import import open_directory
+from pretrain.model.weight_names import EXTRA_WEIGHTS
 
 Read = Callable[[str], Tensor]
 
 # What may differ, because no weight depends on it; and what stands for a default, compared by what it comes to.
 _FREE = {"family", "context_length", "rope_scaling", "rope_theta", "dropout", "init_std", "zero_init"}
 _RESOLVED = {"num_kv_heads": "kv_heads", "head_dim": "head_width", "intermediate_size": "mlp_width"}
-EXTRA = ("reward_head.", "value.")  # begin the names of weights that only some objectives have
 _VOCABULARY = {"vocab_size", "vocab_multiple"}
 
 
@@ -59,7 +59,7 @@ def weights_of(path: Path, model: Model, vocab: Vocab, initial: Read, what: str)
     untrained = {index for index in known.special_ids - {known.eod_id, known.begin_id} if theirs.of_text}
 
     def value(name: str) -> Tensor:
-        if name.startswith(EXTRA) and not theirs.has(name):
+        if name.startswith(EXTRA_WEIGHTS) and not theirs.has(name):
             return initial(name)
         found = theirs.read(name)
         if name not in ("embed.weight", "lm_head.weight"):

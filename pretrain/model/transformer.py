@@ -24,6 +24,7 @@ from configs.schema.model import Model
 from pretrain.model.attention import Attention, Rotation, attends_by_products, rotation_table
 from pretrain.model.cross_entropy import linear_cross_entropy
 from pretrain.model.kv_cache import KVCache
+from pretrain.model.log_probs import linear_log_probs
 from pretrain.model.masking import Mask, document_mask, prefers_flex
 from pretrain.model.plain_kernels import only_plain
 from pretrain.model.recompute import run_block
@@ -223,6 +224,38 @@ class Transformer(nn.Module):
             hidden,
             lambda x, weight: linear_cross_entropy(x, weight, targets.flatten(), weights.flatten(), size, cap),
         )
+
+    def log_probs(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        positions: Tensor | None = None,
+        chunk: int | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """(B, T) fp32: log p(target | tokens before it) of softmax(logits / temperature). Arguments as in `loss`."""
+        return self.log_probs_and_entropy(tokens, targets, positions, chunk, temperature)[0]
+
+    def log_probs_and_entropy(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        positions: Tensor | None = None,
+        chunk: int | None = None,
+        temperature: float = 1.0,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """(2, B, T) fp32: `log_probs`, and the entropy of the distribution at each position, without a gradient.
+
+        `hidden`: (B, T, D) of `backbone`, where a caller needs it for something else too.
+        """
+        hidden = self.backbone(tokens, positions=positions) if hidden is None else hidden
+        size, cap = chunk_positions(self.vocab_size, chunk), self.config.logit_softcap
+
+        def both(x: Tensor, weight: Tensor) -> Tensor:
+            return torch.stack(linear_log_probs(x, weight, targets.flatten(), size, cap, temperature))
+
+        return self._project(hidden.flatten(0, 1), both).view(2, *targets.shape)
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         # Rounded to the activations' dtype only here, from angles computed in fp32: the same as Hugging Face does.
