@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from configs.common.files import read_object
 from data_prep.tokens.encode import NASTY
 from data_prep.tokens.vocab import Vocab
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.checkpoint.manifest import CheckpointInfo
+from pretrain.interchange.huggingface_export import HEAD, Weights
 
 # Largest RMS difference of logits, divided by their standard deviation. Rounding changes a weight by at most 2^-9
 # (bf16) or 2^-12 (fp16) of itself, and layers add this up. A mistake in the mapping gives about 1.
@@ -36,7 +38,7 @@ def check_export(directory: Path, checkpoint: CheckpointInfo, dtype: str) -> str
     Raises:
         NotTheSame: when logits differ by more than rounding to `dtype` explains, or token ids differ.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     vocab = Vocab.load(checkpoint.tokenizer)
     tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -46,15 +48,11 @@ def check_export(directory: Path, checkpoint: CheckpointInfo, dtype: str) -> str
     for text in texts:
         if tokenizer(text)["input_ids"] != vocab.prompt(text):
             raise NotTheSame(f"{directory}: transformers gives other token ids for {text!r}")
-    ours = load_weights(checkpoint)
-    length = min(_TOKENS, ours.config.context_length)
-    tokens = torch.randint(0, vocab.size, (2, length), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, vocab.size, (2, _TOKENS), generator=torch.Generator().manual_seed(0))
+    tokens = tokens[:, : checkpoint.recipe.model.context_length]
     with torch.inference_mode():
-        expected = ours(tokens)[..., : vocab.size]
-        del ours
-        with _no_progress_bar():
-            theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-        actual = theirs(tokens).logits
+        expected = _ours(checkpoint, tokens, vocab.size)
+        actual = _theirs(directory, tokens)
     if actual.shape != expected.shape:
         raise NotTheSame(
             f"{directory}: logits of {tuple(actual.shape)}, where the checkpoint has {tuple(expected.shape)}"
@@ -66,6 +64,28 @@ def check_export(directory: Path, checkpoint: CheckpointInfo, dtype: str) -> str
     if not difference <= TOLERANCE[dtype]:
         raise NotTheSame(f"{directory}: {comparison}")
     return f"verified: {comparison}; ids equal on {len(texts)} texts"
+
+
+def _ours(checkpoint: CheckpointInfo, tokens: torch.Tensor, size: int) -> torch.Tensor:
+    """Logits (B, T, size) of the checkpoint, or scores (B, T, 1) of a reward model after each token."""
+    model, weights = load_weights(checkpoint), Weights.of_checkpoint(checkpoint)
+    if not weights.scores:
+        return torch.as_tensor(model(tokens)[..., :size])
+    return model.backbone(tokens) @ weights.read(HEAD).T
+
+
+def _theirs(directory: Path, tokens: torch.Tensor) -> torch.Tensor:
+    """The same of transformers, whose classifiers give the score after the last token alone."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    scores = read_object(directory / "config.json")["architectures"][0].endswith("ForSequenceClassification")
+    with _no_progress_bar():
+        kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+        model = kind.from_pretrained(directory, dtype=torch.float32).eval()
+    if not scores:
+        return torch.as_tensor(model(tokens).logits)
+    hidden = model.base_model(tokens).last_hidden_state
+    return torch.as_tensor(model.score(hidden))
 
 
 @contextmanager

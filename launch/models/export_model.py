@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.notices import say
+from configs.schema.objectives import RewardModelling, unit_of
 from configs.schema.recipe import load_run
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 from pretrain.checkpoint.manifest import CheckpointInfo
@@ -50,12 +51,15 @@ def export_run(
         say(check_export(directory, checkpoint, dtype))
 
     weights, vocab = Weights.of_checkpoint(checkpoint), checkpoint.tokenizer
-    return export_directory(weights, vocab, target, dtype, shard_bytes, check if verify else None)
+    chat = unit_of(checkpoint.recipe.train.objective) != "document"
+    return export_directory(weights, vocab, target, dtype, shard_bytes, check if verify else None, chat)
 
 
 def _export_file(info: CheckpointInfo, target: Path, dtype: str, verify: bool, export_gguf: Any) -> Path:
     from pretrain.interchange.huggingface_export import Weights
 
+    if isinstance(info.recipe.train.objective, RewardModelling):
+        raise ValueError("a reward model gives scores, not text, which GGUF has no place for; export a directory")
     if verify:
         raise ValueError(
             "--verify needs transformers, which reads directories, not GGUF files; export a directory, or leave "

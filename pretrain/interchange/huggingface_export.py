@@ -20,7 +20,15 @@ from torch import Tensor
 
 from configs.common.files import atomic_directory, read_object, write_json, write_text
 from configs.schema.model import Model
-from data_prep.tokens.special_tokens import GENERATION_CONFIG, IDS, SPECIAL_IDS, copy_companions
+from configs.schema.objectives import RewardModelling
+from data_prep.tokens.chat_template import chat_configs
+from data_prep.tokens.special_tokens import (
+    GENERATION_CONFIG,
+    IDS,
+    SPECIAL_IDS,
+    TOKENIZER_CONFIG,
+    copy_companions,
+)
 from data_prep.tokens.vocab import TOKENIZER_NAME, Vocab
 from pretrain.checkpoint.fragment_files import save_tensors
 from pretrain.checkpoint.load_weights import open_weights
@@ -35,6 +43,13 @@ from pretrain.sizes.shapes import parameter_shapes
 # fp32 is the default: it is what was scored, so that the report's numbers are the export's.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULT_SHARD_BYTES = 5_000_000_000
+HEAD, _PROJECTION = "reward_head.weight", "lm_head.weight"
+# The architecture that reads a score from the last token, for each that gives logits.
+CLASSIFIERS = {
+    "GPT2LMHeadModel": "GPT2ForSequenceClassification",
+    "LlamaForCausalLM": "LlamaForSequenceClassification",
+    "Qwen3ForCausalLM": "Qwen3ForSequenceClassification",
+}
 
 
 @dataclass(frozen=True)
@@ -44,14 +59,16 @@ class Weights:
     config: Model
     rows: int  # of the embedding
     read: Callable[[str], Tensor]
+    scores: bool = False  # a reward model: `HEAD` in place of the projection to the vocabulary
 
     @classmethod
     def of_checkpoint(cls, info: CheckpointInfo) -> Weights:
         """Those of a checkpoint; raises `ValueError` as `open_weights`."""
         rows, reader = open_weights(info)
         config = info.recipe.model
-        shapes = dict(parameter_shapes(config, rows))
-        return cls(config, rows, lambda name: reader.whole(name, shapes[name]))
+        scores = isinstance(info.recipe.train.objective, RewardModelling)
+        shapes = {**dict(parameter_shapes(config, rows)), **({HEAD: (1, config.hidden_size)} if scores else {})}
+        return cls(config, rows, lambda name: reader.whole(name, shapes[name]), scores)
 
     @classmethod
     def of_model(cls, model: Transformer) -> Weights:
@@ -62,7 +79,7 @@ class Weights:
     @cached_property
     def names(self) -> frozenset[str]:
         """Of all parameters."""
-        return frozenset(name for name, _ in parameter_shapes(self.config, self.rows))
+        return frozenset([*(name for name, _ in parameter_shapes(self.config, self.rows)), *([HEAD] * self.scores)])
 
     def plain(self, name: str) -> Tensor:
         """A weight of the same function without muP, whose factors no architecture has.
@@ -72,6 +89,8 @@ class Weights:
         value, config = self.read(name), self.config
         if name in ("norm.weight", "norm.bias") and config.mup_ratio != 1:
             return value * config.mup_ratio
+        if name == HEAD:  # it reads what the norm gives, without muP's factor
+            return value / config.mup_ratio
         if config.query_scale != 1:
             if name.endswith("q_norm.weight"):
                 return value * config.query_scale
@@ -88,8 +107,11 @@ def export_directory(
     dtype: str = "fp32",
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     check: Callable[[Path], None] | None = None,
+    chat: bool = False,
 ) -> Path:
     """Writes a directory that `AutoModelForCausalLM` and `AutoTokenizer` load; returns it.
+
+    A reward model is for `AutoModelForSequenceClassification`, with one label.
 
     The padding of the vocabulary is cut off: the logits of all tokens of the tokenizer stay as they are. Where GPT-2
     has biases and the model has none, they are zero. Special tokens, template, ids that end a text and settings of
@@ -102,6 +124,8 @@ def export_directory(
         dtype: fp32, bf16 or fp16.
         shard_bytes: most bytes of a file, but for a tensor that is larger alone; about as much memory is taken.
         check: called with the finished directory before it gets its name; what it raises leaves nothing behind.
+        chat: the model reads conversations. The directory gets the chat template, `<|end|>` as the token that ends an
+            answer, and a padding token of its own.
 
     Raises:
         ValueError: when no architecture covers the settings, the tokenizer has more tokens than the model, or a weight
@@ -116,10 +140,13 @@ def export_directory(
             "export with the tokenizer the model was trained with"
         )
     ids = special_ids(vocab, vocab_dir)
+    tokenizer_settings, generation_settings = chat_configs(vocab) if chat else ({}, {})
     settings = {
-        "architectures": [name],
+        "architectures": [CLASSIFIERS[name] if weights.scores else name],
         **ARCHITECTURES[name].settings(weights.config),
         **ids,
+        **generation_settings,
+        **({"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}} if weights.scores else {}),
         "vocab_size": vocab.size,
         "tie_word_embeddings": weights.config.tied_embeddings,
         "initializer_range": weights.config.init_std,
@@ -131,10 +158,17 @@ def export_directory(
         copy_companions(vocab_dir, directory)
         if not (vocab_dir / SPECIAL_IDS).is_file() and not (directory / GENERATION_CONFIG).is_file():
             write_json(directory / GENERATION_CONFIG, ids)
+        if chat:
+            _update(directory / TOKENIZER_CONFIG, tokenizer_settings)
+            _update(directory / GENERATION_CONFIG, generation_settings)
         _write_shards(weights, name, vocab.size, DTYPES[dtype], shard_bytes, directory)
         if check is not None:
             check(directory)
     return target
+
+
+def _update(file: Path, settings: dict[str, Any]) -> None:
+    write_json(file, {**(read_object(file) if file.is_file() else {}), **settings})
 
 
 def special_ids(vocab: Vocab, vocab_dir: Path) -> dict[str, Any]:
@@ -162,7 +196,10 @@ class _Part(NamedTuple):
 def _parts(weights: Weights, name: str, vocab_size: int) -> Iterator[_Part]:
     shapes = dict(parameter_shapes(weights.config, weights.rows))
     shapes |= {key: (vocab_size, *shapes[key][1:]) for key in ("embed.weight", "lm_head.weight") if key in shapes}
-    for weight in ARCHITECTURES[name].weights(weights.config):
+    if weights.scores:
+        shapes[HEAD] = (1, weights.config.hidden_size)
+    kept = (one for one in ARCHITECTURES[name].weights(weights.config) if not weights.scores or one.ours != _PROJECTION)
+    for weight in (*kept, *([Weight(HEAD, ("score.weight",))] * weights.scores)):
         # A bias that only GPT-2 has is as long as its weight has rows.
         shape = shapes.get(weight.ours) or shapes[weight.ours.removesuffix("bias") + "weight"][:1]
         first = 0
