@@ -20,6 +20,7 @@ from configs.schema.batch_plan import total_steps
 from configs.schema.recipe import Recipe, save
 from configs.schema.train import Train
 from data_prep.tokens.shards import DataManifest, load_manifest
+from pretrain.batches.mixture import is_packing
 from pretrain.batches.order import ORDER_VERSION
 from pretrain.batches.packing import packing_lines
 from pretrain.checkpoint.base_model import BASE, base_fingerprints
@@ -126,7 +127,7 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
         limit_threads(ranks)
         with connected(ranks) as device, deterministic_algorithms(is_deterministic(recipe.train, device)):
             laps.lap("imports and rendezvous")
-            if recipe.train.packing == "best_fit":
+            if is_packing(recipe):
                 _pack(data, recipe.model.context_length, ranks)
                 laps.lap("packing")
             session = Session(recipe, data, ranks, device, laps)
@@ -232,7 +233,8 @@ def _train_through_rewinds(session: Session, prepared: Prepared, start: StartPoi
 
 def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: int) -> int:
     recipe, data, laps, engine = session.recipe, session.data, session.laps, prepared.engine
-    objective = prepared.objective
+    objective, base = prepared.objective, engine.gather(prepared.base)[0]
+    objective.prepare(data, engine, base, partial(_set_base, session, prepared, start, base))
     source, validator = objective.batches(data, engine), objective.validator(data, engine)
     laps.lap("data")
     if start.checkpoint is None:
@@ -283,6 +285,20 @@ def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: 
     finally:
         saver.close()
         tracker.close()
+
+
+def _set_base(session: Session, prepared: Prepared, start: StartPoint, base: str) -> None:
+    """Gives the engine the weights that the run started from; raises `ValueError` where they are there no longer."""
+    recipe, initial = session.recipe, prepared.initial
+    if start.checkpoint is not None:
+        assert recipe.train.init_from
+        if base not in base_fingerprints(Path(recipe.train.init_from))[:1]:
+            raise ValueError(
+                f"train.init_from {recipe.train.init_from} holds other weights than this run started from, so what "
+                "follows from them cannot be computed again; put them back, or start a new run with another --out"
+            )
+        initial = prepared.objective.initial(weights_to_start_from(recipe, session.data, initial))
+    prepared.engine.state.set_weights(initial)
 
 
 def _saving_every(train: Train, every: int) -> Train:

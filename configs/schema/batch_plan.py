@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from configs.schema.objectives import unit_of
 from configs.schema.recipe import Recipe
 from configs.schema.train import Train
 
@@ -40,18 +41,32 @@ def plan_batch(train: Train, ranks: int) -> BatchPlan:
         problems.append(
             f"train.global_batch_size {total} cannot be divided over {groups} ranks; make it a multiple of {groups}"
         )
-    micro = train.micro_batch_size
-    if micro is None:
-        most = min(per_rank, MOST_AUTOMATIC_MICRO_BATCH)
-        micro = max(size for size in range(1, most + 1) if per_rank % size == 0)
-    elif per_rank % micro:
+    together = 2 if unit_of(train.objective) == "pair" else 1  # both rows of a pair are compared with each other
+    if not rest and per_rank % together:
         problems.append(
-            f"train.global_batch_size {total} over {groups} ranks is {per_rank} sequences per rank, "
-            f"not a multiple of train.micro_batch_size {micro}; change one of them"
+            f"train.global_batch_size {total} over {groups} ranks is {per_rank} sequences per rank, and a pair is two; "
+            f"make it a multiple of {2 * groups}"
+        )
+        together = 1
+    micro, problem = _micro_batch(train, per_rank, together)
+    if problem:
+        problems.append(
+            f"train.global_batch_size {total} over {groups} ranks is {per_rank} sequences per rank, {problem}"
         )
     micro = min(micro, per_rank)
     sizes = {"micro_batch": micro, "accumulation": per_rank // micro}
     return BatchPlan(global_batch=total, **sizes, ranks=ranks, problems=problems)
+
+
+def _micro_batch(train: Train, per_rank: int, together: int) -> tuple[int, str]:
+    """The rows of a micro-batch, a multiple of `together`, and what is wrong with the recipe's."""
+    micro = train.micro_batch_size
+    if micro is None:
+        most = min(per_rank, MOST_AUTOMATIC_MICRO_BATCH)
+        return max((size for size in range(together, most + 1, together) if per_rank % size == 0), default=1), ""
+    if micro % together:
+        return micro, f"and train.micro_batch_size {micro} would part a pair, which is two; make it even"
+    return micro, f"not a multiple of train.micro_batch_size {micro}; change one of them" if per_rank % micro else ""
 
 
 def solve_batch(train: Train, ranks: int) -> BatchPlan:
@@ -67,7 +82,10 @@ def solve_batch(train: Train, ranks: int) -> BatchPlan:
 
 
 def total_steps(recipe: Recipe, train_windows: int) -> int:
-    """Computes the optimizer steps of the run; `train_windows`: windows in the training split, used for epochs."""
+    """Computes the optimizer steps of the run.
+
+    `train_windows`: rows that an epoch of the training split gives, used for epochs: windows, or the rows of its units.
+    """
     train = recipe.train
     if train.steps is not None:
         return train.steps

@@ -186,3 +186,10 @@ def unit_of(objective: Objective | None) -> Unit:
     if isinstance(objective, RewardModelling | Preference):
         return "pair"
     return "prompt" if isinstance(objective, GroupPolicy | ProximalPolicy) else "document"
+
+
+def rows_per_unit(objective: Objective | None) -> int:
+    """Rows of a batch that one unit gives: two of a pair, as many as samples of a prompt."""
+    if isinstance(objective, GroupPolicy | ProximalPolicy):
+        return objective.rollout.samples
+    return 2 if unit_of(objective) == "pair" else 1

@@ -40,6 +40,7 @@ _TYPE_CODES = {
 _CODES = {np.dtype(kind): code for code, kind in _TYPE_CODES.items()}
 # Megatron-LM keeps a margin below 2**16 (DType.optimal_dtype).
 _UINT16_LIMIT = 65500
+KINDS = ".kinds"  # beside shards of conversations, pairs and prompts: one byte a token
 _OPEN_FILES = 128
 
 
@@ -175,7 +176,7 @@ class TokenStream:
         self._indexes = [ShardIndex.open(prefix) for prefix in self.prefixes]
         sizes = [beside(index.prefix, ".bin").stat().st_size // index.dtype.itemsize for index in self._indexes]
         self._borders: list[int] = [0, *accumulate(sizes)]  # first token of each shard, and the stream's length
-        self._files: OrderedDict[int, int] = OrderedDict()
+        self._files: OrderedDict[tuple[int, str], int] = OrderedDict()
 
     @property
     def starts(self) -> list[int]:
@@ -204,6 +205,18 @@ class TokenStream:
                 "run `replica data RECIPE`"
             )
         return tokens
+
+    def kinds(self, start: int, count: int) -> np.ndarray:
+        """(count,) uint8: the kind of each token from position `start` on, of shards that have `PREFIX.kinds`.
+
+        Raises:
+            ValueError: when there is none: these are documents, and no conversations.
+        """
+        self._check(start, count)
+        kinds = np.empty(count, dtype=np.uint8)
+        for shard, first, amount, position in self._pieces(start, count):
+            kinds[position : position + amount] = self._read_file(shard, KINDS, np.dtype(np.uint8), first, amount)
+        return kinds
 
     def documents(self, start: int, count: int) -> list[DocumentSpan]:
         """The documents that the tokens `start` … `start + count - 1` belong to, in order."""
@@ -244,19 +257,26 @@ class TokenStream:
         return pieces
 
     def _read_shard(self, shard: int, first: int, count: int) -> np.ndarray:
-        dtype = self._indexes[shard].dtype
-        data = os.pread(self._descriptor(shard), count * dtype.itemsize, first * dtype.itemsize)
+        return self._read_file(shard, ".bin", self._indexes[shard].dtype, first, count)
+
+    def _read_file(self, shard: int, suffix: str, dtype: np.dtype[Any], first: int, count: int) -> np.ndarray:
+        data = os.pread(self._descriptor(shard, suffix), count * dtype.itemsize, first * dtype.itemsize)
         if len(data) != count * dtype.itemsize:
-            raise ValueError(f"{beside(self.prefixes[shard], '.bin')} became shorter; run `replica data RECIPE` again")
+            raise ValueError(f"{beside(self.prefixes[shard], suffix)} became shorter; run `replica data RECIPE` again")
         return np.frombuffer(data, dtype)
 
-    def _descriptor(self, shard: int) -> int:
-        if shard not in self._files:
+    def _descriptor(self, shard: int, suffix: str) -> int:
+        key = shard, suffix
+        if key not in self._files:
             if len(self._files) >= _OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
-            self._files[shard] = os.open(beside(self.prefixes[shard], ".bin"), os.O_RDONLY)
-        self._files.move_to_end(shard)
-        return self._files[shard]
+            file = beside(self.prefixes[shard], suffix)
+            try:
+                self._files[key] = os.open(file, os.O_RDONLY)
+            except FileNotFoundError as error:
+                raise ValueError(f"{file} is missing; run `replica data RECIPE` to make it") from error
+        self._files.move_to_end(key)
+        return self._files[key]
 
     def _shard_documents(self, shard: int, first: int, count: int) -> list[DocumentSpan]:
         index = self._indexes[shard]

@@ -7,8 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 from configs.schema.batch_plan import total_steps
+from configs.schema.objectives import GroupPolicy, ProximalPolicy, rows_per_unit, unit_of
 from configs.schema.recipe import Recipe
-from data_prep.tokens.shards import DataManifest
+from data_prep.tokens.shards import DataManifest, SourceShards
 from pretrain.batches.mixture_plan import MixturePhase, SourceSize
 from pretrain.batches.order import WindowOrder
 from pretrain.batches.packing import load_packing
@@ -19,8 +20,40 @@ def window_count(tokens: int, context: int) -> int:
     return max(0, (tokens - 1) // context)
 
 
+def is_packing(recipe: Recipe) -> bool:
+    """Whether documents are packed side by side; pairs and prompts never are."""
+    return recipe.train.packing == "best_fit" and unit_of(recipe.train.objective) in ("document", "conversation")
+
+
+def epoch_windows(recipe: Recipe, data: DataManifest, source: SourceShards, tokens: int | None = None) -> int:
+    """What an epoch of a source has of what slots are filled with: windows, conversations, pairs or prompts.
+
+    `tokens`: length of its stream; None: as the manifest says.
+    """
+    unit = unit_of(recipe.train.objective)
+    if is_packing(recipe):
+        return load_packing(data, source, recipe.model.context_length).windows
+    if unit == "document":
+        return window_count(source.tokens if tokens is None else tokens, recipe.model.context_length)
+    return source.documents // 2 if unit == "pair" else source.documents
+
+
+def slots_of(recipe: Recipe, steps: int) -> int:
+    """The slots that the first `steps` steps read."""
+    objective = recipe.train.objective
+    if isinstance(objective, GroupPolicy | ProximalPolicy):
+        rollouts = -(-steps // objective.rollout.updates)  # each feeds so many steps
+        return rollouts * objective.rollout.prompts
+    return steps * recipe.train.global_batch_size // rows_per_unit(objective)
+
+
+def planned_steps(recipe: Recipe, windows: int) -> int:
+    """Steps of a run whose epoch has this many windows, conversations, pairs or prompts over all sources."""
+    return total_steps(recipe, windows * rows_per_unit(recipe.train.objective))
+
+
 def plan_mixture(recipe: Recipe, data: DataManifest, tokens: Mapping[str, int] | None = None) -> WindowOrder:
-    """The order of all training windows of a recipe.
+    """The order of all training windows, or units, of a recipe.
 
     Args:
         recipe: its sources' weights and caps, its mixture, and the length of its training run.
@@ -34,10 +67,7 @@ def plan_mixture(recipe: Recipe, data: DataManifest, tokens: Mapping[str, int] |
     named = {source.name: source for source in recipe.data.sources}
     sizes = []
     for source in data.train:
-        if recipe.train.packing == "best_fit":
-            windows = load_packing(data, source, context).windows
-        else:
-            windows = window_count(tokens[source.name] if tokens else source.tokens, context)
+        windows = epoch_windows(recipe, data, source, tokens[source.name] if tokens else None)
         own = named.get(source.name)
         weight = source.weight if own is None else own.weight
         if settings.temperature is not None:
@@ -46,10 +76,11 @@ def plan_mixture(recipe: Recipe, data: DataManifest, tokens: Mapping[str, int] |
         # A hair is added, or 0.1 epochs of 30 windows would be 2.
         cap = None if epochs is None else int(epochs * windows * (1 + 1e-12))
         sizes.append(SourceSize(source.name, windows, weight, cap))
-    steps = total_steps(recipe, sum(size.windows for size in sizes))
-    batch = recipe.train.global_batch_size
-    phases = [MixturePhase(int(phase.start * steps + 0.5) * batch, phase.weights) for phase in settings.phases]
-    return WindowOrder(sizes, recipe.seed, steps * batch, phases, context)
+    steps = planned_steps(recipe, sum(size.windows for size in sizes))
+    phases = [
+        MixturePhase(slots_of(recipe, int(phase.start * steps + 0.5)), phase.weights) for phase in settings.phases
+    ]
+    return WindowOrder(sizes, recipe.seed, slots_of(recipe, steps), phases, context)
 
 
 def mixture_table(recipe: Recipe, data: DataManifest, step: int | None = None) -> list[dict[str, Any]]:
@@ -65,8 +96,9 @@ def mixture_table(recipe: Recipe, data: DataManifest, step: int | None = None) -
         realised (share; None before the phase), tokens, realised_tokens, epochs and realised_epochs.
     """
     mixture = plan_mixture(recipe, data)
-    batch, context = recipe.train.global_batch_size, recipe.model.context_length
-    slots = total_steps(recipe, sum(source.windows for source in mixture.sources)) * batch
+    steps = planned_steps(recipe, sum(source.windows for source in mixture.sources))
+    slots, done = slots_of(recipe, steps), slots_of(recipe, step or 0)
+    lengths = {source.name: _slot_tokens(recipe, source) for source in data.train}
     bounds = [*(segment.start for segment in mixture.segments), slots]
     spans = [(number, start, stop) for number, (start, stop) in enumerate(pairwise(bounds), start=1)]
     whole = [
@@ -82,26 +114,34 @@ def mixture_table(recipe: Recipe, data: DataManifest, step: int | None = None) -
     for phase, start, stop in spans:
         planned = mixture.planned(start, stop)
         made = [0] * len(planned)
-        if step is not None and step * batch > start:
-            earlier, later = mixture.realised(start), mixture.realised(min(stop, step * batch))
+        if done > start:
+            earlier, later = mixture.realised(start), mixture.realised(min(stop, done))
             made = [after - before for before, after in zip(earlier, later, strict=True)]
         for index, source in enumerate(mixture.sources):
             rows.append(
                 {
                     "phase": phase,
-                    "first_step": start // batch,
-                    "steps": (stop - start) // batch,
+                    "first_step": start * steps // slots,
+                    "steps": (stop - start) * steps // slots,
                     "source": source.name,
                     "asked": (mixture.segments[phase - 1].asked if phase else whole)[index],
                     "planned": planned[index] / (stop - start),
                     "realised": made[index] / sum(made) if sum(made) else None,
-                    "tokens": planned[index] * context,
-                    "realised_tokens": made[index] * context,
+                    "tokens": round(planned[index] * lengths[source.name]),
+                    "realised_tokens": round(made[index] * lengths[source.name]),
                     "epochs": planned[index] / source.windows,
                     "realised_epochs": made[index] / source.windows,
                 }
             )
     return rows
+
+
+def _slot_tokens(recipe: Recipe, source: SourceShards) -> float:
+    """Tokens behind a slot: a window's, or the mean of the source's units."""
+    unit = unit_of(recipe.train.objective)
+    if unit == "document" or is_packing(recipe):
+        return recipe.model.context_length
+    return source.tokens / max(1, source.documents) * (2 if unit == "pair" else 1)
 
 
 def mixture_lines(rows: list[dict[str, Any]]) -> list[str]:

@@ -2,7 +2,8 @@
 
 A *window* is `model.context_length` target positions of one source's token stream: tokens [w*C, w*C + C], where the
 target of each token is the next one. The last, partial window of a stream is left out of training. With best-fit
-packing a window holds whole documents instead, and no token is left out (`pretrain.batches.packing`). A *slot* is a
+packing a window holds whole documents instead, and no token is left out (`pretrain.batches.packing`). Conversations are
+never cut: a window holds one, or with best-fit packing several that do not see each other. A *slot* is a
 place in the endless order of windows (`pretrain.batches.order`); step s takes the slots [s*G, (s+1)*G) with G the
 global batch size, and rank r of R the r-th R-th of them. Nothing depends on ranks, micro-batches, accumulation or
 restarts.
@@ -23,15 +24,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from configs.schema.objectives import Supervised
 from configs.schema.recipe import Recipe
-from data_prep.tokens.shards import DataManifest, DocumentSpan, TokenStream
+from data_prep.tokens.shards import DataManifest, DocumentSpan, SourceShards, TokenStream
 from pretrain.batches.mixture import plan_mixture
-from pretrain.batches.order import SlotWindows
 from pretrain.batches.packing import load_packing
+from pretrain.batches.slots import StepSlots
+from pretrain.batches.units import UnitWindows, learnt, too_long
 from pretrain.batches.windows import CutWindows, PackedWindows, Windows
 from pretrain.sizes.limits import PREFETCH_BATCHES
-
-PLACED_SLOTS = 1024
 
 
 @dataclass(frozen=True)
@@ -123,20 +124,21 @@ class BatchSource:
         self.context = recipe.model.context_length
         self.global_batch = recipe.train.global_batch_size
         self._token_bytes = manifest.vocab.token_bytes
-        self._eod, self._masking = manifest.eod_id, recipe.train.document_masking
+        self._eod = manifest.eod_id
         self.packed = recipe.train.packing == "best_fit"
+        objective = recipe.train.objective
+        # Conversations: which answers are learnt. Side by side they must not see each other.
+        self._train_on = objective.train_on if isinstance(objective, Supervised) else None
+        self.opens_with_input = not self.packed and self._train_on is None
+        self._masking = self.packed if self._train_on else recipe.train.document_masking
         streams = {
             source.name: TokenStream(source.prefixes, source.name, manifest.vocab_size) for source in manifest.train
         }
         self._order = plan_mixture(recipe, manifest, {name: stream.length for name, stream in streams.items()})
-        nothing = np.zeros(0, dtype=np.int64)
-        self._placed = (-1, SlotWindows(nothing, nothing, nothing))
+        self._slots = StepSlots(self._order, self.global_batch)
         shards = {source.name: source for source in manifest.train}
-        self._windows: list[Windows] = [
-            PackedWindows(stream, load_packing(manifest, shards[name], self.context), self._eod)
-            if self.packed
-            else CutWindows(stream, self.context)
-            for name, stream in ((source.name, streams[source.name]) for source in self._order.sources)
+        self._windows = [
+            self._read_windows(manifest, shards[source.name], streams[source.name]) for source in self._order.sources
         ]
         self._rows = sum(source.windows for source in self._order.sources)
 
@@ -145,26 +147,38 @@ class BatchSource:
         """Windows of one epoch."""
         return self._rows
 
+    def _read_windows(self, manifest: DataManifest, source: SourceShards, stream: TokenStream) -> Windows:
+        if self.packed:
+            packing = load_packing(manifest, source, self.context)
+            if self._train_on and packing.cut_documents:
+                raise ValueError(too_long(source.name, self.context + 1, self.context))
+            return PackedWindows(stream, packing, self._eod)
+        if self._train_on:
+            return UnitWindows(source, manifest.vocab_size, self.context, self._eod)
+        return CutWindows(stream, self.context)
+
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         """Rows [rank*G/ranks, (rank+1)*G/ranks) of the global batch of `step`."""
         assert self.global_batch % ranks == 0
         share = self.global_batch // ranks
         # All slots are looked up on every rank, so that `fresh` is the same everywhere.
-        windows = self._windows_of(step)
+        windows = self._slots.windows(step)
         rows = slice(rank * share, (rank + 1) * share)
-        chosen = zip(windows.source[rows].tolist(), windows.window[rows].tolist(), strict=True)
+        chosen = list(zip(windows.source[rows].tolist(), windows.window[rows].tolist(), strict=True))
         # Padding holds end-of-document tokens: they stand for no bytes.
         tokens, targets = np.full((2, share, self.context), self._eod)
         pieces = [
             self._windows[source].read(window, tokens[row], targets[row]) for row, (source, window) in enumerate(chosen)
         ]
+        weights = self._weights(chosen, pieces)
         return Batch(
             tokens=torch.from_numpy(tokens),
             targets=torch.from_numpy(targets),
-            weights=self._weights(pieces),
-            target_bytes=int(self._token_bytes[targets].sum(dtype=np.int64)),
+            weights=torch.from_numpy(weights),
+            target_bytes=int(self._token_bytes[targets[weights > 0]].sum(dtype=np.int64)),
             fresh=not windows.epoch.any(),
             positions=document_positions(self._begins(tokens, pieces)) if self._masking else None,
+            lengths=tuple(map(sum, pieces)) if self._train_on else None,
         )
 
     def digest(self, step: int, ranks: int = 1) -> str:
@@ -177,29 +191,22 @@ class BatchSource:
 
     def documents(self, step: int) -> list[list[DocumentSpan]]:
         """For each row of the global batch: the documents its window was cut from."""
-        windows = self._windows_of(step)
+        windows = self._slots.windows(step)
         return [
             self._windows[source].documents(window)
             for source, window in zip(windows.source.tolist(), windows.window.tolist(), strict=True)
         ]
 
-    def _windows_of(self, step: int) -> SlotWindows:
-        """The windows of a step's slots, which are looked up for several steps at once: that costs little more."""
-        steps = max(1, PLACED_SLOTS // self.global_batch)
-        stretch, place = divmod(step, steps)
-        known, windows = self._placed
-        if known != stretch:
-            first, end = stretch * steps * self.global_batch, self._order.end
-            stop = first + steps * self.global_batch
-            windows = self._order.windows_at(np.arange(first, stop if end is None else min(stop, end), dtype=np.int64))
-            self._placed = stretch, windows  # at once, so that threads may share this object
-        rows = slice(place * self.global_batch, (place + 1) * self.global_batch)
-        assert rows.stop <= len(windows.window), "a step beyond the planned end of the run"
-        return SlotWindows(windows.source[rows], windows.epoch[rows], windows.window[rows])
-
-    def _weights(self, pieces: list[list[int]]) -> Tensor:
-        used = np.array([sum(lengths) for lengths in pieces])
-        return torch.from_numpy((np.arange(self.context) < used[:, None]).astype(np.float32))
+    def _weights(self, chosen: list[tuple[int, int]], pieces: list[list[int]]) -> NDArray[np.float32]:
+        weights = np.zeros((len(chosen), self.context), dtype=np.float32)
+        for row, ((source, window), lengths) in enumerate(zip(chosen, pieces, strict=True)):
+            used = sum(lengths)
+            if self._train_on is None:
+                weights[row, :used] = 1
+                continue
+            parts = np.split(self._windows[source].kinds(window), np.cumsum(lengths)[:-1])
+            weights[row, :used] = np.concatenate([learnt(kinds, self._train_on) for kinds in parts])
+        return weights
 
     def _begins(self, tokens: NDArray[np.int64], pieces: list[list[int]]) -> NDArray[np.bool_]:
         """(B, T) bool: a document, a piece of one, or padding begins here."""

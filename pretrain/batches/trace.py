@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
 
+from data_prep.tokens.shards import DocumentSpan
 from data_prep.tokens.vocab import Vocab
-from pretrain.batches.source import BatchSource
+from pretrain.batches.source import Batch
 
 _FIRST_TOKENS = 24
 _FIRST_CHARACTERS = 60
@@ -24,17 +27,32 @@ class TracedSpan:
     words: str  # how the stretch begins
 
 
-def traced(source: BatchSource, vocab: Vocab, step: int) -> Iterator[TracedSpan]:
+class TracedBatches(Protocol):
+    """A source of batches that can say where they are from."""
+
+    global_batch: int  # rows
+    opens_with_input: bool  # a row's first token belongs to its first document too; otherwise that is a target
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """The global batch of a step, or a rank's share."""
+
+    def documents(self, step: int) -> list[list[DocumentSpan]]:
+        """For each row of the global batch: the documents in it."""
+
+
+def traced(source: TracedBatches, vocab: Vocab, step: int) -> Iterator[TracedSpan]:
     """The documents behind the batch of `step` (counted from 0), in the order of the batch."""
     batch = source.batch(step)
     for row, spans in enumerate(source.documents(step)):
         ids = batch.targets[row].tolist()
-        if not source.packed:  # a window cut from the stream holds the token before its first target too
+        if source.opens_with_input:  # a window cut from the stream holds the token before its first target too
             ids.insert(0, int(batch.tokens[row, 0]))
         position = 0
         for span in spans:
             begin = ids[position : position + min(span.tokens, _FIRST_TOKENS)]
-            words = " ".join(vocab.decode([token for token in begin if token != vocab.eod_id]).split())
+            runs = groupby(begin, lambda token: token in vocab.special_ids)
+            texts = (vocab.decode(list(run)) for special, run in runs if not special)
+            words = " ".join(" ".join(texts).split())
             yield TracedSpan(row, span.id, span.source, span.offset_in_document, span.tokens, words[:_FIRST_CHARACTERS])
             position += span.tokens
 
@@ -47,7 +65,7 @@ SpansOf = Callable[[int, Collection[int]], Iterable[TracedSpan]]
 class SpansOfRanks:
     """Finds the documents that some ranks read in a step."""
 
-    source: BatchSource
+    source: TracedBatches
     vocab: Vocab
     ranks: int  # of the run
     sharing: int  # consecutive ranks that read the same rows

@@ -22,6 +22,9 @@ class Windows(Protocol):
     def documents(self, window: int) -> list[DocumentSpan]:
         """The documents that a window is from, in order."""
 
+    def kinds(self, window: int) -> NDArray[np.uint8]:
+        """The kind of each target, without padding; only shards of conversations have them."""
+
 
 class CutWindows:
     """The stream cut every `context` tokens. The first token is input only, and documents are cut as it comes."""
@@ -36,6 +39,9 @@ class CutWindows:
 
     def documents(self, window: int) -> list[DocumentSpan]:
         return self._stream.documents(window * self._context, self._context + 1)
+
+    def kinds(self, window: int) -> NDArray[np.uint8]:
+        return self._stream.kinds(window * self._context + 1, self._context)
 
 
 class PackedWindows:
@@ -58,3 +64,6 @@ class PackedWindows:
 
     def documents(self, window: int) -> list[DocumentSpan]:
         return [span for piece in self._packing.pieces(window) for span in self._stream.documents(*piece)]
+
+    def kinds(self, window: int) -> NDArray[np.uint8]:
+        return np.concatenate([self._stream.kinds(*piece) for piece in self._packing.pieces(window)])

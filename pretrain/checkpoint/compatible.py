@@ -17,7 +17,7 @@ from configs.schema.decisive import LENGTH, acts_ahead, changed_settings
 from configs.schema.recipe import RESOLVED_NAME, Recipe, load_run
 from configs.schema.section import Custom
 from data_prep.tokens.shards import DataManifest, load_manifest
-from pretrain.batches.mixture import plan_mixture
+from pretrain.batches.mixture import is_packing, plan_mixture, planned_steps, slots_of
 from pretrain.batches.order import ORDER_VERSION
 from pretrain.batches.packing import is_packed
 from pretrain.checkpoint.base_model import BASE, base_fingerprints
@@ -188,10 +188,10 @@ def _unfinished(run: Path) -> str | None:
 def _epochs_are_made(info: CheckpointInfo, recipe: Recipe) -> bool:
     """Whether the steps suffice for the epochs over the data that lies there now, which may have grown."""
     data, context = load_manifest(recipe.data_directory), recipe.model.context_length
-    if recipe.train.packing == "best_fit" and not all(is_packed(data, source, context) for source in data.train):
+    if is_packing(recipe) and not all(is_packed(data, source, context) for source in data.train):
         return False  # training packs first, and counts then
     windows = sum(source.windows for source in plan_mixture(recipe, data).sources)
-    return info.step >= total_steps(recipe, windows)
+    return info.step >= planned_steps(recipe, windows)
 
 
 # -------------------------------------------------------------------------------------------------------- what changed
@@ -281,7 +281,7 @@ def check_past(info: CheckpointInfo, now: Recipe, data: DataManifest) -> None:
             f"{info.directory} was made by an earlier version of Replica, which put weighted sources into another "
             "order; start a new run with another --out"
         )
-    if old.same_before(new, step * now.train.global_batch_size):
+    if old.same_before(new, slots_of(now, step)):
         return
     begun = "weights, caps and phases"
     if before.data.mixture == now.data.mixture:

@@ -9,6 +9,7 @@ from torch import nn
 from pretrain.model.transformer import Transformer
 
 MODEL = "model."  # the attribute that holds the model whose weights have no prefix
+REWARD_HEAD = "reward_head.weight"  # (1, D)
 # Beginnings of the names of weights beside the model's: the head of a reward model, a critic.
 EXTRA_WEIGHTS = ("reward_head.", "value.")
 

@@ -51,6 +51,18 @@ class Objective(ABC):
         """The weights at the start of training, where they are not what `read` gives: the model's, or new ones."""
         return read
 
+    def prepare(  # noqa: B027 - most objectives need nothing
+        self, data: DataManifest, engine: Engine, base: str | None, set_base: Callable[[], None]
+    ) -> None:
+        """Computes once what later calls need; every rank calls it first, before the weights are set.
+
+        Args:
+            data: what is trained on.
+            engine: with undefined weights.
+            base: fingerprint of the weights of `train.init_from`.
+            set_base: gives the engine these weights; every rank must call it.
+        """
+
     @abstractmethod
     def batches(self, data: DataManifest, engine: Engine) -> Batches[Any]:
         """What each step reads, a pure function of recipe and step. Every rank calls it, before weights are set."""

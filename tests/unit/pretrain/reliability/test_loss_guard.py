@@ -48,7 +48,7 @@ def garbled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clean = prepare_data(directory / "clean")
     recipe, data = spiky(directory, clean, "record"), load_manifest(clean)
     source = BatchSource(recipe, data)
-    windows = source._windows_of(STEP - 1)
+    windows = source._slots.windows(STEP - 1)
     shutil.copytree(clean, directory / "data")
     shards = [directory / "data" / "tiny" / f"{number:05d}.bin" for number in (0, 1)]
     parts = [np.fromfile(shard, dtype=np.uint16) for shard in shards]
