@@ -97,6 +97,18 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
+    return int(text)
+
+
 def _number(text: str) -> float:
     try:
         number = float(text)
@@ -213,6 +225,50 @@ def _sample(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _chat(parser: argparse.ArgumentParser) -> None:
+    _run_and_checkpoint(parser)
+    parser.add_argument(
+        "--once", type=_utf8, metavar="TEXT", help="print the answer to TEXT alone (default: converse in a terminal)"
+    )
+    parser.add_argument("--system", type=_utf8, metavar="TEXT", help="system text (default: chat.system of the recipe)")
+    parser.add_argument(
+        "--temperature", type=_number, default=0.8, metavar="T", help="0: always the likeliest token (default: 0.8)"
+    )
+    parser.add_argument("--top-k", type=_count, metavar="K", help="sample among the K likeliest tokens (0: all)")
+    parser.add_argument(
+        "--top-p", type=_share, metavar="P", help="sample among the likeliest tokens whose probabilities add up to P"
+    )
+    parser.add_argument(
+        "--max-tokens", type=_positive, metavar="N", help="longest answer, in tokens (default: what fits the context)"
+    )
+    parser.add_argument(
+        "--seed", type=_seed, metavar="S", help="the same seed gives the same answers (default: another each time)"
+    )
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    _run_and_checkpoint(parser)
+    parser.add_argument("--port", type=_port, default=8000, metavar="N", help="port; 0: a free one (default: 8000)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
+    )
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a name by which clients call this server"
+    )
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="key that clients send (default: $REPLICA_API_KEY, else none)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=_positive, metavar="N", help="longest answer, in tokens (default: what fits the context)"
+    )
+    parser.add_argument(
+        "--rows", type=_positive, default=32, metavar="N", help="answers decoded at a time (default: 32)"
+    )
+    parser.add_argument(
+        "--waiting", type=_count, default=64, metavar="N", help="requests that may wait for a row (default: 64)"
+    )
+
+
 def _trace(parser: argparse.ArgumentParser) -> None:
     _run(parser)
     parser.add_argument("--step", type=int, required=True, metavar="N", help="training step, counted from 1")
@@ -320,6 +376,12 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
         _import,
     ),
     "sample": ("Continue a prompt, token by token.", 'replica sample runs/demo --prompt "It was"', _sample),
+    "chat": ("Talk to a model in the terminal.", "replica chat runs/assistant:sft --temperature 0", _chat),
+    "serve": (
+        "Serve a model: a web page, and an API that OpenAI's clients understand.",
+        "replica serve runs/assistant:sft --port 8000",
+        _serve,
+    ),
     "trace": ("List the documents that a training step read.", "replica trace runs/demo --step 10", _trace),
     "doctor": (
         "Check versions, devices, links between ranks, disks, clocks, limits; exit with 1 when one will break a run.",

@@ -154,6 +154,22 @@ def replica_sample(arguments: Namespace) -> int:
     return 0
 
 
+def replica_chat(arguments: Namespace) -> int:
+    """`replica chat`: a conversation with a model, or one printed answer."""
+    from launch.chat.terminal import chat
+
+    chat(arguments)
+    return 0
+
+
+def replica_serve(arguments: Namespace) -> int:
+    """`replica serve`: serves a page and an API until a signal ends it."""
+    from launch.chat.serve import serve
+
+    serve(arguments)
+    return 0
+
+
 def replica_trace(arguments: Namespace) -> int:
     """`replica trace`: prints a table of the documents behind one training step."""
     from launch.trace import print_trace

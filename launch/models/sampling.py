@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
 
 from configs.schema.recipe import load_run
 from data_prep.tokens.vocab import Vocab
+from launch.models.text_stream import decode_stream
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
-
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def stream_sample(arguments: Namespace) -> None:
@@ -31,17 +29,3 @@ def stream_sample(arguments: Namespace) -> None:
     for text in decode_stream(vocab, prompt, tokens):
         print(text, end="", flush=True)
     sys.stdout.write("\n")
-
-
-def decode_stream(vocab: Vocab, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
-    """Decodes tokens after the prompt one by one. A character of several tokens is yielded when it is complete."""
-    ids = list(prompt)
-    yielded = len(vocab.decode(ids))  # characters
-    text = ""
-    for token in tokens:
-        ids.append(token)
-        text = vocab.decode(ids)
-        if not text.endswith(_UNFINISHED):
-            yield text[yielded:]
-            yielded = len(text)
-    yield text[yielded:]

@@ -35,7 +35,7 @@ ROOMS = {
     "interchange reliability metrics numerics rollout objectives loop session planning train",
     "eval": "results statistics contamination parts comparable paired currency likelihood generation harness scorer "
     "scaling_law export_check lineage suite report __main__",
-    "launch": "training_finished docs headlines trace processes run_stages planning models commands cli cluster",
+    "launch": "training_finished docs headlines trace processes run_stages planning models chat commands cli cluster",
 }
 # Class names that still mean two things.
 TWO_CLASSES: dict[str, set[str]] = {}
@@ -49,6 +49,8 @@ ONLY_IN = {
     "datasets": ("data_prep/", "eval/"),
     "transformers": ("eval/",),
     "ftfy": ("data_prep/",),
+    "starlette": ("launch/chat/",),
+    "uvicorn": ("launch/chat/",),
     "lm_eval": ("eval/", "data_prep/decontamination/benchmark_tasks.py"),
 }
 

@@ -45,6 +45,8 @@ def test_the_table_of_commands() -> None:
             "export",
             "import",
             "sample",
+            "chat",
+            "serve",
             "trace",
             "doctor",
             "sweep",
