@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -18,12 +18,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from configs.schema.batch_plan import solve_batch
 from configs.schema.recipe import Recipe
 from pretrain.batches.source import Batch
+from pretrain.engine.by_target import values_by_target
 from pretrain.engine.deepspeed_config import BF16, deepspeed_config, resolve_precision
 from pretrain.engine.deepspeed_layout import buffer_ranges, update_groups
 from pretrain.engine.deepspeed_private import UnknownDeepSpeed, check_engine, forget_tensor_groups, imported
@@ -34,6 +34,7 @@ from pretrain.engine.non_finite import non_finite
 from pretrain.engine.training_state import TrainingState
 from pretrain.engine.wrapping import partition, wrap
 from pretrain.model.float8 import use_float8
+from pretrain.model.transformer import Transformer
 from pretrain.model.weight_names import transformers
 from pretrain.optimizer.groups import build_optimizer
 from pretrain.optimizer.muon import Muon
@@ -96,6 +97,7 @@ class Engine:
         self.rows = row_slice(ranks, train.parallel)
         self.clock = ForwardClock(device)
         self.module, self.compiled = module, compile_model
+        self._copy: Transformer | None = None  # of `reading`
         self._grad_clip, self._seed, self._dropout = train.grad_clip, recipe.seed, recipe.model.dropout
         self._tensor = train.parallel.tensor  # consecutive ranks with the same rows
         config = deepspeed_config(recipe, self.plan, self.precision)
@@ -277,9 +279,42 @@ class Engine:
         self.module._compiled_call_impl = None
         torch._dynamo.reset()
 
+    @property
+    def precision_of_autocast(self) -> torch.dtype | None:
+        """What fp32 weights are cast to where they are multiplied: bf16 without ZeRO; None: they are not."""
+        return torch.bfloat16 if self.precision in BF16 and self.stage == 0 else None
+
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 without ZeRO: fp32 weights, cast where they are multiplied."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision in BF16 and self.stage == 0)
+        """Casts as `precision_of_autocast` says."""
+        casts = self.precision_of_autocast
+        return torch.autocast(self.device.type, casts or torch.bfloat16, enabled=casts is not None)
+
+    @contextmanager
+    def reading(self) -> Iterator[Transformer]:
+        """Yields the weights of now as a plain model in evaluation mode, to generate with; every rank must call it.
+
+        At ZeRO stages 0 to 2 the trained module itself; at stage 3 a copy, whole on every rank in training's dtype,
+        which is made again parameter by parameter. So no rank waits for another inside.
+        """
+        model, training = self.module.model, self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad(), self.autocast():
+                yield self._refreshed_copy() if self.stage == 3 else model
+        finally:
+            self.module.train(training)
+
+    def _refreshed_copy(self) -> Transformer:
+        model = self.module.model
+        if self._copy is None:
+            with torch.device("meta"):
+                copy = Transformer(model.config, model.vocab_size)
+            dtype = next(model.parameters()).dtype
+            self._copy = copy.to(dtype).materialize(self.device).eval().requires_grad_(False)
+        for mine, parameter in zip(self._copy.parameters(), model.parameters(), strict=True):
+            with self.state.gathered(parameter, written=False):
+                mine.copy_(parameter)
+        return self._copy
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:
@@ -310,16 +345,9 @@ class Engine:
         `take(tokens, targets, weights, positions, **columns)` gives (K, b, t) of a micro-batch, computed with the
         kernels of training, without gradient or dropout. Every rank must call it as often, with as many micro-batches.
         """
-        found: list[Tensor] = []
+        batch = batch.to(self.device)
         with self.module.taking(take):
-            for part in self._measured_parts(batch):
-                values = self._deepspeed(*part.inputs, **part.columns).float()
-                found.append(pad(values, (0, batch.tokens.shape[1] - values.shape[-1])))
-        whole = torch.cat(found, dim=1)
-        if batch.lengths is not None:
-            lengths = torch.tensor(batch.lengths, device=self.device)
-            whole *= torch.arange(whole.shape[-1], device=self.device) < lengths[:, None]
-        return whole
+            return values_by_target(batch, self._measured_parts(batch), self._deepspeed)
 
     def log_probs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """(B, T) fp32: log-probabilities of the targets, by `evaluate`."""

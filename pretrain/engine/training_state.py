@@ -36,12 +36,16 @@ class TrainingState:
         return {name: list(full_shape(parameter)) for name, parameter in self.parameters()}
 
     @contextmanager
-    def gathered(self, parameter: nn.Parameter) -> Iterator[None]:
-        """Makes a parameter whole on every rank inside; what the first one writes there, all have afterwards."""
+    def gathered(self, parameter: nn.Parameter, written: bool = True) -> Iterator[None]:
+        """Makes a parameter whole on every rank inside; what the first one writes there, all have afterwards.
+
+        `written` False: nobody writes, and nothing is sent back.
+        """
         import deepspeed
 
         divided = self._layout is Layout.SUBGROUPS
-        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=divided):
+        modifier = 0 if written else None
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier, enabled=divided):
             yield
 
     def set_weights(self, read: Callable[[str], Tensor]) -> None:
