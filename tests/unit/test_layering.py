@@ -150,6 +150,12 @@ def test_no_two_files_of_a_package_have_the_same_name() -> None:
         assert [name for name, times in names.items() if times > 1] == []
 
 
+def test_no_two_test_files_have_the_same_name() -> None:
+    """pytest imports a test file by its bare name: of two equal ones the second cannot be collected in one run."""
+    names = Counter(file.name for file in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, times in names.items() if times > 1] == []
+
+
 def test_no_two_public_classes_of_a_package_have_the_same_name() -> None:
     """One word, one meaning: an error message or a pickled task must name one class."""
     for package in LAYERS:
