@@ -12,6 +12,7 @@ from configs.common.versions import code_version
 from configs.schema.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
 from data_prep.sources.places import Location, expand, place_identity
 from eval.results import Results
+from eval.stage_facts import applicable, role_of, stage_of
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, newest
 
@@ -20,14 +21,9 @@ CODE = (
     *("eval/likelihood", "eval/generation", "eval/harness", "eval/scorer", "eval/contamination", "eval/statistics"),
     *("eval/results", "pretrain/model", "pretrain/checkpoint/load_weights", "data_prep/text", "data_prep/tokens"),
     *("data_prep/decontamination", "data_prep/documents/conversion", "data_prep/documents/document"),
-    *(
-        "data_prep/extraction",
-        "data_prep/readers",
-        "eval/parts",
-        "pretrain/sizes",
-        "pretrain/generation",
-        "pretrain/batches/splitmix",
-    ),
+    *("data_prep/extraction", "data_prep/readers", "eval/parts", "pretrain/sizes", "eval/paired", "eval/stage_facts"),
+    *("eval/preference_accuracy", "eval/chat_setting", "data_prep/chat", "pretrain/generation", "pretrain/rewards"),
+    "pretrain/batches/splitmix",
 )
 
 
@@ -37,14 +33,25 @@ def scoring_code() -> str:
 
 
 def scored_recipe(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str] = ()) -> Recipe:
-    """Builds the recipe for scoring: the checkpoint's training settings with the run's evaluation and report."""
+    """Builds the recipe for scoring: the checkpoint's training settings with the run's evaluation, chat and report.
+
+    Its evaluation has those sets alone that say something about the model, see `eval.stage_facts.applicable`.
+    """
     if foreign := [text for text in overrides if not text.startswith("evaluation.")]:
         raise RecipeError(f"override `{foreign[0]}`: a trained run takes overrides of `evaluation.…` only")
     own = load_run(run)
     evaluation = load(run / RESOLVED_NAME, overrides).evaluation if overrides else own.evaluation
     trained = checkpoint.recipe
     data = trained.data.model_copy(update={"directory": own.data.directory})
-    return trained.model_copy(update={"out": own.out, "data": data, "evaluation": evaluation, "report": own.report})
+    kept: dict[str, Any] = {
+        "out": own.out,
+        "data": data,
+        "report": own.report,
+        "chat": own.chat,
+        "parents": own.parents,
+    }
+    kept["evaluation"] = applicable(evaluation, role_of(trained.train.objective))
+    return trained.model_copy(update=kept)
 
 
 def set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:
@@ -55,7 +62,13 @@ def set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:
     """
     section = recipe.evaluation
     files: dict[str, Sequence[Location]] = {}
-    for kind, items in (("perplexity", section.perplexity), ("translation", section.translation)):
+    kinds: dict[str, Sequence[Any]] = {
+        "perplexity": section.perplexity,
+        "translation": section.translation,
+        "chat": section.chat,
+        "preference": section.preference,
+    }
+    for kind, items in kinds.items():
         for item in items:
             try:
                 files[f"{kind} set {item.name}"] = expand(item.path)
@@ -82,8 +95,9 @@ def scores_fingerprint(
     settings = recipe.evaluation.model_dump(
         mode="json", exclude={"batch_size": True, "benchmarks": {"include_path", "batch_size"}}
     )
-    for item in [*settings["perplexity"], *settings["translation"]]:
-        del item["path"]
+    for kind in ("perplexity", "translation", "chat", "preference"):
+        for item in settings[kind]:
+            del item["path"]
     inputs = {
         "code": scoring_code(),
         "checkpoint": checkpoint.fingerprint,
@@ -92,6 +106,8 @@ def scores_fingerprint(
         "seed": recipe.seed,
         "sets": sets,
     }
+    if recipe.parents:
+        inputs["chat"] = recipe.chat.model_dump(mode="json")
     if compared := identity(recipe, checkpoint) or contamination:
         inputs["contamination"] = compared
     return fingerprint(inputs)
@@ -108,7 +124,17 @@ def is_current(run: Path) -> bool:
     recipe = scored_recipe(run, checkpoint)
     wanted = scores_fingerprint(recipe, checkpoint, set_identities(recipe, missing=True))
     content = read_json(run / RESULTS)
-    return bool(content.get("fingerprint") == wanted and not content.get("failures"))
+    if content.get("fingerprint") != wanted or content.get("failures"):
+        return False
+    return bool(content.get("stage", {}).get("parent_results") == parent_results(recipe))
+
+
+def parent_results(recipe: Recipe) -> str | None:
+    """Returns the fingerprint of the results that a stage's scores are compared with; None where there are none."""
+    stage = stage_of(recipe)
+    if stage is None or not (stage.parent_run / RESULTS).is_file():
+        return None
+    return str(read_json(stage.parent_run / RESULTS).get("fingerprint"))
 
 
 def check_current(run: Path, results: Results) -> None:

@@ -1,4 +1,4 @@
-"""Builds the parts of a recipe's evaluation: perplexity, compressors, translation, benchmarks, samples."""
+"""Builds the parts of a recipe's evaluation: perplexity, compressors, translation, benchmarks, answers, samples."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from configs.common.progress import progress_bar
 from configs.common.versions import installed
-from configs.schema.evaluation import PerplexitySet, TranslationSet
+from configs.schema.evaluation import ChatSet, PerplexitySet, PreferenceSet, TranslationSet
 from configs.schema.recipe import Recipe
 from eval.parts import Part, Scored
 from eval.results import Result, Sample
+from eval.stage_facts import is_assistant
 
 if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
     from data_prep.tokens.vocab import Vocab
+    from eval.chat_setting import ChatSetting
+    from eval.preference_accuracy import RowScorer
     from pretrain.model.transformer import Transformer
 
 _PROMPT_TOKENS = 48
@@ -29,6 +32,7 @@ class Scorer:
     Attributes:
         common: inputs of every score: the checkpoint, the code version, the comparison with training data.
         sets: `perplexity set NAME`, … -> identities of its files.
+        reward: scores rows of tokens, of a reward model.
     """
 
     recipe: Recipe
@@ -38,6 +42,7 @@ class Scorer:
     common: dict[str, Any]
     sets: dict[str, Any]
     progress: bool = True
+    reward: RowScorer | None = None
     _texts: dict[str, list[str]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------------------------------ parts
@@ -48,19 +53,32 @@ class Scorer:
         parts = [
             self._part(f"benchmark/{task}", self._benchmark(task), self._score_task, task) for task in self._tasks()
         ]
-        parts.append(
-            self._part("samples/prompts", self._shown() | {"prompts": section.samples.prompts}, self._sample_prompts)
-        )
+        if section.samples.prompts:
+            own = self._shown() | {"prompts": section.samples.prompts} | self._chat()
+            parts.append(self._part("samples/prompts", own, self._sample_prompts))
         for item in section.perplexity:
             own = self._perplexity(item)
             parts.append(self._part(f"perplexity/{item.name}", own, self._score_texts, item))
-            parts.append(self._part(f"compression/{item.name}", own | {"stride": None}, self._compress, item))
+            if not self.recipe.parents:  # the same numbers for each stage
+                parts.append(self._part(f"compression/{item.name}", own | {"stride": None}, self._compress, item))
         for item in section.perplexity[:1]:
             own = self._perplexity(item) | self._shown()
-            parts.append(self._part("samples/document", own, self._sample_document, item))
+            if not self.assistant:
+                parts.append(self._part("samples/document", own, self._sample_document, item))
         for pairs in section.translation:
             parts.append(self._part(f"translation/{pairs.name}", self._translation(pairs), self._translate, pairs))
+        for chat in section.chat:
+            own = self._set("chat", chat) | self._chat()
+            parts.append(self._part(f"chat/{chat.name}", own, self._answer, chat))
+        for preference in section.preference:
+            own = self._set("preference", preference) | self._chat()
+            parts.append(self._part(f"preference/{preference.name}", own, self._prefer, preference))
         return parts
+
+    @property
+    def assistant(self) -> bool:
+        """Tells whether the model is one that answers."""
+        return is_assistant(self.recipe)
 
     def _part(self, name: str, inputs: dict[str, Any], work: Any, *arguments: Any) -> Part:
         bootstrap = self.recipe.evaluation.bootstrap_samples
@@ -71,7 +89,7 @@ class Scorer:
 
     def _benchmark(self, task: str) -> dict[str, Any]:
         section = self.recipe.evaluation.benchmarks
-        own = {"task": task, "shots": section.num_fewshot, "limit": section.limit}
+        own = {"task": task, "shots": section.num_fewshot, "limit": section.limit, "chat": self._asked_in_template()}
         return {**own, "files": self.sets.get("benchmark tasks"), "lm_eval": installed("lm_eval")}
 
     def _perplexity(self, item: PerplexitySet) -> dict[str, Any]:
@@ -84,6 +102,17 @@ class Scorer:
         files = self.sets.get(f"translation set {pairs.name}")
         return {**settings, "files": files, "sacrebleu": installed("sacrebleu")}
 
+    def _asked_in_template(self) -> bool:
+        return self.recipe.evaluation.benchmarks.chat_template and self.assistant
+
+    def _set(self, kind: str, item: ChatSet | PreferenceSet) -> dict[str, Any]:
+        settings = item.model_dump(mode="json", exclude={"path"})
+        return {**settings, "files": self.sets.get(f"{kind} set {item.name}"), "seed": self.recipe.seed}
+
+    def _chat(self) -> dict[str, Any]:
+        """Inputs of scores in the chat template; none for a base model."""
+        return {"chat": self.recipe.chat.model_dump(mode="json")} if self.recipe.parents else {}
+
     def _shown(self) -> dict[str, Any]:
         settings = self.recipe.evaluation.samples.model_dump(mode="json", exclude={"prompts"})
         return {"samples": settings, "seed": self.recipe.seed}
@@ -95,7 +124,8 @@ class Scorer:
         section = self.recipe.evaluation
         own = section.benchmarks.model_copy(update={"tasks": [task]})
         samples = section.bootstrap_samples
-        return benchmark_results(own, self.model, self.vocab, samples, self.progress, self.touched), []
+        chat = self._asked_in_template()
+        return benchmark_results(own, self.model, self.vocab, samples, self.progress, self.touched, chat), []
 
     def _texts_of(self, item: PerplexitySet) -> list[str]:
         if item.name not in self._texts:
@@ -157,6 +187,29 @@ class Scorer:
                 pairs, self.model, self.vocab, section.batch_size, section.bootstrap_samples, bar.update, self.touched
             )
 
+    # ------------------------------------------------------------------------------------------------------- assistants
+    def _answer(self, item: ChatSet) -> Scored:
+        from eval.generation.chat_tasks import chat_results
+
+        with progress_bar(f"answers to {item.name}: prompts", None, self.progress) as bar:
+            return chat_results(item, self.model, self._setting(), bar.update, self.touched)
+
+    def _prefer(self, item: PreferenceSet) -> Scored:
+        from eval.preference_accuracy import preference_results
+
+        if self.reward is None:
+            raise ValueError(f"preference set `{item.name}`: {self.recipe.name} is no reward model")
+        context = self.model.config.context_length
+        with progress_bar(f"rewards of {item.name}: pairs", None, self.progress) as bar:
+            return preference_results(item, self.reward, self._setting(), context, bar.update, self.touched), []
+
+    def _setting(self) -> ChatSetting:
+        from data_prep.tokens.chat_template import ChatTemplate
+        from eval.chat_setting import ChatSetting
+
+        samples = self.recipe.evaluation.bootstrap_samples
+        return ChatSetting(ChatTemplate(self.vocab), self.recipe.chat, self.recipe.seed, samples)
+
     # ---------------------------------------------------------------------------------------------------------- samples
     def _described(self) -> str:
         section = self.recipe.evaluation.samples
@@ -166,20 +219,35 @@ class Scorer:
 
     def _continued(self, text: str, seed: int) -> str:
         """Samples a continuation of the text; an empty text gives the beginning of a document."""
-        from eval.generation.completions import sample
+        from eval.generation.completions import Stops, sample
         from pretrain.generation.sampling import Sampling
 
         section = self.recipe.evaluation.samples
         sampling = Sampling(section.temperature, section.top_k, section.top_p, seed)
-        return sample(self.model, self.vocab, self.vocab.prompt(text), section.max_new_tokens, [], sampling)
+        return sample(self.model, Stops(self.vocab), self.vocab.prompt(text), section.max_new_tokens, sampling)
+
+    def _replied(self, text: str, seed: int) -> str:
+        """Samples the answer to a user's message."""
+        from data_prep.chat.messages import Message
+        from data_prep.tokens.chat_template import ChatTemplate
+        from eval.generation.completions import Stops, sample
+        from pretrain.generation.sampling import Sampling
+
+        section, template = self.recipe.evaluation.samples, ChatTemplate(self.vocab)
+        system = self.recipe.chat.system
+        messages = [*([Message.of("system", system)] if system else []), Message.of("user", text)]
+        sampling = Sampling(section.temperature, section.top_k, section.top_p, seed)
+        stops = Stops(self.vocab, end_ids=template.end_ids)
+        return sample(self.model, stops, template.prompt(messages), section.max_new_tokens, sampling)
 
     def _sample_prompts(self) -> Scored:
         section = self.recipe.evaluation.samples
         out = []
         with progress_bar("samples", len(section.prompts), self.progress) as bar:
             for number, prompt in enumerate(section.prompts, start=1):
-                text = self._continued(prompt, self.recipe.seed + number)
-                out.append(Sample("prompt", f"Prompt {number}", prompt, text, self._described()))
+                text = (self._replied if self.assistant else self._continued)(prompt, self.recipe.seed + number)
+                kind = "chat" if self.assistant else "prompt"
+                out.append(Sample(kind, f"Prompt {number}", prompt, text, self._described()))
                 bar.update(number)
         return [], out
 

@@ -119,6 +119,12 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
+def pass_ks(samples: int) -> list[int]:
+    """Returns the k of pass@k that are scored: 1, 2, 4, … and the number of samples; none for a single sample."""
+    powers = [2**power for power in range(samples.bit_length()) if 2**power <= samples]
+    return sorted({*powers, samples}) if samples > 1 else []
+
+
 def bootstrap(items: Sequence[Any], aggregate: Callable[[Any], float], samples: int) -> tuple[Interval, int] | None:
     """Computes the percentile bootstrap of `aggregate` over `items`; also returns the number of resamples.
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from configs.common.layout import RESULTS
 from configs.safety.hide_secrets import mask as masked
 from configs.safety.hide_secrets import mask_urls
-from configs.schema.recipe import load_run
+from configs.schema.recipe import Recipe, load_run
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import facts, identity
 from eval.contamination import load as load_touched
 from eval.currency import scored_recipe, scores_fingerprint, scoring_code, set_identities
 from eval.lineage import checkpoint_facts, data_facts, lineage, model_facts, package_versions
+from eval.paired import compare_paired
 from eval.parts import DIRECTORY as DIRECTORY_OF_SCORES
-from eval.parts import score_parts
-from eval.results import Failure, Result, Results, ScoresBroken, ScoresFailed
+from eval.parts import score_parts, stored_results
+from eval.results import Change, Failure, Result, Results, ScoresBroken, ScoresFailed, load_results
 from eval.scorer import Scorer
+from eval.stage_facts import stage_of
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.model.transformer import Transformer
@@ -64,6 +68,7 @@ def evaluate(
         raise _complaint(scored.failures, None)
     data, funnel = data_facts(recipe, checkpoint)
     data |= facts(touched)
+    stage, changes = _beside_parent(recipe, scored.results)
     outcome = scores_fingerprint(recipe, checkpoint, sets)
     path = Results(
         fingerprint=outcome,
@@ -86,10 +91,28 @@ def evaluate(
             "overrides": [mask_urls(text) for text in overrides],
             "contamination": identity(recipe, checkpoint),
         },
+        stage=stage,
+        changes=changes,
     ).save(run)
     if scored.failures:
         raise _complaint(scored.failures, path)
     return path
+
+
+def _beside_parent(recipe: Recipe, results: list[Result]) -> tuple[dict[str, Any], list[Change]]:
+    """Returns the entries of `results.json` on a stage, and its scores compared with those of its parent."""
+    stage = stage_of(recipe)
+    if stage is None:
+        return {}, []
+    known = {"name": stage.name, "kind": stage.kind, "parent": stage.parent}
+    if not (stage.parent_run / RESULTS).is_file():
+        return {**known, "parent_results": None}, []
+    before = load_results(stage.parent_run)
+    shown = {(result.name, result.value, result.set) for result in before.results}
+    stored = stored_results(stage.parent_run / DIRECTORY_OF_SCORES)
+    earlier = [result for result in stored if (result.name, result.value, result.set) in shown]
+    changes = compare_paired(results, earlier, stage.parent, recipe.evaluation.bootstrap_samples)
+    return {**known, "parent_results": before.fingerprint}, changes
 
 
 def _in_order(results: list[Result]) -> list[Result]:

@@ -75,6 +75,10 @@ class Benchmarks(Section):
         None, ge=1, description="Score only the first items of each task, as many as this. The report notes it."
     )
     batch_size: int = Field(16, ge=1, description="Requests per forward pass. It changes the speed, not the scores.")
+    chat_template: bool = Field(
+        False,
+        description="Ask assistants in their chat template. Such scores cannot be compared with those of a base model.",
+    )
 
     @model_validator(mode="after")
     def _tasks_differ(self) -> Benchmarks:
@@ -91,7 +95,7 @@ class ChatSet(Section):
     samples: int = Field(
         1,
         ge=1,
-        description="Answers per prompt. 1: greedy. More: drawn at `temperature`, for pass@k of every k below it.",
+        description="Answers per prompt. 1: greedy. More: drawn at `temperature`, for pass@k of 1, 2, 4, … up to it.",
     )
     temperature: float = Field(1.0, gt=0, description="Temperature of drawn answers.")
     max_new_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")

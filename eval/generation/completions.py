@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from data_prep.tokens.vocab import Vocab
@@ -20,10 +20,16 @@ class Stops:
 
     The rule is that of lm-eval's `hf` model: generation continues until the new text contains a whole stop string. Then
     the text is cut at each string, in the given order. The end-of-text token is not part of the text.
+
+    Attributes:
+        vocab: of the model.
+        strings: the stop strings.
+        end_ids: ids that end a completion beside the end of text, such as the end of a message.
     """
 
     vocab: Vocab
-    strings: Sequence[str]
+    strings: Sequence[str] = ()
+    end_ids: Collection[int] = ()
 
     def met(self, tokens: Sequence[int]) -> bool:
         """Tells whether the text of the new tokens contains a stop string; called after each token.
@@ -40,6 +46,11 @@ class Stops:
                 return True
         return False
 
+    def within(self, sampling: Sampling) -> Sampling:
+        """Returns the same choice among the vocabulary's tokens; the end of text and the end ids end a completion."""
+        ends = {self.vocab.eod_id, *self.vocab.end_ids, *self.end_ids}
+        return replace(sampling, stop=ends, vocab_size=self.vocab.size)
+
     def cut(self, text: str) -> str:
         """Returns the text before the first stop string."""
         for stop in filter(None, self.strings):
@@ -49,42 +60,27 @@ class Stops:
 
 def complete(
     model: Transformer,
-    vocab: Vocab,
+    stops: Stops,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
-    stops: Sequence[str],
     batch_size: int,
     report: Report | None = None,
 ) -> list[str]:
-    """Completes prompts (token ids) greedily. Each completion ends at the end of text or a stop string."""
-    ends = Stops(vocab, stops)
+    """Completes prompts (token ids) greedily. Each completion ends at the end of text, an end id or a stop string."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     texts = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         chosen = [prompts[index] for index in indices]
-        outputs = generate_batch(model, chosen, max_new_tokens, _within(vocab, GREEDY), ends.met)
+        outputs = generate_batch(model, chosen, max_new_tokens, stops.within(GREEDY), stops.met)
         for index, output in zip(indices, outputs, strict=True):
-            texts[index] = ends.cut(vocab.decode(output))
+            texts[index] = stops.cut(stops.vocab.decode(output))
         if report is not None:
             report(start + len(indices), total=len(prompts))
     return texts
 
 
-def sample(
-    model: Transformer,
-    vocab: Vocab,
-    prompt: list[int],
-    max_new_tokens: int,
-    stops: Sequence[str],
-    sampling: Sampling,
-) -> str:
-    """Samples one continuation of a prompt (token ids). It ends at the end of text or a stop string."""
-    ends = Stops(vocab, stops)
-    tokens = generate(model, prompt, max_new_tokens, _within(vocab, sampling), ends.met)
-    return ends.cut(vocab.decode(tokens))
-
-
-def _within(vocab: Vocab, sampling: Sampling) -> Sampling:
-    """The same choice among this vocabulary's tokens; the end of text ends a completion."""
-    return replace(sampling, stop={vocab.eod_id, *vocab.end_ids}, vocab_size=vocab.size)
+def sample(model: Transformer, stops: Stops, prompt: list[int], max_new_tokens: int, sampling: Sampling) -> str:
+    """Samples one continuation of a prompt (token ids). It ends at the end of text, an end id or a stop string."""
+    tokens = generate(model, prompt, max_new_tokens, stops.within(sampling), stops.met)
+    return stops.cut(stops.vocab.decode(tokens))

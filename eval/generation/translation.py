@@ -11,7 +11,7 @@ from data_prep.decontamination.evaluation_sets import TranslationPair as Transla
 from data_prep.decontamination.evaluation_sets import read_all_pairs, set_key
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import labelled, split
-from eval.generation.completions import complete
+from eval.generation.completions import Stops, complete
 from eval.likelihood.scoring import Report
 from eval.results import Result, Sample
 from eval.statistics import no_interval
@@ -126,7 +126,9 @@ def translation_results(
             f"model.context_length {model.config.context_length}; lower it"
         )
     fitted = [fit_prompt(section, shots, pair.source, vocab, room) for pair in pairs]
-    texts = complete(model, vocab, [ids for ids, _ in fitted], section.max_new_tokens, ["\n"], batch_size, report)
+    texts = complete(
+        model, Stops(vocab, ["\n"]), [ids for ids, _ in fitted], section.max_new_tokens, batch_size, report
+    )
     hypotheses = [text.strip() for text in texts]
     references, sources = [pair.target for pair in pairs], [pair.source for pair in pairs]
     shown = sum(count for _, count in fitted) / len(fitted)

@@ -37,10 +37,12 @@ def benchmark_results(
     bootstrap_samples: int,
     progress: bool = True,
     touched: Touched | None = None,
+    chat: bool = False,
 ) -> list[Result]:
     """Runs the recipe's tasks and returns one result per task and metric.
 
-    If `touched` knows a task, touched and clean items also get separate results.
+    With `chat`, each item is a user's message in the chat template. If `touched` knows a task, touched and clean items
+    also get separate results.
 
     Raises:
         ValueError: for an unknown task, data that cannot be loaded (such as a task of lm-eval without a network), or a
@@ -48,15 +50,19 @@ def benchmark_results(
     """
     from eval.harness.lm_eval_adapter import ReplicaLM  # lm-eval is heavy: only when there are tasks
 
-    adapter = ReplicaLM(model, vocab, section.batch_size, progress)
+    adapter = ReplicaLM(model, vocab, section.batch_size, progress, chat)
     with tempfile.TemporaryDirectory(prefix="replica-datasets-") as cache, quiet():
         from lm_eval.evaluator import evaluate
 
         loaded = load_tasks(section, Path(cache))
-        raw = evaluate(adapter, loaded, limit=section.limit, bootstrap_iters=0, log_samples=True)
+        raw = evaluate(
+            adapter, loaded, limit=section.limit, bootstrap_iters=0, log_samples=True, apply_chat_template=chat
+        )
     results = []
     for name, task in loaded["tasks"].items():
         results += _task_results(name, task, raw, section.limit, bootstrap_samples, touched)
+    if chat:
+        results = [replace(result, settings={**result.settings, "chat template": "replica"}) for result in results]
     for group in loaded["groups"].values():
         results += group_results(group, raw, results)
     return results

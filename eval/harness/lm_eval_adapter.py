@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from configs.common.progress import ProgressBar, progress_bar
+from configs.schema.chat import END
+from data_prep.tokens.chat_template import JINJA, TEMPLATE_TOKENS, ChatTemplate
 from data_prep.tokens.vocab import Vocab
-from eval.generation.completions import complete, sample
+from eval.generation.completions import Stops, complete, sample
 from eval.likelihood.scoring import score_windows, sliding_windows
 from pretrain.generation.sampling import Sampling
 from pretrain.model.transformer import Transformer
@@ -32,15 +36,38 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     lm-eval's `TemplateLM` tokenizes contexts and continuations.
     """
 
-    def __init__(self, model: Transformer, vocab: Vocab, batch_size: int, progress: bool = True) -> None:
+    def __init__(
+        self, model: Transformer, vocab: Vocab, batch_size: int, progress: bool = True, chat: bool = False
+    ) -> None:
+        """`chat`: requests are rendered by the chat template, so markers in their text are tokens, as `hf` reads them.
+
+        Raises:
+            ValueError: with `chat`, when the vocabulary has no chat tokens.
+        """
         super().__init__()
         self._model, self._vocab, self._batch_size, self._progress = model, vocab, batch_size, progress
+        self._template = ChatTemplate(vocab) if chat else None
         # stderr is redirected to silence lm-eval's progress bars, so keep the real one for ours.
         self._stderr = sys.stderr
 
     @property
     def eot_token_id(self) -> int:
-        return self._vocab.eod_id
+        return self._vocab.eod_id if self._template is None else self._template.end
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Fingerprint of the tokenizer; lm-eval keeps rendered requests under it."""
+        return self._vocab.fingerprint
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Returns the chat template as Jinja, which lm-eval records with its results."""
+        return JINJA if self._template is not None else None
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Renders messages as the exported template does; without a generation prompt, the last one stays open."""
+        rendered = "".join(f"<|{item['role']}|>{item['content']}{END}" for item in chat_history)
+        text = f"{self._vocab.end_of_document}{rendered}"
+        return f"{text}<|assistant|>" if add_generation_prompt else text.removesuffix(END)
 
     @property
     def prefix_token_id(self) -> int:
@@ -53,7 +80,23 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return self._model.config.context_length
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        if self._template is not None:
+            begun = add_special_tokens is False or string.startswith(self._vocab.end_of_document)
+            return [*([] if begun else [self._vocab.begin_id]), *self._encode_rendered(string)]
         return self._vocab.encode(string) if add_special_tokens is False else self._vocab.framed(string)
+
+    def _encode_rendered(self, string: str) -> list[int]:
+        """Encodes text with markers, which become their tokens."""
+        ids: list[int] = []
+        for piece in self._markers.split(string):
+            marker = self._vocab.vocabulary.get(piece) if self._markers.fullmatch(piece) else None
+            ids += self._vocab.encode(piece) if marker is None else [marker]
+        return ids
+
+    @cached_property
+    def _markers(self) -> re.Pattern[str]:
+        tokens = (self._vocab.end_of_document, *TEMPLATE_TOKENS)
+        return re.compile(f"({'|'.join(map(re.escape, tokens))})")
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
@@ -100,21 +143,23 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         wanted = _generation_settings(settings)
         new = wanted["max_gen_toks"]
         # As `hf`: a text that spells the end-of-text token in ordinary tokens ends there too.
-        stops = [*filter(None, wanted["until"]), self._vocab.end_of_document]
+        ends = frozenset[int]() if self._template is None else self._template.end_ids
+        stops = Stops(self._vocab, [*filter(None, wanted["until"]), self._vocab.end_of_document], ends)
         room = self.max_length - new
         if room < 1:
             raise ValueError(
                 f"a benchmark task generates up to {new} tokens, which leaves no room for its prompt in "
                 f"model.context_length {self.max_length}; leave the task out or set max_gen_toks in its YAML"
             )
-        ids = [self._vocab.prompt(prompt)[-room:] for prompt in prompts]
+        encode = self._vocab.prompt if self._template is None else self.tok_encode
+        ids = [encode(prompt)[-room:] for prompt in prompts]
         with self._bar("benchmarks: answers", len(prompts)) as bar:
             if not wanted["do_sample"]:
-                return complete(self._model, self._vocab, ids, new, stops, self._batch_size, bar.update)
+                return complete(self._model, stops, ids, new, self._batch_size, bar.update)
             texts = []
             for number, prompt in enumerate(ids, start=1):
                 sampling = Sampling(wanted["temperature"], wanted["top_k"], wanted["top_p"], seed=number)
-                texts.append(sample(self._model, self._vocab, prompt, new, stops, sampling))
+                texts.append(sample(self._model, stops, prompt, new, sampling))
                 bar.update(number)
             return texts
 

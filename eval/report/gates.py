@@ -1,23 +1,33 @@
-"""Evaluates gates (conditions `metric op value` on scores), and compares scores with an earlier run."""
+"""Evaluates gates (conditions `metric op value` on scores), and compares scores with an earlier run.
+
+In the recipe of a chain, `STAGE:metric` is the score of a stage, as `RUN:STAGE` names its run; a metric alone is the
+run's own.
+"""
 
 from __future__ import annotations
 
 import difflib
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.common.layout import RESULTS, STAGES
 from configs.schema.recipe import Recipe, load_run
+from configs.schema.stage_recipe import BASE
 from eval.comparable import difference, difference_within
 from eval.results import Failure, Result, Results, ScoreName, load_results
+from eval.stage_facts import Role, applicable, role_of
+from eval.statistics import pass_ks
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 # The last part of a score's name, by kind; tests compare them with what is scored.
 PERPLEXITY = ("bits_per_byte", "perplexity", "nats_per_token")
 COMPRESSORS = ("gzip", "xz", "zstd")
 TRANSLATION = ("bleu", "chrf", "copy_bleu")
+CHAT = ("accuracy", "format", "stop_rate", "length")
+PREFERENCE = ("accuracy", "longer", "less_repeated")
 _PATTERN = re.compile(r"^\s*(\S+?)\s*(<=|>=|==|<|>)\s*(\S+)\s*$")
 
 
@@ -47,12 +57,28 @@ def check_gates(run: Path) -> list[Gate]:
     Raises:
         ValueError: for a gate with a syntax error or an unknown metric.
     """
-    return evaluate_gates(load_run(run).report.gates, load_results(run))
+    recipe = load_run(run)
+    return evaluate_gates(recipe.report.gates, load_results(run), results_of_stages(recipe))
 
 
-def evaluate_gates(gates: Sequence[str], results: Results) -> list[Gate]:
-    """Evaluates strings `metric op value`. The value is a number or the name of another metric."""
-    return [_evaluate(text, results) for text in gates]
+def results_of_stages(recipe: Recipe) -> dict[str, Results | None]:
+    """Reads the results of each stage of a recipe; None for one that has none yet."""
+    runs = {name: recipe.run_directory / STAGES / name for name in recipe.stage_names}
+    return {name: load_results(run) if (run / RESULTS).is_file() else None for name, run in runs.items()}
+
+
+def evaluate_gates(
+    gates: Sequence[str], results: Results, stages: Mapping[str, Results | None] | None = None
+) -> list[Gate]:
+    """Evaluates strings `metric op value`. The value is a number or the name of another metric.
+
+    Args:
+        gates: the conditions.
+        results: scores of the run itself.
+        stages: scores of its stages by name; None for a stage without.
+    """
+    known = {BASE: results, **(stages or {})}
+    return [_evaluate(text, known) for text in gates]
 
 
 def gate_problems(recipe: Recipe) -> list[str]:
@@ -66,7 +92,8 @@ def gate_problems(recipe: Recipe) -> list[str]:
         try:
             left, _, right = _read(text)
             for name in [left, right] if _number(right) is None else [left]:
-                opaque = bool(recipe.evaluation.benchmarks.tasks) and name.startswith("benchmark/")
+                own = _split(name, {BASE, *recipe.stage_names})[1]
+                opaque = bool(recipe.evaluation.benchmarks.tasks) and own.startswith("benchmark/")
                 if name not in known and not opaque:
                     raise _unknown(name, text, known)
         except ValueError as error:
@@ -80,7 +107,8 @@ def gates_on_other_tasks(recipe: Recipe) -> list[str]:
     warnings = []
     for text in recipe.report.gates:
         match = _PATTERN.match(text)
-        sides = [match[1], match[3]] if match and listed else []
+        stages = {BASE, *recipe.stage_names}
+        sides = [_split(side, stages)[1] for side in (match[1], match[3])] if match and listed else []
         named = [ScoreName.parse(side) for side in sides]
         tasks = [name.subject for name in named if name.kind == "benchmark" and name.metric]
         if others := [task for task in tasks if task not in listed]:
@@ -93,11 +121,27 @@ def gates_on_other_tasks(recipe: Recipe) -> list[str]:
 
 def _metrics(recipe: Recipe) -> Iterator[str]:
     """Yields the names of all scores of the evaluation section, except those of benchmarks."""
-    for item in recipe.evaluation.perplexity:
-        yield from (f"perplexity/{item.name}/{metric}{part}" for metric in PERPLEXITY for part in _parts(recipe))
+    role = role_of(recipe.train.objective)
+    names = list(_scores(recipe, role))
+    yield from names
+    if recipe.stages:
+        yield from (f"{BASE}:{name}" for name in names)
+    for stage in recipe.stages:
+        yield from (f"{stage.name}:{name}" for name in _scores(recipe, role_of(stage.objective)))
+
+
+def _scores(recipe: Recipe, role: Role) -> Iterator[str]:
+    section, parts = applicable(recipe.evaluation, role), _parts(recipe)
+    for item in section.perplexity:
+        yield from (f"perplexity/{item.name}/{metric}{part}" for metric in PERPLEXITY for part in parts)
         yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
-    for pairs in recipe.evaluation.translation:
-        yield from (f"translation/{pairs.name}/{metric}{part}" for metric in TRANSLATION for part in _parts(recipe))
+    for pairs in section.translation:
+        yield from (f"translation/{pairs.name}/{metric}{part}" for metric in TRANSLATION for part in parts)
+    for chat in section.chat:
+        metrics = [*CHAT, *(f"pass@{k}" for k in pass_ks(chat.samples))]
+        yield from (f"chat/{chat.name}/{metric}{part}" for metric in metrics for part in parts)
+    for preference in section.preference:
+        yield from (f"preference/{preference.name}/{metric}{part}" for metric in PREFERENCE for part in parts)
 
 
 def _parts(recipe: Recipe) -> tuple[str, ...]:
@@ -113,10 +157,16 @@ def _read(text: str) -> tuple[str, str, str]:
     return left, sign, right
 
 
-def _evaluate(text: str, results: Results) -> Gate:
+def _split(name: str, stages: Collection[str]) -> tuple[str, str]:
+    """Splits `STAGE:metric` at a known stage; a metric alone is the run's own."""
+    stage, colon, rest = name.partition(":")
+    return (stage, rest) if colon and stage in stages else (BASE, name)
+
+
+def _evaluate(text: str, known: Mapping[str, Results | None]) -> Gate:
     left_name, sign, right_name = _read(text)
-    left, right = _score(left_name, text, results), _number(right_name)
-    other = _score(right_name, text, results) if right is None else None
+    left, right = _score(left_name, text, known), _number(right_name)
+    other = _score(right_name, text, known) if right is None else None
     failed = [side.reason for side in (left, other) if isinstance(side, Failure)]
     if failed:
         return Gate(text, False, None, None, f"no score: {failed[0]}")
@@ -136,15 +186,24 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _score(name: str, gate: str, results: Results) -> Result | Failure:
+def _score(name: str, gate: str, known: Mapping[str, Results | None]) -> Result | Failure:
     """Returns the score of this name, or its failure."""
+    stage, metric = _split(name, known)
+    results = known[stage]
+    if results is None:
+        return Failure(metric, f"stage `{stage}` has no results yet")
     scores = results.by_name()
-    if name in scores:
-        return scores[name]
+    if metric in scores:
+        return scores[metric]
     for failure in results.failures:
-        if name.startswith(f"{failure.name}/"):
+        if metric.startswith(f"{failure.name}/"):
             return failure
-    raise _unknown(name, gate, sorted(scores))
+    raise _unknown(name, gate, sorted(_prefixed(known)))
+
+
+def _prefixed(known: Mapping[str, Results | None]) -> Iterator[str]:
+    for stage, results in known.items():
+        yield from (name if stage == BASE else f"{stage}:{name}" for name in (results.by_name() if results else ()))
 
 
 def _unknown(name: str, gate: str, known: Sequence[str]) -> ValueError:

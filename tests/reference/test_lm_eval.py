@@ -20,6 +20,7 @@ from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.harness.benchmarks import benchmark_results, load_tasks
 from eval.harness.lm_eval_adapter import ReplicaLM
+from pretrain.generation import sampling
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.model.transformer import Transformer
 
@@ -188,6 +189,11 @@ def test_sampling_draws_from_the_tokens_that_hf_draws_from(
 ) -> None:
     model, vocab, theirs = writers
     monkeypatch.setattr(torch, "multinomial", lambda *args, num_samples=1, **_: least_likely(args[0], num_samples))
+
+    def drawn(weights: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return least_likely(weights, 1).squeeze(-1), weights.sum(dim=-1, dtype=torch.float64)
+
+    monkeypatch.setattr(sampling, "draw_with_total", drawn)
     adapter = ReplicaLM(model, vocab, 2, progress=False)
     ours = adapter.generate_until(instances("generate_until", ask(["\n"], **settings)))
     assert ours == theirs.generate_until(instances("generate_until", ask(["\n"], **settings)), disable_tqdm=True), (

@@ -134,7 +134,7 @@ def test_one_pair_has_no_interval(model: Transformer, vocab: Vocab, tmp_path: Pa
 
 def test_generation_stops_at_the_line_end(model: Transformer, vocab: Vocab) -> None:
     prompts = [vocab.encode(text) for text in ("one", "a second one", "3")]
-    texts = complete(model, vocab, prompts, 24, ["e", "zz"], 2)
+    texts = complete(model, Stops(vocab, ["e", "zz"]), prompts, 24, 2)
     for prompt, text in zip(prompts, texts, strict=True):
         alone = vocab.decode(generate(model, prompt, 24, Sampling(0, stop={vocab.eod_id}, vocab_size=vocab.size)))
         assert text == alone.partition("e")[0].partition("zz")[0] and "e" not in text

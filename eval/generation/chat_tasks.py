@@ -1,0 +1,212 @@
+"""Scores the answers of an assistant: accuracy, pass@k, stop rate, format and length.
+
+Answers are checked by the function that training rewards (`pretrain.rewards.answers.check_answer`). An answer that does
+not end within its longest length counts as wrong: the model has not answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.schema.evaluation import ChatSet
+from data_prep.chat.messages import Prompt
+from data_prep.decontamination.chat_sets import read_prompts
+from data_prep.decontamination.evaluation_sets import set_key
+from data_prep.tokens.chat_template import ChatTemplate
+from eval.chat_setting import ChatSetting
+from eval.contamination import labelled, split
+from eval.likelihood.scoring import Report
+from eval.results import Items, Result, Sample
+from eval.statistics import Interval, bootstrap_ratio, no_interval, pass_at_k, pass_ks, wilson
+from pretrain.generation.noise import noise_keys
+from pretrain.generation.player import Answer, Player, Request
+from pretrain.generation.sampling import Sampling
+from pretrain.generation.tools import forced_by
+from pretrain.model.transformer import Transformer
+from pretrain.rewards.answers import last_answer
+from pretrain.rewards.completion import Completion
+from pretrain.rewards.registry import exact_reward, format_reward
+
+if TYPE_CHECKING:
+    from data_prep.decontamination.decontaminate import Touched
+
+SHOWN_SAMPLES = 4
+_ROWS = 64  # answers that decode together
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One answer: what it says, and what became of it."""
+
+    text: str
+    tokens: int
+    finished: bool
+    right: bool
+    formed: bool
+
+
+def chat_results(
+    section: ChatSet,
+    model: Transformer,
+    setting: ChatSetting,
+    report: Report | None = None,
+    touched: Touched | None = None,
+) -> tuple[list[Result], list[Sample]]:
+    """Answers the prompts of a set, greedily or with several samples each, and scores the answers.
+
+    Args:
+        section: the set.
+        model: in evaluation mode.
+        setting: how conversations are written down and scored.
+        report: receives the number of finished prompts.
+        touched: items that training documents touch.
+
+    Raises:
+        ValueError: when the set cannot be read.
+    """
+    chat = setting.chat
+    prompts, left = read_prompts(section, chat.system)
+    graded = answer_prompts(section, prompts, model, setting, report)
+    checked = is_checked(section, prompts)
+    greedy = section.samples == 1
+    how = "greedy" if greedy else f"{section.samples} samples at temperature {section.temperature:g}"
+    remarks = [f"{how}, at most {section.max_new_tokens} tokens", str(left)]
+    passages = [[prompt.text, prompt.reference or ""] for prompt in prompts]
+    stamp = {
+        "note": "; ".join(filter(None, remarks)),
+        "settings": {
+            "samples": section.samples,
+            "temperature": 0.0 if greedy else section.temperature,
+            "new tokens": section.max_new_tokens,
+            "system": set_key([[chat.system]])[:8] if chat.system else None,
+            "tools": ", ".join(chat.tools) or None,
+        },
+    }
+
+    def scored(chosen: Sequence[int]) -> list[Result]:
+        own = {**stamp, "set": set_key(passages[number] for number in chosen)}
+        return _results(section, [graded[number] for number in chosen], checked, setting.bootstrap_samples, own)
+
+    results = scored(range(len(prompts)))
+    for part, mask in split(touched, f"chat/{section.name}", passages).items():
+        results += labelled(scored(np.flatnonzero(mask).tolist()), part)
+    return results, [
+        _sample(section, number, prompts[number], graded[number][0], how, checked)
+        for number in range(min(SHOWN_SAMPLES, len(prompts)))
+    ]
+
+
+def is_checked(section: ChatSet, prompts: Sequence[Prompt]) -> bool:
+    """Tells whether the answers of a set can be right or wrong: every prompt has a reference with a final answer."""
+    references = [prompt.reference for prompt in prompts]
+    return all(text is not None and (section.shape == "gsm8k" or last_answer(text)) for text in references)
+
+
+# ------------------------------------------------------------------------------------------------------------- answers
+def answer_prompts(
+    section: ChatSet,
+    prompts: Sequence[Prompt],
+    model: Transformer,
+    setting: ChatSetting,
+    report: Report | None = None,
+) -> list[list[Graded]]:
+    """Answers each prompt `section.samples` times. A prompt that fills the context has empty answers, all wrong."""
+    checked, context = is_checked(section, prompts), model.config.context_length
+    template, seed, forced = setting.template, setting.seed, forced_by(setting.chat.tools, setting.template)
+    sampling = Sampling(
+        temperature=0.0 if section.samples == 1 else section.temperature,
+        seed=seed,
+        stop=template.end_ids,
+        vocab_size=template.vocab.size,
+    )
+    graded: list[list[Graded]] = [[Graded("", 0, False, False, False)] * section.samples for _ in prompts]
+    rendered = [template.prompt(prompt.messages) for prompt in prompts]
+    fitting = [number for number, ids in enumerate(rendered) if len(ids) < context]
+    fitting.sort(key=lambda number: len(rendered[number]))
+    block = max(1, _ROWS // section.samples)
+    player = Player(model)
+    for start in range(0, len(fitting), block):
+        numbers = fitting[start : start + block]
+        requests = [
+            Request(
+                rendered[number],
+                min(section.max_new_tokens, context - len(rendered[number])),
+                sampling,
+                section.samples,
+                [int(key) for key in _keys(seed, section, number)],
+                forced=forced,
+            )
+            for number in numbers
+        ]
+        answers = iter(player.run(requests))
+        for number in numbers:
+            drawn = [next(answers) for _ in range(section.samples)]
+            graded[number] = [_grade(template, prompts[number], rendered[number], one, checked) for one in drawn]
+        if report is not None:
+            report(start + len(numbers), total=len(fitting))
+    return graded
+
+
+def _keys(seed: int, section: ChatSet, number: int) -> npt.NDArray[np.uint64]:
+    return noise_keys(seed, f"chat/{section.name}", [number] * section.samples, range(section.samples))
+
+
+def _grade(template: ChatTemplate, prompt: Prompt, ids: list[int], answer: Answer, checked: bool) -> Graded:
+    text = template.parse(answer.ids).text
+    finished = answer.finish == "stop"
+    completion = Completion(text, prompt.reference, ids, answer.ids, finished)
+    right = checked and exact_reward(completion).value == 1
+    return Graded(text, len(answer.ids), finished, right, format_reward(completion).value == 1)
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+def _results(
+    section: ChatSet, graded: Sequence[Sequence[Graded]], checked: bool, samples: int, stamp: dict[str, Any]
+) -> list[Result]:
+    """Scores prompts (P) with S answers each."""
+
+    def share(metric: str, of: Callable[[Graded], bool], unit: str) -> Result:
+        values = np.array([np.mean([of(answer) for answer in answers]) for answers in graded])  # (P,)
+        return _mean(f"chat/{section.name}/{metric}", values, unit, samples, section.samples == 1, stamp)
+
+    results = []
+    if checked:
+        results.append(share("accuracy", lambda answer: answer.right, "share of right answers"))
+        right = np.array([sum(answer.right for answer in answers) for answers in graded])
+        for k in pass_ks(section.samples):
+            values = np.array([pass_at_k(section.samples, int(count), k) for count in right])
+            unit = f"share of prompts with a right answer among {k}"
+            results.append(_mean(f"chat/{section.name}/pass@{k}", values, unit, samples, False, stamp))
+        results.append(share("format", lambda answer: answer.formed, "share of answers with one #### in the last line"))
+    results.append(share("stop_rate", lambda answer: answer.finished, "share of answers that end"))
+    lengths = np.array([np.mean([answer.tokens for answer in answers]) for answers in graded])
+    length = _mean(f"chat/{section.name}/length", lengths, "tokens per answer", samples, False, stamp)
+    results.append(replace(length, higher_is_better=False, items=None))
+    return results
+
+
+def _mean(name: str, values: Floats, unit: str, samples: int, binary: bool, stamp: dict[str, Any]) -> Result:
+    n = len(values)
+    ones = np.ones(n)
+    interval: Interval | None
+    if binary:
+        interval, how = wilson(float(values.sum()), n), f"Wilson over {n} prompts"
+    else:
+        interval = bootstrap_ratio(values, ones, samples)
+        how = f"bootstrap over {n} prompts" if interval else no_interval(n, "prompt")
+    low, high = interval or (None, None)
+    items = Items(values.tolist(), ones.tolist())
+    return Result(name, float(values.mean()), low, high, n, unit, True, how, items=items, **stamp)
+
+
+def _sample(section: ChatSet, number: int, prompt: Prompt, answer: Graded, how: str, checked: bool) -> Sample:
+    text = answer.text if answer.finished else f"{answer.text} …"
+    title = f"{section.name}, prompt {number + 1}"
+    return Sample("chat", title, prompt.text, text, how, prompt.reference, answer.right if checked else None)

@@ -1,0 +1,157 @@
+"""Scores a reward model by how often it agrees with preference pairs, beside baselines that read no meaning.
+
+A reward model that only likes long answers can look good: people often prefer the longer one. So each set is also
+scored by "the longer answer is better" and by "the answer that repeats fewer words is better".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from configs.schema.evaluation import PreferenceSet
+from data_prep.chat.messages import Message, Pair
+from data_prep.decontamination.chat_sets import read_preferences
+from data_prep.decontamination.evaluation_sets import set_key
+from eval.chat_setting import ChatSetting
+from eval.contamination import labelled, split
+from eval.likelihood.scoring import Report
+from eval.paired import compare_paired
+from eval.results import Items, Result
+from eval.statistics import wilson
+
+if TYPE_CHECKING:
+    from data_prep.decontamination.decontaminate import Touched
+
+_ROWS = 32  # rows that are scored at a time
+
+# Scores rows of tokens: prompt, answer and its end.
+RowScorer = Callable[[Sequence[Sequence[int]]], Sequence[float]]
+
+
+def preference_results(
+    section: PreferenceSet,
+    score: RowScorer,
+    setting: ChatSetting,
+    context_length: int,
+    report: Report | None = None,
+    touched: Touched | None = None,
+) -> list[Result]:
+    """Scores a set by a reward model and by the baselines.
+
+    Pairs that are longer than the model's context are left out, as in training, and counted.
+
+    Args:
+        section: the set.
+        score: the reward model.
+        setting: how conversations are written down and scored.
+        context_length: most tokens that the model reads.
+        report: receives the number of scored pairs.
+        touched: items that training documents touch.
+
+    Raises:
+        ValueError: when the set cannot be read, or no pair fits the context.
+    """
+    pairs, left = read_preferences(section, setting.chat.system)
+    render = setting.template.render
+    rows = [[render([*pair.prompt, answer]).ids for answer in (pair.chosen, pair.rejected)] for pair in pairs]
+    fitting = [number for number, both in enumerate(rows) if max(map(len, both)) <= context_length]
+    if not fitting:
+        raise ValueError(f"preference set `{section.name}`: no pair fits model.context_length {context_length}")
+    kept = [pairs[number] for number in fitting]
+    rewards = _score(score, [rows[number] for number in fitting], report)
+    agreed = {"accuracy": [_agrees(*both) for both in rewards]}
+    for name, measure in (("longer", _length), ("less_repeated", _variety)):
+        agreed[name] = [_agrees(measure(pair.chosen), measure(pair.rejected)) for pair in kept]
+    beyond = len(pairs) - len(kept)
+    remarks = [str(left), f"{beyond:,} pairs longer than the context left out" if beyond else ""]
+    note = "; ".join(filter(None, remarks))
+    passages = [_passages(pair) for pair in kept]
+
+    def scored(chosen: Sequence[int]) -> list[Result]:
+        stamp = {"set": set_key(passages[number] for number in chosen), "settings": {"context": context_length}}
+        values = {name: [outcomes[number] for number in chosen] for name, outcomes in agreed.items()}
+        return _results(section.name, values, note, stamp, setting.bootstrap_samples)
+
+    results = scored(range(len(kept)))
+    for part, mask in split(touched, f"preference/{section.name}", passages).items():
+        results += labelled(scored(np.flatnonzero(mask).tolist()), part)
+    return results
+
+
+def _score(score: RowScorer, rows: list[list[list[int]]], report: Report | None) -> list[tuple[float, float]]:
+    """Scores both answers of each pair; pairs of similar length are scored together."""
+    order = sorted(range(len(rows)), key=lambda number: max(map(len, rows[number])))
+    scores: dict[int, tuple[float, float]] = {}
+    for start in range(0, len(order), _ROWS // 2):
+        numbers = order[start : start + _ROWS // 2]
+        values = list(score([ids for number in numbers for ids in rows[number]]))
+        for place, number in enumerate(numbers):
+            scores[number] = (float(values[2 * place]), float(values[2 * place + 1]))
+        if report is not None:
+            report(start + len(numbers), total=len(order))
+    return [scores[number] for number in range(len(rows))]
+
+
+def _agrees(chosen: float, rejected: float) -> float:
+    """1 where the chosen answer is worth more, 0 where it is worth less, a half where both are worth the same."""
+    return 0.5 + 0.5 * float(np.sign(chosen - rejected))
+
+
+def _length(answer: Message) -> float:
+    return float(len(answer.text))
+
+
+def _variety(answer: Message) -> float:
+    """The share of words that are not a repetition of an earlier one; 1 for a text without words."""
+    words = answer.text.casefold().split()
+    return len(set(words)) / len(words) if words else 1.0
+
+
+def _passages(pair: Pair) -> list[str]:
+    return [message.text for message in (*pair.prompt, pair.chosen, pair.rejected)]
+
+
+_NOTES = {
+    "accuracy": "the answer of the higher reward is the chosen one",
+    "longer": "baseline: the longer answer (in characters) is the chosen one",
+    "less_repeated": "baseline: the answer that repeats a smaller share of its words is the chosen one",
+}
+
+
+def _results(name: str, agreed: dict[str, list[float]], note: str, stamp: dict[str, Any], samples: int) -> list[Result]:
+    results = []
+    for metric, outcomes in agreed.items():
+        n, total = len(outcomes), sum(outcomes)
+        ties = outcomes.count(0.5)
+        remarks = [_NOTES[metric], f"{ties:,} ties count as a half" if ties else "", note]
+        results.append(
+            Result(
+                name=f"preference/{name}/{metric}",
+                value=total / n,
+                low=wilson(total, n)[0],
+                high=wilson(total, n)[1],
+                n=n,
+                unit="share of pairs",
+                higher_is_better=True,
+                interval=f"Wilson over {n} pairs",
+                chance=0.5,
+                note="; ".join(filter(None, remarks)),
+                items=Items(outcomes, [1.0] * n),
+                **stamp,
+            )
+        )
+    ours, *baselines = results
+    said = [_beside(ours, baseline, samples) for baseline in baselines]
+    return [replace(ours, note="; ".join([ours.note or "", *said])), *baselines]
+
+
+def _beside(ours: Result, baseline: Result, samples: int) -> str:
+    """Says whether the model agrees with more pairs than a baseline does, on the same pairs."""
+    label = baseline.named.metric
+    (change,) = compare_paired([ours], [replace(baseline, name=ours.name)], label, samples)
+    by = {"better": "above", "worse": "below"}.get(change.verdict, "no different from")
+    return f"{by} `{label}` ({change.method}{'' if change.p is None else f', p = {change.p:.2g}'})"

@@ -1,0 +1,73 @@
+"""Tells what a run is in a chain of stages: which stage, of which parent, and what an evaluation of it scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from configs.schema.evaluation import Benchmarks, Evaluation
+from configs.schema.objectives import Objective, RewardModelling, unit_of
+from configs.schema.recipe import Recipe
+from configs.schema.section import Custom
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """A stage: its name, the kind of its objective, and the run that its weights started from.
+
+    Attributes:
+        parent: name of the other stage, or `base`.
+        parent_run: its run directory.
+    """
+
+    name: str
+    kind: str
+    parent: str
+    parent_run: Path
+
+
+def stage_of(recipe: Recipe) -> StageFacts | None:
+    """Returns the facts of a stage; None for the run of a recipe itself."""
+    if not recipe.parents:
+        return None
+    parent, run = next(iter(recipe.parents.items()))
+    return StageFacts(recipe.name.rpartition(".")[2], kind_of(recipe.train.objective), parent, Path(run))
+
+
+def kind_of(objective: Objective | None) -> str:
+    """Returns the kind of an objective, such as `sft`; `pretraining` for the next token, `custom` for the user's."""
+    if objective is None:
+        return "pretraining"
+    return "custom" if isinstance(objective, Custom) else objective.kind
+
+
+Role = Literal["text", "assistant", "reward"]
+
+
+def role_of(objective: Objective | None) -> Role:
+    """Returns what a model of this objective gives: a score, an answer, or the text that follows."""
+    if isinstance(objective, RewardModelling):
+        return "reward"
+    return "text" if unit_of(objective) == "document" else "assistant"
+
+
+def is_assistant(recipe: Recipe) -> bool:
+    """Tells whether a run is a stage that answers: its objective reads conversations, pairs or prompts."""
+    return role_of(recipe.train.objective) == "assistant"
+
+
+def is_reward_model(recipe: Recipe) -> bool:
+    """Tells whether a run trains a reward model, which gives scores instead of text."""
+    return role_of(recipe.train.objective) == "reward"
+
+
+def applicable(section: Evaluation, role: Role) -> Evaluation:
+    """Returns an evaluation without the sets that say nothing about such a model.
+
+    Prompts are for assistants, pairs for reward models. All other sets are for models that give text.
+    """
+    if role == "reward":
+        nothing = {"perplexity": [], "translation": [], "benchmarks": Benchmarks(), "chat": []}
+        return section.model_copy(update={**nothing, "samples": section.samples.model_copy(update={"prompts": []})})
+    return section.model_copy(update={"preference": [], **({} if role == "assistant" else {"chat": []})})

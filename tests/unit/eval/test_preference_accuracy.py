@@ -1,0 +1,79 @@
+"""Agreement of a reward model with preference pairs, beside baselines that read no meaning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from configs.schema.chat import Chat
+from configs.schema.data import Tokenizer
+from configs.schema.evaluation import PreferenceSet
+from data_prep.tokens.chat_template import ChatTemplate
+from data_prep.tokens.vocab_training import train_vocab
+from eval.chat_setting import ChatSetting
+from eval.preference_accuracy import preference_results
+from eval.statistics import wilson
+
+PAIRS = [
+    ("good and long", "bad"),
+    ("good", "bad and long"),
+    ("good day", "bad bad bad"),
+    ("bad", "good"),
+    ("same", "other"),
+]
+
+
+@pytest.fixture(scope="module")
+def setting() -> ChatSetting:
+    template = ChatTemplate(train_vocab(Tokenizer(kind="byte", special_tokens="chat"), []))
+    return ChatSetting(template, Chat(), 1, 200)
+
+
+def written(path: Path, pairs: Sequence[tuple[str, str]]) -> PreferenceSet:
+    rows = [
+        {"chosen": f"\n\nHuman: Hi\n\nAssistant: {chosen}", "rejected": f"\n\nHuman: Hi\n\nAssistant: {rejected}"}
+        for chosen, rejected in pairs
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return PreferenceSet(name="hh", path=str(path))
+
+
+def test_agreement_beside_the_baselines(setting: ChatSetting, tmp_path: Path) -> None:
+    vocab, rows = setting.template.vocab, []
+
+    def score(batch: Sequence[Sequence[int]]) -> list[float]:
+        rows.extend(batch)
+        return [float("good" in vocab.decode(list(ids))) for ids in batch]
+
+    section = written(tmp_path / "a.jsonl", [*PAIRS, ("x" * 300, "y"), ("twin", "twin")])
+    accuracy, longer, less_repeated = preference_results(section, score, setting, context_length=100)
+    assert accuracy.n == 5 and accuracy.value == pytest.approx(3.5 / 5), "a tie counts as a half"
+    assert (accuracy.low, accuracy.high) == wilson(3.5, 5) and accuracy.chance == 0.5
+    assert longer.value == pytest.approx(1 / 5) and less_repeated.value == pytest.approx((0.5 * 4 + 1) / 5)
+    note = accuracy.note or ""
+    assert "1 record left out: same_answers 1" in note and "1 pairs longer than the context left out" in note
+    assert "1 ties count as a half" in note and "no different from `less_repeated`" in note
+    assert "above `longer` (paired bootstrap over 5 items)" in note
+    ends = {ids[-1] for ids in rows}
+    assert ends == {setting.template.end} and {ids[0] for ids in rows} == {setting.template.bos}
+    assert accuracy.items is not None and accuracy.items.numerators == [1, 1, 1, 0, 0.5]
+
+
+def test_a_difference_from_a_baseline_is_said(setting: ChatSetting, tmp_path: Path) -> None:
+    def score(batch: Sequence[Sequence[int]]) -> list[float]:
+        return [-float(len(ids)) for ids in batch]
+
+    section = written(tmp_path / "a.jsonl", [(f"short {number}", f"rather long {number}") for number in range(20)])
+    accuracy, longer, _ = preference_results(section, score, setting, context_length=100)
+    assert (accuracy.value, longer.value) == (1, 0)
+    assert "above `longer` (McNemar's exact test over 20 items: 20 gained, 0 lost, p = 1.9e-06)" in (
+        accuracy.note or ""
+    )
+
+
+def test_no_pair_that_fits_is_an_error(setting: ChatSetting, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no pair fits"):
+        preference_results(written(tmp_path / "a.jsonl", PAIRS), lambda rows: [0.0] * len(rows), setting, 4)
