@@ -258,7 +258,8 @@ def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: 
         steps = range(start.step, total_steps(recipe, source.windows))
         with meter.paused():
             known = start.state.get(NUMERICS, {})
-            meter.remark(prepared.numerics.settle(batches, start.step, known, steps.stop))
+            sample = partial(objective.sample, engine, batches, start.step)
+            meter.remark(prepared.numerics.settle(sample, start.step, known, steps.stop))
         facts = {
             "order": ORDER_VERSION,
             CHANGES: start.changes,

@@ -26,6 +26,7 @@ from configs.schema.deepspeed_keys import check_deepspeed
 from configs.schema.evaluation import Evaluation, Report
 from configs.schema.float8_limits import check_float8
 from configs.schema.model import Model
+from configs.schema.objective_limits import check_objective
 from configs.schema.overrides import RecipeError as RecipeError
 from configs.schema.overrides import apply_override, set_value
 from configs.schema.paths import resolve_paths
@@ -82,6 +83,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
         check_float8(self.model, self.train)
+        check_objective(self.model, self.train)
         check_deepspeed(self.deepspeed)
         return self
 

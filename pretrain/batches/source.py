@@ -219,6 +219,14 @@ class BatchSource:
         return begins
 
 
+def drawn_batch(rows: int, width: int, vocab_size: int, seed: int) -> Batch:
+    """A batch of uniformly drawn tokens, all of which count, for measurements without data."""
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randint(0, vocab_size, (rows, width + 1), generator=generator)
+    weights = torch.ones(rows, width)
+    return Batch(text[:, :-1].contiguous(), text[:, 1:].contiguous(), weights, weights.numel(), fresh=True)
+
+
 @contextmanager
 def prefetched(
     source: Batches[Any], steps: Sequence[int], rank: int, ranks: int, device: torch.device

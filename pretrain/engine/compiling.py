@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from configs.common.notices import say
+from configs.schema.objectives import unit_of
 from configs.schema.train import Train
 
 # Compilation takes some half a minute. A run pays for it from about this many operations a rank on: five minutes of two
@@ -20,6 +21,8 @@ _PLACE = "TORCHINDUCTOR_CACHE_DIR"
 def pays_to_compile(train: Train, kind: str, flops_per_rank: float) -> bool:
     """`train.compile`, with `auto` decided where there is a compiler: for long runs at ZeRO stages 0 to 2.
 
+    Not for pairs and answers: their micro-batches have many widths, and each new one may compile again.
+
     Args:
         train: the section.
         kind: of device, as torch calls it: cpu or cuda.
@@ -28,7 +31,8 @@ def pays_to_compile(train: Train, kind: str, flops_per_rank: float) -> bool:
     if train.compile != "auto":
         return train.compile
     pays = kind in PAYS_FROM_FLOPS and flops_per_rank >= PAYS_FROM_FLOPS[kind]
-    return pays and train.zero.stage < 3 and train.parallel.tensor == 1
+    of_one_width = unit_of(train.objective) in ("document", "conversation")
+    return pays and of_one_width and train.zero.stage < 3 and train.parallel.tensor == 1
 
 
 def should_compile(train: Train, device: torch.device, flops_per_rank: float) -> bool:

@@ -92,7 +92,7 @@ class Engine:
         train = recipe.train
         self.ranks, self.device, self.report_phase = ranks, device, report_phase
         self.plan = solve_batch(train, ranks.count)
-        self._check_units(module)
+        assert self.plan.micro_batch % module.unit_rows == 0  # see `plan_batch`
         self.precision = resolve_precision(train.precision, device)
         self.rows = row_slice(ranks, train.parallel)
         self.clock = ForwardClock(device)
@@ -134,14 +134,6 @@ class Engine:
         # One rank has nothing to reduce; stage 0 would still copy all gradients to and fro.
         engine.enable_backward_allreduce = self.stage > 0 or self.ranks.count > 1
         return engine
-
-    def _check_units(self, module: LossModule) -> None:
-        """Raises `ValueError` where a micro-batch would divide rows that belong together."""
-        if self.plan.micro_batch % module.unit_rows:
-            raise ValueError(
-                f"train.micro_batch_size {self.plan.micro_batch} divides units of {module.unit_rows} rows; make it, "
-                f"and train.global_batch_size for each rank, a multiple of {module.unit_rows}"
-            )
 
     @property
     def is_main(self) -> bool:

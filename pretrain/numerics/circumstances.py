@@ -22,7 +22,7 @@ _PREFIXES = ("TORCHINDUCTOR_", "TRITON_", "TORCHDYNAMO_")
 _PLACES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TRITON_HOME")  # where files lie changes nothing
 _SETTINGS = (
     "precision", "zero", "parallel", "activation_checkpointing", "loss_chunk", "compile", "deterministic",
-    "document_masking", "packing",
+    "document_masking", "objective", "packing",
 )  # fmt: skip
 
 

@@ -17,13 +17,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.batches.source import Batch
 from pretrain.engine.engine import Engine
 from pretrain.model.float8 import float8_layers
 from pretrain.model.plain_kernels import plain_kernels, without_dropout
@@ -124,26 +125,26 @@ def fast_paths(engine: Engine, positions: int, chunk: int | None) -> list[str]:
     return found
 
 
-def check_kernels(engine: Engine, inputs: tuple[Tensor, ...], setting: Any, chunk: int | None) -> Check:
+def check_kernels(engine: Engine, batch: Batch, setting: Any, chunk: int | None) -> Check:
     """Compares fast code with plain code on a micro-batch; every rank must call it, and all decide the same.
 
     Args:
-        inputs: tokens, targets, weights, and positions where there are any, as the objective takes them.
+        batch: a micro-batch on the engine's device.
         setting: `train.compile`. Where compiled code fails, `auto` goes on without it, and says so on standard error.
         chunk: `train.loss_chunk`.
 
     Raises:
         WrongKernels: on every rank, naming what differs and what helps.
     """
-    paths = fast_paths(engine, inputs[0].numel(), chunk)
+    paths = fast_paths(engine, batch.tokens.numel(), chunk)
     if not paths:
         return Check(False, "plain code alone: neither compiled code nor fp8 nor a loss in chunks", True)
     began = time.monotonic()
-    inputs, allowed = _weighted(inputs), TOLERANCES[engine.precision]
+    batch, allowed = _weighted(batch), TOLERANCES[engine.precision]
     with _as_before(engine):
-        plain = _plain_digest(engine, inputs)
+        plain = _plain_digest(engine, batch)
         whole = time.monotonic()
-        found = _compare(engine, inputs, plain)
+        found = _compare(engine, batch, plain)
         seconds = {"check/seconds": whole - began, "check/first_pass_seconds": time.monotonic() - whole}
         if not all(engine.gather(plain.is_finite)):
             text = f"{_listed(paths)}: not compared: plain code gives NaN or infinite values too"
@@ -160,8 +161,8 @@ def check_kernels(engine: Engine, inputs: tuple[Tensor, ...], setting: Any, chun
         if setting != "auto":
             raise WrongKernels(_refusal(paths, found, failing, allowed, compiled=True))
         engine.uncompile()
-        rest = fast_paths(engine, inputs[0].numel(), chunk)
-        again = _compare(engine, inputs, plain) if rest else None
+        rest = fast_paths(engine, batch.tokens.numel(), chunk)
+        again = _compare(engine, batch, plain) if rest else None
         if again is not None and (left := again.failing(allowed)):
             raise WrongKernels(_refusal(rest, again, left, allowed, compiled=False))
     return Check(False, _fallback(found, failing, allowed), True, _values(found, engine) | seconds)
@@ -179,41 +180,41 @@ def sketch(gradient: Tensor | None, size: int, number: int) -> Tensor:
     return padded.sum(dim=0, dtype=torch.float64).cpu()
 
 
-def _digest(engine: Engine, inputs: tuple[Tensor, ...], call: Callable[..., Tensor], scale: float) -> Digest:
+def _digest(engine: Engine, batch: Batch, call: Callable[..., Tensor], scale: float) -> Digest:
     parameters = [parameter for _, parameter in engine.state.parameters()]
     with engine.autocast():
-        nats = call(*inputs).reshape(-1)[0]
+        nats = call(*batch.inputs, **batch.columns).reshape(-1)[0]
     # Past DeepSpeed's hooks, which would start to reduce and add up.
     gradients = torch.autograd.grad(nats * scale, parameters, allow_unused=True)
     rows = [sketch(g, g.numel() if g is not None else 0, number) for number, g in enumerate(gradients)]
     return Digest(float(nats.detach()), torch.stack(rows))
 
 
-def _weighted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _weighted(batch: Batch) -> Batch:
     """Sets all weights to one where all are zero: a micro-batch of padding has no gradient to compare."""
-    tokens, targets, weights, *rest = inputs
-    return (tokens, targets, weights if weights.any() else torch.ones_like(weights), *rest)
+    return batch if batch.weights.any() else replace(batch, weights=torch.ones_like(batch.weights))
 
 
-def _scale(engine: Engine, inputs: tuple[Tensor, ...]) -> float:
+def _scale(engine: Engine, batch: Batch) -> float:
     """The factor that makes a mean of the micro-batch's sum."""
-    return (_FP16_SCALE if engine.precision == "fp16" else 1.0) / max(float(inputs[2].sum()), 1.0)
+    return (_FP16_SCALE if engine.precision == "fp16" else 1.0) / max(float(batch.weights.sum()), 1.0)
 
 
-def _plain_digest(engine: Engine, inputs: tuple[Tensor, ...]) -> Digest:
-    rows, scale = max(1, inputs[0].shape[0] // _PIECES), _scale(engine, inputs)
-    pieces = list(zip(*(torch.split(part, rows) for part in inputs), strict=True))
+def _plain_digest(engine: Engine, batch: Batch) -> Digest:
+    unit, scale = engine.module.unit_rows, _scale(engine, batch)
+    rows = max(1, len(batch.tokens) // unit // _PIECES) * unit
+    pieces = [batch.rows(start, start + rows) for start in range(0, len(batch.tokens), rows)]
     with plain_kernels(engine.module.model):
         # `forward` and not the module itself, which may be compiled; at ZeRO-3 the hooks are on the modules inside.
         found = [_digest(engine, piece, engine.module.forward, scale) for piece in pieces]
     return Digest(sum(part.nats for part in found), torch.stack([part.gradients for part in found]).sum(dim=0))
 
 
-def _compare(engine: Engine, inputs: tuple[Tensor, ...], plain: Digest) -> Differences:
+def _compare(engine: Engine, batch: Batch, plain: Digest) -> Differences:
     """The differences of what training would compute, the largest over ranks."""
     names = [name for name, _ in engine.state.parameters()]
     try:
-        fast = _digest(engine, inputs, engine.module, _scale(engine, inputs))
+        fast = _digest(engine, batch, engine.module, _scale(engine, batch))
         own = differences(fast, plain, names, [math.prod(shape) for shape in engine.state.shapes().values()])
     except RuntimeError as error:
         # Only where code was compiled are these modules imported already; they are slow to import, and on being so

@@ -7,6 +7,7 @@ one did, compiled or not. What is said stands in `RUN/numerics.json` for the rep
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from configs.common.files import write_json
 from configs.common.notices import say
 from configs.common.numerics_record import NUMERICS
 from configs.schema.recipe import Recipe
-from pretrain.batches.source import Batches
+from pretrain.batches.source import Batch
 from pretrain.engine.engine import Engine
 from pretrain.numerics.circumstances import all_circumstances
 from pretrain.numerics.kernel_check import Check, check_kernels
@@ -30,11 +31,11 @@ class Numerics:
         self._recipe, self._engine = recipe, engine
         self.state: dict[str, Any] = {}  # for checkpoints
 
-    def settle(self, batches: Batches[Any], step: int, state: dict[str, Any], last: int) -> dict[str, float]:
+    def settle(self, sample: Callable[[], Batch], step: int, state: dict[str, Any], last: int) -> dict[str, float]:
         """Compares where it must, before `step` (from 0) is made; returns values for metrics.jsonl.
 
         Args:
-            batches: this rank's, of which the first micro-batch of the step is taken.
+            sample: gives a batch of this rank as `step` may have one, of which the first micro-batch is taken.
             state: of the checkpoint that training goes on from.
             last: the steps of the whole run; after the last one there is nothing to compare.
 
@@ -53,9 +54,7 @@ class Numerics:
             self._say(f"not compared again ({found[:12]}, as at step {state['step']:,}): {state['text']}")
             return {}
         engine.report_phase(Phase.COMPARING_KERNELS, step + 1)
-        rows = engine.rows
-        inputs = batches.batch(step, rows.rank, rows.count).inputs
-        micro = tuple(part[: engine.plan.micro_batch].to(engine.device) for part in inputs)
+        micro = next(engine.micro_batches(sample())).to(engine.device)
         if engine.is_main and engine.compiled:  # else nothing is heard for a minute
             say("compiling the model: seconds to minutes before the first step …")
         check = check_kernels(engine, micro, train.compile, train.loss_chunk)

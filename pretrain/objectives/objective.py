@@ -10,7 +10,7 @@ from torch import Tensor
 
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest
-from pretrain.batches.source import Batch, Batches
+from pretrain.batches.source import Batch, Batches, drawn_batch
 from pretrain.batches.trace import SpansOf
 from pretrain.engine.engine import Engine
 from pretrain.engine.loss_module import LossModule
@@ -71,6 +71,22 @@ class Objective(ABC):
         """The batch of `step` (from 0), from what was read for it. Every rank calls it, between steps."""
         batch: Batch = read
         return batch
+
+    def made_up(self, batch: Batch) -> Batch:
+        """A batch of drawn tokens with what else the loss takes, for measurements and checks without data.
+
+        Neither the loss nor its gradient is zero.
+        """
+        return batch
+
+    def sample(self, engine: Engine, batches: Batches[Any], step: int) -> Batch:
+        """This rank's batch of `step`; where experience would make it, one of drawn tokens in its place."""
+        rows, model = engine.rows, engine.module.model
+        if not self.rolls_out:
+            return self.experience(engine, batches.batch(step, rows.rank, rows.count), step)
+        plan, width = engine.plan, self.recipe.model.context_length
+        seed = step * rows.count + rows.rank
+        return self.made_up(drawn_batch(plan.micro_batch * plan.accumulation, width, model.vocab_size, seed))
 
     def check(self, step: int, loss: float, statistics: dict[str, float]) -> None:  # noqa: B027 (most have nothing)
         """Looks at the results of `step` (from 0) before its update, the same on all ranks; may end training.

@@ -22,7 +22,7 @@ from configs.common.progress import progress_bar
 from configs.safety.trust import add_trust, trusting
 from configs.schema.batch_plan import total_steps
 from configs.schema.recipe import Recipe, load
-from pretrain.batches.source import Batch
+from pretrain.batches.source import drawn_batch
 from pretrain.checkpoint.fragment_files import HostCopy
 from pretrain.engine.compiling import keep_compiled, should_compile
 from pretrain.engine.connection import connected
@@ -57,7 +57,8 @@ def probe(recipe: Recipe, rows: int, steps: int) -> dict[str, Any]:
             operations = planned_tokens(recipe) * model.flops_per_token() / ranks.count
             if compiled := should_compile(recipe.train, device, operations):
                 keep_compiled()
-            module = make_objective(recipe).module(model)
+            objective = make_objective(recipe)
+            module = objective.module(model)
             engine = Engine(recipe, module, ranks, device, compiled)
             engine.state.set_weights(initial_weights(module, engine.state.shapes(), recipe.seed))
             copy = HostCopy()
@@ -67,7 +68,8 @@ def probe(recipe: Recipe, rows: int, steps: int) -> dict[str, Any]:
             seconds = []
             with progress_bar("probe", steps, enabled=engine.is_main) as bar:
                 for step in range(steps):
-                    batch = _made_up(engine, recipe.model.context_length, rows, step)
+                    share = engine.plan.micro_batch * engine.plan.accumulation
+                    batch = objective.made_up(drawn_batch(share, recipe.model.context_length, rows, step))
                     began = time.perf_counter()
                     result = engine.step(batch, step, recipe.train.optimizer.lr / steps)
                     seconds.append(time.perf_counter() - began)
@@ -95,15 +97,6 @@ def planned_tokens(recipe: Recipe) -> float:
     return float(step * (1 if recipe.train.epochs is not None else total_steps(recipe, 0)))
 
 
-def _made_up(engine: Engine, length: int, rows: int, step: int) -> Batch:
-    """This rank's share of a global batch of uniformly drawn tokens."""
-    generator = torch.Generator().manual_seed(step)
-    shape = (engine.plan.micro_batch * engine.plan.accumulation, length + 1)
-    text = torch.randint(0, rows, shape, generator=generator)
-    weights = torch.ones(shape[0], length)
-    return Batch(text[:, :-1].contiguous(), text[:, 1:].contiguous(), weights, weights.numel(), fresh=True)
-
-
 def _warm_up(recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
     """Makes a step of a very small model.
 
@@ -113,12 +106,18 @@ def _warm_up(recipe: Recipe, ranks: Ranks, device: torch.device) -> None:
         update={"num_layers": 1, "hidden_size": 16, "num_heads": 1, "num_kv_heads": 1, "head_dim": 16}
         | {"intermediate_size": 32, "context_length": 16, "rope_scaling": None, "value_residual": False}
     )
-    small = {"global_batch_size": ranks.count, "micro_batch_size": 1, "parallel": recipe.train.parallel.model_copy()}
+    small = {
+        "global_batch_size": ranks.count,
+        "micro_batch_size": 1,
+        "objective": None,
+        "parallel": recipe.train.parallel.model_copy(),
+    }
     tiny = recipe.model_copy(update={"model": model, "train": recipe.train.model_copy(update=small)})
     module = LanguageModelling(build_model(tiny, 64, device))
     engine = Engine(tiny, module, ranks, device)
     engine.state.set_weights(initial_weights(module, engine.state.shapes(), 0))
-    engine.step(_made_up(engine, model.context_length, 64, 0), 0, 1e-3)
+    share = engine.plan.micro_batch * engine.plan.accumulation
+    engine.step(drawn_batch(share, model.context_length, 64, 0), 0, 1e-3)
     engine.close()
     del engine, module
     gc.collect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from configs.schema.model import Model
+from pretrain.batches.source import Batch
 from pretrain.model.cross_entropy import _Chunked
 from pretrain.model.transformer import Transformer
 from pretrain.numerics import kernel_check
@@ -63,10 +65,10 @@ class StandIn:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.precision != "fp32")
 
 
-def batch(seed: int = 0) -> tuple[Tensor, ...]:
+def batch(seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     text = torch.randint(0, VOCAB, (ROWS, LENGTH + 1), generator=generator)
-    return text[:, :-1], text[:, 1:], torch.ones(ROWS, LENGTH)
+    return Batch(text[:, :-1], text[:, 1:], torch.ones(ROWS, LENGTH), target_bytes=0, fresh=False)
 
 
 def check(engine: StandIn, setting: Any = "auto") -> Check:
@@ -284,8 +286,7 @@ def test_a_micro_batch_without_weight_hides_no_fault() -> None:
     """All of a micro-batch may be padding: then both ways give zeros, right or wrong."""
     engine = StandIn()
     engine.compile(wrong_gradient(engine, "model.blocks.0.mlp.up.weight", lambda gradient: 2 * gradient))
-    tokens, targets, weights = batch()
-    found = check_kernels(engine, (tokens, targets, 0 * weights), "auto", None)  # type: ignore[arg-type]
+    found = check_kernels(engine, replace(batch(), weights=torch.zeros(ROWS, LENGTH)), "auto", None)  # type: ignore[arg-type]
     assert not found.compiled and "gradient of blocks.0.mlp.up.weight" in found.text
 
 
