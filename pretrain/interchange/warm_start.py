@@ -31,8 +31,9 @@ def weights_to_start_from(recipe: Recipe, data: DataManifest, initial: Read) -> 
     """Returns a function that reads a weight of `train.init_from`, whole and in fp32, when it is asked for.
 
     The data's tokenizer may have more special tokens than that of the weights. Their rows, and those of special tokens
-    that the weights were not trained on, are the mean of the other rows. Rows that only pad the embedding come from
-    `initial`, because the padding may differ; so do weights that only this objective has.
+    that the weights were not trained on, are the mean of the other rows. Rows that only pad the embedding stay as they
+    are, because the softmax goes over them too; where there are more of them here, these come from `initial`, and so do
+    weights that only this objective has.
 
     Raises:
         ValueError: when the path holds no weights, or the model or tokenizer is another one; names what differs.
@@ -65,7 +66,8 @@ def weights_of(path: Path, model: Model, vocab: Vocab, initial: Read, what: str)
         if name not in ("embed.weight", "lm_head.weight"):
             return found
         whole, rows = initial(name), min(known.size, len(found))  # special tokens may have no row (see `Vocab`)
-        whole[:rows] = found[:rows]
+        kept = min(len(found), len(whole))
+        whole[:kept] = found[:kept]
         trained = sorted(index for index in known.vocabulary.values() if index < rows and index not in untrained)
         if fresh := sorted(untrained | added):
             whole[fresh] = found[trained].mean(dim=0)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from configs.safety.user_code import UserCode
+from configs.schema.objectives import Preference, RewardModelling, Supervised
 from configs.schema.recipe import Recipe
 from configs.schema.section import Custom
 from pretrain.objectives.language_modelling import language_modelling, of_user
 from pretrain.objectives.objective import Objective
+from pretrain.objectives.of_pairs import PreferenceTuning, RewardTraining
+from pretrain.objectives.supervised import SupervisedTuning
 
 
 def make_objective(recipe: Recipe) -> Objective:
@@ -22,4 +25,10 @@ def make_objective(recipe: Recipe) -> Objective:
         code = UserCode.read(chosen.code, chosen.options).allowed("train.objective")
         code.check_call("model", "chunk")
         return of_user(recipe, code)
+    if isinstance(chosen, Supervised):
+        return SupervisedTuning(recipe, chosen)
+    if isinstance(chosen, RewardModelling):
+        return RewardTraining(recipe, chosen)
+    if isinstance(chosen, Preference):
+        return PreferenceTuning(recipe, chosen)
     raise ValueError(f"train.objective of kind {chosen.kind} is not built yet")

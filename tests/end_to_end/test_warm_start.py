@@ -39,7 +39,8 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return first
 
 
-LONG = {"context_length": 64, "rope_scaling": {"kind": "ntk", "factor": 2.0}}
+# An export has no rows that pad the embedding, and the softmax goes over them too.
+LONG = {"vocab_multiple": 1, "context_length": 64, "rope_scaling": {"kind": "ntk", "factor": 2.0}}
 
 
 def test_all_three_give_the_same_start(trained: Recipe, data: Path, tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_all_three_give_the_same_start(trained: Recipe, data: Path, tmp_path: Pa
         assert run(longer)
         losses.append(list(metric_lines(longer.run_directory, "train/loss").values()))
     assert losses[0] == losses[1]
-    assert losses[0] == pytest.approx(losses[2], abs=1e-6), "the padding of the embedding is the same seed's"
+    assert losses[0] == pytest.approx(losses[2], abs=1e-6)
     before = metric_lines(trained.run_directory, "val/loss")[20]
     assert abs(losses[0][0] - before) < 0.35 < math.log(257) - before, "it goes on where training had ended"
     first = load_weights(checkpoint)
