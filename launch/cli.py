@@ -271,7 +271,11 @@ def _serve(parser: argparse.ArgumentParser) -> None:
 
 def _trace(parser: argparse.ArgumentParser) -> None:
     _run(parser)
+    parser.add_argument("--stage", metavar="NAME", help="this stage of the run, as RUN:NAME")
     parser.add_argument("--step", type=int, required=True, metavar="N", help="training step, counted from 1")
+    parser.add_argument(
+        "--sample", type=_count, metavar="K", help="show answer K of the step in full, with each reward (grpo, ppo)"
+    )
 
 
 def _show(parser: argparse.ArgumentParser) -> None:
@@ -382,7 +386,11 @@ COMMANDS: dict[str, tuple[str, str, Add]] = {
         "replica serve runs/assistant:sft --port 8000",
         _serve,
     ),
-    "trace": ("List the documents that a training step read.", "replica trace runs/demo --step 10", _trace),
+    "trace": (
+        "List the documents, conversations, pairs or answers of a training step; explain the reward of an answer.",
+        "replica trace runs/demo --step 10",
+        _trace,
+    ),
     "doctor": (
         "Check versions, devices, links between ranks, disks, clocks, limits; exit with 1 when one will break a run.",
         "replica doctor demo --ranks 2",

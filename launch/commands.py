@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from configs.schema.recipe import Recipe, check_name, load, load_run, load_with_origins
+from configs.schema.recipe import Recipe, check_name, find_run, load, load_run, load_with_origins
 from launch.planning.checks import check
 
 _LITERAL = {"out": "out", "ranks": "train.ranks", "ray_address": "data.ray_address"}
@@ -171,10 +171,11 @@ def replica_serve(arguments: Namespace) -> int:
 
 
 def replica_trace(arguments: Namespace) -> int:
-    """`replica trace`: prints a table of the documents behind one training step."""
+    """`replica trace`: prints a table of what stands behind one training step, or one answer in full."""
     from launch.trace import print_trace
 
-    print_trace(load_run(arguments.run), arguments.step)
+    run = arguments.run if arguments.stage is None else find_run(f"{arguments.run}:{arguments.stage}")
+    print_trace(load_run(run), arguments.step, arguments.sample)
     return 0
 
 

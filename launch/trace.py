@@ -9,6 +9,7 @@ from rich.table import Table
 
 from configs.common.console import Console
 from configs.safety.terminal import printable
+from configs.schema.objectives import Reinforcement
 from configs.schema.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -48,15 +49,26 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     yield from traced(source, manifest.vocab, step - 1)
 
 
-def print_trace(recipe: Recipe, step: int) -> None:
-    """Prints `trace` as a table."""
+def print_trace(recipe: Recipe, step: int, sample: int | None = None) -> None:
+    """Prints what a step read: documents, or in reinforcement learning answers; `sample`: one answer in full.
+
+    Raises:
+        ValueError: as `trace`, and when there is no such answer.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    if isinstance(recipe.train.objective, Reinforcement):
+        from launch.trace_rollout import print_answer, print_rollout
+
+        return print_rollout(recipe, step, console) if sample is None else print_answer(recipe, step, sample, console)
+    if sample is not None:
+        raise ValueError(f"--sample shows an answer of reinforcement learning, which {recipe.name} does not do")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("row", "document", "source", "offset", "tokens", "first words"):
         table.add_column(title, justify="right" if title in {"row", "offset", "tokens"} else "left")
     for span in trace(recipe, step):
         cells = (f"{span.row}", span.id, span.source, f"{span.offset:,}", f"{span.tokens:,}", span.words)
         table.add_row(*(printable(cell) for cell in cells))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
     console.print(table)
+    return None

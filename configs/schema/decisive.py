@@ -23,7 +23,8 @@ FREE = (
     "model.depth", "model.size", "train.tokens_per_parameter",
     "train.micro_batch_size", "train.zero", "train.parallel", "train.ranks", "train.activation_checkpointing",
     "train.loss_chunk", "train.compile", "train.deterministic",
-    "train.objective.code",  # a path; `pretrain.checkpoint.compatible` compares the code's text
+    # Paths; `pretrain.checkpoint.compatible` compares the text of the code.
+    "train.objective.code", "train.objective.rewards.custom.N.code",
     "train.watch", "train.checkpoint", "train.validation", "train.log_every", "train.tensorboard", "train.wandb",
 )  # fmt: skip
 # The number of steps is compared as a number, whichever of these keys gives it.

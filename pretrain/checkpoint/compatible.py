@@ -14,6 +14,7 @@ from configs.common.layout import MANIFEST
 from configs.safety.user_code import UserCode
 from configs.schema.batch_plan import total_steps
 from configs.schema.decisive import LENGTH, acts_ahead, changed_settings
+from configs.schema.objectives import Reinforcement
 from configs.schema.recipe import RESOLVED_NAME, Recipe, load_run
 from configs.schema.section import Custom
 from data_prep.tokens.shards import DataManifest, load_manifest
@@ -61,12 +62,14 @@ def _changed_settings(info: CheckpointInfo, recipe: Recipe) -> dict[str, tuple[A
 
 
 def objective_code(recipe: Recipe) -> dict[str, Any] | None:
-    """Identifies the user's own objective by its code, whatever file holds it; None: language modelling.
+    """Identifies the user's code in an objective, whatever file holds it; None: there is none.
 
     Raises:
         ValueError: when there is no such file.
     """
     own = recipe.train.objective
+    if isinstance(own, Reinforcement) and own.rewards.custom:
+        return {"rewards": [UserCode.read(one.code, one.options).identity for one in own.rewards.custom]}
     return UserCode.read(own.code, own.options).identity if isinstance(own, Custom) else None
 
 

@@ -35,7 +35,8 @@ ROOMS = {
     "interchange reliability metrics numerics rollout objectives loop session planning train",
     "eval": "results statistics contamination parts comparable paired stage_facts currency chat_setting likelihood "
     "generation preference_accuracy harness scorer scaling_law export_check lineage suite report __main__",
-    "launch": "training_finished docs headlines trace processes run_stages planning models chat commands cli cluster",
+    "launch": "training_finished docs headlines trace_rollout trace processes run_stages planning models chat commands "
+    "cli cluster",
 }
 # Class names that still mean two things.
 TWO_CLASSES: dict[str, set[str]] = {}

@@ -65,17 +65,30 @@ def altered(section: BaseModel, path: str = "") -> Iterator[tuple[str, Any, Base
             yield here, field, section.model_copy(update={name: "another value"})
 
 
+OBJECTIVES = (
+    "{kind: sft}",
+    "{kind: reward}",
+    "{kind: dpo}",
+    "{kind: grpo, rewards: {length: {weight: 1, tokens: 9}, model: {stage: x}, custom: [{code: own.py:reward}]}}",
+    "{kind: ppo, rewards: {format: 1}}",
+)
+
+
 def test_every_setting_of_the_schema_is_compared_but_for_those_that_are_named(tmp_path: Path) -> None:
     file = tmp_path / "full.yaml"
     file.write_text(FULL)
     recipe = load(file)
+    objectives = [load(file, [f"train.objective={text}"]) for text in OBJECTIVES]
+    of_objectives = [
+        (one, *found) for one in objectives for found in altered(one) if found[0].startswith("train.objective.")
+    ]
     seen = set()
-    for path, field, other in altered(recipe):
+    for whole, path, field, other in [*((recipe, *found) for found in altered(recipe)), *of_objectives]:
         assert isinstance(other, Recipe)
         named = [free for free in FREE + LENGTH if path == free or path.startswith(free + ".")]
         seen.update(named)
         free = named or (path.startswith("data.") and is_path(field))
-        assert bool(changed_settings(recipe, other)) != bool(free), path
+        assert bool(changed_settings(whole, other)) != bool(free), path
     assert seen == set(FREE + LENGTH), "a name that is no setting any more"
     names = {".".join("N" if part.isdigit() else part for part in path.split(".")) for path in decisive(recipe)}
     assert len(names) > 100
