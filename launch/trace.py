@@ -9,7 +9,7 @@ from rich.table import Table
 
 from configs.common.console import Console
 from configs.safety.terminal import printable
-from configs.schema.objectives import Reinforcement
+from configs.schema.objectives import Reinforcement, unit_of
 from configs.schema.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     """
     from configs.schema.batch_plan import total_steps
     from data_prep.tokens.shards import load_manifest
+    from pretrain.batches.pair_batches import PairBatches
     from pretrain.batches.source import BatchSource
     from pretrain.batches.trace import traced
+    from pretrain.batches.units import last_answer
     from pretrain.checkpoint.compatible import recipe_of_step
     from pretrain.checkpoint.manifest import newest
 
@@ -41,7 +43,8 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
                 "the same data again"
             )
         made_with = recipe_of_step(info, step)
-    source = BatchSource(made_with, manifest)
+    pairs = unit_of(made_with.train.objective) == "pair"
+    source = PairBatches(made_with, manifest, last_answer) if pairs else BatchSource(made_with, manifest)
     steps = total_steps(made_with, source.windows)
     if not 1 <= step <= steps:
         raise ValueError(f"step {step} is not in this run; it has the steps 1 to {steps}")
@@ -64,11 +67,13 @@ def print_trace(recipe: Recipe, step: int, sample: int | None = None) -> None:
         return print_rollout(recipe, step, console) if sample is None else print_answer(recipe, step, sample, console)
     if sample is not None:
         raise ValueError(f"--sample shows an answer of reinforcement learning, which {recipe.name} does not do")
+    pairs = unit_of(recipe.train.objective) == "pair"
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("row", "document", "source", "offset", "tokens", "first words"):
+    for title in ("row", *(["answer"] if pairs else []), "document", "source", "offset", "tokens", "first words"):
         table.add_column(title, justify="right" if title in {"row", "offset", "tokens"} else "left")
     for span in trace(recipe, step):
-        cells = (f"{span.row}", span.id, span.source, f"{span.offset:,}", f"{span.tokens:,}", span.words)
+        side = [("chosen", "rejected")[span.row % 2]] if pairs else []
+        cells = (f"{span.row}", *side, span.id, span.source, f"{span.offset:,}", f"{span.tokens:,}", span.words)
         table.add_row(*(printable(cell) for cell in cells))
     console.print(table)
     return None

@@ -1,4 +1,4 @@
-"""`replica trace` of reinforcement learning: the answers of a step, and what one answer was rewarded for."""
+"""`replica trace` of stages: the units of a step, answers of reinforcement learning and what they were rewarded for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema.chat import Unit
 from configs.schema.recipe import load, save
+from data_prep.tokens.shards import load_manifest
 from launch.cli import main as replica
+from pretrain.batches.packing import packing_lines
 from pretrain.rollout.rollout_record import RecordedAnswer, write_rollout
+from tests.parts.small_units import prepare_units
+from tests.parts.training_run import write_recipe
 
 TEXT = """
 out: OUT
@@ -85,6 +90,25 @@ def test_from_a_reward_to_its_function_its_span_and_its_file(
     ):
         assert words in said, (words, said)
     assert f"{tmp_path}/sums-b.jsonl\n" in said and "sums-a.jsonl" not in said
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("sft", "conversation"), ("reward", "pair")])
+def test_the_units_of_a_step(kind: str, unit: Unit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = prepare_units(tmp_path / "data", unit)
+    train = {"objective": {"kind": kind}, "packing": "best_fit" if kind == "sft" else "stream"}
+    recipe = load(write_recipe(tmp_path / "recipe.yaml", data, steps=4, **train), ["model.context_length=48"])
+    save(recipe, recipe.run_directory)
+    if kind == "sft":
+        packing_lines(load_manifest(data), recipe.model.context_length)
+    assert replica(["trace", str(recipe.run_directory), "--step", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0] for line in lines[1:]}
+    assert rows == {str(row) for row in range(8)} and all(" unit " in line for line in lines[1:])
+    if kind == "reward":
+        assert lines[0].split()[:3] == ["row", "answer", "document"]
+        sides = [(line.split()[1], " ".join(line.split()[2:4])) for line in lines[1:]]
+        assert [side for side, _ in sides] == ["chosen", "rejected"] * 4
+        assert all(sides[row][1] == sides[row + 1][1] for row in range(0, 8, 2)), "both are of one pair"
 
 
 @pytest.mark.parametrize(
