@@ -96,7 +96,7 @@ def test_from_a_reward_to_its_function_its_span_and_its_file(
 def test_the_units_of_a_step(kind: str, unit: Unit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = prepare_units(tmp_path / "data", unit)
     train = {"objective": {"kind": kind}, "packing": "best_fit" if kind == "sft" else "stream"}
-    recipe = load(write_recipe(tmp_path / "recipe.yaml", data, steps=4, **train), ["model.context_length=48"])
+    recipe = load(write_recipe(tmp_path / "recipe.yaml", data, steps=4, **train), ["model.context_length=64"])
     save(recipe, recipe.run_directory)
     if kind == "sft":
         packing_lines(load_manifest(data), recipe.model.context_length)
