@@ -92,3 +92,22 @@ def test_a_base_that_has_reserved_the_tokens_has_no_template(made: Made, tmp_pat
     run = made("custom", {"code": str(tmp_path / "own.py") + ":Own"})
     assert replica(["export", f"{run}:custom", str(tmp_path / "exported")]) == 0
     assert "chat_template" not in json.loads((tmp_path / "exported" / "tokenizer_config.json").read_text())
+
+
+def test_a_reward_model_is_a_classifier_with_one_label(
+    made: Made, tmp_path: Path, vocab: Vocab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    run, target = made("reward", {"kind": "reward"}), tmp_path / "exported"
+    assert replica(["export", f"{run}:reward", str(target), "--verify"]) == 0
+    assert "verified" in capsys.readouterr().err
+    model = AutoModelForSequenceClassification.from_pretrained(target, dtype=torch.float32).eval()
+    assert type(model).__name__ == "LlamaForSequenceClassification" and model.config.num_labels == 1
+    template = ChatTemplate(vocab)
+    row = template.render([Message.of("user", "a"), Message.of("assistant", "b")]).ids
+    with torch.no_grad():
+        alone, padded = (model(torch.tensor([row + [template.pad] * more])).logits for more in (0, 3))
+    assert alone.shape == (1, 1) and torch.allclose(alone, padded, atol=1e-6)  # read at `<|end|>`, not at a pad
+    assert replica(["export", f"{run}:reward", str(tmp_path / "reward.gguf")]) == 2
+    assert "which GGUF has no place for" in capsys.readouterr().err
