@@ -5,13 +5,19 @@ need no common length: row r has `lengths[r]` tokens in the cache, from column 0
 moving the others, and no column is padding. All shapes depend on the number of rows and columns alone, nothing waits
 for the device, and the step can be captured in a CUDA graph or compiled.
 
-Letters of shapes as there; R rows, C columns that the cache has room for, S columns that are looked at.
+On a CPU in fp32 a step of a small model is mostly overhead, so there it takes fewer and other operations
+(docs/benchmarks.md, "Generation"): RMSNorm in four, attention of one query as two batched products, and copies of small
+matrices laid out for products with few rows.
+
+Letters of shapes as there; R rows, C columns that the cache has room for, S columns that are looked at, G = H/K queries
+that share a key.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,30 +27,35 @@ from configs.schema.model import Model
 from pretrain.model.attention import HeadNorm
 from pretrain.model.transformer import Block, Transformer
 
+# Above, a matrix does not stay in a core's cache, and another layout of it is no faster.
+_COPIED_BYTES = 2**21
 
-@dataclass(frozen=True)
+
+def is_lean(x: Tensor) -> bool:
+    """Tells whether the operations for a CPU in fp32 are taken."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
 class _Norm:
-    """A LayerNorm or RMSNorm, with what the faster form of RMSNorm needs."""
+    """A LayerNorm or RMSNorm of vectors (…, D)."""
 
-    weight: Tensor
-    bias: Tensor | None
-    eps: float
-    is_rms: bool
-    scaled: Tensor  # weight x sqrt(D)
-    floor: Tensor  # sqrt(D eps), a scalar
+    def __init__(self, weight: Tensor, bias: Tensor | None, eps: float, is_rms: bool) -> None:
+        width = weight.shape[-1]
+        self.weight, self.bias, self.eps, self.is_rms = weight, bias, eps, is_rms
+        self.lean = is_rms and is_lean(weight)
+        self.scaled = weight * math.sqrt(width)
+        self.floor = torch.tensor(math.sqrt(width * eps), dtype=weight.dtype, device=weight.device)
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None, eps: float, is_rms: bool) -> _Norm:
-        width = weight.shape[-1]
-        floor = torch.tensor(math.sqrt(width * eps), dtype=weight.dtype, device=weight.device)
-        return cls(weight, bias, eps, is_rms, weight * math.sqrt(width), floor)
+    def of(cls, module: nn.Module, config: Model) -> _Norm:
+        weight, bias = module.weight, getattr(module, "bias", None)
+        assert isinstance(weight, Tensor)
+        return cls(weight, bias, config.norm_eps, config.norm == "rmsnorm")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(…, D) -> (…, D), in the dtype of the weight, as the modules do."""
         if not self.is_rms:
-            return F.layer_norm(x, (self.weight.shape[-1],), self.weight, self.bias, self.eps)
-        if x.device.type == "cpu" and x.dtype == torch.float32 == self.weight.dtype:
-            # w x / sqrt(mean(x²) + eps) in four operations; torch's own takes eight small ones on a CPU.
+            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        if self.lean:  # w x / sqrt(mean(x²) + eps), with both sides times sqrt(D)
             length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
             return x * self.scaled / torch.hypot(length, self.floor)
         if self.weight.dim() == 1:
@@ -52,18 +63,42 @@ class _Norm:
         return F.rms_norm(x, self.weight.shape[-1:], None, self.eps) * self.weight
 
 
+class _Matrix:
+    """A linear layer of rows (R, inputs)."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        weight, self.bias = module.weight, module.bias
+        self.module = module
+        small = is_lean(weight) and weight.numel() * weight.element_size() <= _COPIED_BYTES
+        # A product with a few rows is up to twice as fast when the rows of the right-hand side lie one by one.
+        self.copy = weight.detach().t().contiguous() if small else None  # (inputs, outputs)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.copy is None:
+            out: Tensor = self.module(x)
+            return out
+        return torch.mm(x, self.copy) if self.bias is None else torch.addmm(self.bias, x, self.copy)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        if self.copy is None:
+            out: Tensor = residual + self.module(x)
+            return out
+        out = torch.addmm(residual, x, self.copy)
+        return out if self.bias is None else out.add_(self.bias)
+
+
 @dataclass(frozen=True)
 class _Layer:
-    """The weights of one block. Matrices are the module's own; those of the norms are copies."""
+    """The weights of one block."""
 
     attention_norm: _Norm
-    qkv: nn.Linear
-    head_norm: _Norm | None  # of queries and keys together, (H+K, E)
+    qkv: _Matrix
+    head_norm: _Norm | None  # of queries and keys together, weight (H+K, E)
     value_mix: Tensor | None
-    out: nn.Linear
+    out: _Matrix
     mlp_norm: _Norm
-    up: nn.Linear
-    down: nn.Linear
+    up: _Matrix
+    down: _Matrix
 
     @classmethod
     def of(cls, block: Block, config: Model) -> _Layer:
@@ -71,30 +106,35 @@ class _Layer:
         if isinstance(attention.q_norm, HeadNorm) and isinstance(attention.k_norm, HeadNorm):
             of_q, of_k = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
             of_heads = torch.stack([of_q] * config.num_heads + [of_k] * config.kv_heads)
-            head_norm = _Norm.of(of_heads, None, config.norm_eps, is_rms=True)
+            head_norm = _Norm(of_heads, None, config.norm_eps, is_rms=True)
         mix = attention.value_mix
         return cls(
-            _norm(block.attention_norm, config),
-            attention.qkv,
+            _Norm.of(block.attention_norm, config),
+            _Matrix(attention.qkv),
             head_norm,
             None if mix is None else mix.weight,
-            attention.out,
-            _norm(block.mlp_norm, config),
-            block.mlp.up,
-            block.mlp.down,
+            _Matrix(attention.out),
+            _Norm.of(block.mlp_norm, config),
+            _Matrix(block.mlp.up),
+            _Matrix(block.mlp.down),
         )
 
 
-def _norm(module: nn.Module, config: Model) -> _Norm:
-    weight, bias = module.weight, getattr(module, "bias", None)
-    assert isinstance(weight, Tensor)
-    return _Norm.of(weight, bias, config.norm_eps, config.norm == "rmsnorm")
+class _Places(NamedTuple):
+    """Where the new tokens of all rows stand; the same for every layer."""
+
+    rotation: tuple[Tensor, Tensor] | None  # cos and sin, (R, 1, E)
+    column: int | None  # of every row, where all have one length
+    rows: Tensor  # (R,): 0, 1, …
+    lengths: Tensor  # (R,)
+    seen: Tensor | None  # bool (R, 1, 1, S); None: every row sees all columns
+    scores: Tensor  # what lean attention adds to its scores: (R K, G, S), or a number to be ignored
 
 
 class Decoder:
     """Computes logits of the tokens after the next ones.
 
-    Made of a model whose weights stay as they are while it is used: the norms' weights are copied.
+    Made of a model whose weights stay as they are while it is used: some are copied.
     """
 
     @torch.no_grad()
@@ -102,69 +142,111 @@ class Decoder:
         assert not model.training, "call model.eval() first: dropout has no place in generation"
         self._model, self.config = model, model.config
         self._layers = [_Layer.of(block, model.config) for block in model.blocks if isinstance(block, Block)]
-        self._final = _norm(model.norm, model.config)
+        self._final = _Norm.of(model.norm, model.config)
         # Rotation keeps lengths, so muP's factor of the queries can go into the scores.
         self._scale = model.config.query_scale / math.sqrt(model.config.head_width)
+        self._lean = is_lean(model.embed.weight)
+        self._ignored = torch.zeros(1, 1, 1, device=model.embed.weight.device)
 
-    def __call__(self, tokens: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, even: bool = False) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, column: int | None = None
+    ) -> Tensor:
         """Appends one token to each row.
 
         Args:
             tokens: (R,) int64.
-            lengths: (R,) int64, tokens of each row in the cache, at most C - 1: the new one goes to that column.
-            keys: (L, R, K, C, E), or a view of more rows and columns: written in place.
+            lengths: (R,) int64, tokens of each row in the cache, below S: the new one goes to that column.
+            keys: (L, R, K, S, E), of the cache or a view of its first rows and columns: written in place.
             values: as keys.
-            even: all rows have S - 1 tokens, S the columns of `keys`, so that nothing needs a mask.
+            column: the length of all rows, where they have one and it is S - 1: then nothing needs a mask.
 
         Returns:
             (R, V) logits of the token after the new one.
         """
         model, config = self._model, self.config
         x = F.embedding(tokens, model.embed.weight)  # (R, D)
-        rotation = None
         if model.position is not None:
             x = x + F.embedding(lengths, model.position.weight)
-        else:
-            rotation = F.embedding(lengths, model.rope_cos), F.embedding(lengths, model.rope_sin)  # (R, E) each
-        columns = torch.arange(keys.shape[3], device=tokens.device)
-        mask = None if even else (columns <= lengths.unsqueeze(-1))[:, None, None]  # (R, 1, 1, S)
-        rows = torch.arange(len(tokens), device=tokens.device)
+        places = self._places(lengths, keys, column)
         first_values: Tensor | None = None
         for number, layer in enumerate(self._layers):
-            q, k, v = self._heads(layer, x, rotation)
+            q, k, v = self._heads(layer, x, places.rotation)
             if layer.value_mix is not None and first_values is not None:
                 v = v.lerp(first_values, layer.value_mix.to(v.dtype))
             elif config.value_residual:
                 first_values = v
-            keys[number, rows, :, lengths] = k.to(keys.dtype)
-            values[number, rows, :, lengths] = v.to(values.dtype)
-            # The queries that share a key head stand where other queries of the text would: (R, K, H/K, E).
-            y = F.scaled_dot_product_attention(q, keys[number], values[number], attn_mask=mask, scale=self._scale)
-            x = x + layer.out(y.flatten(1))
-            x = x + self._mlp(layer, layer.mlp_norm(x))
+            y = self._attend(q, k, v, keys[number], values[number], places)
+            x = layer.out.add_to(x, y)
+            x = layer.down.add_to(x, self._activated(layer.up(layer.mlp_norm(x))))
         return model.head(self._final(x))
 
+    def _places(self, lengths: Tensor, keys: Tensor, column: int | None) -> _Places:
+        model, rotation = self._model, None
+        if model.position is None:
+            dtype = keys.dtype
+            rotation = (
+                F.embedding(lengths, model.rope_cos).unsqueeze(1).to(dtype),
+                F.embedding(lengths, model.rope_sin).unsqueeze(1).to(dtype),
+            )
+        rows = torch.arange(len(lengths), device=lengths.device)
+        if column is not None:
+            return _Places(rotation, column, rows, lengths, None, self._ignored)
+        columns = torch.arange(keys.shape[3], device=lengths.device)
+        seen = (columns <= lengths.unsqueeze(-1))[:, None, None]  # (R, 1, 1, S)
+        if not self._lean:
+            return _Places(rotation, None, rows, lengths, seen, self._ignored)
+        scores = torch.zeros_like(seen, dtype=keys.dtype).masked_fill_(~seen, -math.inf)
+        kv_heads, groups = self.config.kv_heads, self.config.num_heads // self.config.kv_heads
+        scores = scores.expand(-1, kv_heads, groups, -1).reshape(-1, groups, keys.shape[3])
+        return _Places(rotation, None, rows, lengths, seen, scores)
+
     def _heads(self, layer: _Layer, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (R, K, H/K, E), keys (R, K, E) and values (R, K, E) of the new tokens."""
+        """Queries (R, H, E), keys (R, K, E) and values (R, K, E) of the new tokens."""
         heads, kv_heads, width = self.config.num_heads, self.config.kv_heads, self.config.head_width
         qkv = layer.qkv(layer.attention_norm(x)).view(len(x), -1, width)  # (R, H+2K, E)
-        qk, v = qkv.split([heads + kv_heads, kv_heads], dim=1)
+        qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
         if layer.head_norm is not None:
             qk = layer.head_norm(qk.to(layer.head_norm.weight.dtype)).to(v.dtype)
         if rotation is not None:
-            cos, sin = (table.unsqueeze(1).to(qk.dtype) for table in rotation)
+            cos, sin = rotation
             qk = torch.addcmul(qk * cos, qk.roll(width // 2, dims=-1), sin)
-        q, k = qk.split([heads, kv_heads], dim=1)
-        return q.unflatten(1, (kv_heads, heads // kv_heads)), k, v
+        return qk[:, :heads], qk[:, heads:], v
 
-    def _mlp(self, layer: _Layer, x: Tensor) -> Tensor:
-        x = layer.up(x)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, places: _Places) -> Tensor:
+        """Stores keys and values of the new tokens, then attends to all: (R, H E)."""
+        rows, kv_heads, span, width = keys.shape
+        groups = q.shape[1] // kv_heads
+        if places.column is not None:
+            keys[:, :, places.column] = k
+            values[:, :, places.column] = v
+        else:
+            keys[places.rows, :, places.lengths] = k.to(keys.dtype)
+            values[places.rows, :, places.lengths] = v.to(values.dtype)
+        # The queries that share a key stand where other queries of the text would.
+        if self._lean:
+            shape = (rows * kv_heads, span, width)
+            ignored = places.seen is None
+            scores = torch.baddbmm(
+                places.scores,
+                q.reshape(rows * kv_heads, groups, width),
+                _one_batch(keys, shape).transpose(1, 2),
+                beta=0 if ignored else 1,
+                alpha=self._scale,
+            )
+            return torch.bmm(scores.softmax(dim=-1), _one_batch(values, shape)).view(rows, -1)
+        q = q.reshape(rows, kv_heads, groups, width)
+        y = F.scaled_dot_product_attention(q, keys, values, attn_mask=places.seen, scale=self._scale)
+        return y.reshape(rows, -1)
+
+    def _activated(self, x: Tensor) -> Tensor:
         if self.config.activation == "swiglu":
             gate, up = x.chunk(2, dim=-1)
-            x = F.silu(gate) * up
-        elif self.config.activation == "relu2":
-            x = F.relu(x).square()
-        else:
-            x = F.gelu(x, approximate="tanh")
-        out: Tensor = layer.down(x)
-        return out
+            return F.silu(gate) * up
+        if self.config.activation == "relu2":
+            return F.relu(x).square()
+        return F.gelu(x, approximate="tanh")
+
+
+def _one_batch(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(R, K, S, E), a view of the first rows and columns of a cache -> (R K, S, E), without a copy."""
+    return x.as_strided(shape, (x.stride(1), x.stride(2), x.stride(3)), x.storage_offset())

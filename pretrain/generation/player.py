@@ -253,7 +253,8 @@ class Player:
         inputs = torch.tensor([[row.text[-1] for row in self._rows], lengths], device=device)
         span = max(lengths) + 1
         keys, values = self._cache.view(len(self._rows), span)
-        return self._decoder(inputs[0], inputs[1], keys, values, even=min(lengths) + 1 == span)
+        even = min(lengths) + 1 == span
+        return self._decoder(inputs[0], inputs[1], keys, values, span - 1 if even else None)
 
     def _join(self) -> list[Tensor]:
         """Reads the prompts of rows for which there is a place: their logits, each in the order of the rows."""

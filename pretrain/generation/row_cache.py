@@ -52,7 +52,7 @@ class RowCache:
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
     def read(self, texts: Sequence[Sequence[int]], places: Sequence[Sequence[int]]) -> Tensor:
-        """Reads texts into the cache, each into all rows of its `places`.
+        """Reads texts into the cache, each into all rows of its `places`, which follow one another.
 
         Returns:
             (sum of places, V) logits of the token after each text, in the order of the places.
@@ -65,11 +65,12 @@ class RowCache:
         hidden = self._model.backbone(tokens, fresh)  # (B, T, D)
         ends = torch.tensor([len(text) - 1 for text in texts], device=device)
         logits = self._model.head(hidden[torch.arange(len(texts), device=device), ends])  # (B, V)
-        source = torch.tensor([text for text, rows in enumerate(places) for _ in rows], device=device)
-        target = torch.tensor([row for rows in places for row in rows], device=device)
-        self._keys[:, target, :, :longest] = fresh.keys[:, source].to(self._keys.dtype)
-        self._values[:, target, :, :longest] = fresh.values[:, source].to(self._values.dtype)
-        return logits[source]
+        for own, new in ((self._keys, fresh.keys), (self._values, fresh.values)):
+            for text, rows in enumerate(places):
+                own[:, rows[0] : rows[-1] + 1, :, :longest] = new[:, text : text + 1]  # all samples of it
+        if len(texts) == sum(map(len, places)):
+            return logits
+        return logits[torch.tensor([text for text, rows in enumerate(places) for _ in rows], device=device)]
 
     def move(self, source: int, target: int, columns: int) -> None:
         """Copies the first columns of one row over those of another."""

@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def make(**settings: Any) -> Transformer:
     torch.manual_seed(3)
     shape: dict[str, Any] = {"num_layers": 3, "hidden_size": 32, "num_heads": 4, "context_length": CONTEXT}
-    model = Transformer(Model(**{**shape, **settings, "init_std": 0.25}), VOCAB).eval()
+    model = Transformer(Model(**{**shape, **settings, "init_std": 0.2}), VOCAB).eval()
     with torch.no_grad():  # norms and biases of ones and zeros would hide a mistake
         for parameter in model.parameters():
             if parameter.dim() == 1:
