@@ -101,13 +101,35 @@ class Rollout(Section):
 
     prompts: int = Field(32, ge=1, description="Prompts per rollout, over all ranks.")
     samples: int = Field(8, ge=1, description="Answers per prompt: a group.")
-    max_new_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
+    max_new_tokens: int = Field(64, ge=1, description="Longest answer, in tokens; the context may end it earlier.")
     temperature: float = Field(1.0, gt=0, description="Logits are divided by it, in sampling and in the loss.")
     updates: int = Field(1, ge=1, description="Optimizer steps per rollout; `checkpoint.every` must be a multiple.")
+    passes: int = Field(
+        1, ge=1, description="How often an answer is trained on; `updates` must be a multiple, and divides the answers."
+    )
     truncated: Literal["mask", "keep"] = Field(
         "mask", description="Answers without an end. mask: leave them out of loss and count. keep: they count."
     )
     rows: int | None = Field(None, ge=1, description="Answers decoded at a time on a rank; null: up to 64.")
+
+    @property
+    def rows_per_step(self) -> int:
+        """Answers that each optimizer step trains on."""
+        return self.prompts * self.samples * self.passes // self.updates
+
+    @model_validator(mode="after")
+    def _steps_share_answers(self) -> Rollout:
+        if self.updates % self.passes:
+            raise ValueError(
+                f"updates {self.updates} is no multiple of passes {self.passes}: each pass is a whole number of steps"
+            )
+        steps, answers = self.updates // self.passes, self.prompts * self.samples
+        if answers % steps:
+            raise ValueError(
+                f"{answers} answers (prompts x samples) cannot be shared by the {steps} steps of a pass; make it a "
+                f"multiple of {steps}"
+            )
+        return self
 
 
 class Divergence(Section):
@@ -121,6 +143,12 @@ class Divergence(Section):
     estimator: Literal["k1", "k2", "k3"] = Field(
         "k1", description="Estimator of a token's divergence (Schulman 2020). `reward` takes k1."
     )
+
+    @model_validator(mode="after")
+    def _unbiased_in_reward(self) -> Divergence:
+        if self.where == "reward" and self.estimator != "k1":
+            raise ValueError(f"where: reward takes estimator k1, not {self.estimator}; use k1, or where: loss")
+        return self
 
 
 Clip = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
@@ -145,6 +173,15 @@ class GroupPolicy(_Reinforcement):
     scale: Literal["none", "group", "batch"] = Field(
         "none", description="Standard deviation that advantages are divided by."
     )
+
+    @model_validator(mode="after")
+    def _others_to_compare_with(self) -> GroupPolicy:
+        if self.kind != "reinforce" and self.rollout.samples < 2:
+            raise ValueError(
+                f"kind {self.kind} compares the answers to one prompt, so rollout.samples must be 2 or more; raise it, "
+                "or use kind reinforce"
+            )
+        return self
 
 
 class ProximalPolicy(_Reinforcement):

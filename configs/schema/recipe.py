@@ -32,6 +32,7 @@ from configs.schema.overrides import apply_override, set_value
 from configs.schema.paths import resolve_paths
 from configs.schema.presets import PRESETS
 from configs.schema.problems import describe
+from configs.schema.rollout_limits import check_rollouts
 from configs.schema.scaling import derive, filled, has_dial
 from configs.schema.section import PathText, Section
 from configs.schema.shipped import find_recipe
@@ -85,6 +86,7 @@ class Recipe(Section):
         check_float8(self.model, self.train)
         check_objective(self.model, self.train)
         check_deepspeed(self.deepspeed)
+        check_rollouts(self.model, self.train)
         return self
 
     @property

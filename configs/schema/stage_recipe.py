@@ -191,7 +191,7 @@ def _train(base: Mapping[str, Any], stage: Stage, init_from: str) -> dict[str, A
         own |= {
             "schedule": {"kind": "constant"},
             "log_every": 1,
-            "global_batch_size": max(1, rollout.prompts * rollout.samples // rollout.updates),
+            "global_batch_size": rollout.rows_per_step,
         }
     own["checkpoint"] = {**_section(base, "checkpoint"), "every": every, "keep_best": 0}
     if own["checkpoint"].get("mirror"):

@@ -12,6 +12,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from configs.schema.objectives import GroupPolicy, ProximalPolicy
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, DocumentSpan
@@ -39,6 +42,16 @@ class PromptBatch:
 
     prompts: list[PromptUnit]
     fresh: bool  # none was read in an earlier epoch
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, targets and weights (P, T) of the prompts alone, to compare kernels on."""
+        width = max(len(prompt.ids) for prompt in self.prompts) - 1
+        rows = [(*prompt.ids, *[0] * (width + 1 - len(prompt.ids))) for prompt in self.prompts]
+        whole = torch.tensor(rows)
+        lengths = torch.tensor([len(prompt.ids) - 1 for prompt in self.prompts])
+        weights = (torch.arange(width) < lengths[:, None]).float()
+        return whole[:, :-1].contiguous(), whole[:, 1:].contiguous(), weights
 
     def pinned(self) -> PromptBatch:
         """Itself: prompts stay where they are."""
@@ -86,8 +99,23 @@ class PromptBatches:
         return [self._sources[source].documents(document) for source, document in places]
 
     def _prompt(self, slot: int, number: int, document: int) -> PromptUnit:
-        source = self._sources[number]
-        ids = (self._eod, *source.ids(document)[:-1].tolist())
-        row = source.sidecar(document)
-        reference, metadata = row.get("reference"), json.loads(row.get("metadata") or "{}")
-        return PromptUnit(slot, source.name, document, str(row["id"]), ids, reference, metadata)
+        return prompt_of(self._sources[number], slot, document, self._eod)
+
+
+def prompt_of(source: UnitWindows, slot: int, document: int, eod: int) -> PromptUnit:
+    """The prompt that is document number `document` of a source."""
+    ids = (eod, *source.ids(document)[:-1].tolist())
+    row = source.sidecar(document)
+    reference, metadata = row.get("reference"), json.loads(row.get("metadata") or "{}")
+    return PromptUnit(slot, source.name, document, str(row["id"]), ids, reference, metadata)
+
+
+def validation_prompts(recipe: Recipe, manifest: DataManifest, most: int) -> list[PromptUnit]:
+    """The first prompts of the validation split, an equal fraction of every source, `most` in all (but one each)."""
+    total = sum(source.documents for source in manifest.validation)
+    context, found = recipe.model.context_length, list[PromptUnit]()
+    for shards in manifest.validation:
+        source = UnitWindows(shards, manifest.vocab_size, context, manifest.eod_id)
+        share = -(-shards.documents * min(most, total) // total)
+        found += [prompt_of(source, len(found), number, manifest.eod_id) for number in range(share)]
+    return found

@@ -244,16 +244,18 @@ class Transformer(nn.Module):
         chunk: int | None = None,
         temperature: float = 1.0,
         hidden: Tensor | None = None,
+        vocab_size: int | None = None,
     ) -> Tensor:
         """(2, B, T) fp32: `log_probs`, and the entropy of the distribution at each position, without a gradient.
 
-        `hidden`: (B, T, D) of `backbone`, where a caller needs it for something else too.
+        `hidden`: (B, T, D) of `backbone`, where a caller needs it for something else too. `vocab_size`: ids from here
+        on, the padding of the vocabulary, have probability 0.
         """
         hidden = self.backbone(tokens, positions=positions) if hidden is None else hidden
         size, cap = chunk_positions(self.vocab_size, chunk), self.config.logit_softcap
 
         def both(x: Tensor, weight: Tensor) -> Tensor:
-            return torch.stack(linear_log_probs(x, weight, targets.flatten(), size, cap, temperature))
+            return torch.stack(linear_log_probs(x, weight[:vocab_size], targets.flatten(), size, cap, temperature))
 
         return self._project(hidden.flatten(0, 1), both).view(2, *targets.shape)
 

@@ -9,6 +9,7 @@ from configs.schema.section import Custom
 from pretrain.objectives.language_modelling import language_modelling, of_user
 from pretrain.objectives.objective import Objective
 from pretrain.objectives.of_pairs import PreferenceTuning, RewardTraining
+from pretrain.objectives.reinforcement import PolicyOptimisation
 from pretrain.objectives.supervised import SupervisedTuning
 
 
@@ -31,4 +32,4 @@ def make_objective(recipe: Recipe) -> Objective:
         return RewardTraining(recipe, chosen)
     if isinstance(chosen, Preference):
         return PreferenceTuning(recipe, chosen)
-    raise ValueError(f"train.objective of kind {chosen.kind} is not built yet")
+    return PolicyOptimisation(recipe, chosen)

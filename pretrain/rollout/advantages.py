@@ -61,6 +61,26 @@ def answer_advantages(rewards: Tensor, baseline: Baseline, scale: Scale = "none"
     return advantages / (torch.nan_to_num(deviation) + DEVIATION_EPSILON)
 
 
+def penalised_rewards(rewards: Tensor, divergences: Tensor, drawn: Tensor, coefficient: float) -> Tensor:
+    """(B,) float64: the reward of each answer minus `coefficient` x the k1 (B, T) of its drawn targets.
+
+    As part of the reward the penalty also tells a token what it does to the divergence of those after it. So its
+    gradient is that of the divergence of whole answers.
+    """
+    return rewards.double() - coefficient * torch.where(drawn, divergences.double(), 0).sum(dim=1)
+
+
+def target_rewards(rewards: Tensor, divergences: Tensor, drawn: Tensor, coefficient: float) -> Tensor:
+    """(B, T) float64: -`coefficient` x k1 at each drawn target, and the answer's reward (B,) at the last one of them.
+
+    That one is the end that was drawn, or where the answer was cut. It is no padding behind it.
+    """
+    spread = torch.where(drawn, -coefficient * divergences.double(), 0)
+    places = torch.arange(drawn.shape[1], device=drawn.device).expand_as(drawn)
+    last = torch.where(drawn, places, -1).amax(dim=1, keepdim=True)  # -1: nothing was drawn
+    return spread + torch.where((places == last) & drawn, rewards.double()[:, None], 0)
+
+
 def generalised_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
 ) -> tuple[Tensor, Tensor]:

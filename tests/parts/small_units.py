@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,24 @@ from tests.parts.small_shards import write_shard
 Documents = list[tuple[Rendered, dict[str, Any]]]  # as stored: without the first token, with the end of document
 
 
+Make = Callable[[ChatTemplate, Unit, int, random.Random], Documents]  # the documents of the unit of this number
+
+
 def chat_vocab() -> Vocab:
     """Bytes, and the tokens that a chat template writes."""
     return train_vocab(Tokenizer(kind="byte", special_tokens="chat"), [])
 
 
-def prepare_units(directory: Path, unit: Unit, sources: dict[str, int] | None = None) -> Path:
-    """Writes that many units a source (default: 40), and 12 held out, with a manifest."""
+def prepare_units(directory: Path, unit: Unit, sources: dict[str, int] | None = None, make: Make | None = None) -> Path:
+    """Writes that many units a source (default: 40), and 12 held out, with a manifest; `make` gives other ones."""
+    make = make or _documents
     vocab = chat_vocab()
     vocab.save(directory / "tokenizer")
     splits = {
-        "train": [_source(directory, vocab, unit, name, count) for name, count in (sources or {"tiny": 40}).items()],
-        "validation": [_source(directory, vocab, unit, "held-out", 12)],
+        "train": [
+            _source(directory, vocab, unit, name, count, make) for name, count in (sources or {"tiny": 40}).items()
+        ],
+        "validation": [_source(directory, vocab, unit, "held-out", 12, make)],
     }
     content = {
         "fingerprint": f"{unit} {sources}", "tokenizer_fingerprint": vocab.fingerprint, "splits": splits, "funnel": [],
@@ -44,9 +51,9 @@ def prepare_units(directory: Path, unit: Unit, sources: dict[str, int] | None = 
     return directory
 
 
-def _source(directory: Path, vocab: Vocab, unit: Unit, name: str, count: int) -> dict[str, Any]:
+def _source(directory: Path, vocab: Vocab, unit: Unit, name: str, count: int, make: Make) -> dict[str, Any]:
     template, generator = ChatTemplate(vocab), random.Random(name)
-    units = [_documents(template, unit, number, generator) for number in range(count)]
+    units = [make(template, unit, number, generator) for number in range(count)]
     half = len(units) // 2
     shards, tokens, documents = [], 0, 0
     for number, part in enumerate([units[:half], units[half:]]):  # two, so that reading crosses their border
