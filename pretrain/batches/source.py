@@ -47,7 +47,7 @@ class Batch:
     positions: Tensor | None = None  # (B, T) int64: of each token in its document, where they do not see each other
     columns: dict[str, Tensor] = field(default_factory=dict)  # what the objective's loss takes beside: (B, T) or (B,)
     count: float | None = None  # this rank's share of what the loss is a mean over; None: the sum of `weights`
-    lengths: tuple[int, ...] | None = None  # (B,): positions of each row before its padding; None: rows have none
+    lengths: tuple[int, ...] | None = None  # (B,): positions of each row before its padding, which has no weight
     statistics: dict[str, float] = field(default_factory=dict)  # of how it was made, the same on all ranks
 
     @property

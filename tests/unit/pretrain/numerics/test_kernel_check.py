@@ -298,3 +298,28 @@ def test_zeros_are_compared_with_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     engine.compile(engine.module.forward)
     found = check(engine)
     assert not found.decided and "has no gradient" in found.text
+
+
+class Pairs(LanguageModelling):
+    """A loss over pairs of rows, with a column and a statistic."""
+
+    stat_names, unit_rows = ("difference",), 2
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None, **columns: Tensor
+    ) -> Tensor:
+        rows = (self.model.log_probs(tokens, targets, positions, self.chunk) * weights).sum(dim=1)
+        difference = rows[::2] - rows[1::2] - columns["margin"][::2]
+        return torch.stack([-torch.nn.functional.logsigmoid(difference).sum(), difference.detach().sum()])
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_losses_of_pairs_are_compared_with_their_columns(factor: float) -> None:
+    engine = StandIn(chunk=8)
+    engine.module = Pairs(engine.module.model, 8)
+    lengths = (LENGTH, 9, 12, 5)
+    weights = (torch.arange(LENGTH) < torch.tensor(lengths)[:, None]).float()
+    pairs = replace(batch(), weights=weights, columns={"margin": torch.rand(ROWS)}, lengths=lengths)
+    engine.compile(lambda *inputs, **columns: engine.module.forward(*inputs, **columns) * factor)
+    found = check_kernels(engine, pairs, "auto", 8)  # type: ignore[arg-type]
+    assert found.decided and found.compiled == (factor == 1), found.text

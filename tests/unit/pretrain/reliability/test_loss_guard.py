@@ -248,3 +248,14 @@ def test_silent_ranks_come_first_then_those_that_are_behind() -> None:
         "waiting for data; rank 0 (node0, pid 10) is in step 7, update"
     )
     assert "rank 2" not in describe_ranks(after, [1], ranks=2)
+
+
+@pytest.mark.parametrize(("watched", "made"), [("loss", [False, True]), ("kl", [True, False]), (None, [True, True])])
+def test_an_objective_says_what_is_watched(tmp_path: Path, watched: str | None, made: list[bool]) -> None:
+    """Where the loss hovers around 0, or has no scale, something else tells of a spike."""
+    recipe, ranks = spiky(tmp_path, tmp_path / "data", "skip"), Ranks(rank=0, count=1, local_rank=0, local_count=1)
+    guard = LossGuard(recipe, 5, {"losses": [3.0] * 8}, ranks, lambda step, of: [], watched)
+    assert [guard.decide(6, loss, {"kl": kl}) for loss, kl in ((9.0, 3.0), (3.0, 9.0))] == made
+    if watched == "kl":
+        (file,) = (tmp_path / "skip" / "run" / "faults").iterdir()
+        assert json.loads(file.read_text())["kl"] == 9.0
