@@ -129,6 +129,8 @@ class BatchSource:
         objective = recipe.train.objective
         # Conversations: which answers are learnt. Side by side they must not see each other.
         self._train_on = objective.train_on if isinstance(objective, Supervised) else None
+        # Slices of rows that ranks share have one width.
+        self._cuts_rows = self._train_on is not None and recipe.train.parallel.sequence == 1
         self.opens_with_input = not self.packed and self._train_on is None
         self._masking = self.packed if self._train_on else recipe.train.document_masking
         streams = {
@@ -178,7 +180,7 @@ class BatchSource:
             target_bytes=int(self._token_bytes[targets[weights > 0]].sum(dtype=np.int64)),
             fresh=not windows.epoch.any(),
             positions=document_positions(self._begins(tokens, pieces)) if self._masking else None,
-            lengths=tuple(map(sum, pieces)) if self._train_on else None,
+            lengths=tuple(map(sum, pieces)) if self._cuts_rows else None,
         )
 
     def digest(self, step: int, ranks: int = 1) -> str:

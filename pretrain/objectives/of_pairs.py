@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -10,6 +12,7 @@ from configs.schema.objectives import Preference, RewardModelling
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest
 from pretrain.batches.pair_batches import PairBatches
+from pretrain.batches.source import Batch
 from pretrain.batches.trace import SpansOf, SpansOfRanks
 from pretrain.batches.unit_rows import References
 from pretrain.batches.units import Weigh, last_answer, scored
@@ -36,6 +39,13 @@ class _OfPairs(Objective):
 
     def batches(self, data: DataManifest, engine: Engine) -> PairBatches:
         return PairBatches(self.recipe, data, type(self).weigh, self._references[0])
+
+    def made_up(self, batch: Batch) -> Batch:
+        """Pairs of drawn tokens; their reference is a model that knows nothing, so that no loss is saturated."""
+        rows, width = batch.tokens.shape
+        ignorance = -width * math.log(self.recipe.model.vocab_size or 2**15)
+        columns = {"margin": torch.zeros(rows), "reference": torch.full((rows,), ignorance, dtype=torch.float64)}
+        return replace(batch, columns=columns, count=rows / 2)
 
     def validator(self, data: DataManifest, engine: Engine) -> Validate:
         return UnitValidator(self.recipe, data, type(self).weigh, 2, self._references[1])
