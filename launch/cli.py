@@ -286,6 +286,7 @@ def _show(parser: argparse.ArgumentParser) -> None:
 
 def _plan(parser: argparse.ArgumentParser) -> None:
     _recipe(parser)
+    _stage(parser)
     parser.add_argument("--gpus", metavar="NxNAME", help="GPUs of a node, such as 8xH100 (default: this machine)")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="number of nodes (default: 1)")
     parser.add_argument("--price", type=float, metavar="P", help="price of one GPU for an hour")

@@ -20,6 +20,7 @@ from configs.common.rendering import duration, short, size
 from configs.safety.trust import trust_options
 from configs.schema.recipe import Recipe, load
 from configs.schema.train import Train
+from launch.planning.show import before_preparation
 from pretrain.planning.memory import PARTS, Setup, memory
 from pretrain.planning.predict import CHARACTER_ROWS, make_plan, planned_setup
 from pretrain.planning.step_time import Hardware, step_time
@@ -120,7 +121,12 @@ def print_plan(arguments: Namespace) -> int:
     """Prints the plan."""
     from pretrain.engine.devices import parse_gpus, this_machine
 
-    recipe = load(arguments.recipe, arguments.overrides)
+    whole = load(arguments.recipe, arguments.overrides)
+    names = ["base", *whole.stage_names] if arguments.stage is None else [arguments.stage]
+    if arguments.probe and arguments.stage not in (None, "base"):
+        raise ValueError("--probe measures the recipe's base; leave --stage out")
+    recipes = [before_preparation(whole.stage(name), whole) for name in names]
+    recipe = recipes[0]
     count, device = this_machine(recipe.train.ranks) if arguments.gpus is None else parse_gpus(arguments.gpus)
     if arguments.probe and arguments.gpus is not None:
         raise ValueError("--probe measures this machine, so it cannot be combined with --gpus; leave --gpus out")
@@ -129,12 +135,16 @@ def print_plan(arguments: Namespace) -> int:
     if arguments.price is not None and arguments.price < 0:
         raise ValueError(f"--price {arguments.price}: give the price of an hour of one GPU")
     hardware = Hardware(device, count, arguments.nodes)
-    plan = (
+    plans = [make_plan(one, hardware, arguments.price) for one in recipes[1:]]
+    first = (
         _probed_plan(recipe, arguments, hardware) if arguments.probe else make_plan(recipe, hardware, arguments.price)
     )
     if arguments.json:
-        print(json.dumps(plan, indent=2))
-    else:
+        print(json.dumps({**first, **({"then": plans} if plans else {})}, indent=2))
+        return 0
+    for number, plan in enumerate([first, *plans]):
+        if number:
+            print()
         _print(plan, Console(width=80))
     return 0
 
@@ -151,6 +161,8 @@ def _print(plan: dict[str, Any], console: Console) -> None:
         name = f"{row['stage']}{' offl.' if row['offload'] else ''}"
         table.add_row(name, *cells, f"{row['total'] / 1e9:.2f}", "yes" if row["fits"] else "no")
     console.print(table)
+    if "stage" in plan:
+        _print_stage(plan["stage"], console)
     for title, row in (("the recipe's own", plan["recipe_settings"]), ("the fastest", plan["fastest"])):
         _print_choice(title, row, console)
     source = "measured by the probe" if "probe" in plan else "assumed; `--probe` measures it"
@@ -165,9 +177,31 @@ def _print(plan: dict[str, Any], console: Console) -> None:
         _print_probe(plan["probe"], console)
     console.print("assumed: memory as DeepSpeed 0.19 and autograd keep it; data sheets' peaks;")
     console.print("communication overlaps only at ZeRO-3; no waits for data or saves.")
+    if plan["unit"] != "document":
+        console.print(f"Time is that of full rows; a {plan['unit']} is mostly shorter.")
     console.print("More: docs/planning.md")
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}")
+
+
+def _print_stage(stage: dict[str, Any], console: Console) -> None:
+    """Prints what a stage needs beside the model that it trains."""
+    beside = [f"{name} {size(count)}" for name, count in stage["frozen_bytes"].items()]
+    beside += [f"critic {size(stage['critic_bytes'])}"] if stage["critic_bytes"] else []
+    console.print(f"beside the model {', '.join(beside) or 'no other model'}, per rank")
+    if not stage["rollout_rows"]:
+        return
+    rows, fit = stage["rollout_rows"], stage["rollout_rows_that_fit"]
+    console.print(
+        f"answers          {stage['answers_per_rollout']:,} a rollout, {rows} at a time on a rank: cache "
+        f"{size(stage['cache_bytes'])} ({fit:,} would fit)"
+    )
+    console.print(
+        f"drawing them     {stage['drawn_tokens_per_step']:,} tokens a step at most, "
+        f"{stage['rollout_seconds_per_step']:.3f} s"
+    )
+    if fit < rows:
+        console.print(f"warning: set objective.rollout.rows to {fit}" if fit else "warning: not one answer fits")
 
 
 def _print_probe(probe: dict[str, Any], console: Console) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 from configs.common.layout import MANIFEST
 from configs.common.rendering import short, size
 from configs.schema.batch_plan import plan_batch, total_steps
+from configs.schema.objectives import unit_of
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 from pretrain.engine.compiling import pays_to_compile
 from pretrain.engine.deepspeed_config import cpu_computes_bf16
 from pretrain.planning.memory import GPU_CONTEXT, Memory, Setup, memory, variants
+from pretrain.planning.stage_needs import stage_needs
 from pretrain.planning.step_time import Hardware, step_time
 from pretrain.sizes.embedding_rows import embedding_rows
 from pretrain.sizes.flops import count_parameters, flops_per_token
@@ -42,6 +44,7 @@ def make_plan(
     limit = hardware.device.memory * _FREE_SHARE - (0 if hardware.device.cpu else GPU_CONTEXT)
     stages = [_row(recipe, rows, choice, hardware, limit) for choice in variants(setup, offload=True)]
     own, best = _row(recipe, rows, setup, hardware, limit), _fastest(recipe, rows, setup, hardware, limit)
+    needs = _stage_needs(recipe, rows, setup, hardware, limit, own)
     if not own["fits"]:
         warnings.append(
             f"the recipe's own settings need {size(own['total'])} of {size(limit)} per rank: they do not fit"
@@ -51,6 +54,7 @@ def make_plan(
         tokens = total_steps(recipe, 0) * recipe.train.global_batch_size * recipe.model.context_length
     plan: dict[str, Any] = {
         "recipe": recipe.name,
+        "unit": unit_of(recipe.train.objective),
         "device": {
             "name": hardware.device.name,
             "ranks": hardware.ranks,
@@ -66,6 +70,7 @@ def make_plan(
         "fastest": best,
         "checkpoint_bytes": 12.0 * counted.total * (recipe.train.checkpoint.keep + 1),
         "warnings": warnings,
+        **({} if needs is None else {"stage": needs}),
     }
     if tokens is not None:
         plan["tokens"], plan["tokens_per_parameter"] = tokens, tokens / counted.total
@@ -83,6 +88,22 @@ def make_plan(
                 row["cost"] = None if price is None else hours * price
         _warn_of_epochs(recipe, tokens, warnings)
     return plan
+
+
+def _stage_needs(
+    recipe: Recipe, rows: int, setup: Setup, hardware: Hardware, limit: float, own: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Predicts what a stage needs beside training; adds it to the prediction of the recipe's own settings."""
+    training = memory(recipe.model, rows, setup)
+    needs = stage_needs(recipe, rows, setup, training, hardware)
+    if needs is None:
+        return None
+    own["total"], own["fits"] = needs.peak(training), needs.peak(training) <= limit
+    own["step_seconds"] += needs.seconds
+    own["tokens_per_s"] = (
+        recipe.train.global_batch_size * recipe.model.context_length / own["step_seconds"]
+    )  # rows are padded, so this counts places of tokens
+    return needs.as_json(training, limit)
 
 
 def _bytes_per_token(recipe: Recipe) -> tuple[float, bool]:
