@@ -12,15 +12,24 @@ END_OF_TEXT = "<|endoftext|>"
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant")
 CALL, CALL_END, RESULT, RESULT_END = "<|call|>", "<|/call|>", "<|result|>", "<|/result|>"
-# All that a chat template writes, and six for later: a vocabulary made once serves every stage.
-CHAT_TOKENS = (
-    END_OF_TEXT, PAD, *(f"<|{role}|>" for role in ROLES), END, CALL, CALL_END, RESULT, RESULT_END,
-    *(f"<|reserved_{number}|>" for number in range(6)),
-)  # fmt: skip
+# All that a chat template writes beside the end of a document, which may be another token in an imported vocabulary.
+TEMPLATE_TOKENS = (PAD, *(f"<|{role}|>" for role in ROLES), END, CALL, CALL_END, RESULT, RESULT_END)
+# With six for later: a vocabulary made once serves every stage.
+CHAT_TOKENS = (END_OF_TEXT, *TEMPLATE_TOKENS, *(f"<|reserved_{number}|>" for number in range(6)))
 # How a record becomes a conversation, a preference pair or a prompt; `text`: it is a document.
 Shape = Literal["text", "openai", "sharegpt", "alpaca", "hh", "gsm8k", "pairs"]
 # What is read together: a stretch of documents, a conversation, a preference pair, or a prompt with its reference.
 Unit = Literal["document", "conversation", "pair", "prompt"]
+# Which units a shape serves: a question with its answer is a conversation, or a prompt with its reference.
+SERVES: dict[Shape, tuple[Unit, ...]] = {
+    "text": ("document",),
+    "openai": ("conversation", "prompt"),
+    "sharegpt": ("conversation", "prompt"),
+    "alpaca": ("conversation", "prompt"),
+    "gsm8k": ("conversation", "prompt"),
+    "hh": ("pair", "conversation", "prompt"),
+    "pairs": ("pair", "conversation", "prompt"),
+}
 
 
 class Chat(Section):

@@ -27,6 +27,7 @@ from configs.schema.evaluation import Evaluation, Report
 from configs.schema.float8_limits import check_float8
 from configs.schema.model import Model
 from configs.schema.objective_limits import check_objective
+from configs.schema.objectives import unit_of
 from configs.schema.overrides import RecipeError as RecipeError
 from configs.schema.overrides import apply_override, set_value
 from configs.schema.paths import resolve_paths
@@ -39,6 +40,7 @@ from configs.schema.shipped import find_recipe
 from configs.schema.stage import Stage
 from configs.schema.stage_recipe import BASE, directory_of, stage_problems, stage_values
 from configs.schema.train import Train
+from configs.schema.unit_limits import check_units
 
 RESOLVED_NAME = "recipe.yaml"
 
@@ -87,6 +89,7 @@ class Recipe(Section):
         check_objective(self.model, self.train)
         check_deepspeed(self.deepspeed)
         check_rollouts(self.model, self.train)
+        check_units(self.data, unit_of(self.train.objective))
         return self
 
     @property

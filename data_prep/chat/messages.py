@@ -6,11 +6,11 @@ what is said. Everything is immutable, compares by value, and goes to JSON and b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from configs.schema.chat import CALL, CALL_END, RESULT, RESULT_END, ROLES
+from configs.schema.chat import CALL, CALL_END, RESULT, RESULT_END, ROLES, Unit
 
 PartKind = Literal["text", "call", "result"]
 _MARKS = {"text": ("", ""), "call": (CALL, CALL_END), "result": (RESULT, RESULT_END)}
@@ -71,6 +71,20 @@ class Message:
         """All that is said, tool calls and results between their markers: for people, rewards and scores to read."""
         return "".join(f"{_MARKS[part.kind][0]}{part.text}{_MARKS[part.kind][1]}" for part in self.parts)
 
+    @property
+    def content_bytes(self) -> int:
+        """UTF-8 bytes of all parts, without the markers of tools."""
+        return sum(len(part.text.encode()) for part in self.parts)
+
+    def mapped(self, change: Callable[[str], str]) -> Message:
+        """The message with its texts changed; blanks beside a tool's part, and what such a part says, stay."""
+        last = len(self.parts) - 1
+        parts = [
+            MessagePart("text", _inside(part.text, change, number > 0, number < last)) if part.kind == "text" else part
+            for number, part in enumerate(self.parts)
+        ]
+        return Message(self.role, tuple(parts))
+
     def to_json(self) -> dict[str, Any]:
         """`{role, content}`, where the content is a string, or a list of `{type, text}` when it has tool parts."""
         if all(part.kind == "text" for part in self.parts):
@@ -90,6 +104,13 @@ class Message:
         return cls(role, tuple(map(_part, content)))
 
 
+def _inside(text: str, change: Callable[[str], str], keep_head: bool, keep_tail: bool) -> str:
+    """The text changed, but for the blanks at the ends that are to be kept."""
+    start = len(text) - len(text.lstrip()) if keep_head else 0
+    end = len(text.rstrip()) if keep_tail else len(text)
+    return text if start > end else text[:start] + change(text[start:end]) + text[end:]
+
+
 def _part(value: Any) -> MessagePart:
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
         raise Unusable("missing_content", f"a part is {repr(value)[:80]}")
@@ -106,6 +127,10 @@ class Conversation:
     def text(self) -> str:
         """All messages, joined by empty lines: what the steps for documents look at."""
         return text_of(self.messages)
+
+    def mapped(self, change: Callable[[str], str]) -> Conversation:
+        """The conversation with the texts of its messages changed."""
+        return Conversation(_mapped(self.messages, change))
 
     def to_json(self) -> dict[str, Any]:
         """`{messages}`."""
@@ -130,6 +155,11 @@ class Pair:
     def text(self) -> str:
         """The prompt and both answers, joined by empty lines."""
         return text_of((*self.prompt, self.chosen, self.rejected))
+
+    def mapped(self, change: Callable[[str], str]) -> Pair:
+        """The pair with the texts of its messages changed."""
+        chosen, rejected = self.chosen.mapped(change), self.rejected.mapped(change)
+        return Pair(_mapped(self.prompt, change), chosen, rejected, self.margin)
 
     def to_json(self) -> dict[str, Any]:
         """`{prompt, chosen, rejected, margin}`."""
@@ -160,6 +190,10 @@ class Prompt:
         """The messages, joined by empty lines. The reference is not among them."""
         return text_of(self.messages)
 
+    def mapped(self, change: Callable[[str], str]) -> Prompt:
+        """The prompt with the texts of its messages changed."""
+        return Prompt(_mapped(self.messages, change), self.reference, self.metadata)
+
     def to_json(self) -> dict[str, Any]:
         """`{messages, reference, metadata}`."""
         return {
@@ -172,6 +206,19 @@ class Prompt:
     def from_json(cls, value: dict[str, Any]) -> Prompt:
         """The prompt of `to_json`."""
         return cls(messages_from_json(value["messages"]), value.get("reference"), value.get("metadata") or {})
+
+
+AnyUnit = Conversation | Pair | Prompt
+_UNITS: dict[Unit, type[AnyUnit]] = {"conversation": Conversation, "pair": Pair, "prompt": Prompt}
+
+
+def unit_from_json(unit: Unit, value: dict[str, Any]) -> AnyUnit:
+    """The unit of its `to_json`."""
+    return _UNITS[unit].from_json(value)
+
+
+def _mapped(messages: tuple[Message, ...], change: Callable[[str], str]) -> tuple[Message, ...]:
+    return tuple(message.mapped(change) for message in messages)
 
 
 def text_of(messages: Iterable[Message]) -> str:

@@ -7,13 +7,17 @@ reinforcement learning; the chosen side of a pair is a conversation.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from configs.schema.chat import Shape, Unit
+from configs.schema.chat import SERVES, Shape, Unit
 from data_prep.chat.messages import (
+    AnyUnit,
     Conversation,
     Message,
     MessagePart,
@@ -24,16 +28,6 @@ from data_prep.chat.messages import (
 )
 
 Messages = tuple[Message, ...]
-# Which units a shape serves.
-SERVES: dict[Shape, tuple[Unit, ...]] = {
-    "text": ("document",),
-    "openai": ("conversation", "prompt"),
-    "sharegpt": ("conversation", "prompt"),
-    "alpaca": ("conversation", "prompt"),
-    "gsm8k": ("conversation", "prompt"),
-    "hh": ("pair", "conversation", "prompt"),
-    "pairs": ("pair", "conversation", "prompt"),
-}
 _SPEAKERS = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
     "bard": "assistant", "bing": "assistant", "model": "assistant", "system": "system",
@@ -43,7 +37,18 @@ _CALCULATION = re.compile(r"<<([^<>=]*)=([^<>]*)>>")
 _RESULT_MARK = "####"
 
 
-def to_unit(record: dict[str, Any], shape: Shape, unit: Unit, system: str | None) -> Conversation | Pair | Prompt:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What records are to become."""
+
+    unit: Unit = "document"
+    system: str | None = None  # text of a system message for records that have none
+
+
+DOCUMENTS = Wanted()
+
+
+def to_unit(record: dict[str, Any], shape: Shape, unit: Unit, system: str | None) -> AnyUnit:
     """Makes what the objective reads out of a record.
 
     Args:
@@ -67,25 +72,39 @@ def to_unit(record: dict[str, Any], shape: Shape, unit: Unit, system: str | None
     if messages and messages[-1].role == "assistant":
         reference = messages[-1].text if reference is None else reference
         messages = messages[:-1]
-    return Prompt(_asked(messages), reference, {key: value for key, value in record.items() if key not in used})
+    return Prompt(_asked(messages), reference, _rest(record, used))
 
 
-def _preference(record: dict[str, Any], shape: Shape, unit: Unit, system: str | None) -> Conversation | Pair | Prompt:
+def _preference(record: dict[str, Any], shape: Shape, unit: Unit, system: str | None) -> AnyUnit:
     prompt, chosen, rejected = (_transcripts if shape == "hh" else _named_answers)(record)
     prompt = _asked(_with_system(prompt, system))
     if unit == "prompt":
         used = ("chosen", "rejected", "prompt", "conversations", "messages", "margin")
-        return Prompt(prompt, None, {key: value for key, value in record.items() if key not in used})
+        return Prompt(prompt, None, _rest(record, used))
     if unit == "conversation":
         return Conversation(checked((*prompt, chosen)))
-    for answer in (chosen, rejected):
-        checked((*prompt, answer))
-    if chosen == rejected:
-        raise Unusable("same_answers", chosen.text[:80])
+    _compared(prompt, chosen, rejected)
     return Pair(prompt, chosen, rejected, _margin(record.get("margin")))
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
+def still_usable(unit: AnyUnit) -> None:
+    """Looks at a unit whose texts were changed; raises `Unusable` as `to_unit` does."""
+    if isinstance(unit, Conversation):
+        checked(unit.messages)
+    elif isinstance(unit, Prompt):
+        _asked(unit.messages)
+    else:
+        _compared(unit.prompt, unit.chosen, unit.rejected)
+
+
+def _compared(prompt: Messages, chosen: Message, rejected: Message) -> None:
+    for answer in (chosen, rejected):
+        checked((*prompt, answer))
+    if chosen == rejected:
+        raise Unusable("same_answers", chosen.text[:80])
+
+
 def checked(messages: Messages) -> Messages:
     """The messages, if they alternate (a system message may come first) and end with an answer that says something.
 
@@ -129,6 +148,16 @@ def _with_system(messages: Messages, system: str | None) -> Messages:
 
 
 # -------------------------------------------------------------------------------------------------------------- shapes
+def _rest(record: dict[str, Any], used: tuple[str, ...]) -> dict[str, Any]:
+    """The other fields of a record, as JSON can hold them; those that it cannot hold are left out."""
+    rest: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(key, str) and key not in used:
+            with suppress(TypeError, ValueError, RecursionError):
+                rest[key] = json.loads(json.dumps(value, default=str))
+    return rest
+
+
 def _text(record: dict[str, Any], *names: str) -> str:
     """The first of these fields that is a string."""
     for name in names:

@@ -96,8 +96,8 @@ class Decontamination:
 
     name = NAME
     code = (
-        "decontamination", "documents/conversion", "documents/document", "extraction", "readers", "sources", "text",
-        "workers/verdicts", "workers/parts", "workers/manifests",
+        "decontamination", "chat/messages", "chat/shapes", "documents/conversion", "documents/document", "extraction",
+        "readers", "sources", "text", "workers/verdicts", "workers/parts", "workers/manifests",
     )  # fmt: skip
 
     def __init__(self, recipe: Recipe, identify: Callable[[Any], Any]) -> None:

@@ -7,6 +7,7 @@ record became a document). Every byte that a step takes and every document that 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,9 @@ from configs.safety.user_code import UserCode
 from configs.schema.data import Data, Language
 from configs.schema.quality_rules import CustomRules, Rule
 from configs.schema.sources import Source
-from data_prep.documents.document import Document
+from data_prep.chat.messages import Unusable
+from data_prep.chat.shapes import still_usable
+from data_prep.documents.document import UNIT, Document
 from data_prep.funnel.tally import READ, Tally
 from data_prep.quality import reason_to_drop
 from data_prep.sources.unreadable import concerns_one, describe
@@ -45,7 +48,7 @@ class _Drop(Exception):
 class _State:
     """A document on its way: the text, its UTF-8, and what was found out about it."""
 
-    __slots__ = ("document", "encoded", "metadata", "tally", "text")
+    __slots__ = ("document", "encoded", "metadata", "tally", "text", "unit")
 
     def __init__(self, document: Document, tally: Tally) -> None:
         self.document = document
@@ -53,6 +56,23 @@ class _State:
         self.encoded = document.text.encode()
         self.metadata: dict[str, Any] = {}
         self.tally = tally
+        self.unit = document.unit
+
+    def rewrite(self, key: str, function: Callable[[str], str], detail: Callable[[], str] = str) -> None:
+        """Changes the text; of a conversation or its like, each message by itself.
+
+        `detail` is asked after the change what it was.
+        """
+        if self.unit is None:
+            self.change(key, function(self.text), detail())
+            return
+        changed = self.unit.mapped(function)
+        self.change(key, changed.text, detail())
+        self.unit = changed
+        try:
+            still_usable(changed)
+        except Unusable as error:
+            raise _Drop(f"{key.partition('/')[0]}/{error.reason}", error.detail) from error
 
     def change(self, key: str, text: str, detail: str | None = None) -> None:
         """Sets the text and counts the bytes that went."""
@@ -91,7 +111,10 @@ class Chain:
         private = wanted("privacy", any(data.privacy.model_dump().values()))
         steps: list[tuple[str, Callable[[_State], None] | None]] = [
             ("quality", _addresses(quality.blocklist, quality.blocked_words) if names else None),
-            ("normalize", lambda state: state.change("normalize/normalized", normalize(state.text, data.normalize))),
+            (
+                "normalize",
+                lambda state: state.rewrite("normalize/normalized", lambda text: normalize(text, data.normalize)),
+            ),
             ("quality", _basics(data)),
             ("lines", _lines(data) if lines else None),
             ("language", _identify(language, source.language) if identify else None),
@@ -124,7 +147,9 @@ class Chain:
             dropped = replace(document, text=state.text)
             return self.drop(f"{stage}/failed", dropped, len(state.encoded), describe(error))
         metadata = {**document.metadata, **state.metadata} if state.metadata else document.metadata
-        return replace(document, text=state.text, metadata=metadata), state.encoded
+        if state.unit is not None:
+            metadata = {**metadata, UNIT: state.unit.to_json()}
+        return replace(document, text=state.text, metadata=metadata, unit=state.unit), state.encoded
 
     def drop(self, key: str, document: Document, size: int, detail: str | None = None) -> Dropped:
         """Counts a document that does not stay."""
@@ -201,7 +226,7 @@ def _rules(settings: list[Rule], code: Mapping[int, UserCode] | None) -> Callabl
             result = rule(facts)
             if isinstance(result, Drop):
                 raise _Drop(f"quality/{result.reason}", result.detail)
-            if result != facts.text:
+            if result != facts.text and state.unit is None:  # a conversation stays whole
                 state.change(f"quality/{_what_takes(setting)}", result)
                 facts = TextFacts(result)
 
@@ -233,9 +258,17 @@ def _privacy(data: Data) -> Callable[[_State], None]:
     redact = Redactor(data.privacy)
 
     def step(state: _State) -> None:
-        text, replaced = redact(state.text)
+        replaced: Counter[str] = Counter()
+
+        def redacted(text: str) -> str:
+            text, found = redact(text)
+            replaced.update(found)
+            return text
+
+        state.rewrite(
+            "privacy/redacted", redacted, lambda: ", ".join(f"{kind} {count}" for kind, count in replaced.items())
+        )
         for kind, count in replaced.items():
             state.tally.marks[f"privacy/{kind}"] += count
-        state.change("privacy/redacted", text, ", ".join(f"{kind} {count}" for kind, count in replaced.items()))
 
     return step

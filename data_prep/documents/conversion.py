@@ -12,6 +12,8 @@ from typing import Any
 
 from configs.schema.data import Extract
 from configs.schema.sources import Source
+from data_prep.chat.messages import Prompt, Unusable
+from data_prep.chat.shapes import DOCUMENTS, Wanted, to_unit
 from data_prep.documents.document import Document, Rejected
 from data_prep.readers import JSON_TYPE, RawRecord, cut_position
 from data_prep.readers.fields import split_front_matter, take_text
@@ -62,6 +64,7 @@ def to_documents(
     name: str,
     max_bytes: int = MAX_DOCUMENT_BYTES,
     extract: Extract | None = None,
+    wanted: Wanted = DOCUMENTS,
 ) -> Iterator[Document | Rejected]:
     """The document of a record, its parts if it is long, or why it is none.
 
@@ -71,10 +74,12 @@ def to_documents(
         name: of the file, for ids and messages.
         max_bytes: longer texts are cut.
         extract: how text is taken out of markup.
+        wanted: what records of a source with a shape become.
 
     Whatever a library raises for the record, it is rejected as `reader_failed`; see `data_prep.sources.unreadable`.
     """
     converter = _Converter(record, source, f"{name}:{record.member or record.position}", max_bytes, extract)
+    converter.wanted = wanted
     taken = 0
     try:
         for item in converter.items():
@@ -89,10 +94,11 @@ def to_documents(
 class _Converter:
     """One record on its way to documents."""
 
-    __slots__ = ("extract", "max_bytes", "record", "source", "where")
+    __slots__ = ("extract", "max_bytes", "record", "source", "wanted", "where")
 
     def __init__(self, record: RawRecord, source: Source, where: str, max_bytes: int, extract: Extract | None) -> None:
         self.record, self.source, self.where, self.max_bytes, self.extract = record, source, where, max_bytes, extract
+        self.wanted = DOCUMENTS
 
     def items(self) -> Iterator[Document | Rejected]:
         """All that comes of the record."""
@@ -101,7 +107,11 @@ class _Converter:
             return iter([self.rejected(self.record.reason or "record_too_long", self.record.detail)])
         if isinstance(value, dict):
             return self.row(value)
-        return self.json(value) if self.record.media_type == JSON_TYPE else self.page(value)
+        if self.record.media_type == JSON_TYPE:
+            return self.json(value)
+        if self.source.shape != "text":
+            return iter([self.rejected("no_fields", _excerpt(value))])
+        return self.page(value)
 
     def rejected(self, reason: str, excerpt: str, size: int | None = None) -> Rejected:
         size = self.record.size if size is None else size
@@ -120,6 +130,9 @@ class _Converter:
             yield self.rejected("invalid_json", _excerpt(line))
 
     def row(self, row: dict[str, Any]) -> Iterator[Document | Rejected]:
+        if self.source.shape != "text":
+            yield self.unit(row)
+            return
         text = take_text(row, self.source.text_fields)
         if text is None:
             names = ", ".join(map(str, row))
@@ -130,14 +143,30 @@ class _Converter:
         if encoded is None:
             yield self.rejected("invalid_utf8", ascii(text[:_EXCERPT_CHARACTERS]))
             return
-        identifier, url = row.pop(self.source.id_field, None), row.pop(self.source.url_field, None)
-        identifier = None if identifier is None or _encode(str(identifier)) is None else str(identifier)
-        url = url if isinstance(url, str) and _encode(url) is not None else None
-        document = Document(identifier or self.where, text, self.source.name, url, row, 0, None, len(encoded))
+        identifier, url = self.named(row)
+        document = Document(identifier, text, self.source.name, url, row, 0, None, len(encoded))
         if self.source.markup in ("html", "xml"):
             yield from self.extracted(text, document, len(encoded))
         else:
             yield from _cut(document, encoded, self.max_bytes, len(encoded))
+
+    def named(self, row: dict[str, Any]) -> tuple[str, str | None]:
+        """The record's id and URL, which are no part of it any more."""
+        identifier, url = row.pop(self.source.id_field, None), row.pop(self.source.url_field, None)
+        identifier = None if identifier is None or _encode(str(identifier)) is None else str(identifier)
+        return identifier or self.where, url if isinstance(url, str) and _encode(url) is not None else None
+
+    def unit(self, row: dict[str, Any]) -> Document | Rejected:
+        """The record as what the objective reads; its text is never cut."""
+        identifier, url = self.named(row)
+        try:
+            unit = to_unit(row, self.source.shape, self.wanted.unit, self.wanted.system)
+        except Unusable as error:
+            return self.rejected(error.reason, ascii(error.detail)[1:-1])
+        encoded = _encode(unit.text)
+        if encoded is None or (isinstance(unit, Prompt) and _encode(unit.reference or "") is None):
+            return self.rejected("invalid_utf8", ascii(unit.text[:_EXCERPT_CHARACTERS]))
+        return Document(identifier, unit.text, self.source.name, url, {}, 0, None, len(encoded), unit)
 
     def page(self, data: bytes) -> Iterator[Document | Rejected]:
         record, markup = self.record, self.source.markup

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_prep.chat.messages import AnyUnit
+
+# Key of a document's metadata in its Parquet part: what the text says, where the source has a shape.
+UNIT = "unit"
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -12,6 +17,9 @@ class Document:
 
     A text beyond `data.max_document_bytes` is several documents: `part` counts them, their ids end in `#part`, and
     `offset` is where the part begins in the original text, in UTF-8 bytes.
+
+    Where the source has a shape, the text is that of the messages, and the messages are what is learnt from. Such a
+    document stays whole or goes: nothing cuts it, and what changes it changes its messages.
     """
 
     id: str
@@ -22,6 +30,7 @@ class Document:
     offset: int = 0
     part: int | None = None
     read_bytes: int = 0  # of the record in its file: the payload of a web page, UTF-8 text otherwise
+    unit: AnyUnit | None = None  # what the text says, where the source has a shape
 
 
 @dataclass(frozen=True, slots=True)

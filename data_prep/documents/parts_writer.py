@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from configs.common.files import atomic_path
 from configs.safety.user_code import UserCode
 from configs.schema.data import Data
+from data_prep.chat.shapes import DOCUMENTS, Wanted
 from data_prep.documents.chain import Chain, Dropped
 from data_prep.documents.conversion import to_documents
 from data_prep.documents.document import Document, Rejected
@@ -60,6 +61,7 @@ class FileTask:
     examples: int = 3  # remembered of every reason, in each part
     characters: int = 200  # of each example
     code: Mapping[int, UserCode] = field(default_factory=dict)  # of the user's own quality rules
+    wanted: Wanted = DOCUMENTS  # what records of a source with a shape become
 
 
 def part_name(number: str, part: int) -> str:
@@ -216,7 +218,7 @@ def _items(record: RawRecord, task: FileTask, guard: Guard) -> Iterator[Document
         guard.keep_aside(record.value)
         yield Rejected("crashed", source.name, where, record.size, "")
         return
-    items = to_documents(record, source, name, task.data.max_document_bytes, task.data.extract)
+    items = to_documents(record, source, name, task.data.max_document_bytes, task.data.extract, task.wanted)
     item: Document | Rejected | None
     while True:
         try:

@@ -12,9 +12,11 @@ from configs.common.files import read_json, write_json
 from configs.common.versions import code_version, installed
 from configs.safety.user_code import UserCode
 from configs.schema.chat import CHAT_TOKENS
+from configs.schema.objectives import GroupPolicy, ProximalPolicy, unit_of
 from configs.schema.quality_rules import CustomRules
 from configs.schema.recipe import Recipe
 from configs.schema.sources import Source
+from data_prep.chat.shapes import Wanted
 from data_prep.decontamination.decontaminate import Decontamination
 from data_prep.dedup.exact import ExactDeduplication
 from data_prep.dedup.near import NearDeduplication
@@ -36,13 +38,24 @@ _NOT_READ = {
 # Modules and packages of data_prep that decide what a stage writes; tests/unit/data_prep/stages/test_fingerprints.py
 # compares these with the imports.
 DOCUMENT_CODE = (
-    *("documents", "extraction", "funnel/tally", "quality", "readers", "sources", "text"),
+    *(
+        "chat/messages",
+        "chat/shapes",
+        "documents",
+        "extraction",
+        "funnel/tally",
+        "quality",
+        "readers",
+        "sources",
+        "text",
+    ),
     *("workers/parts", "workers/time_limit", "workers/manifests"),
 )
 TOKENIZER_CODE = ("tokens/vocab", "tokens/vocab_training", "tokens/vocab_checks", "tokens/special_tokens")
 # Both the text that the tokenizer is trained on and the shards.
 PACKING_CODE = (
     *("tokens/pack", "tokens/encode", "tokens/shards", "text/characters", "documents/document"),
+    *("tokens/unit_encoder", "tokens/chat_template", "chat/messages"),
     *("workers/parts", "workers/verdicts", "workers/manifests", *TOKENIZER_CODE),
 )
 
@@ -50,6 +63,32 @@ PACKING_CODE = (
 def _code(*places: str) -> str:
     """Digest of the code of these rooms and modules of `data_prep`."""
     return code_version(*(f"data_prep/{place}" for place in places))
+
+
+def room_of(recipe: Recipe) -> int:
+    """Tokens of the longest unit that the recipe's model can read, with its end; of a prompt, so that an answer fits.
+
+    Raises:
+        ValueError: there is no room for prompts beside the longest answer.
+    """
+    context, objective = recipe.model.context_length, recipe.train.objective
+    if not isinstance(objective, GroupPolicy | ProximalPolicy):
+        return context
+    longest = objective.rollout.max_new_tokens
+    if longest >= context:
+        raise ValueError(
+            f"objective.rollout.max_new_tokens {longest:,} leaves no room for prompts in model.context_length "
+            f"{context:,}; lower it, or raise that"
+        )
+    return context - longest
+
+
+def _settings_of(source: Source) -> dict[str, Any]:
+    """The source's settings that decide what is read; those of older recipes as these had them."""
+    settings = source.model_dump(mode="json", exclude=_NOT_READ)
+    if settings["shape"] == "text":
+        del settings["shape"]
+    return settings
 
 
 def _reader(source: Source) -> dict[str, Any]:
@@ -101,14 +140,16 @@ class Plan:
         self.data = recipe.data
         self.directory = recipe.data_directory
         self.identities = Identities(self.directory)
+        self.unit = unit_of(recipe.train.objective)
+        self.wanted = Wanted(self.unit, recipe.chat.system)
+        self.room = room_of(recipe)
 
     @cached_property
     def documents(self) -> Stage:
         """Depends on the sources' contents and on everything that happens to one document by itself."""
         settings = self.data
         sources = [
-            {**source.model_dump(mode="json", exclude=_NOT_READ), "content": self._content(source), **_reader(source)}
-            for source in settings.sources
+            {**_settings_of(source), "content": self._content(source), **_reader(source)} for source in settings.sources
         ]
         inputs: dict[str, Any] = {
             "sources": sources,
@@ -121,6 +162,8 @@ class Plan:
             "unicode": unicodedata.unidata_version,
             "libraries": {name: version(name) for name in self._libraries()},
         }
+        if self.unit != "document":
+            inputs["wanted"] = {"unit": self.unit, "system": self.wanted.system}
         return Stage(self.directory / "documents", inputs)
 
     def _quality(self) -> dict[str, Any]:
@@ -212,6 +255,8 @@ class Plan:
             "keep_dropped": self.data.keep_dropped,
             "code": _code(*PACKING_CODE),
         }
+        if self.unit != "document":
+            inputs |= {"unit": self.unit, "room": self.room}
         return Stage(self.directory / "shards", inputs)
 
     @property

@@ -35,6 +35,8 @@ from data_prep.workers.stage_progress import expected_bytes
 _EXAMPLES = 5
 _SHOWN = 120  # characters of an example in a message
 _UNREAD = ("read/", "extract/")
+_OF_FILES = ("read/truncated_file", "read/damaged_file", "read/unreadable_file", "read/expands_too_much")
+_SAY_WHAT = ("read/missing_text", "read/missing_field")
 
 Item = TypeVar("Item")
 
@@ -67,7 +69,9 @@ def make_documents(plan: Plan, runner: Runner, look: Look = Look()) -> dict[str,
     ask_all(size_of, [origin.place for origin, _ in todo if origin.place])
     everything = sum(origin.size for origin, _ in todo)
     tasks = [
-        parts_writer.FileTask(stage, plan.data, origin, number, first, stride, look.examples, look.characters, code)
+        parts_writer.FileTask(
+            stage, plan.data, origin, number, first, stride, look.examples, look.characters, code, plan.wanted
+        )
         for origin, number in todo
         for stride in [_stride(origin, plan.data.unit_bytes, everything, runner.cluster.workers)]
         for first in range(stride)
@@ -147,7 +151,7 @@ def _said(counts: Counts, examples: Sequence[Example]) -> str:
     first: dict[str, str] = {}
     for example in examples:
         if example["key"].startswith(_UNREAD):
-            what = f": {example['excerpt'][:_SHOWN]}" if example["key"] == "read/missing_text" else ""
+            what = f": {example['excerpt'][:_SHOWN]}" if example["key"] in _SAY_WHAT else ""
             first.setdefault(example["key"], f" ({example['id'].removesuffix(':0')}{what})")
     shown = [
         f"{key.partition('/')[2]} {count.documents}{first.get(key, '')}"
@@ -169,6 +173,8 @@ def _advice(counts: Counts, examples: Sequence[Example], source: Source) -> str:
         return "set its `text_field` to one of these columns, or `header: true` if its first row names them"
     if most == "read/missing_text":
         return "set its `text_field` to one of these fields"
+    if source.shape != "text" and most not in _OF_FILES:
+        return f"its records are no {source.shape}: set its `shape` to how they are written (docs/conversations.md)"
     if most in ("read/truncated_file", "read/damaged_file"):
         return "fetch it again, or set its `format` if it is not what its name says"
     return "check its `path`, `format` and `text_field`"

@@ -13,7 +13,7 @@ from data_prep.tokens.encode import agrees, fast_encoder
 from data_prep.tokens.shards import token_dtype
 from data_prep.tokens.vocab import CONFIG_NAME, TOKENIZER_NAME, Vocab
 from data_prep.tokens.vocab_training import train_vocab
-from data_prep.workers.manifests import Counts, add_counts
+from data_prep.workers.manifests import Counts, add_counts, add_marks
 from data_prep.workers.runner import Runner
 from data_prep.workers.stage import Stage, describe_file
 from data_prep.workers.verdicts import Part
@@ -26,7 +26,7 @@ _EMPTY = "the training split is empty; lower data.validation_fraction or give mo
 
 def _split_parts(plan: Plan, stage: Stage, parts: list[Part]) -> list[pack.SplitPart]:
     sources = {source.name: source for source in plan.data.sources}
-    return [pack.SplitPart(stage, plan.data, sources[part.source], part) for part in parts]
+    return [pack.SplitPart(stage, plan.data, sources[part.source], part, plan.unit, plan.room) for part in parts]
 
 
 # ------------------------------------------------------------------------------------------------------------ tokenizer
@@ -95,13 +95,14 @@ def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> 
             bytes=sum(counts[part][split]["bytes"] for part in group),
             dtype=dtype.str,
             token_bytes=token_bytes,
+            unit=plan.unit,
         )
         for split in pack.SPLITS
         for source in plan.data.sources
         for number, group in enumerate(_groups(plan, parts, counts, source, split))
     ]
     if not any(shard.split == "train" for shard in shards):
-        raise ValueError(_EMPTY)
+        raise ValueError(_EMPTY if plan.unit == "document" else _nothing_fits(plan, parts, counts))
     run("shards", pack.assemble_shard, shards)
     described, files = [], {}
     for shard in shards:
@@ -110,7 +111,31 @@ def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> 
         prefix = shard.prefix.relative_to(stage.directory).as_posix()
         described.append({"split": shard.split, "source": shard.shard.rpartition("-")[0], "prefix": prefix, **unit})
     content = {"shards": described, "dtype": dtype.name, "vocab_size": vocab.size, "lost": _lost(parts, counts)}
+    if plan.unit != "document":
+        content["units"] = _units(parts, counts)
     return stage.finish({**content, "dropped_tokens": _dropped_tokens(parts, counts)}, files)
+
+
+def _nothing_fits(plan: Plan, parts: list[Part], counts: dict[str, dict[str, Any]]) -> str:
+    """The error for a training split without a unit."""
+    found: dict[str, int] = {}
+    for own in _units(parts, counts).values():
+        for reason, (count, _, _) in own.items():
+            if reason not in pack.SPLITS:
+                found[reason] = found.get(reason, 0) + count
+    said = ", ".join(f"{reason} {count:,}" for reason, count in found.items() if count)
+    return (
+        f"no {plan.unit} is left for training ({said or 'nothing was read'}); a {plan.unit} may have {plan.room:,} "
+        "tokens: raise model.context_length, lower data.validation_fraction, or give shorter or more records"
+    )
+
+
+def _units(parts: list[Part], counts: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[int]]]:
+    """Units, bytes of their text and tokens by source, then split or reason."""
+    total: dict[str, dict[str, list[int]]] = {}
+    for part in parts:
+        add_marks(total.setdefault(part.source, {}), counts[part.name].get("units", {}))
+    return total
 
 
 def _lost(parts: list[Part], units: dict[str, dict[str, Any]]) -> Counts:

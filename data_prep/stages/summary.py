@@ -24,7 +24,9 @@ class Prepared:
 def summary_of(plan: Plan, prepared: Prepared) -> dict[str, Any]:
     """The manifest over all stages, which training and evaluation read."""
     shards = prepared.shards
+    unit = {} if plan.unit == "document" else {"unit": plan.unit}
     return {
+        **unit,
         "fingerprint": fingerprint({"shards": shards.files, "tokenizer": shards.tokenizer}),
         "tokenizer_fingerprint": shards.tokenizer,
         "stages": ["documents", *prepared.verdicts, "tokenizer", "shards"],
@@ -74,7 +76,10 @@ def funnel_of(
 
 def _add_shards(funnel: Funnel, shards: ShardsManifest) -> None:
     """Adds documents, bytes and tokens of the shards, and the tokens of dropped documents."""
-    for shard in shards.shards:
+    for source, found in (shards.units or {}).items():
+        for reason, counts in found.items():
+            funnel.add(source, f"shards/{reason}", *counts)
+    for shard in shards.shards if shards.units is None else ():
         funnel.add(shard.source, f"shards/{shard.split}", shard.documents, shard.bytes, shard.tokens)
     for source, reasons in shards.dropped_tokens.items():
         for key, tokens in reasons.items():

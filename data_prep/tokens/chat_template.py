@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from configs.schema.chat import CALL, CALL_END, CHAT_TOKENS, END, END_OF_TEXT, PAD, RESULT, RESULT_END, ROLES
+from configs.schema.chat import CALL, CALL_END, END, PAD, RESULT, RESULT_END, ROLES
+from configs.schema.chat import TEMPLATE_TOKENS as TEMPLATE_TOKENS
 from data_prep.chat.messages import Message, MessagePart, PartKind
 from data_prep.tokens.special_tokens import END_OF_DOCUMENT
 from data_prep.tokens.vocab import Vocab
-
-# What a vocabulary must have; the end of a document may be another token than ours.
-TEMPLATE_TOKENS = tuple(token for token in CHAT_TOKENS if token != END_OF_TEXT and "reserved" not in token)
 
 # The same template for Hugging Face `transformers`, vLLM and others that render with Jinja. What stands inside
 # `generation` is what `return_assistant_tokens_mask` marks: the kinds ANSWER, CALL and END.

@@ -7,24 +7,28 @@ Parts are encoded independently, then joined in order; a shard is closed with th
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.common.files import atomic_path
+from configs.schema.chat import Unit
 from configs.schema.data import Data
 from configs.schema.sources import Source
 from data_prep.documents.document import parent_id
 from data_prep.tokens.encode import Encode, segments, splitter, worker_encoder
-from data_prep.tokens.shards import beside, write_index
+from data_prep.tokens.shards import KINDS, beside, write_index
+from data_prep.tokens.unit_encoder import EARLIER_TURNS, Refused, UnitEncoder, split_key, unit_of_row
+from data_prep.tokens.vocab import Vocab
 from data_prep.workers.manifests import Count
 from data_prep.workers.parts import read_part
 from data_prep.workers.stage import Stage, describe_file
@@ -42,8 +46,21 @@ SIDECAR = pa.schema(
         ("first_token", pa.int64()),  # position in the shard
     ]
 )
+# Of conversations, pairs and prompts there is more to say, and each token has a kind.
+UNIT_SIDECAR = pa.schema([("reference", pa.string()), ("metadata", pa.string()), ("margin", pa.float64())])
 _SAMPLE_CHARACTERS = 2**16
 _COPY_BYTES = 4 * 2**20
+
+
+def sidecar_schema(unit: Unit) -> pa.Schema:
+    """Columns of the sidecar of such shards."""
+    *first, place = SIDECAR
+    return SIDECAR if unit == "document" else pa.schema([*first, *UNIT_SIDECAR, place])
+
+
+def shard_suffixes(unit: Unit) -> tuple[str, ...]:
+    """Endings of the files that one shard of such units has."""
+    return (".bin", ".idx", ".parquet") if unit == "document" else (".bin", ".idx", KINDS, ".parquet")
 
 
 def split_of(identifier: str, source: Source, validation_fraction: float) -> str:
@@ -66,6 +83,8 @@ class SplitPart:
     data: Data
     source: Source
     part: Part
+    unit: Unit = "document"
+    room: int = 0  # tokens of the longest unit
 
     @property
     def name(self) -> str:
@@ -80,8 +99,9 @@ class SplitPart:
 
 def by_split(task: SplitPart, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(split, row) of the part's documents that stay, in order."""
-    for _, fields in remaining(task.part, ["id", "part", *columns]):
-        whole = parent_id(fields["id"], fields["part"])
+    needed = [*columns, "metadata"] if task.unit == "pair" and "metadata" not in columns else columns
+    for _, fields in remaining(task.part, ["id", "part", *needed]):
+        whole = split_key(parent_id(fields["id"], fields["part"]), task.unit, fields)
         yield split_of(whole, task.source, task.data.validation_fraction), fields
 
 
@@ -173,47 +193,100 @@ def encode_part(task: EncodeTask) -> None:
     """
     vocab, encode = worker_encoder(task.tokenizer, task.tokenizer_fingerprint, task.dtype, task.fast)
     dtype = np.dtype(task.dtype)
-    end = np.array([vocab.eod_id], dtype=dtype).tobytes()
-    stage, name = task.part.stage, task.part.name
-    rows: dict[str, list[tuple[Any, ...]]] = {split: [] for split in SPLITS}
-    lost = Count()
     with ExitStack() as stack:
-        streams: dict[str, Any] = {}
-        for split, row in by_split(task.part, ["text", "url", "offset", "bytes"]):
-            if split not in streams:
-                path = stack.enter_context(atomic_path(stage.unit_file(name, f".{split}.bin")))
-                streams[split] = stack.enter_context(path.open("wb"))
-            ids = encode(row["text"])
-            streams[split].write(ids + end)
-            if not vocab.lossless and (gone := vocab.lost(row["text"], np.frombuffer(ids, dtype))):
-                lost = lost.plus(1, gone)
-            rows[split].append(
-                (
-                    row["id"],
-                    row["url"],
-                    task.part.source.name,
-                    row["offset"],
-                    row["bytes"],
-                    len(ids) // dtype.itemsize + 1,
-                )
-            )
-    content: dict[str, Any] = {"lost": lost} if lost.documents else {}
-    for split, found in rows.items():
-        if found:
+        files = _PartFiles(task.part, dtype, stack)
+        write = _write_documents if task.part.unit == "document" else _write_units
+        content = write(task, vocab, encode, files)
+    content |= files.finish()
+    if task.part.data.keep_dropped:
+        content["dropped_tokens"] = _dropped_tokens(task.part.part, encode, dtype)
+    task.part.stage.commit(task.part.name, content)
+
+
+class _PartFiles:
+    """Files of one part by split: ids, kinds where there are some, and rows of the sidecar."""
+
+    def __init__(self, part: SplitPart, dtype: np.dtype[Any], stack: ExitStack) -> None:
+        self._part, self._stack = part, stack
+        self.width = dtype.itemsize
+        self._streams: dict[str, BinaryIO] = {}
+        self._rows: dict[str, list[tuple[Any, ...]]] = {split: [] for split in SPLITS}
+
+    def add(self, split: str, ids: bytes, row: dict[str, Any], size: int, kinds: bytes = b"", extra: Any = ()) -> None:
+        """Appends a document; `ids` end with the end of document, `size` is the bytes that they stand for."""
+        self._stream(f".{split}.bin").write(ids)
+        if kinds:
+            self._stream(f".{split}{KINDS}").write(kinds)
+        start = (row["id"], row["url"], self._part.source.name, row["offset"], size, len(ids) // self.width)
+        self._rows[split].append((*start, *extra))
+
+    def _stream(self, suffix: str) -> BinaryIO:
+        if suffix not in self._streams:
+            path = self._stack.enter_context(atomic_path(self._part.stage.unit_file(self._part.name, suffix)))
+            self._streams[suffix] = self._stack.enter_context(path.open("wb"))
+        return self._streams[suffix]
+
+    def finish(self) -> dict[str, Any]:
+        """Writes the sidecars; returns the totals of each split that has documents."""
+        content: dict[str, Any] = {}
+        schema = sidecar_schema(self._part.unit)
+        for split, found in self._rows.items():
+            if not found:
+                continue
             columns = [
-                pa.array(column, kind.type) for column, kind in zip(zip(*found, strict=True), SIDECAR, strict=False)
+                pa.array(column, kind.type) for column, kind in zip(zip(*found, strict=True), schema, strict=False)
             ]
-            table = pa.Table.from_arrays(columns, names=SIDECAR.names[:-1])
-            with atomic_path(stage.unit_file(name, f".{split}.parquet")) as temporary:
+            table = pa.Table.from_arrays(columns, names=schema.names[:-1])
+            with atomic_path(self._part.stage.unit_file(self._part.name, f".{split}.parquet")) as temporary:
                 pq.write_table(table, temporary, compression="zstd", compression_level=1)
             content[split] = {
                 "documents": len(found),
                 "bytes": sum(row[4] for row in found),
                 "tokens": sum(row[5] for row in found),
             }
-    if task.part.data.keep_dropped:
-        content["dropped_tokens"] = _dropped_tokens(task.part.part, encode, dtype)
-    stage.commit(name, content)
+        return content
+
+
+def _write_documents(task: EncodeTask, vocab: Vocab, encode: Encode, files: _PartFiles) -> dict[str, Any]:
+    dtype = np.dtype(task.dtype)
+    end = np.array([vocab.eod_id], dtype=dtype).tobytes()
+    lost = Count()
+    for split, row in by_split(task.part, ["text", "url", "offset", "bytes"]):
+        ids = encode(row["text"])
+        files.add(split, ids + end, row, row["bytes"])
+        if not vocab.lossless and (gone := vocab.lost(row["text"], np.frombuffer(ids, dtype))):
+            lost = lost.plus(1, gone)
+    return {"lost": lost} if lost.documents else {}
+
+
+def _write_units(task: EncodeTask, vocab: Vocab, encode: Encode, files: _PartFiles) -> dict[str, Any]:
+    """As `_write_documents`; what is refused, and what stays, is counted in units of text for the funnel."""
+    dtype, unit = np.dtype(task.dtype), task.part.unit
+    encoder = UnitEncoder(vocab, unit, task.part.room, lambda text: np.frombuffer(encode(text), dtype).tolist())
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])  # units, bytes of their text, tokens
+    lost = Count()
+
+    def count(key: str, *numbers: int) -> None:
+        counts[key] = [have + more for have, more in zip(counts[key], numbers, strict=True)]
+
+    for split, row in by_split(task.part, ["text", "url", "offset", "bytes", "metadata"]):
+        try:
+            documents, stored = encoder(unit_of_row(unit, row["metadata"]))
+        except Refused as refused:
+            count(str(refused), 1, row["bytes"], 0)
+            continue
+        size = len(stored.text.encode())
+        if size != row["bytes"]:
+            count(EARLIER_TURNS, 0, row["bytes"] - size, 0)
+        count(split, 1, size, sum(len(document.rendered.ids) for document in documents))
+        for document in documents:
+            content = "".join(document.contents)
+            ids = np.array(document.rendered.ids, dtype=dtype)
+            kinds = bytes(document.rendered.kinds)
+            files.add(split, ids.tobytes(), row, len(content.encode()), kinds, document.row)
+            if not vocab.lossless and (gone := vocab.lost(content, ids)):
+                lost = lost.plus(1, gone)
+    return {"units": dict(counts), **({"lost": lost} if lost.documents else {})}
 
 
 def _dropped_tokens(part: Part, encode: Encode, dtype: np.dtype[Any]) -> dict[str, int]:
@@ -241,6 +314,7 @@ class ShardTask:
     bytes: int  # of the parts' text
     dtype: str
     token_bytes: np.ndarray | None  # of a vocabulary that loses nothing
+    unit: Unit = "document"
 
     @property
     def prefix(self) -> Path:
@@ -274,7 +348,7 @@ def plan_shards(counts: dict[str, int], shard_tokens: int) -> list[tuple[str, ..
 
 
 def assemble_shard(task: ShardTask) -> None:
-    """Writes a shard's three files from its parts' files, commits it, and only then deletes those.
+    """Writes a shard's files from its parts' files, commits it, and only then deletes those.
 
     Raises:
         ValueError: when the ids do not stand for as many bytes as the text has.
@@ -283,7 +357,8 @@ def assemble_shard(task: ShardTask) -> None:
     decoded = 0
     inputs = {
         suffix: [task.stage.unit_file(part, f".{task.split}{suffix}") for part in task.parts]
-        for suffix in (".bin", ".parquet")
+        for suffix in shard_suffixes(task.unit)
+        if suffix != ".idx"
     }
     with atomic_path(beside(task.prefix, ".bin")) as temporary, temporary.open("wb") as stream:
         for file in inputs[".bin"]:
@@ -292,17 +367,23 @@ def assemble_shard(task: ShardTask) -> None:
                     stream.write(data)
                     if task.token_bytes is not None:
                         decoded += int(task.token_bytes[np.frombuffer(data, dtype)].sum())
+    if KINDS in inputs:
+        with atomic_path(beside(task.prefix, KINDS)) as temporary, temporary.open("wb") as stream:
+            for file in inputs[KINDS]:
+                with file.open("rb") as piece:
+                    shutil.copyfileobj(piece, stream, _COPY_BYTES)
     lengths = []
     first = size = 0
+    schema = sidecar_schema(task.unit)
     with (
         atomic_path(beside(task.prefix, ".parquet")) as temporary,
-        pq.ParquetWriter(temporary, SIDECAR, compression="zstd", compression_level=1) as writer,
+        pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=1) as writer,
     ):
         for file in inputs[".parquet"]:
             table = pq.read_table(file, partitioning=None)
             tokens = table["tokens"].to_numpy().astype(np.int64)
             begins = first + np.cumsum(tokens) - tokens
-            writer.write_table(table.append_column(SIDECAR.field("first_token"), pa.array(begins)))
+            writer.write_table(table.append_column(schema.field("first_token"), pa.array(begins)))
             lengths.append(tokens)
             first += int(tokens.sum())
             size += int(table["bytes"].to_numpy().astype(np.int64).sum())
@@ -312,10 +393,10 @@ def assemble_shard(task: ShardTask) -> None:
         )
     with atomic_path(beside(task.prefix, ".idx")) as temporary, temporary.open("wb") as stream:
         write_index(stream, np.concatenate(lengths), dtype)
-    files = [beside(task.prefix, suffix) for suffix in (".bin", ".idx", ".parquet")]
+    files = [beside(task.prefix, suffix) for suffix in shard_suffixes(task.unit)]
     described = {file.relative_to(task.stage.directory).as_posix(): describe_file(file) for file in files}
     task.stage.commit(
         task.name, {"documents": sum(map(len, lengths)), "tokens": first, "bytes": size, "files": described}
     )
-    for file in inputs[".bin"] + inputs[".parquet"]:
+    for file in chain.from_iterable(inputs.values()):
         file.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 `PREFIX.bin` holds the token ids of all documents, one after the other, little-endian. `PREFIX.idx` is Megatron-LM's
 `MMapIndexedDataset` index (megatron/core/datasets/indexed_dataset.py, version 1). `PREFIX.parquet` has one row per
 document: id, url, part offset and tokens. Every document ends with the end-of-document id, which its length includes.
+Conversations, pairs and prompts have `PREFIX.kinds` too: one byte for each token, saying what it is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from configs.common.files import read_json
 from configs.common.layout import MANIFEST
+from configs.schema.chat import Unit
 from data_prep.tokens.vocab import Vocab
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -340,6 +342,7 @@ class DataManifest:
     train: list[SourceShards]
     validation: list[SourceShards]
     funnel: list[dict[str, Any]]
+    unit: Unit = "document"  # what the shards hold; a pair is two documents: chosen, rejected
 
     @cached_property
     def vocab(self) -> Vocab:
@@ -358,6 +361,7 @@ def load_manifest(data_directory: Path) -> DataManifest:
     if not file.is_file():
         raise ValueError(f"{data_directory} holds no prepared data (no {MANIFEST}); run `replica data RECIPE` first")
     content = read_json(file)
+    unit: Unit = content.get("unit", "document")
     tokenizer = data_directory / "tokenizer"
     vocab = Vocab.load(tokenizer)
     if vocab.fingerprint != content["tokenizer_fingerprint"]:
@@ -372,16 +376,19 @@ def load_manifest(data_directory: Path) -> DataManifest:
         tokenizer_fingerprint=vocab.fingerprint,
         vocab_size=vocab.size,
         eod_id=vocab.eod_id,
-        train=_load_sources(data_directory, content["splits"]["train"]),
-        validation=_load_sources(data_directory, content["splits"]["validation"]),
+        train=_load_sources(data_directory, content["splits"]["train"], unit),
+        validation=_load_sources(data_directory, content["splits"]["validation"], unit),
         funnel=content["funnel"],
+        unit=unit,
     )
 
 
-def _load_sources(directory: Path, sources: list[dict[str, Any]]) -> list[SourceShards]:
+def _load_sources(directory: Path, sources: list[dict[str, Any]], unit: Unit) -> list[SourceShards]:
     loaded = []
     for source in sources:
         for shard in source["shards"]:
+            if unit != "document" and not (kinds := beside(directory / shard["prefix"], KINDS)).is_file():
+                raise ValueError(f"{kinds} is missing; run `replica data RECIPE` again")
             file = beside(directory / shard["prefix"], ".bin")
             size = file.stat().st_size if file.is_file() else None
             if size != shard["bin_bytes"]:

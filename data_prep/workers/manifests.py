@@ -151,6 +151,8 @@ class ShardsManifest:
         tokenizer: fingerprint of the vocabulary.
         dropped_tokens: tokens of documents that were left out, by source, then `stage/reason`.
         lost: documents and bytes that the tokens do not give back, by source.
+        units: of conversations, pairs and prompts: how many, bytes of their text and tokens, by source, then split or
+            the reason why they are not in the shards; None for documents, which the shards count.
     """
 
     shards: list[ShardEntry]
@@ -158,6 +160,7 @@ class ShardsManifest:
     tokenizer: str
     dropped_tokens: dict[str, dict[str, int]]
     lost: Counts
+    units: dict[str, dict[str, list[int]]] | None = None
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> ShardsManifest:
@@ -168,4 +171,5 @@ class ShardsManifest:
             manifest["inputs"]["tokenizer"],
             manifest["dropped_tokens"],
             read_counts(manifest["lost"]),
+            manifest.get("units"),
         )

@@ -8,10 +8,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from configs.common.files import write_json
-from configs.schema.chat import CHAT_TOKENS, END, END_OF_TEXT
+from configs.schema.chat import CHAT_TOKENS, END, END_OF_TEXT, TEMPLATE_TOKENS
 from configs.schema.data import Tokenizer as Settings
 from data_prep.chat.messages import Message, MessagePart
-from data_prep.tokens.chat_template import TEMPLATE_TOKENS, ChatTemplate, Kind, chat_configs
+from data_prep.tokens.chat_template import ChatTemplate, Kind, chat_configs
 from data_prep.tokens.encode import NASTY
 from data_prep.tokens.vocab import Vocab, byte_alphabet
 from data_prep.tokens.vocab_training import train_vocab
