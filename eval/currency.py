@@ -12,7 +12,7 @@ from configs.common.versions import code_version
 from configs.schema.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
 from data_prep.sources.places import Location, expand, place_identity
 from eval.results import Results
-from eval.stage_facts import applicable, role_of, stage_of
+from eval.stage_facts import applicable, asks_base, role_of, stage_of
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, newest
 
@@ -57,7 +57,7 @@ def scored_recipe(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str
         "chat": own.chat,
         "parents": own.parents,
     }
-    kept["evaluation"] = applicable(evaluation, role_of(trained.train.objective))
+    kept["evaluation"] = applicable(evaluation, role_of(trained.train.objective), asks_base(own))
     return trained.model_copy(update=kept)
 
 
@@ -113,7 +113,7 @@ def scores_fingerprint(
         "seed": recipe.seed,
         "sets": sets,
     }
-    if recipe.parents:
+    if recipe.parents or recipe.evaluation.chat:
         inputs["chat"] = recipe.chat.model_dump(mode="json")
     if compared := identity(recipe, checkpoint) or contamination:
         inputs["contamination"] = compared

@@ -54,7 +54,7 @@ class Scorer:
             self._part(f"benchmark/{task}", self._benchmark(task), self._score_task, task) for task in self._tasks()
         ]
         if section.samples.prompts:
-            own = self._shown() | {"prompts": section.samples.prompts} | self._chat()
+            own = self._shown() | {"prompts": section.samples.prompts} | (self._chat() if self.assistant else {})
             parts.append(self._part("samples/prompts", own, self._sample_prompts))
         for item in section.perplexity:
             own = self._perplexity(item)
@@ -110,8 +110,8 @@ class Scorer:
         return {**settings, "files": self.sets.get(f"{kind} set {item.name}"), "seed": self.recipe.seed}
 
     def _chat(self) -> dict[str, Any]:
-        """Inputs of scores in the chat template; none for a base model."""
-        return {"chat": self.recipe.chat.model_dump(mode="json")} if self.recipe.parents else {}
+        """Inputs of scores in the chat template."""
+        return {"chat": self.recipe.chat.model_dump(mode="json")}
 
     def _shown(self) -> dict[str, Any]:
         settings = self.recipe.evaluation.samples.model_dump(mode="json", exclude={"prompts"})

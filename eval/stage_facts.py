@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from configs.schema.chat import CHAT_TOKENS
 from configs.schema.evaluation import Benchmarks, Evaluation
 from configs.schema.objectives import Objective, RewardModelling, unit_of
 from configs.schema.recipe import Recipe
@@ -62,12 +63,23 @@ def is_reward_model(recipe: Recipe) -> bool:
     return role_of(recipe.train.objective) == "reward"
 
 
-def applicable(section: Evaluation, role: Role) -> Evaluation:
+def asks_base(recipe: Recipe) -> bool:
+    """Tells whether a run is the base of a chain that can be asked in the chat template, for its stages to compare."""
+    return bool(recipe.stages) and set(CHAT_TOKENS) <= set(recipe.data.tokenizer.special_tokens)
+
+
+def applicable(section: Evaluation, role: Role, asked: bool = False) -> Evaluation:
     """Returns an evaluation without the sets that say nothing about such a model.
 
     Prompts are for assistants, pairs for reward models. All other sets are for models that give text.
+
+    Args:
+        section: the whole evaluation.
+        role: what the model gives.
+        asked: keep the prompts for a model that is no assistant, see `asks_base`.
     """
     if role == "reward":
         nothing = {"perplexity": [], "translation": [], "benchmarks": Benchmarks(), "chat": []}
         return section.model_copy(update={**nothing, "samples": section.samples.model_copy(update={"prompts": []})})
-    return section.model_copy(update={"preference": [], **({} if role == "assistant" else {"chat": []})})
+    chat: dict[str, Any] = {} if role == "assistant" or asked else {"chat": []}
+    return section.model_copy(update={"preference": [], **chat})

@@ -9,22 +9,32 @@ from rich.table import Table
 
 from configs.common.console import Console
 
-_HEADLINES = ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu", "acc", "acc_norm")
+_HEADLINES = (
+    *("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu", "acc", "acc_norm"),
+    *("accuracy", "stop_rate", "longer", "less_repeated"),
+)
 
 
 def print_headlines(run: Path, title: str = "") -> None:
-    """Prints the main scores, each with its interval and number of scored items, under a title if there is one."""
+    """Prints the main scores, each with its interval and number of scored items, under a title if there is one.
+
+    A stage's scores are followed by what became of them since its parent.
+    """
     from configs.common.rendering import score
     from eval.results import load_results
 
+    results = load_results(run)
+    since = {change.name: change.verdict for change in results.changes}
     table = Table(box=None, pad_edge=False, header_style="dim", title=title or None, title_justify="left")
-    for title in ("score", "value", "95% interval", "n"):
-        table.add_column(title, justify="left" if title == "score" else "right")
-    for result in load_results(run).results:
+    further = [f"since {results.stage['parent']}"] if since else []
+    for title in ("score", "value", "95% interval", "n", *further):
+        table.add_column(title, justify="left" if title in ("score", *further) else "right")
+    for result in results.results:
         if not result.named.variant and result.named.metric in _HEADLINES:
             exact = result.low is None or result.high is None or result.low == result.high  # as on the page
             interval = "" if exact else f"{score(result.low)} – {score(result.high)}"
-            table.add_row(result.name, score(result.value), interval, f"{result.n:,}")
+            verdict = [since.get(result.name, "")] if since else []
+            table.add_row(result.name, score(result.value), interval, f"{result.n:,}", *verdict)
     if table.row_count:
         Console(soft_wrap=True).print(table)
 

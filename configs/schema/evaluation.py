@@ -132,7 +132,9 @@ class Evaluation(Section):
     perplexity: list[PerplexitySet] = Field([], description="Sets for perplexity and bits per byte.")
     translation: list[TranslationSet] = Field([], description="Sets for BLEU and chrF.")
     benchmarks: Benchmarks = Benchmarks()
-    chat: list[ChatSet] = Field([], description="Prompts for an assistant; not scored for a base model.")
+    chat: list[ChatSet] = Field(
+        [], description="Prompts for an assistant. The base of its chain is asked too, if it has chat tokens."
+    )
     preference: list[PreferenceSet] = Field([], description="Pairs for a reward model; not scored for other models.")
     samples: Samples = Samples()
     batch_size: int = Field(16, ge=1, description="Windows per forward pass. It changes the speed, not the scores.")

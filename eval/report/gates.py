@@ -18,7 +18,7 @@ from configs.schema.recipe import Recipe, load_run
 from configs.schema.stage_recipe import BASE
 from eval.comparable import difference, difference_within
 from eval.results import Failure, Result, Results, ScoreName, load_results
-from eval.stage_facts import Role, applicable, role_of
+from eval.stage_facts import Role, applicable, asks_base, role_of
 from eval.statistics import pass_ks
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
@@ -122,7 +122,7 @@ def gates_on_other_tasks(recipe: Recipe) -> list[str]:
 def _metrics(recipe: Recipe) -> Iterator[str]:
     """Yields the names of all scores of the evaluation section, except those of benchmarks."""
     role = role_of(recipe.train.objective)
-    names = list(_scores(recipe, role))
+    names = list(_scores(recipe, role, asks_base(recipe)))
     yield from names
     if recipe.stages:
         yield from (f"{BASE}:{name}" for name in names)
@@ -130,8 +130,8 @@ def _metrics(recipe: Recipe) -> Iterator[str]:
         yield from (f"{stage.name}:{name}" for name in _scores(recipe, role_of(stage.objective)))
 
 
-def _scores(recipe: Recipe, role: Role) -> Iterator[str]:
-    section, parts = applicable(recipe.evaluation, role), _parts(recipe)
+def _scores(recipe: Recipe, role: Role, asked: bool = False) -> Iterator[str]:
+    section, parts = applicable(recipe.evaluation, role, asked), _parts(recipe)
     for item in section.perplexity:
         yield from (f"perplexity/{item.name}/{metric}{part}" for metric in PERPLEXITY for part in parts)
         yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)

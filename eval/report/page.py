@@ -18,9 +18,11 @@ from configs.safety.hide_secrets import mask
 from configs.schema.recipe import Recipe, load_run, published, to_yaml
 from data_prep.funnel.table import funnel_rows
 from eval.currency import check_current
-from eval.report.gates import Delta, Gate, compare, evaluate_gates
+from eval.report.chain import KINDS, chain_facts, changes_facts
+from eval.report.gates import Delta, Gate, compare, evaluate_gates, results_of_stages
 from eval.report.history import History, read_history
 from eval.report.mixture_table import mixture_rows
+from eval.report.rollout_examples import example_rollouts
 from eval.report.training_charts import training_charts
 from eval.results import Result, Results, load_results
 
@@ -51,9 +53,12 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
     history = whole.until(results.checkpoint["step"])  # no figure of the page is of another step than the scores
     if baseline is not None:
         check_current(baseline, load_results(baseline))
-    gates = evaluate_gates(recipe.report.gates, results)
+    stages = results_of_stages(recipe)
+    gates = evaluate_gates(recipe.report.gates, results, stages)
     deltas = compare(results, load_results(baseline)) if baseline is not None else []
     facts = _facts(recipe, results, history, gates, deltas, baseline)
+    facts |= chain_facts(recipe, results, stages) | changes_facts(results, run)
+    facts["rollouts"] = example_rollouts(run, results.checkpoint["step"])
     facts["lead"] += _chosen(results, whole)
     facts["numerics"] = numerics_lines(run)
     page = run / REPORT / "index.html"
@@ -140,8 +145,10 @@ def _breakable(name: str) -> Markup:
 
 # -------------------------------------------------------------------------------------------------------------- header
 def _lead(results: Results, history: History, compression: list[dict[str, Any]]) -> str:
-    model = results.model
-    text = f"A {model['family']} model of {rendering.short(model['parameters'])} parameters"
+    model, stage = results.model, results.stage
+    kind = KINDS.get(stage.get("kind", ""), "")
+    text = f"{kind[:1].upper()}{kind[1:]}, from {stage['parent']}. " if stage else ""
+    text += f"A {model['family']} model of {rendering.short(model['parameters'])} parameters"
     tokens = _tokens(results, history)
     if tokens:
         text += f", trained on {rendering.short(tokens)} tokens"
@@ -223,6 +230,8 @@ def _compression(results: Results) -> list[dict[str, Any]]:
     for ours in results.results:
         kind, label, metric, variant = ours.named
         if (kind, metric, variant) != ("perplexity", "bits_per_byte", ""):
+            continue
+        if results.stage:  # compressors are on the page of the base
             continue
         others = {key: scores.get(f"compression/{label}/{key}_bits_per_byte") for key, _ in _COMPRESSORS}
         rows = [("this model", ours, True)]

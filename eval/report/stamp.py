@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.common.files import content_identity, fingerprint, read_json, write_json
-from configs.common.layout import MANIFEST, REPORT, RESULTS
+from configs.common.layout import MANIFEST, REPORT, RESULTS, STAGES
 from configs.common.versions import code_version
 from configs.schema.recipe import load_run
 from pretrain.metrics.metrics_file import metric_files
@@ -16,17 +16,19 @@ CODE = (
     *("eval/report", "eval/comparable", "eval/results", "eval/stage_facts", "eval/statistics"),
     *("data_prep/funnel/table", "data_prep/funnel/tally", "pretrain/metrics/metrics_file"),
     *("configs/common/rendering", "configs/common/style.css", "configs/common/numerics_record"),
-    *("configs/safety/hide_secrets", "configs/safety/terminal"),
+    *("configs/safety/hide_secrets", "configs/safety/terminal", "pretrain/rollout/rollout_record"),
 )
 
 
 def page_fingerprint(run: Path, baseline: Path | None) -> str:
     """Computes the fingerprint of the page's contents and code."""
-    inputs = [run / RESULTS, *metric_files(run)]
+    recipe = load_run(run)
+    stages = [run / STAGES / name for name in recipe.stage_names]
+    inputs = [place for one in (run, *stages) for place in (one / RESULTS, *metric_files(one))]
     if baseline is not None:
         inputs.append(baseline / RESULTS)
     contents = [content_identity(path) if path.is_file() else None for path in inputs]
-    return fingerprint([load_run(run).model_dump(mode="json"), contents, code_version(*CODE)])
+    return fingerprint([recipe.model_dump(mode="json"), contents, code_version(*CODE)])
 
 
 def page_is_current(run: Path) -> bool:

@@ -20,13 +20,58 @@ def training_charts(history: History) -> list[dict[str, Any]]:
         ("train/code_bits_per_byte", "training, on first sight"),
         ("val/bits_per_byte", "validation"),
     ]
+    # The loss of reinforcement learning and of preferences is no number of nats per token.
+    title = "Loss" if _is_scored(history) else "Loss, nats per token"
     charts = [
-        _chart(history, "Loss, nats per token", loss),
+        *_objective_charts(history),
+        _chart(history, title, loss),
         _chart(history, "Bits per byte", size),
         _chart(history, "Learning rate", [("train/lr", "rate")], zero=True, small=True, y_format=_power),
         _chart(history, "Tokens per second", [("train/tokens_per_s", "tokens/s")], zero=True, small=True),
     ]
     return [chart for chart in charts if chart is not None]
+
+
+def stage_charts(history: History) -> list[dict[str, Any]]:
+    """Returns the charts that tell most about a stage: those of its objective, or its loss."""
+    charts = [chart for chart in _objective_charts(history) if chart is not None]
+    if charts:
+        return charts
+    loss = _chart(history, "Loss, nats per token", [("train/loss", "training"), ("val/loss", "validation")], small=True)
+    return [loss] if loss is not None else []
+
+
+def _is_scored(history: History) -> bool:
+    return any(history.get(name) for name in ("train/reward", "train/margin"))
+
+
+def _objective_charts(history: History) -> list[dict[str, Any] | None]:
+    """Charts of rewards, preferences and answers, where training logs them."""
+    if not _is_scored(history):
+        return []
+
+    def both(name: str) -> list[tuple[str, str]]:
+        return [(f"train/{name}", "training"), (f"val/{name}", "held out")]
+
+    answers = bool(history.get("train/reward"))
+    accuracy = "Share of right answers" if answers else "Share of pairs with the chosen answer ahead"
+    sides = [("train/reward_chosen", "chosen"), ("train/reward_rejected", "rejected")]
+    chances = [("train/log_prob_chosen", "chosen"), ("train/log_prob_rejected", "rejected")]
+    return [
+        _chart(history, "Reward per answer", both("reward"), small=True),
+        _chart(history, accuracy, both("accuracy"), small=True, y_format=_percent),
+        _chart(history, "Divergence from the start (KL), nats per token", both("kl"), small=True),
+        _chart(history, "Length of answers, tokens", both("length"), small=True, zero=True),
+        _chart(history, "Share of answers that end", both("stop_rate"), small=True, y_format=_percent),
+        _chart(history, "Margin between chosen and rejected", both("margin"), small=True),
+        _chart(history, "Rewards", sides, small=True),
+        _chart(history, "Log-probability of the answers", chances, small=True),
+        _chart(history, "Sampler against trainer, |Δ log p|", [("train/logp_gap", "gap")], small=True, zero=True),
+    ]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g}%"
 
 
 def _power(value: float) -> str:
