@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,17 @@ from pretrain.objectives.objective import NothingToLearn, Objective, Read, Valid
 from pretrain.objectives.policy import PolicyLoss
 from pretrain.objectives.reward_scorer import RewardScorer
 from pretrain.rewards.registry import ModelScorer, Scorer, make_rewards
-from pretrain.rollout.experience import STEPS_WITHOUT_VARIANCE, EvaluateReference, Experience
+from pretrain.rollout.experience import (
+    ADVANTAGE,
+    OLD_VALUE,
+    REFERENCE,
+    RETURN,
+    SAMPLED,
+    STEPS_WITHOUT_VARIANCE,
+    TOKEN_SHARE,
+    EvaluateReference,
+    Experience,
+)
 from pretrain.rollout.prompt_validation import PromptValidator
 from pretrain.rollout.sampler import RolloutSampler
 
@@ -92,6 +103,16 @@ class PolicyOptimisation(Objective):
             self.recipe, template, sampler, self._scorer, self._module.per_target, self._reference
         )
         return PromptBatches(self.recipe, data)
+
+    def made_up(self, batch: Batch) -> Batch:
+        """Answers of drawn tokens, all a little better than expected."""
+        assert self._module is not None
+        shape, known = batch.weights.shape, self._module.vocab_size
+        columns = {name: torch.zeros(shape) for name in (SAMPLED, REFERENCE, OLD_VALUE)}
+        columns |= {ADVANTAGE: torch.ones(shape), RETURN: torch.ones(shape), TOKEN_SHARE: torch.ones(shape[0])}
+        if known is not None:  # padding of the vocabulary is never drawn: it has no probability
+            batch = replace(batch, tokens=batch.tokens % known, targets=batch.targets % known)
+        return replace(batch, columns=columns)
 
     def experience(self, engine: Engine, read: PromptBatch, step: int) -> Batch:
         """Draws answers where a rollout begins; see `pretrain.rollout.experience`.
