@@ -20,7 +20,8 @@ from data_prep.tokens.special_tokens import END_OF_DOCUMENT
 from data_prep.tokens.vocab import Vocab
 
 # The same template for Hugging Face `transformers`, vLLM and others that render with Jinja. What stands inside
-# `generation` is what `return_assistant_tokens_mask` marks: the kinds ANSWER, CALL and END.
+# `generation` is what `return_assistant_tokens_mask` marks: the kinds ANSWER, CALL and END. A stretch ends with a
+# marker, because `transformers` marks no more than the first token of a stretch's last character.
 JINJA = (
     "{{ bos_token }}"
     "{% for message in messages %}"
@@ -30,16 +31,19 @@ JINJA = (
     "{% elif message['content'] is string %}"
     "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
     "{% else %}"
+    "{% set said = namespace(text='') %}"
     "{% for part in message['content'] %}"
     "{% if part['type'] == 'result' %}"
+    "{% if said.text %}{% generation %}{{ said.text }}{% endgeneration %}{% endif %}"
+    "{% set said.text = '' %}"
     "{{ '<|result|>' + part['text'] + '<|/result|>' }}"
     "{% elif part['type'] == 'call' %}"
-    "{% generation %}{{ '<|call|>' + part['text'] + '<|/call|>' }}{% endgeneration %}"
+    "{% set said.text = said.text + '<|call|>' + part['text'] + '<|/call|>' %}"
     "{% else %}"
-    "{% generation %}{{ part['text'] }}{% endgeneration %}"
+    "{% set said.text = said.text + part['text'] %}"
     "{% endif %}"
     "{% endfor %}"
-    "{% generation %}{{ '<|end|>' }}{% endgeneration %}"
+    "{% generation %}{{ said.text + '<|end|>' }}{% endgeneration %}"
     "{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -87,7 +91,7 @@ class ChatTemplate:
 
     Args:
         vocab: with the tokens of `TEMPLATE_TOKENS`, all of them special.
-        encode: text to ids, where the caller has something faster than `vocab.encode`.
+        encode: text to ids, where the caller has something faster than `vocab.encode` with the same ids.
 
     Raises:
         ValueError: when the vocabulary lacks tokens.
@@ -101,7 +105,9 @@ class ChatTemplate:
                 "again (a vocabulary from a file gets them at its end)"
             )
         self.vocab = vocab
-        self._encode = encode or vocab.encode
+        # A vocabulary may begin a text in another way than one inside; then what is said is inside.
+        same = vocab.inner_encoder is vocab.encoder
+        self._encode = encode if encode is not None and same else vocab.encode_inside
         ids = vocab.vocabulary
         self.bos = vocab.eod_id
         self.pad, self.end = ids[PAD], ids[END]

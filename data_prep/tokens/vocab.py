@@ -26,6 +26,7 @@ from data_prep.tokens.vocab_checks import (
     check_bounds,
     check_ids,
     for_text_alone,
+    for_text_inside,
     keeps_text,
     missing_bytes,
 )
@@ -185,6 +186,12 @@ class Vocab:
             ids: list[int] = self.encoder.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Token ids of a text behind a special token: without what the tokenizer puts before the first word of all."""
+        with _panics_said(f"a text that begins {text[:40]!r}"):
+            ids: list[int] = self.inner_encoder.encode(text, add_special_tokens=False).ids
+        return ids
+
     @cached_property
     def template(self) -> tuple[list[int], list[int]]:
         """The ids that the tokenizer puts before and after a prompt: none, in vocabularies made here."""
@@ -234,7 +241,16 @@ class Vocab:
     @cached_property
     def encoder(self) -> Tokenizer:
         """The tokenizer for text: the same ids, but never a special one."""
-        made = Tokenizer.from_str(json.dumps(for_text_alone(self._description, self.special_ids)))
+        return self._encoder(self._description)
+
+    @cached_property
+    def inner_encoder(self) -> Tokenizer:
+        """The tokenizer for a text behind a special token; in most vocabularies that for any text."""
+        inside = for_text_inside(self._description)
+        return self.encoder if inside == self._description else self._encoder(inside)
+
+    def _encoder(self, description: dict[str, Any]) -> Tokenizer:
+        made = Tokenizer.from_str(json.dumps(for_text_alone(description, self.special_ids)))
         made.encode_special_tokens = True
         return made
 

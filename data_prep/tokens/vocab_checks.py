@@ -160,6 +160,20 @@ def for_text_alone(description: Description, forbidden: Collection[int]) -> Desc
     return {**description, "model": model, "added_tokens": added, "post_processor": None}
 
 
+def for_text_inside(description: Description) -> Description:
+    """The tokenizer for a text that stands behind a marker: SentencePiece's space before the first word is not its."""
+    before = description["pre_tokenizer"]
+    if before is None:
+        return description
+    return {**description, "pre_tokenizer": _never_first(before)}
+
+
+def _never_first(step: Description) -> Description:
+    if step["type"] == "Sequence":
+        return {**step, "pretokenizers": [_never_first(part) for part in step["pretokenizers"]]}
+    return {**step, "prepend_scheme": "never"} if step.get("prepend_scheme") == "first" else step
+
+
 # ------------------------------------------------------------------------------------------------------------- lossless
 def missing_bytes(description: Description, names: Collection[str]) -> list[int]:
     """The bytes of UTF-8 that have no token of their own; `names`: of the tokens of the bytes 0-255, in order."""
