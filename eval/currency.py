@@ -22,15 +22,8 @@ CODE = (
     *("eval/results", "pretrain/model", "pretrain/checkpoint/load_weights", "data_prep/text", "data_prep/tokens"),
     *("data_prep/decontamination", "data_prep/documents/conversion", "data_prep/documents/document"),
     *("data_prep/extraction", "data_prep/readers", "eval/parts", "pretrain/sizes", "eval/paired", "eval/stage_facts"),
-    *(
-        "eval/preference_accuracy",
-        "eval/chat_setting",
-        "eval/comparable",
-        "data_prep/chat",
-        "pretrain/generation",
-        "pretrain/rewards",
-    ),
-    "pretrain/batches/splitmix",
+    *("eval/preference_accuracy", "eval/chat_setting", "eval/comparable", "data_prep/chat", "pretrain/generation"),
+    *("pretrain/rewards", "pretrain/batches"),
 )
 
 

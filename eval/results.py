@@ -17,7 +17,8 @@ class ScoreName(NamedTuple):
     """The parts of a score's name, `kind/subject/metric` and at times `/variant`.
 
     Attributes:
-        kind: `perplexity`, `compression`, `translation`, `benchmark`, `chat`, `preference` or `sft`.
+        kind: `perplexity`, `compression`, `translation`, `benchmark`, `chat`, `preference` or
+            `conversations`.
         subject: the set or task.
         metric: such as `bits_per_byte`.
         variant: a filter of lm-eval, `clean` or `touched`; empty for the score of the whole.

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from configs.common.layout import MANIFEST
 from configs.common.progress import progress_bar
 from configs.common.versions import installed
 from configs.schema.evaluation import ChatSet, PerplexitySet, PreferenceSet, TranslationSet
 from configs.schema.recipe import Recipe
+from data_prep.tokens.shards import load_manifest
 from eval.parts import Part, Scored
 from eval.results import Result, Sample
-from eval.stage_facts import is_assistant
+from eval.stage_facts import is_assistant, tuned_of
 
 if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
@@ -67,6 +69,9 @@ class Scorer:
                 parts.append(self._part("samples/document", own, self._sample_document, item))
         for pairs in section.translation:
             parts.append(self._part(f"translation/{pairs.name}", self._translation(pairs), self._translate, pairs))
+        if self.assistant and (tuned := self._tuned()) is not None:
+            own = {"data": load_manifest(tuned.data_directory).fingerprint, "tuned": _held_out(tuned)}
+            parts.append(self._part(f"conversations/{tuned.name.rpartition('.')[2]}", own, self._converse, tuned))
         for chat in section.chat:
             own = self._set("chat", chat) | self._chat()
             parts.append(self._part(f"chat/{chat.name}", own, self._answer, chat))
@@ -188,6 +193,21 @@ class Scorer:
             )
 
     # ------------------------------------------------------------------------------------------------------- assistants
+    def _tuned(self) -> Recipe | None:
+        """Returns the recipe of the fine-tuning whose held-out conversations are scored, if they are still there."""
+        tuned = tuned_of(self.recipe)
+        return tuned if tuned is not None and (tuned.data_directory / MANIFEST).is_file() else None
+
+    def _converse(self, tuned: Recipe) -> Scored:
+        from eval.likelihood.conversations import conversation_results
+
+        section = self.recipe.evaluation
+        with progress_bar("held-out conversations", None, self.progress) as bar:
+            results = conversation_results(
+                tuned, self.model, self.vocab, section.batch_size, section.bootstrap_samples, bar.update
+            )
+        return results, []
+
     def _answer(self, item: ChatSet) -> Scored:
         from eval.generation.chat_tasks import chat_results
 
@@ -261,6 +281,12 @@ class Scorer:
         continued = self._continued(prompt, self.recipe.seed)
         title = f"A passage of {item.name}, continued"
         return [], [Sample("document", title, prompt, continued, self._described(), reference)]
+
+
+def _held_out(tuned: Recipe) -> list[Any]:
+    """What decides which of a stage's conversations are scored, and by which weights."""
+    objective = tuned.train.objective
+    return [tuned.train.validation.max_tokens, objective.model_dump(mode="json") if objective else None]
 
 
 def passage(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from configs.schema.chat import CHAT_TOKENS
 from configs.schema.evaluation import Benchmarks, Evaluation
 from configs.schema.objectives import Objective, RewardModelling, unit_of
-from configs.schema.recipe import Recipe
+from configs.schema.recipe import RESOLVED_NAME, Recipe, load_run
 from configs.schema.section import Custom
 
 
@@ -34,6 +34,16 @@ def stage_of(recipe: Recipe) -> StageFacts | None:
         return None
     parent, run = next(iter(recipe.parents.items()))
     return StageFacts(recipe.name.rpartition(".")[2], kind_of(recipe.train.objective), parent, Path(run))
+
+
+def tuned_of(recipe: Recipe) -> Recipe | None:
+    """Returns the stage nearest above (or this one) that was fine-tuned on conversations; None without any."""
+    while kind_of(recipe.train.objective) != "sft":
+        stage = stage_of(recipe)
+        if stage is None or not (stage.parent_run / RESOLVED_NAME).is_file():
+            return None
+        recipe = load_run(stage.parent_run)
+    return recipe
 
 
 def kind_of(objective: Objective | None) -> str:

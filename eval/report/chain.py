@@ -33,7 +33,7 @@ KINDS = {
 }
 MARKS = {"better": "▲", "worse": "▼", "no difference": "=", "incomparable": "≠"}
 # Metrics of the table along the chain, and of the nodes of the tree.
-_TABLE = ("accuracy", "stop_rate", "bits_per_byte", "acc", "acc_norm", "bleu")
+_TABLE = ("accuracy", "stop_rate", "bits_per_byte", "nats_per_token", "acc", "acc_norm", "bleu")
 _SHARES = ("accuracy", "stop_rate", "format", "longer", "less_repeated", "acc", "acc_norm", "exact_match")
 _SHOWN_CHARTS = 4
 
@@ -169,7 +169,8 @@ def _table(links: Sequence[_Link]) -> dict[str, Any]:
         for result in link.results.results:
             named = result.named
             passes = named.metric.startswith("pass@") and named.metric != "pass@1"
-            if not named.variant and (named.metric in _TABLE or passes) and result.name not in names:
+            beside = named.kind == "perplexity" and named.metric != "bits_per_byte"  # the same thing in other units
+            if not named.variant and not beside and (named.metric in _TABLE or passes) and result.name not in names:
                 names.append(result.name)
     return {"models": [link.name for link in texts], "rows": [_row(name, texts) for name in names]}
 

@@ -18,7 +18,7 @@ from configs.schema.recipe import Recipe, load_run
 from configs.schema.stage_recipe import BASE
 from eval.comparable import difference, difference_within
 from eval.results import Failure, Result, Results, ScoreName, load_results
-from eval.stage_facts import Role, applicable, asks_base, role_of
+from eval.stage_facts import Role, applicable, asks_base, kind_of, role_of
 from eval.statistics import pass_ks
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
@@ -140,6 +140,9 @@ def _scores(recipe: Recipe, role: Role, asked: bool = False) -> Iterator[str]:
     for chat in section.chat:
         metrics = [*CHAT, *(f"pass@{k}" for k in pass_ks(chat.samples))]
         yield from (f"chat/{chat.name}/{metric}{part}" for metric in metrics for part in parts)
+    if role == "assistant":
+        tuned = [stage.name for stage in recipe.stages if kind_of(stage.objective) == "sft"]
+        yield from (f"conversations/{name}/nats_per_token" for name in tuned)
     for preference in section.preference:
         yield from (f"preference/{preference.name}/{metric}{part}" for metric in PREFERENCE for part in parts)
 
