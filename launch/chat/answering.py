@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from data_prep.tokens.vocab import Vocab, byte_alphabet
 from launch.chat.answers import Piece, ScoredToken, joined
-from launch.chat.batcher import Batcher, Busy, Ticket
+from launch.chat.batcher import Batcher, Busy, Closed, Ticket
 from launch.chat.guard import refusal
 from launch.chat.protocol import ApiError, event, usage
 
@@ -65,9 +65,8 @@ class Answering:
         tickets = [make(partial(deliver, number)) for number, make in enumerate(self.makes)]
         try:
             self.batcher.submit(*tickets)
-        except Busy:
-            error = ApiError(429, "Too many requests are waiting. Try again in a moment.", code="too_many_requests")
-            await refusal(error)(scope, receive, send)
+        except (Busy, Closed) as error:
+            await refusal(_told(error))(scope, receive, send)
             return
         write = self._stream if self.stream else self._whole
         writing = asyncio.ensure_future(write(self._read(pieces), scope, receive, send))
@@ -148,6 +147,10 @@ def _told(error: Exception) -> ApiError:
     """The error that a client is told: what it can change, or that the server failed."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, Busy):
+        return ApiError(429, "Too many requests are waiting. Try again in a moment.", code="too_many_requests")
+    if isinstance(error, Closed):
+        return ApiError(503, "The server is shutting down.")
     if isinstance(error, ValueError):
         return ApiError(400, str(error))
     return ApiError(500, f"The model failed: {type(error).__name__}. The server's log may say more.")

@@ -18,6 +18,10 @@ class Busy(Exception):
     """So many requests wait that one more is refused."""
 
 
+class Closed(Exception):
+    """The batcher ended before the answers did."""
+
+
 class Decoding(Protocol):
     """What the batcher needs of `pretrain.generation.player.Player`."""
 
@@ -75,10 +79,13 @@ class Batcher:
         """Queues requests, all or none.
 
         Raises:
-            Busy: when too many wait, or the batcher is closed.
+            Busy: when too many wait.
+            Closed: when the batcher has ended.
         """
         with self._changed:
-            if self._closing or len(self._waiting) + len(tickets) > self._limit:
+            if self._closing:
+                raise Closed
+            if len(self._waiting) + len(tickets) > self._limit:
                 raise Busy
             self._waiting.extend(tickets)
             self._changed.notify_all()
@@ -90,7 +97,7 @@ class Batcher:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends the thread after the step under way; requests that are not answered get no more."""
+        """Ends the thread after the step under way; requests that are not answered get `Closed`."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -105,6 +112,9 @@ class Batcher:
                     self._step()
             except Exception as error:  # the model failed: all that it was busy with fails, and the server goes on
                 self._fail(error)
+        self._fail(Closed())
+        for ticket in self._waiting:
+            self._deliver(ticket, Closed())
 
     def _wait_for_work(self) -> bool:
         """Returns False when the batcher closes."""

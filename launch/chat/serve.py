@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.common.notices import note, say, warn
+from launch.chat.batcher import Batcher
+
+if TYPE_CHECKING:
+    import uvicorn
 
 KEY_VARIABLE = "REPLICA_API_KEY"
 _LOOPBACK = ("127.", "::1")
@@ -22,18 +27,16 @@ def serve(arguments: Namespace) -> None:
         ValueError: for a port or host that cannot be used, a key file without a key, or a model that cannot be opened.
     """
     try:
-        import uvicorn
-
         from launch.chat.server import Api, Limits, make_app
     except ModuleNotFoundError as error:
-        if error.name not in ("uvicorn", "starlette"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("uvicorn", "starlette"):
             raise
         raise ValueError(
-            f"the server needs the package {error.name}; install it with `pip install 'gpt-replica[chat]'` "
+            f"the server needs the package {package}; install it with `pip install 'gpt-replica[chat]'` "
             "(in a clone: `make setup`). `replica chat` needs none"
         ) from None
     from configs.schema.recipe import load_run
-    from launch.chat.batcher import Batcher
     from launch.chat.served_model import open_served_model
     from pretrain.checkpoint.choice import Choice
 
@@ -55,16 +58,23 @@ def serve(arguments: Namespace) -> None:
         say(f"serving {served.name}, step {served.step}: {url(address, port)} (page), {url(address, port)}v1 (API)")
         say("Ctrl-C ends it")
         try:
-            uvicorn.Server(config(app)).run(sockets=[bound])
+            make_server(app, batcher).run(sockets=[bound])
         finally:
             batcher.close()
 
 
-def config(app: Any) -> Any:
-    """Returns uvicorn's settings: errors alone are logged, and answers under way end 2 seconds after a signal."""
+def make_server(app: Any, batcher: Batcher) -> uvicorn.Server:
+    """Returns a server that logs errors alone. When it is told to end, it ends the answers under way at once."""
     import uvicorn
 
-    return uvicorn.Config(
+    class Server(uvicorn.Server):
+        """Closes the batcher first: uvicorn waits for the answers under way."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await asyncio.to_thread(batcher.close)
+            await super().shutdown(sockets)
+
+    settings = uvicorn.Config(
         app,
         http="h11",
         ws="none",
@@ -73,8 +83,9 @@ def config(app: Any) -> Any:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=5,
     )
+    return Server(settings)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -133,6 +133,7 @@ class ServedModel:
         from pretrain.generation.noise import noise_keys
         from pretrain.generation.player import Request
         from pretrain.generation.sampling import Sampling
+        from pretrain.generation.tools import forced_by
 
         sampling = Sampling(draws.temperature, draws.top_k, draws.top_p, 0, self.stop_ids, self.vocab.size)
         keys = noise_keys(draws.seed, "chat", [draws.slot] * samples, range(samples))
@@ -142,6 +143,7 @@ class ServedModel:
             sampling,
             samples,
             keys.tolist(),
+            forced=forced_by(self.tools, self.template) if self.template else None,
             top_log_probs=draws.top_log_probs,
         )
 
@@ -164,13 +166,16 @@ def open_served_model(run: Path, choice: Choice) -> ServedModel:
         )
     vocab = Vocab.load(checkpoint.tokenizer)
     template = ChatTemplate(vocab) if answers(recipe, checkpoint) and ChatTemplate.fits(vocab) else None
-    from pretrain.checkpoint.load_weights import load_weights  # torch takes seconds to import
+    import torch  # takes seconds
 
+    from pretrain.checkpoint.load_weights import load_weights
+
+    model = load_weights(checkpoint)
     return ServedModel(
         recipe.name,
         vocab,
         template,
-        load_weights(checkpoint),
+        model.to("cuda") if torch.cuda.is_available() else model,
         recipe.model.context_length,
         recipe.chat.system,
         tuple(recipe.chat.tools),

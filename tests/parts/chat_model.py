@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import uvicorn
 
 from configs.schema.data import Data
 from configs.schema.data import Tokenizer as Settings
@@ -24,7 +23,7 @@ from data_prep.tokens.shards import DataManifest
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from launch.chat.batcher import Batcher
-from launch.chat.serve import config, listening, url
+from launch.chat.serve import listening, make_server, url
 from launch.chat.served_model import ServedModel
 from launch.chat.server import Api, Limits, make_app
 from pretrain.model.transformer import Transformer
@@ -140,7 +139,7 @@ def live(
     limits = limits or Limits()
     batcher = Batcher(player or served.player(), limits.rows, limits.waiting)
     with listening("127.0.0.1", 0) as bound:
-        server = uvicorn.Server(config(make_app(Api(served, batcher, limits), hosts, key)))
+        server = make_server(make_app(Api(served, batcher, limits), hosts, key), batcher)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="server")
         thread.start()
         try:

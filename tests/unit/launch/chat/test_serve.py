@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import pytest
 import uvicorn
 
 from launch.chat.serve import KEY_VARIABLE, listening, read_key, url
+from launch.chat.served_model import ServedModel
 from launch.chat.server import Limits
 from launch.cli import main
 from tests.parts.chat_model import ScriptedPlayer, live, tiny_served, write_tiny_run
@@ -152,6 +156,14 @@ def test_limits_of_answers(address: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ commands
+def exit_code(*arguments: str) -> int:
+    """The code of a command line, whether it is returned, or argparse or a signal's handler exits with it."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return int(str(end.code))
+
+
 def test_a_port_in_use_is_one_clear_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is told before the run is even looked at."""
     with listening("127.0.0.1", 0) as taken:
@@ -182,11 +194,8 @@ def test_mistakes_of_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    try:
-        code = main(["serve", str(tmp_path), *arguments])
-    except SystemExit as end:
-        code = int(str(end.code))
-    assert code == 2 and words in capsys.readouterr().err
+    assert exit_code("serve", str(tmp_path), *arguments) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_the_key_of_a_file_or_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,40 +214,76 @@ def test_the_key_of_a_file_or_of_the_environment(tmp_path: Path, monkeypatch: py
 def test_without_the_packages_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "launch.chat.server")
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    monkeypatch.setitem(sys.modules, "starlette", None)
     assert main(["serve", "runs/none"]) == 2
     assert "pip install 'gpt-replica[chat]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_command_serves_a_run_and_warns_of_open_doors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_serves_a_run_until_a_signal_ends_it(
+    number: signal.Signals,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The whole command but for its end by a signal: uvicorn is asked to stop as a signal would ask it."""
+    """Answers under way end with an error at once; nothing of uvicorn's is printed."""
     run = write_tiny_run(tmp_path / "run", {"kind": "sft"})
-    servers: list[uvicorn.Server] = []
-    started = threading.Event()
+    started, answering = threading.Event(), threading.Event()
     begin = uvicorn.Server.startup
 
     async def startup(self: uvicorn.Server, sockets: Any = None) -> None:
         await begin(self, sockets)
-        servers.append(self)
         started.set()
 
+    def step() -> None:
+        if answering.is_set():
+            time.sleep(0.01)  # an answer that takes its time
+
     monkeypatch.setattr(uvicorn.Server, "startup", startup)
+    monkeypatch.setattr(ServedModel, "player", lambda _: ScriptedPlayer(lambda _: "x" * 120, step))
     monkeypatch.setenv(KEY_VARIABLE, "k")
-    codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(main(["serve", str(run), "--port", "0"])))
+    seen: dict[str, Any] = {}
+
+    def client() -> None:
+        assert started.wait(120)
+        seen["said"] = capsys.readouterr().err
+        address = re.findall(r"http://\S+/(?= \(page\))", seen["said"])[0]
+        headers = {**JSON, "Authorization": "Bearer k"}
+        seen["whole"] = send(address, "/v1/chat/completions", ASK, headers)
+        answering.set()
+        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+        connection.request("POST", "/v1/chat/completions", ASK[:-1] + ', "stream": true}', headers)
+        stream = connection.getresponse()
+        seen["begun"] = stream.readline()
+        os.kill(os.getpid(), number)
+        seen["rest"] = stream.read().decode()
+        connection.close()
+
+    thread = threading.Thread(target=client)
     thread.start()
-    assert started.wait(120)
-    said = capsys.readouterr().err
-    address = re.findall(r"http://\S+/(?= \(page\))", said)[0]
-    assert address.startswith("http://127.0.0.1:") and "warning" not in said
-    status, body = send(address, "/v1/chat/completions", ASK, {**JSON, "Authorization": "Bearer k"})
-    assert (status, body["model"]) == (200, "tiny.sft") and len(body["system_fingerprint"]) > 10
-    servers[0].should_exit = True
+    assert exit_code("serve", str(run), "--port", "0") == code
     thread.join()
-    assert codes == [0]
+    assert "http://127.0.0.1:" in seen["said"] and "warning" not in seen["said"]
+    status, body = seen["whole"]
+    assert (status, body["model"]) == (200, "tiny.sft") and len(body["system_fingerprint"]) > 10
+    assert seen["begun"].startswith(b"data: ") and "The server is shutting down." in seen["rest"]
+    assert capsys.readouterr().err in ("", "\nstopped\n")
+
+
+def test_a_server_that_others_reach_without_a_key_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    run = write_tiny_run(tmp_path / "run", None)
+    assert main(["serve", str(run), "--port", "0", "--host", "0.0.0.0"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: 0.0.0.0 is reached by other machines, and no key is asked for" in said
+    assert "note: tiny is a base model: it continues text" in said
 
 
 def test_the_addresses_that_are_printed() -> None:

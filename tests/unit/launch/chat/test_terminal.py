@@ -148,6 +148,15 @@ def test_the_models_own_answer_is_what_it_reads_again(monkeypatch: pytest.Monkey
     assert player.prompts[1][: len(first) + len(call)] == [*first, *call]
 
 
+def test_a_tool_answers_only_where_the_recipe_names_it() -> None:
+    ids = chat_vocab().vocabulary
+    call = [ids["<|call|>"], *chat_vocab().encode("6*7"), ids["<|/call|>"]]
+    forced = tiny_served(tools=["calculator"]).request([1], Draws()).forced
+    assert forced(call) == [ids["<|result|>"], *chat_vocab().encode("42"), ids["<|/result|>"]]
+    assert tiny_served().request([1], Draws()).forced is None
+    assert tiny_served(base=True, tools=["calculator"]).request([1], Draws()).forced is None
+
+
 def test_control_characters_of_the_model_do_not_reach_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
