@@ -71,7 +71,8 @@ def write_tiny_run(directory: Path, objective: dict[str, Any] | None, chat: dict
             "name": "tiny.sft" if objective else "tiny",
             "out": str(directory),
             "data": Data(
-                sources=[Source(name="none", path="/nowhere")], tokenizer=Settings(kind="byte", special_tokens="chat")
+                sources=[Source(name="none", path="/nowhere", shape="pairs" if objective else "text")],
+                tokenizer=Settings(kind="byte", special_tokens="chat"),
             ),
             "model": tiny_settings(),
             "train": {**Train(steps=1).model_dump(), "objective": objective},
