@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from data_prep.tokens.vocab import Vocab
+from data_prep.tokens.vocab import Vocab, byte_alphabet
 from eval.likelihood.scoring import Report
-from pretrain.generation.generate import generate, generate_batch
+from pretrain.generation.player import Player, Request
 from pretrain.generation.sampling import GREEDY, Sampling
 from pretrain.model.transformer import Transformer
 
@@ -36,7 +37,9 @@ class Stops:
 
         It compares strings, not ids, because different tokens can spell the same text.
         """
-        for stop in filter(None, self.strings):
+        for stop, last in self._last_tokens:
+            if last is not None and tokens and tokens[-1] not in last:
+                continue
             # Each token is at least one byte, so the string covers at most as many tokens as it has bytes. Up to four
             # more tokens reach the start of a character that the cut would split. Only a hit is verified in the whole
             # text, because decoding all of it after each token is slow.
@@ -45,6 +48,19 @@ class Stops:
             if any(stop in self.vocab.decode(tail) for tail in tails) and stop in self.vocab.decode(tokens):
                 return True
         return False
+
+    @cached_property
+    def _last_tokens(self) -> list[tuple[str, frozenset[int] | None]]:
+        """Each stop string with the ids that it may end in; None: any, where tokens are not bytes of the text."""
+        strings, vocab = [stop for stop in self.strings if stop], self.vocab
+        if not (vocab.byte_level and vocab.lossless):
+            return [(stop, None) for stop in strings]
+        alphabet, added = byte_alphabet(), vocab.tokenizer.get_added_tokens_decoder()
+        return [
+            (stop, frozenset(added).union(index for token, index in vocab.vocabulary.items() if last in token))
+            for stop in strings
+            for last in [alphabet[stop.encode()[-1]]]
+        ]
 
     def within(self, sampling: Sampling) -> Sampling:
         """Returns the same choice among the vocabulary's tokens; the end of text and the end ids end a completion."""
@@ -65,22 +81,33 @@ def complete(
     max_new_tokens: int,
     batch_size: int,
     report: Report | None = None,
+    samplings: Sequence[Sampling] | None = None,
 ) -> list[str]:
-    """Completes prompts (token ids) greedily. Each completion ends at the end of text, an end id or a stop string."""
+    """Completes prompts (token ids), `batch_size` at a time; where one ends, the next takes its place.
+
+    Each completion ends at the end of text, an end id or a stop string. `samplings`: of each prompt; None: greedily.
+    """
+    player = Player(model, max_rows=batch_size)
+    chosen = [GREEDY] * len(prompts) if samplings is None else samplings
+    # The longest first, so that the cache is as large as it must be from the beginning.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
-    texts = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        chosen = [prompts[index] for index in indices]
-        outputs = generate_batch(model, chosen, max_new_tokens, stops.within(GREEDY), stops.met)
-        for index, output in zip(indices, outputs, strict=True):
-            texts[index] = stops.cut(stops.vocab.decode(output))
-        if report is not None:
-            report(start + len(indices), total=len(prompts))
-    return texts
+    index_of: dict[int, int] = {}
+    for index in order:
+        request = Request(prompts[index], max_new_tokens, stops.within(chosen[index]), is_over=stops.met)
+        index_of[player.add(request)[0]] = index
+    outputs: list[list[int]] = [[] for _ in prompts]
+    done = 0
+    ends = stops.within(GREEDY).stop
+    for event in player.events():
+        if event.token not in ends:
+            outputs[index_of[event.row]].append(event.token)
+        if event.finished:
+            done += 1
+            if report is not None:
+                report(done, total=len(prompts))
+    return [stops.cut(stops.vocab.decode(output)) for output in outputs]
 
 
 def sample(model: Transformer, stops: Stops, prompt: list[int], max_new_tokens: int, sampling: Sampling) -> str:
     """Samples one continuation of a prompt (token ids). It ends at the end of text, an end id or a stop string."""
-    tokens = generate(model, prompt, max_new_tokens, stops.within(sampling), stops.met)
-    return stops.cut(stops.vocab.decode(tokens))
+    return complete(model, stops, [prompt], max_new_tokens, 1, samplings=[sampling])[0]

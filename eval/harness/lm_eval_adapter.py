@@ -17,7 +17,7 @@ from configs.common.progress import ProgressBar, progress_bar
 from configs.schema.chat import END
 from data_prep.tokens.chat_template import JINJA, TEMPLATE_TOKENS, ChatTemplate
 from data_prep.tokens.vocab import Vocab
-from eval.generation.completions import Stops, complete, sample
+from eval.generation.completions import Stops, complete
 from eval.likelihood.scoring import score_windows, sliding_windows
 from pretrain.generation.sampling import Sampling
 from pretrain.model.transformer import Transformer
@@ -154,14 +154,11 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         encode = self._vocab.prompt if self._template is None else self.tok_encode
         ids = [encode(prompt)[-room:] for prompt in prompts]
         with self._bar("benchmarks: answers", len(prompts)) as bar:
-            if not wanted["do_sample"]:
-                return complete(self._model, stops, ids, new, self._batch_size, bar.update)
-            texts = []
-            for number, prompt in enumerate(ids, start=1):
-                sampling = Sampling(wanted["temperature"], wanted["top_k"], wanted["top_p"], seed=number)
-                texts.append(sample(self._model, stops, prompt, new, sampling))
-                bar.update(number)
-            return texts
+            samplings = None
+            if wanted["do_sample"]:
+                temperature, top_k, top_p = wanted["temperature"], wanted["top_k"], wanted["top_p"]
+                samplings = [Sampling(temperature, top_k, top_p, seed=number + 1) for number in range(len(ids))]
+            return complete(self._model, stops, ids, new, self._batch_size, bar.update, samplings)
 
     @contextmanager
     def _bar(self, description: str, total: int) -> Iterator[ProgressBar]:

@@ -156,6 +156,20 @@ def test_a_stop_string_is_found_however_it_is_written(vocab: Vocab) -> None:
         assert ends.met(after_half) == ("三国" in tokenizer.decode(after_half))
 
 
+def test_a_stop_string_is_met_at_its_last_token(vocab: Vocab) -> None:
+    """Random tokens, cut characters among them: told at the token after which the text contains the string."""
+    draws = torch.Generator().manual_seed(5)
+    ends = Stops(vocab, ["e", "th", "\n", "é"])
+    places = []
+    for _ in range(60):
+        ids = torch.randint(vocab.size, (40,), generator=draws).tolist()
+        contained = [any(stop in vocab.decode(ids[:length]) for stop in ends.strings) for length in range(1, 41)]
+        first = contained.index(True) if True in contained else 40
+        assert [ends.met(ids[: length + 1]) for length in range(first + 1)][:40] == contained[: first + 1]
+        places.append(first)
+    assert len(set(places)) > 5
+
+
 def test_translations_keep_what_stands_before_the_line_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     r"""A model that writes every reference, in tokens such as `.\n`, has BLEU 100."""
     targets = ["le chat dort.", "il mange une pomme rouge!", "la maison est grande."]
