@@ -16,6 +16,7 @@ that share a key.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from configs.schema.model import Model
 from pretrain.model.attention import HeadNorm
 from pretrain.model.transformer import Block, Transformer
 
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # tokens, lengths, keys, values -> logits
+StepWrapper = Callable[[Step], Step]  # makes a faster one that does the same
 # Above, a matrix does not stay in a core's cache, and another layout of it is no faster.
 _COPIED_BYTES = 2**21
 
@@ -34,6 +37,15 @@ _COPIED_BYTES = 2**21
 def is_lean(x: Tensor) -> bool:
     """Tells whether the operations for a CPU in fp32 are taken."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def compiled(step: Step) -> Step:
+    """The step compiled by torch, on a GPU as one CUDA graph: for `Player(wrap=compiled)`.
+
+    It takes up to a minute, and pays where the step is launches more than work: large batches of small models on a GPU.
+    """
+    made: Step = torch.compile(step, fullgraph=True, dynamic=False, mode="reduce-overhead")
+    return made
 
 
 class _Norm:
@@ -214,7 +226,7 @@ class Decoder:
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, places: _Places) -> Tensor:
         """Stores keys and values of the new tokens, then attends to all: (R, H E)."""
-        rows, kv_heads, span, width = keys.shape
+        rows, kv_heads, _, width = keys.shape
         groups = q.shape[1] // kv_heads
         if places.column is not None:
             keys[:, :, places.column] = k
@@ -224,16 +236,15 @@ class Decoder:
             values[places.rows, :, places.lengths] = v.to(values.dtype)
         # The queries that share a key stand where other queries of the text would.
         if self._lean:
-            shape = (rows * kv_heads, span, width)
-            ignored = places.seen is None
+            ignored = places.seen is None  # and rows and heads of a cache are one dimension without a copy
             scores = torch.baddbmm(
                 places.scores,
                 q.reshape(rows * kv_heads, groups, width),
-                _one_batch(keys, shape).transpose(1, 2),
+                keys.flatten(0, 1).transpose(1, 2),
                 beta=0 if ignored else 1,
                 alpha=self._scale,
             )
-            return torch.bmm(scores.softmax(dim=-1), _one_batch(values, shape)).view(rows, -1)
+            return torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1)).view(rows, -1)
         q = q.reshape(rows, kv_heads, groups, width)
         y = F.scaled_dot_product_attention(q, keys, values, attn_mask=places.seen, scale=self._scale)
         return y.reshape(rows, -1)
@@ -245,8 +256,3 @@ class Decoder:
         if self.config.activation == "relu2":
             return F.relu(x).square()
         return F.gelu(x, approximate="tanh")
-
-
-def _one_batch(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """(R, K, S, E), a view of the first rows and columns of a cache -> (R K, S, E), without a copy."""
-    return x.as_strided(shape, (x.stride(1), x.stride(2), x.stride(3)), x.storage_offset())

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.generation.decode import Decoder
+from pretrain.generation.decode import Decoder, Step, StepWrapper
 from pretrain.generation.noise import key_uniforms, noise_keys
 from pretrain.generation.row_cache import RowCache
 from pretrain.generation.sampling import NO_PROBABILITIES, PLAIN, Chooser, Sampling
@@ -128,12 +128,17 @@ class Player:
     Args:
         model: in eval mode.
         max_rows: rows that decode together; further ones wait for a place. None: no bound.
+        wrap: makes another step of the decode step, such as `pretrain.generation.decode.compiled`. Its shapes never
+            change: always `max_rows` rows and a whole context, whoever plays.
     """
 
-    def __init__(self, model: Transformer, max_rows: int | None = None) -> None:
+    def __init__(self, model: Transformer, max_rows: int | None = None, wrap: StepWrapper | None = None) -> None:
         self._model, self._max_rows = model, max_rows
         self._decoder = Decoder(model)
-        self._cache = RowCache(model)
+        if wrap is not None and max_rows is None:
+            raise ValueError("a decode step of fixed shapes needs max_rows; give the number of rows")
+        self._fixed: Step | None = None if wrap is None else wrap(self._decoder)
+        self._cache = RowCache(model, None if wrap is None else max_rows)
         self._waiting: deque[list[_Row]] = deque()
         self._rows: list[_Row] = []  # row i has place i of the cache
         self._next_number = 0
@@ -248,13 +253,23 @@ class Player:
         return logits
 
     def _feed(self) -> Tensor:
-        lengths = [len(row.text) - 1 for row in self._rows]
-        device = self._model.embed.weight.device
-        inputs = torch.tensor([[row.text[-1] for row in self._rows], lengths], device=device)
+        tokens, lengths = [row.text[-1] for row in self._rows], [len(row.text) - 1 for row in self._rows]
+        if self._fixed is not None:
+            assert self._max_rows is not None
+            free = [0] * (self._max_rows - len(self._rows))  # places that nobody has compute as well, unread
+            inputs = self._upload(np.array([tokens + free, lengths + free]))
+            keys, values = self._cache.view(self._max_rows, self._model.config.context_length)
+            return self._fixed(inputs[0], inputs[1], keys, values)[: len(self._rows)]
+        inputs = self._upload(np.array([tokens, lengths]))
         span = max(lengths) + 1
         keys, values = self._cache.view(len(self._rows), span)
         even = min(lengths) + 1 == span
         return self._decoder(inputs[0], inputs[1], keys, values, span - 1 if even else None)
+
+    def _upload(self, values: np.ndarray) -> Tensor:
+        """Numbers on the model's device, without a wait for it."""
+        device, host = self._model.embed.weight.device, torch.from_numpy(values)
+        return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
     def _join(self) -> list[Tensor]:
         """Reads the prompts of rows for which there is a place: their logits, each in the order of the rows."""
@@ -289,7 +304,8 @@ class Player:
             samplings = [row.request.sampling for row in self._rows]
             self._chooser = Chooser(samplings, self._model.vocab_size, logits.device)
         uniforms = [row.uniform() for row in self._rows]
-        numbers = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
+        numbers = self._upload(np.array(uniforms))
+        # The one wait for the device in a step.
         tokens, log_probs, sound = self._chooser(logits, numbers).tolist()
         if not all(map(math.isfinite, sound)):
             raise ValueError(NO_PROBABILITIES)

@@ -13,10 +13,15 @@ _STRIDE = 64  # columns are added by so many
 
 
 class RowCache:
-    """The cache of a `Player`: every text begins in column 0 of its row. It grows as it must."""
+    """The cache of a `Player`: every text begins in column 0 of its row.
 
-    def __init__(self, model: Transformer) -> None:
-        self._model = model
+    Args:
+        model: whose keys and values it keeps.
+        fixed_rows: so many rows of a whole context, for good, in memory that never moves; None: it grows as it must.
+    """
+
+    def __init__(self, model: Transformer, fixed_rows: int | None = None) -> None:
+        self._model, self._fixed_rows = model, fixed_rows
         self._keys: Tensor | None = None  # (L, R, K, C, E)
         self._values: Tensor | None = None
 
@@ -28,6 +33,8 @@ class RowCache:
     def reserve(self, rows: int, columns: int) -> None:
         """Makes room for so many rows and columns; what is there stays."""
         config = self._model.config
+        if self._fixed_rows is not None:
+            rows, columns = self._fixed_rows, config.context_length
         old = None if self._keys is None else self._keys.shape
         if old is not None and old[1] >= rows and old[3] >= columns:
             return
@@ -44,6 +51,9 @@ class RowCache:
             keys[:, : old[1], :, : old[3]] = self._keys
             values[:, : old[1], :, : old[3]] = self._values
         self._keys, self._values = keys, values
+        if self._fixed_rows is not None and device.type == "cuda":
+            for cache in (keys, values):  # a CUDA graph may then write it in place
+                torch._dynamo.mark_static_address(cache)
 
     def _dtype(self) -> torch.dtype:
         """That of the keys: under autocast, the dtype of matrix products."""

@@ -137,17 +137,18 @@ class Chooser:
             logits[:, self._size :] = -torch.inf
         if self._all_greedy:
             return torch.stack([_largest(logits).double(), torch.zeros_like(sound), sound])
-        scaled = (logits.float() - highest) / self._temperatures
+        scaled = (logits.float() - highest).div_(self._temperatures)
         for top_k, top_p, rows in self._truncated:
             if rows is None:
                 scaled = _truncated(scaled, top_k, top_p)
             else:
                 scaled[rows] = _truncated(scaled[rows], top_k, top_p)
-        tokens, total = draw_with_total(scaled.exp(), uniforms)
+        tokens, total = draw_with_total(scaled.exp_(), uniforms)
         tokens = tokens.clamp(max=logits.shape[1] - 1)  # where logits are NaN; the caller then says so
-        log_probs = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - total.log()
+        drawn = (logits.gather(-1, tokens.unsqueeze(-1)).float() - highest).div_(self._temperatures)
+        log_probs = drawn.squeeze(-1) - total.log()
         if self._greedy is not None:
-            tokens = tokens.where(~self._greedy, _largest(logits))
+            tokens = _largest(logits).where(self._greedy, tokens)
             log_probs = log_probs.masked_fill(self._greedy, 0.0)
         return torch.stack([tokens.double(), log_probs, sound])
 
