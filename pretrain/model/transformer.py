@@ -159,9 +159,9 @@ class Transformer(nn.Module):
         """
         return self.head(self.backbone(tokens, cache, positions))
 
-    def new_cache(self, batch: int, capacity: int, padding: Tensor | None = None) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` columns; `padding` as in `KVCache`."""
-        return KVCache(self.config, self.embed.weight, batch, capacity, padding)
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for `batch` rows of up to `capacity` columns."""
+        return KVCache(self.config, self.embed.weight, batch, capacity)
 
     def backbone(self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
         """Hidden states (B, T, D) after the last norm: all of the model but the projection to the vocabulary."""
@@ -180,7 +180,7 @@ class Transformer(nn.Module):
             flex = prefers_flex(self.config, x.device) and not only_plain()
             mask = document_mask(seen, x.dtype, flex)
         else:
-            positions = columns if cache is None else cache.positions(columns)  # (T,) or (B, T)
+            positions = columns  # (T,)
             mask = None if cache is None else cache.mask(columns)
         if self.position is not None:
             x = x + self.position(positions)

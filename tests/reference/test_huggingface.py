@@ -209,6 +209,11 @@ def test_greedy_text_equals_transformers(name: str, vocab_dir: Path, tmp_path: P
         expected.append(text[0, len(prompt) :].tolist())
     assert [list(generate(model, prompt, 15, Sampling(0, vocab_size=257))) for prompt in prompts] == expected
     assert generate_batch(model, prompts, 15, Sampling(0, vocab_size=257)) == expected
+    longest = max(map(len, prompts))  # and as one batch, which transformers pads on the left
+    padded = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    texts = hugging.generate(padded, attention_mask=mask, max_new_tokens=15, do_sample=False, eos_token_id=None)
+    assert texts[:, longest:].tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])

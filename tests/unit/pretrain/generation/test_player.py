@@ -58,9 +58,10 @@ def prompt(length: int, start: int = 0) -> list[int]:
 
 def log_probs(model: Transformer, text: list[int], new: int, temperature: float) -> list[float]:
     """Of the last `new` tokens, by the model's ordinary forward pass over the whole text."""
+    ids = torch.tensor([text])
     with torch.no_grad():
-        table = (model(torch.tensor([text[:-1]]))[0] / temperature).log_softmax(dim=-1)
-    return [float(table[place - 1, text[place]]) for place in range(len(text) - new, len(text))]
+        row: list[float] = model.log_probs(ids[:, :-1], ids[:, 1:], temperature=temperature)[0].tolist()
+    return row[-new:]
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])

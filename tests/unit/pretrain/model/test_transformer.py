@@ -1,4 +1,4 @@
-"""The model by itself: cache, padding, checkpointing, meta device, initial values, counts."""
+"""The model by itself: cache, checkpointing, meta device, initial values, counts."""
 
 from __future__ import annotations
 
@@ -43,16 +43,6 @@ def test_cached_logits_equal_uncached(model: Transformer, cuts: list[int]) -> No
         parts = [model(part, cache) for part in tokens().split(cuts, dim=1)]
         torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens()), atol=1e-5, rtol=1e-5)
     assert cache.length == 16
-
-
-def test_left_padded_rows_equal_rows_alone(model: Transformer) -> None:
-    padding, text = [0, 5, 9], tokens()
-    cache = model.new_cache(3, 16, torch.tensor(padding))
-    with torch.no_grad():
-        padded = torch.cat([model(part, cache) for part in text.split([10, 1, 5], dim=1)], dim=1)
-        assert padded.isfinite().all()
-        for row, pad in enumerate(padding):
-            torch.testing.assert_close(padded[row, pad:], model(text[row : row + 1, pad:])[0], atol=1e-5, rtol=1e-5)
 
 
 def test_no_position_sees_the_future(model: Transformer) -> None:
