@@ -51,6 +51,11 @@ class TranslationSet(Section):
     path: PatternText = Field(description="The file with the pairs.")
     source_field: str = Field("source", description="Field with the source sentence.")
     target_field: str = Field("target", description="Field with the reference translation.")
+    template: Literal["labels", "chat"] = Field(
+        "labels",
+        description="labels: sentences after the labels below. chat: the source is a message of the user, and the "
+        "answer is the translation. The labels are not used.",
+    )
     source_label: Prompt = Field("Source", description="Written before a source sentence in the prompt.")
     target_label: Prompt = Field("Target", description="Written before a translation in the prompt.")
     shots: int = Field(

@@ -7,8 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from configs.schema.evaluation import TranslationSet
+from data_prep.chat.messages import Message
 from data_prep.decontamination.evaluation_sets import TranslationPair as TranslationPair
 from data_prep.decontamination.evaluation_sets import read_all_pairs, set_key
+from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import labelled, split
 from eval.generation.completions import Stops, complete
@@ -47,12 +49,26 @@ def build_prompt(section: TranslationSet, shots: Sequence[TranslationPair], sour
     return f"{solved}{section.source_label}: {source}\n{section.target_label}:"
 
 
+def prompt_ids(section: TranslationSet, shots: Sequence[TranslationPair], source: str, vocab: Vocab) -> list[int]:
+    """Returns the ids of the prompt: after labels, or as a conversation whose answers are the translations.
+
+    Raises:
+        ValueError: for the chat template with a vocabulary that lacks its tokens.
+    """
+    if section.template == "labels":
+        return vocab.prompt(build_prompt(section, shots, source))
+    solved = [
+        Message.of(role, text) for pair in shots for role, text in (("user", pair.source), ("assistant", pair.target))
+    ]
+    return ChatTemplate(vocab).prompt([*solved, Message.of("user", source)])
+
+
 def fit_prompt(
     section: TranslationSet, shots: Sequence[TranslationPair], source: str, vocab: Vocab, room: int
 ) -> tuple[list[int], int]:
     """Returns prompt ids of at most `room` tokens with as many of the last shots as fit, and the number of shots."""
     for dropped in range(len(shots) + 1):
-        ids = vocab.prompt(build_prompt(section, shots[dropped:], source))
+        ids = prompt_ids(section, shots[dropped:], source, vocab)
         if len(ids) <= room:
             return ids, len(shots) - dropped
     return ids[-room:], 0
@@ -125,10 +141,10 @@ def translation_results(
             f"translation set `{section.name}`: max_new_tokens {section.max_new_tokens} leaves no room for a prompt in "
             f"model.context_length {model.config.context_length}; lower it"
         )
+    chat = section.template == "chat"
+    stops = Stops(vocab, [], ChatTemplate(vocab).end_ids) if chat else Stops(vocab, ["\n"])
     fitted = [fit_prompt(section, shots, pair.source, vocab, room) for pair in pairs]
-    texts = complete(
-        model, Stops(vocab, ["\n"]), [ids for ids, _ in fitted], section.max_new_tokens, batch_size, report
-    )
+    texts = complete(model, stops, [ids for ids, _ in fitted], section.max_new_tokens, batch_size, report)
     hypotheses = [text.strip() for text in texts]
     references, sources = [pair.target for pair in pairs], [pair.source for pair in pairs]
     shown = sum(count for _, count in fitted) / len(fitted)
@@ -136,7 +152,7 @@ def translation_results(
     settings = {
         "shots": section.shots,
         "new tokens": section.max_new_tokens,
-        "labels": f"{section.source_label}, {section.target_label}",
+        "labels": "chat template" if chat else f"{section.source_label}, {section.target_label}",
         "examples": set_key((pair.source, pair.target) for pair in shots)[:8],
     }
     passages = [(pair.source, pair.target) for pair in pairs]
