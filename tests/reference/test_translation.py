@@ -11,9 +11,12 @@ import pytest
 import torch
 import zstandard
 
+from configs.schema.chat import CHAT_TOKENS
 from configs.schema.data import Tokenizer
 from configs.schema.evaluation import TranslationSet
 from configs.schema.model import Model
+from data_prep.chat.messages import Message
+from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.generation.completions import Stops, complete
@@ -22,6 +25,7 @@ from eval.generation.translation import (
     build_prompt,
     corpus_scores,
     fit_prompt,
+    prompt_ids,
     read_pairs,
     translation_results,
 )
@@ -105,6 +109,17 @@ def test_shots_that_do_not_fit_are_left_out(vocab: Vocab) -> None:
     assert [fit_prompt(section, shots, "e", vocab, room)[1] for room in (500, one, one - 1, bare)] == [2, 1, 0, 0]
     assert vocab.decode(fit_prompt(section, shots, "e", vocab, one)[0]) == build_prompt(section, shots[1:], "e")
     assert len(fit_prompt(section, shots, "e", vocab, bare - 3)[0]) == bare - 3
+
+
+def test_in_the_chat_template_sentences_are_messages_and_the_end_of_a_message_ends_the_translation() -> None:
+    chat = train_vocab(Tokenizer(kind="byte", special_tokens=list(CHAT_TOKENS)), [])
+    section = TranslationSet(name="x", path="x", template="chat")
+    ids = prompt_ids(section, [TranslationPair("a", "b"), TranslationPair("c", "d")], "e", chat)
+    template = ChatTemplate(chat)
+    turns = [Message.of(role, text) for role, text in zip(["user", "assistant"] * 3, "abcde", strict=False)]
+    assert ids == template.prompt(turns)
+    one = len(prompt_ids(section, [TranslationPair("c", "d")], "e", chat))
+    assert fit_prompt(section, [TranslationPair("a", "b"), TranslationPair("c", "d")], "e", chat, one)[1] == 1
 
 
 def test_scores_do_not_depend_on_batch_size(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
