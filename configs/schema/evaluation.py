@@ -138,7 +138,7 @@ class Evaluation(Section):
     translation: list[TranslationSet] = Field([], description="Sets for BLEU and chrF.")
     benchmarks: Benchmarks = Benchmarks()
     chat: list[ChatSet] = Field(
-        [], description="Prompts for an assistant. The base of its chain is asked too, if it has chat tokens."
+        [], description="Prompts for assistants. The base of a recipe with stages is asked too, if it has chat tokens."
     )
     preference: list[PreferenceSet] = Field([], description="Pairs for a reward model; not scored for other models.")
     samples: Samples = Samples()

@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_of_the_base_shows_the_chain(run: Path) -> None:
     page, text = read(run / "report" / "index.html")
     headings = [heading.strip() for heading in page.headings]
-    assert headings[:6] == ["The chain of stages", "Scores along the chain", "sft", "reward", "dpo", "grpo"]
+    assert headings[:6] == ["The stages", "Scores along the stages", "sft", "reward", "dpo", "grpo"]
     for expected in (
         "raw files gutenberg efefefefefef",
         "sums 86.2% [82.9, 88.9]",
