@@ -106,6 +106,9 @@ def _data_problems(stages: Sequence[Stage], index: int, before: list[str]) -> It
     contexts = [one.model.get("context_length") for one in stages if one.name in (like, stage.name)]
     if like != BASE and contexts[0] != contexts[1]:
         yield path, f"`{like}` has another model.context_length, on which the data depends; make them the same"
+    longest = [_longest_answer(_objective_of(stages, str(like))), _longest_answer(stage.objective)]
+    if longest[0] != longest[1]:
+        yield path, f"`{like}` has another rollout.max_new_tokens, which decides how long prompts may be"
 
 
 def _others(data: Mapping[str, Any]) -> list[str]:
@@ -114,6 +117,10 @@ def _others(data: Mapping[str, Any]) -> list[str]:
 
 def _objective_of(stages: Sequence[Stage], name: str) -> Any:
     return next((stage.objective for stage in stages if stage.name == name), None)
+
+
+def _longest_answer(objective: Any) -> int:
+    return objective.rollout.max_new_tokens if isinstance(objective, Reinforcement) else 0
 
 
 def _muon_problems(stage: Stage, base_train: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:

@@ -177,6 +177,14 @@ def test_problems_of_stages_have_their_path(file: Path, override: str, words: st
     assert any(words in line for line in found), found
 
 
+def test_prompts_of_another_stage_leave_room_for_its_answers(file: Path) -> None:
+    more = "{name: more, from: sft, objective: {kind: rloo, rewards: {format: 1}, rollout: {max_new_tokens: 9}}"
+    text = f"{TEXT}  - {more}, data: {{like: grpo}}, train: {{steps: 1}}}}\n"
+    file.write_text(text)
+    assert any("stages.4.data.like: `grpo` has another rollout.max_new_tokens" in line for line in problems(file))
+    assert load(file, ["stages.more.objective.rollout.max_new_tokens=64"]).stage("more").data.sources[0].name == "sums"
+
+
 def test_all_problems_are_reported_at_once_and_each_once(file: Path) -> None:
     found = problems(file, "train.grad_clip=-1", "stages.sft.train.epochs=-2", "stages.grpo.train.stepss=3", "seed=-1")
     assert len(found) == 4 and all(
