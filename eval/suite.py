@@ -12,6 +12,7 @@ import torch
 from configs.common.layout import RESULTS
 from configs.safety.hide_secrets import mask as masked
 from configs.safety.hide_secrets import mask_urls
+from configs.schema.objectives import RewardModelling
 from configs.schema.recipe import Recipe, load_run
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import facts, identity
@@ -21,11 +22,13 @@ from eval.lineage import checkpoint_facts, data_facts, lineage, model_facts, pac
 from eval.paired import compare_paired
 from eval.parts import DIRECTORY as DIRECTORY_OF_SCORES
 from eval.parts import score_parts, stored_results
+from eval.preference_accuracy import RowScorer
 from eval.results import Change, Failure, Result, Results, ScoresBroken, ScoresFailed, load_results
 from eval.scorer import Scorer
 from eval.stage_facts import stage_of
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 from pretrain.checkpoint.load_weights import load_weights
+from pretrain.checkpoint.manifest import CheckpointInfo
 from pretrain.model.transformer import Transformer
 
 
@@ -62,7 +65,8 @@ def evaluate(
     vocab, model = Vocab.load(checkpoint.tokenizer), _to_device(load_weights(checkpoint))
     touched = load_touched(recipe, checkpoint)
     common = {"code": scoring_code(), "checkpoint": checkpoint.fingerprint, "touched": identity(recipe, checkpoint)}
-    parts = Scorer(recipe, model, vocab, touched, common, sets, progress).parts()
+    reward = _reward_scorer(checkpoint, vocab, next(model.parameters()).device)
+    parts = Scorer(recipe, model, vocab, touched, common, sets, progress, reward=reward).parts()
     scored = score_parts(parts, run / DIRECTORY_OF_SCORES, again)
     if parts and len(scored.failures) == len(parts):
         raise _complaint(scored.failures, None)
@@ -131,6 +135,15 @@ def _complaint(failures: Sequence[Failure], saved: Path | None) -> ScoresFailed 
         return kind(f"{reasons[0][0]} (not scored: {reasons[0][1]}; {consequence})", saved is not None)
     listed = "\n".join(f"  - {names}: {reason}" for reason, names in reasons)
     return kind(f"these scores could not be made; {consequence}:\n{listed}", saved is not None)
+
+
+def _reward_scorer(checkpoint: CheckpointInfo, vocab: Vocab, device: torch.device) -> RowScorer | None:
+    """Returns what scores rows of a reward model; None for other models."""
+    if not isinstance(checkpoint.recipe.train.objective, RewardModelling):
+        return None
+    from pretrain.objectives.reward_scorer import RewardScorer, load_reward_model
+
+    return RewardScorer(load_reward_model(checkpoint).to(device), vocab)
 
 
 def _to_device(model: Transformer) -> Transformer:

@@ -18,6 +18,7 @@ RECIPES = sorted(CONFIGS.glob("*.yaml"))
 # Name -> (rows of the embedding as padded, all parameters, ranks the recipe is written for). The parameters are counted
 # by hand from the shapes, with no help from the model's code.
 EXPECTED: dict[str, tuple[int, int, int]] = {
+    "assistant": (2048, 2048 * 128 + 3 * (4 * 128**2 + 3 * 128 * 384 + 2 * 128 + 2 * 32) + 128, 1),
     "demo": (2048, 2048 * 160 + 4 * (4 * 160**2 + 3 * 160 * 448 + 2 * 160 + 2 * 32) + 160, 1),
     "own-text": (1024, 1024 * 128 + 4 * (4 * 128**2 + 3 * 128 * 384 + 2 * 128 + 2 * 32) + 128, 1),
     "shakespeare-char": (322, 322 * 128 + 4 * (4 * 128**2 + 3 * 128 * 320 + 2 * 128 + 2 * 32) + 128, 1),
@@ -51,21 +52,26 @@ def test_loads_and_has_its_shape(path: Path) -> None:
     model = meta_model(recipe, rows)
     assert model is not None
     assert model.parameter_count().total == parameters
-    assert solve_batch(recipe.train, ranks).accumulation >= 1
+    for name in ("base", *recipe.stage_names):
+        assert solve_batch(recipe.stage(name).train, ranks).accumulation >= 1
     assert facts(recipe, ranks)["batch"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_knows_its_schema_and_licences(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=recipe.schema.json\n")
-    assert all(source.licence for source in load(path).data.sources), "say under which licence the text may be used"
+    recipe = load(path)
+    for name in ("base", *recipe.stage_names):
+        assert all(source.licence for source in recipe.stage(name).data.sources), "say how the text may be used"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_files_it_names_are_shipped(path: Path) -> None:
     recipe = load(path)
     named = [item.path for item in (*recipe.evaluation.perplexity, *recipe.evaluation.translation)]
-    named += [source.path for source in recipe.data.sources if isinstance(source.path, str)]
+    named += [item.path for item in (*recipe.evaluation.chat, *recipe.evaluation.preference)]
+    for name in ("base", *recipe.stage_names):
+        named += [source.path for source in recipe.stage(name).data.sources if isinstance(source.path, str)]
     shipped = [Path(item) for item in named if Path(item).is_relative_to(CONFIGS)]
     assert all(file.exists() for file in shipped), shipped
 
