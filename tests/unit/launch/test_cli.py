@@ -85,7 +85,7 @@ def test_debug_before_and_after_the_command() -> None:
         (["fly"], "invalid choice: 'fly'"),
         (["run", "r.yaml", "--speed", "3"], "unrecognized arguments: --speed 3"),
         (["report", "runs/x", "a.b=1"], "unrecognized arguments: a.b=1"),
-        (["show", "nowhere.yaml"], "error: nowhere.yaml: no such recipe. Those that ship, by name: demo, "),
+        (["show", "nowhere.yaml"], "error: nowhere.yaml: no such recipe. Those that ship, by name: assistant, demo, "),
         (["show", RECIPE, "model.num_layer=2"], "did you mean `model.num_layers`?"),
         (["show", RECIPE, "train.micro_batch_size=7"], "not a multiple of train.micro_batch_size 7"),
         (["eval", "nowhere"], "error: nowhere is not a run directory"),
