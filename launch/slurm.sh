@@ -3,6 +3,8 @@
 #
 #   sbatch --nodes=4 --gpus-per-node=8 --time=24:00:00 launch/slurm.sh configs/llama-8b.yaml [--out DIR] [--trust DIR] [a.b=value …]
 #
+# With --stage NAME it runs that stage of the recipe, once the stages before it have finished.
+#
 # Submit from the project's directory, on a file system that all nodes share, after `make setup`. Every rank is one task:
 # --ntasks-per-node of them per node, else one per GPU, else one. The first node prepares the data and scores the result.
 #

@@ -88,6 +88,15 @@ def test_ids_of_the_exported_template_are_ours(made: Made, tmp_path: Path, vocab
     assert Vocab.load(target).eod_id == vocab.eod_id  # documents still end with their own token
 
 
+def test_the_program_for_trl_reads_what_the_page_exports() -> None:
+    """It was run once with trl; here it must compile, and name the directory and the settings that there are."""
+    page = (Path(__file__).parents[2] / "docs" / "assistant.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0]
+    compile(program, "docs/assistant.md", "exec")
+    assert "replica export runs/assistant:sft exported/assistant" in page
+    assert program.count('from_pretrained("exported/assistant")') == 2 and "assistant_only_loss=True" in program
+
+
 def test_a_base_that_has_reserved_the_tokens_has_no_template(made: Made, tmp_path: Path) -> None:
     run = made("custom", {"code": str(tmp_path / "own.py") + ":Own"})
     assert replica(["export", f"{run}:custom", str(tmp_path / "exported")]) == 0
