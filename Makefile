@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 TEST_PROCESSES ?= 2
-RECIPE ?= configs/demo.yaml
+RECIPE ?= configs/assistant.yaml
+# Asked of the finished assistant: a sum that no training file has.
+ASK    := replica chat runs/assistant:grpo --temperature 0 --once "What is 46 + 26?"
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -29,8 +31,12 @@ $(STAMP): pyproject.toml constraints.txt | preflight
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,eval,chat,dev,docs]'
 	@touch $@
 
-replicate: setup ## All stages of RECIPE (configs/demo.yaml): data, training, evaluation, report
+replicate: setup ## All of RECIPE (configs/assistant.yaml): data, training and scores of base and stages, report
 	@$(BIN)/replica run $(RECIPE)
+ifeq ($(RECIPE),configs/assistant.yaml)
+	@echo '$$ $(ASK)'
+	@$(BIN)/$(ASK)
+endif
 
 check: setup ## The inner loop: format, lint, types and the fast unit tests
 	@$(BIN)/ruff format --check --quiet .

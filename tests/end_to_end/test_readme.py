@@ -32,6 +32,14 @@ STAND_INS: dict[str, tuple[str, str]] = {
         f"replica run configs/demo.yaml --out runs/mine {TINY}",
         "a minute or two at its real size; the overrides make it seconds",
     ),
+    "replica chat runs/assistant:grpo": (
+        "replica chat --help",
+        "needs a trained assistant; tests/unit/launch/chat converse with small ones",
+    ),
+    "replica serve runs/assistant:grpo --port 8000": (
+        "replica serve --help",
+        "serves until it is stopped; tests/unit/launch/chat ask a real server",
+    ),
     "replica run configs/letters.yaml": (
         f"replica run configs/letters.yaml {TINY} data.directory=runs/mine/data",
         "minutes at its real size; tiny, and on the shards that were made before",
@@ -132,7 +140,7 @@ def test_every_command_works(project: Path, tiny_overrides: list[str], replica: 
 def check(command: str, said: str) -> None:
     """What the reader of the README would look for."""
     expected = {
-        "make replicate": "replica run configs/demo.yaml",
+        "make replicate": "replica run configs/assistant.yaml",
         "make test": "pytest",
         "replica sample runs/mine": "It was a dark and stormy night",
         "replica trace runs/mine": "corpus-",
