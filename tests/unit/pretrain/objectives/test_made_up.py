@@ -37,7 +37,13 @@ def recipe_with(objective: dict[str, Any] | None, tmp_path: Path) -> Recipe:
             "name": "tiny",
             "out": str(tmp_path),
             "data": {"sources": [{"name": "none", "path": "none", "shape": shape}], "tokenizer": tokenizer},
-            "model": {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "context_length": WIDTH},
+            "model": {
+                "num_layers": 1,
+                "hidden_size": 16,
+                "num_heads": 2,
+                "context_length": WIDTH,
+                "position": "learned",
+            },
             "train": {"steps": 1, "global_batch_size": ROWS, "objective": objective, "loss_chunk": 5},
         }
     )
@@ -63,3 +69,18 @@ def test_a_made_up_batch_has_a_loss_and_a_gradient(name: str, tmp_path: Path) ->
     parts = [batch.rows(start, start + module.unit_rows) for start in range(0, ROWS, module.unit_rows)]
     summed = sum(module(*part.inputs, **part.columns).reshape(-1) for part in parts)
     torch.testing.assert_close(summed, whole, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_loss_stays_on_the_device_of_its_weights(name: str, tmp_path: Path) -> None:
+    """On the meta device, where an operation with a tensor of the CPU is an error, as it is on a GPU."""
+    recipe, device = recipe_with(OBJECTIVES[name], tmp_path), torch.device("meta")
+    objective = make_objective(recipe)
+    with device:
+        model = Transformer(recipe.model, VOCAB)
+    module = objective.module(model)
+    assert all(parameter.is_meta for parameter in module.parameters()), "what it adds is where the model is"
+    module.chunk = None
+    batch = objective.made_up(drawn_batch(ROWS, WIDTH, VOCAB, seed=1)).to(device)
+    sums = module(*batch.inputs, **batch.columns)
+    assert sums.is_meta and sums.numel() == 1 + len(module.stat_names)
