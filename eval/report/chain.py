@@ -17,7 +17,7 @@ from configs.schema.stage_recipe import BASE, parent_name
 from eval.report.history import read_history
 from eval.report.rollout_examples import example_rollouts
 from eval.report.training_charts import stage_charts
-from eval.results import Change, Result, Results
+from eval.results import Change, Result, Results, Sample
 from eval.stage_facts import kind_of, role_of
 
 KINDS = {
@@ -151,7 +151,12 @@ def _headlines(results: Results) -> Iterator[str]:
     if not chosen:
         chosen = [result for result in known if result.named.metric in ("bits_per_byte", "stop_rate")][:1]
     for result in chosen:
-        label = result.named.subject if result.named.metric == "accuracy" else _label(result)
+        named = result.named
+        label = (
+            named.subject
+            if (named.kind, named.metric) == ("chat", "accuracy")
+            else f"{named.subject}: {_label(result)}"
+        )
         yield f"{label} {shown(result)}{_range(result)}"
 
 
@@ -282,5 +287,12 @@ def _section(link: _Link, top: Path) -> dict[str, Any]:
         "charts": charts[:_SHOWN_CHARTS],
         "preferences": share_rows(link.results, "preference") if link.results else [],
         "rollouts": example_rollouts(link.run, steps),
-        "samples": [item for item in link.results.samples if item.kind == "chat"][:2] if link.results else [],
+        "samples": _said(link.results) if link.results else [],
     }
+
+
+def _said(results: Results) -> list[Sample]:
+    """Chooses two answers, those that were checked first."""
+    return sorted((item for item in results.samples if item.kind == "chat"), key=lambda item: item.reference is None)[
+        :2
+    ]

@@ -85,7 +85,9 @@ def _bounds(series: Sequence[Series], zero: bool) -> tuple[float, float, float, 
     if not zero and len(ys) > 20:
         high = min(high, ordered[-1 - len(ys) // 50])
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    return min(xs), max(xs), 0.0 if zero else low - margin, high + margin
+    # What is never negative, such as a share, has no axis below zero.
+    floor = max(0.0, low - margin) if low >= 0 else low - margin
+    return min(xs), max(xs), 0.0 if zero else floor, high + margin
 
 
 def line_chart(series: Sequence[Series], axes: Axes, *, title: str, width: int = 560, height: int = 260) -> Markup:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configs.schema.recipe import load_run
+from eval.parts import Part, score_parts
 from eval.report.gates import check_gates, evaluate_gates, gate_problems, results_of_stages
 from eval.report.page import write_report
 from eval.report.stamp import page_is_current, write_stamp
+from eval.results import Items, load_results
+from eval.suite import _beside_parent
 from launch.headlines import print_headlines
 from tests.parts.fake_chain import chain_recipe, write_fake_chain
 from tests.parts.fake_run import fake_results
@@ -41,7 +45,7 @@ def test_the_page_of_the_base_shows_the_chain(run: Path) -> None:
     for expected in (
         "raw files gutenberg efefefefefef",
         "sums 86.2% [82.9, 88.9]",
-        "hh 61.1% [56.6, 65.4] longer is chosen 59.4% [54.9, 63.7]",
+        "hh: reward model 61.1% [56.6, 65.4] hh: longer is chosen 59.4% [54.9, 63.7]",
         "86.2% ▲",
         "41.6% =",
         "Drawn for step 1 the first rollout",
@@ -130,3 +134,23 @@ def test_headlines_of_a_stage_tell_what_became_of_them(run: Path, capsys: pytest
     assert "since sft" in lines[1] and sums.split()[-1] == "better" and "0.8620" in sums
     print_headlines(run / "stages" / "reward")
     assert "preference/hh/longer" in capsys.readouterr().out
+
+
+def test_a_stage_is_compared_with_the_stored_scores_of_its_parent(tmp_path: Path) -> None:
+    """Only with scores that the parent's results still show, not with older ones that lie beside them."""
+    run = write_fake_chain(tmp_path / "run")
+    items = {"items": Items([1.0] * 212 + [0.0] * 288, [1.0] * 500)}
+    parent = run / "stages" / "sft"
+    before = replace(load_results(parent).by_name()["chat/sums/accuracy"], **items)
+    older = replace(before, value=0.1, name="chat/sums/stop_rate")
+    score_parts([Part("chat/sums", 1, lambda: ([before, older], []))], parent / "scores")
+    after = replace(before, value=0.862, items=Items([1.0] * 431 + [0.0] * 69, [1.0] * 500))
+    recipe = load_run(run).stage("grpo")
+    stage, changes = _beside_parent(recipe, [after, replace(older, value=0.2)])
+    assert stage == {"name": "grpo", "kind": "grpo", "parent": "sft", "parent_results": "0f" * 16}
+    (change,) = changes
+    assert change.verdict == "better" and change.parent == "sft"
+    assert change.method == "McNemar's exact test over 500 items: 219 gained, 0 lost"
+    (parent / "results.json").unlink()
+    assert _beside_parent(recipe, [after]) == ({**stage, "parent_results": None}, [])
+    assert _beside_parent(load_run(run), [after]) == ({}, [])
