@@ -30,6 +30,10 @@ SENTENCES = [
 ]
 
 
+# What the objectives read; those of reinforcement learning read prompts.
+_SHAPES = {"sft": "alpaca", "reward": "pairs", "dpo": "pairs"}
+
+
 def prepare_data(
     directory: Path, sources: dict[str, int] | None = None, weights: dict[str, float] | None = None
 ) -> Path:
@@ -74,13 +78,15 @@ def _source(directory: Path, vocab: Vocab, name: str, tokens: int, weight: float
 
 def write_recipe(file: Path, data: Path, **train: Any) -> Path:
     """A recipe for a model of 30,000 parameters in fp32; `train` replaces settings of that section."""
+    kind = (train.get("objective") or {}).get("kind")
+    shape = "text" if kind is None else _SHAPES.get(kind, "gsm8k")
     content = {
         "name": "tiny",
         "out": str(file.parent / "run"),
         "data": {
-            "sources": [{"name": "tiny", "path": "none.txt"}],
+            "sources": [{"name": "tiny", "path": "none.txt", "shape": shape}],
             "directory": str(data),
-            "tokenizer": {"kind": "byte"},
+            "tokenizer": {"kind": "byte", **({"special_tokens": "chat"} if kind else {})},
         },
         "model": {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "context_length": 32},
         "train": {

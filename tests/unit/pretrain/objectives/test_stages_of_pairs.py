@@ -194,6 +194,23 @@ def test_a_resumed_run_makes_a_lost_reference_again_and_refuses_another_parents(
         moved.rename(places / "sft" / "run")
 
 
+def test_a_column_is_that_of_its_weights_data_and_precision(places: Path) -> None:
+    data = load_manifest(places / "pairs")
+    names = {
+        StoredReference(data, base, precision, 96).file
+        for base in ("a" * 32, "b" * 32)
+        for precision in ("fp32", "bf16")
+    }
+    assert len(names) == 4
+    stored = StoredReference(data, "a" * 32, "fp32", 96)
+    np.save(stored.file, np.zeros(3))
+    with pytest.raises(
+        ValueError, match=r"does not hold a finite number for each of 144 documents; delete .*, and it is"
+    ):
+        stored.read()
+    stored.file.unlink()
+
+
 def test_a_loss_without_reference_stores_none(places: Path, tmp_path: Path) -> None:
     for file in column_of(places):
         file.unlink()
