@@ -14,6 +14,7 @@ row follows from the kinds of its targets alone:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from functools import cached_property
 from itertools import accumulate
@@ -32,6 +33,7 @@ Weights = NDArray[np.float32]  # (n,)
 Weigh = Callable[[Kinds], Weights]
 TrainOn = Literal["all", "last"]
 
+_CHECKED = 2**16  # documents that are looked at at a time
 _LEARNT = (Kind.ANSWER, Kind.END, Kind.CALL)
 
 
@@ -71,10 +73,13 @@ class UnitWindows:
         self.name = source.name
         self.stream = TokenStream(source.prefixes, source.name, vocab_size)
         self.context, self._eod = context, eod
-        self._indexes = [ShardIndex.open(prefix) for prefix in source.prefixes]
-        self._borders = [0, *accumulate(index.documents for index in self._indexes)]
+        indexes = [ShardIndex.open(prefix) for prefix in source.prefixes]
+        self._borders = [0, *accumulate(index.documents for index in indexes)]
+        # Opened once: to map a file for each document took most of a batch's time.
+        self._lengths = [index.lengths for index in indexes]
+        self._starts = [(index.pointers, index.dtype.itemsize) for index in indexes]
         self._sidecars = [_Sidecar(beside(prefix, ".parquet")) for prefix in source.prefixes]
-        longest = max((int(index.lengths.max()) for index in self._indexes if index.documents), default=0)
+        longest = max((longest_document(index) for index in indexes), default=0)
         if longest > context:
             raise ValueError(too_long(source.name, longest, context))
 
@@ -85,10 +90,13 @@ class UnitWindows:
 
     def place(self, document: int) -> tuple[int, int]:
         """First token of a document in the stream, and its tokens."""
-        shard = int(np.searchsorted(self._borders, document, side="right")) - 1
-        row = document - self._borders[shard]
-        starts, sizes = self._indexes[shard].rows(row, row + 1)
-        return self.stream.starts[shard] + int(starts[0]), int(sizes[0])
+        shard, row = self._row(document)
+        pointers, width = self._starts[shard]
+        return self.stream.starts[shard] + int(pointers[row]) // width, int(self._lengths[shard][row])
+
+    def _row(self, document: int) -> tuple[int, int]:
+        shard = bisect_right(self._borders, document) - 1
+        return shard, document - self._borders[shard]
 
     def ids(self, document: int) -> Row:
         """The ids of a document, with its end."""
@@ -108,8 +116,8 @@ class UnitWindows:
 
     def sidecar(self, document: int) -> dict[str, Any]:
         """What lies beside a document's tokens: id, and reference, metadata and margin where there are such."""
-        shard = int(np.searchsorted(self._borders, document, side="right")) - 1
-        return self._sidecars[shard].row(document - self._borders[shard])
+        shard, row = self._row(document)
+        return self._sidecars[shard].row(row)
 
     def margin(self, document: int) -> float:
         """How much better the chosen answer of a pair is; 0 where nobody said so."""
@@ -142,6 +150,12 @@ class _Sidecar:
 
 
 _SIDECAR = ("id", "reference", "metadata", "margin")
+
+
+def longest_document(index: ShardIndex) -> int:
+    """Tokens of the longest document; raises `ValueError` when documents do not lie one after the other."""
+    parts = (index.rows(first, first + _CHECKED)[1] for first in range(0, index.documents, _CHECKED))
+    return max((int(sizes.max()) for sizes in parts), default=0)
 
 
 def too_long(source: str, tokens: int, context: int) -> str:
