@@ -88,7 +88,7 @@ class Recipe(Section):
         check_float8(self.model, self.train)
         check_objective(self.model, self.train)
         check_deepspeed(self.deepspeed)
-        check_rollouts(self.model, self.train)
+        check_rollouts(self.train)
         check_units(self.data, unit_of(self.train.objective))
         return self
 

@@ -1,13 +1,12 @@
-"""Checks what reinforcement learning requires of the rest of a recipe."""
+"""Checks that the sizes of a rollout fit the rest of `train`."""
 
 from __future__ import annotations
 
-from configs.schema.model import Model
 from configs.schema.objectives import GroupPolicy, ProximalPolicy
 from configs.schema.train import Train
 
 
-def check_rollouts(model: Model, train: Train) -> None:
+def check_rollouts(train: Train) -> None:
     """Raises `ValueError` when the sizes or settings of a recipe do not fit its rollouts; others pass."""
     objective = train.objective
     if not isinstance(objective, GroupPolicy | ProximalPolicy):
@@ -23,14 +22,4 @@ def check_rollouts(model: Model, train: Train) -> None:
         raise ValueError(
             f"training is saved between rollouts, and a rollout feeds {rollout.updates} steps; make "
             f"train.checkpoint.every {train.checkpoint.every} a multiple of {rollout.updates}"
-        )
-    if model.dropout:
-        raise ValueError(
-            f"model.dropout {model.dropout:g} would make the policy that is trained another one than the policy that "
-            f"drew; set model.dropout 0 for objective {objective.kind}"
-        )
-    if train.parallel.sharing > 1:
-        raise ValueError(
-            f"objective {objective.kind} needs parallel.sequence 1 and parallel.tensor 1: each rank draws whole "
-            "answers from the whole model. Use train.zero.stage 3 for a model that does not fit"
         )

@@ -12,9 +12,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from configs.schema.objectives import GroupPolicy, ProximalPolicy
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, DocumentSpan
@@ -42,16 +39,6 @@ class PromptBatch:
 
     prompts: list[PromptUnit]
     fresh: bool  # none was read in an earlier epoch
-
-    @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, targets and weights (P, T) of the prompts alone, to compare kernels on."""
-        width = max(len(prompt.ids) for prompt in self.prompts) - 1
-        rows = [(*prompt.ids, *[0] * (width + 1 - len(prompt.ids))) for prompt in self.prompts]
-        whole = torch.tensor(rows)
-        lengths = torch.tensor([len(prompt.ids) - 1 for prompt in self.prompts])
-        weights = (torch.arange(width) < lengths[:, None]).float()
-        return whole[:, :-1].contiguous(), whole[:, 1:].contiguous(), weights
 
     def pinned(self) -> PromptBatch:
         """Itself: prompts stay where they are."""

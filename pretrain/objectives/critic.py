@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from configs.schema.objectives import ProximalPolicy
 from pretrain.model.transformer import Transformer
-from pretrain.objectives.policy import PolicyLoss, weighted_sum
+from pretrain.objectives.policy import PolicyLoss, read_columns, weighted_sum
 from pretrain.rollout.experience import OLD_VALUE, RETURN
 
 # Names of the critic's weights in checkpoints: those of a model of its own begin so.
@@ -57,6 +57,7 @@ class ProximalLoss(PolicyLoss):
         self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None, **columns: Tensor
     ) -> Tensor:
         """(1 + S,): both losses added up, and the statistics of `stat_names`."""
+        columns = read_columns(columns, weights)
         hidden = self.model.backbone(tokens, positions=positions)
         sums = self.sums(hidden, targets, weights, columns)
         values = self.value(tokens, hidden, positions)
@@ -66,7 +67,7 @@ class ProximalLoss(PolicyLoss):
         return torch.stack([whole, *sums[1:], own.detach(), weighted_sum(values.detach(), weights)])
 
     def per_target(
-        self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None, **columns: Tensor
+        self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None = None, **columns: Tensor
     ) -> Tensor:
         """(2, B, T) fp32: log-probabilities of the targets, and the values before them."""
         hidden = self.model.backbone(tokens, positions=positions)

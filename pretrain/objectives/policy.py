@@ -31,7 +31,8 @@ class PolicyLoss(LossModule):
         self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None, **columns: Tensor
     ) -> Tensor:
         """(1 + S,): the loss and the statistics of `stat_names`, means over drawn tokens with weight."""
-        return self.sums(self.model.backbone(tokens, positions=positions), targets, weights, columns)
+        hidden = self.model.backbone(tokens, positions=positions)
+        return self.sums(hidden, targets, weights, read_columns(columns, weights))
 
     def sums(self, hidden: Tensor, targets: Tensor, weights: Tensor, columns: dict[str, Tensor]) -> Tensor:
         """As `loss`, from the policy's hidden states (B, T, D)."""
@@ -57,12 +58,17 @@ class PolicyLoss(LossModule):
         return found[0], found[1].detach()
 
     def per_target(
-        self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None, **columns: Tensor
+        self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None = None, **columns: Tensor
     ) -> Tensor:
         """(1, B, T) fp32: log-probabilities of the targets."""
         return self.target_log_probs(self.model.backbone(tokens, positions=positions), targets)[0].unsqueeze(0)
 
 
+def read_columns(columns: dict[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    """The columns with 0 at targets without weight: what stood there, NaN too, must not reach loss or gradient."""
+    return {name: torch.where(weights > 0, value, 0) if value.dim() == 2 else value for name, value in columns.items()}
+
+
 def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
-    """Sum of weight x value; a value without weight may be anything."""
-    return (torch.where(weights > 0, values, 0) * weights).sum()
+    """Sum of weight x value."""
+    return (values * weights).sum()

@@ -63,7 +63,7 @@ class PolicyOptimisation(Objective):
         self._reference: EvaluateReference | None = None
         self._scorer: Scorer | None = None
         self._experience: Experience | None = None
-        self._warned = self._is_bf16 = False
+        self._warned = self._is_bf16 = self._is_main = False
 
     def module(self, model: Transformer) -> LossModule:
         kind = ProximalLoss if isinstance(self._settings, ProximalPolicy) else PolicyLoss
@@ -92,7 +92,7 @@ class PolicyOptimisation(Objective):
     def batches(self, data: DataManifest, engine: Engine) -> PromptBatches:
         template = ChatTemplate(data.vocab)
         assert self._module is not None
-        self._is_bf16 = engine.precision != "fp32"
+        self._is_bf16, self._is_main = engine.precision != "fp32", engine.is_main
         self._module.vocab_size = data.vocab_size
         if self._scorer is None:
             self._scorer = make_rewards(self._settings.rewards, self._reward_model(engine))
@@ -139,9 +139,6 @@ class PolicyOptimisation(Objective):
         Raises:
             ValueError: when they differ by more than ten times what rounding explains.
         """
-        if step % self._settings.rollout.updates:  # the weights have moved on since the answers were drawn
-            return
-        assert self._module is not None
         gap, allowed = statistics["logp_gap"], GAP_BF16 if self._is_bf16 else GAP_FP32
         if gap <= allowed:
             return
@@ -152,7 +149,8 @@ class PolicyOptimisation(Objective):
         if gap > allowed * GAP_STOPS:
             raise ValueError(f"{text}. Set train.precision fp32 and train.compile false, and report it")
         if not self._warned:
-            say(f"{text}; watch train/logp_gap")
+            if self._is_main:
+                say(f"{text}; watch train/logp_gap")
             self._warned = True
 
     def boundary(self, done: int) -> bool:

@@ -24,7 +24,7 @@ from pretrain.rewards.registry import Scorer, Scores
 from pretrain.rollout.drawn import Drawn, counts_in_loss, deal, loss_weights, parts, training_rows
 from pretrain.rollout.rollout_record import RecordedAnswer, write_rollout
 from pretrain.rollout.sampler import RolloutSampler
-from pretrain.rollout.valuation import Evaluated, Valued, drawn_mask, rollout_statistics, value
+from pretrain.rollout.valuation import Evaluated, Valued, drawn_mask, rollout_statistics, sampler_gap, value
 
 STEPS_WITHOUT_VARIANCE = "steps_without_variance"  # in the state: steps until now whose answers were all alike
 # Columns of a batch: all (B, T) but `token_share` (B,). What stands at targets that were not drawn is not read.
@@ -98,6 +98,8 @@ class Experience:
         rewards = torch.tensor([score.total for score in scores], dtype=torch.float64)
         valued = value(self._objective, answers, rewards, settings.samples, known)
         statistics = rollout_statistics(answers, scores, valued)
+        if known.log_probs is not None:  # later steps of the rollout have other weights than the sampler had
+            statistics["logp_gap"] = sampler_gap(answers, known.log_probs)
         if engine.is_main:
             self._record(step + 1, read.prompts, answers, scores, valued)
         self._count_variance(rewards, valued, state)

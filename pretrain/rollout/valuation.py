@@ -92,6 +92,16 @@ def value(settings: Reinforcement, answers: Sequence[Drawn], rewards: Tensor, sa
     return Valued(found[:, None] * drawn, None, informative)
 
 
+def sampler_gap(answers: Sequence[Drawn], log_probs: Padded) -> float:
+    """Mean over drawn tokens of |log-probability of the training forward - that of the sampler|."""
+    drawn = drawn_mask(answers)
+    gaps = [
+        (log_probs[row, : len(answer.ids)] - torch.tensor(answer.log_probs)).abs()[drawn[row, : len(answer.ids)]]
+        for row, answer in enumerate(answers)
+    ]
+    return float(torch.cat(gaps).double().mean()) if drawn.any() else 0.0
+
+
 def rollout_statistics(answers: Sequence[Drawn], scores: Sequence[Scores], valued: Valued) -> dict[str, float]:
     """Means over the answers of a rollout, by the names of metrics.jsonl without `train/`.
 

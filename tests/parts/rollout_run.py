@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import yaml
 from torch import Tensor
 
+import pretrain.session as session
+from configs.safety.trust import trusting
 from configs.schema.chat import Unit
 from configs.schema.recipe import Recipe, load
 from data_prep.chat.messages import Message
@@ -17,7 +20,7 @@ from data_prep.tokens.chat_template import ChatTemplate, Kind, Rendered
 from pretrain.model.transformer import Transformer
 from tests.parts.small_units import Documents, chat_vocab, prepare_units
 
-DIGITS = "0123456789"
+ASKED = 10  # digits that prompts ask for
 REWARD = '''"""Rewards for tests."""
 def repeats(text, reference):
     return float(text == reference)
@@ -68,7 +71,7 @@ def prepare_digits(directory: Path) -> Path:
 
 
 def _digit(template: ChatTemplate, unit: Unit, number: int, _: random.Random) -> Documents:
-    digit = DIGITS[number % 10]
+    digit = str(number % ASKED)
     ids = [*template.prompt([Message.of("user", digit)])[1:], template.bos]
     columns = {"id": f"digit {number}", "url": None, "reference": digit, "metadata": "{}"}
     return [(Rendered(ids, [int(Kind.GIVEN)] * len(ids)), columns)]
@@ -83,7 +86,7 @@ def digits_model(recipe: Recipe, steps: int = 240) -> Transformer:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     rows = [
         template.render([Message.of("user", str(asked)), Message.of("assistant", str((asked + more) % 10))]).ids
-        for asked in range(10)
+        for asked in range(ASKED)
         for more in (0, 1, 1, 1, 2, 2, 2, 3, 3, 3)
     ]
     whole: Tensor = torch.tensor(rows)
@@ -95,3 +98,12 @@ def digits_model(recipe: Recipe, steps: int = 240) -> Transformer:
         loss.backward()
         optimizer.step()
     return model.eval()
+
+
+def digits_run(directory: Path, data: Path) -> Path:
+    """A run directory with `digits_model` as its checkpoint, to start from."""
+    recipe = rollout_recipe(directory, data, {}, steps=1, optimizer={"lr": 1e-9, "weight_decay": 0.0})
+    weights = {name: value.detach() for name, value in digits_model(recipe).named_parameters()}
+    with trusting([directory]), patch.object(session, "initial_weights", lambda *_: lambda name: weights[name].clone()):
+        session.run(recipe)
+    return recipe.run_directory
