@@ -1,9 +1,11 @@
 """Random faults over one training run on two ranks; the result must be what an undisturbed run gives, to the bit.
 
     python benchmarks/chaos.py --faults 30 --kinds kill-rank,kill-launcher,stop-rank --json chaos.json
+    python benchmarks/chaos.py --rollouts --faults 10 --kinds kill-rank,kill-supervisor --steps 200 --every 10
 
 Prints, per kind of fault, how many there were, steps made again and seconds until training was farther than before the
-fault. `disk-full` mounts a small file system for the checkpoints, which takes root and Linux. Exits 1 when the weights
+fault. With `--rollouts` the run is one of reinforcement learning, and every answer that it drew must be the same too.
+`disk-full` mounts a small file system for the checkpoints, which takes root and Linux. Exits 1 when the weights
 or the losses differ, or the run needed a person (`replica train --supervise` gave up).
 """
 
@@ -50,7 +52,7 @@ class Chaos:
         self.run, self.chance = run, chance
         self._command = [
             *(sys.executable, "-m", "launch.cli", "train", str(recipe), "--out", str(run), "--ranks", "2"),
-            *("--supervise", "--restarts", "3", "--pause", "0.5"),
+            *("--supervise", "--restarts", "3", "--pause", "0.5", "--trust", str(recipe.parent)),
         ]
         self._log = run.with_suffix(".log").open("ab")
         self.supervisor = self._start()
@@ -180,6 +182,36 @@ def prepare(directory: Path, steps: int, every: int, overrides: list[str]) -> Pa
     return recipe
 
 
+def as_rollouts(recipe: Path, steps: int, every: int) -> Path:
+    """Prompts in place of the corpus, and a recipe of reinforcement learning: two steps a rollout, an uneven reward."""
+    directory = recipe.parent
+    chance = random.Random(1)
+    with (directory / "prompts.jsonl").open("w", encoding="utf-8") as stream:
+        for number in range(200):
+            row = {"question": f"{number} {chance.randrange(1000)}", "answer": f"#### {number}"}
+            stream.write(json.dumps(row) + "\n")
+    code = "def uneven(text, reference):\n    return sum(map(ord, text)) % 7 / 7\n"
+    (directory / "reward.py").write_text(code, encoding="utf-8")
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    content["data"] |= {
+        "directory": "prompts",
+        "sources": [{"name": "prompts", "path": "prompts.jsonl", "shape": "gsm8k"}],
+    }
+    content["data"]["tokenizer"] = {"kind": "byte", "special_tokens": "chat"}
+    content["model"]["dropout"] = 0.0
+    rollout = {"prompts": 8, "samples": 4, "max_new_tokens": 6, "updates": 2, "truncated": "keep"}
+    rewards = {"custom": [{"code": "reward.py:uneven"}]}
+    content["train"] |= {
+        "steps": steps, "global_batch_size": 16, "checkpoint": {"every": every},
+        "objective": {"kind": "grpo", "rewards": rewards, "rollout": rollout},
+    }  # fmt: skip
+    file = directory / "rollouts.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    command = [sys.executable, "-m", "data_prep", "run", str(file), "--out", str(directory / "data-of-prompts")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return file
+
+
 @contextmanager
 def small_disk(directory: Path, wanted: bool) -> Iterator[None]:
     """A file system of 32 MiB at `directory`, where one is wanted.
@@ -233,11 +265,12 @@ def disturb(chaos: Chaos, kinds: list[str], faults: int, steps: int, minutes: fl
 
 
 def same_result(one: Path, other: Path) -> bool:
-    """Whether two runs end with the same weights and logged the same losses, to the bit."""
+    """Whether two runs end with the same weights, and logged the same losses and drew the same answers, to the bit."""
     import torch
 
     from pretrain.checkpoint.load_weights import load_weights
     from pretrain.checkpoint.manifest import newest
+    from pretrain.rollout.rollout_record import digest
 
     weights = []
     for run in (one, other):
@@ -249,7 +282,7 @@ def same_result(one: Path, other: Path) -> bool:
         {entry["step"]: entry["train/loss"] for entry in read_metrics(run) if "train/loss" in entry}
         for run in (one, other)
     ]
-    return equal and losses[0] == losses[1]
+    return equal and losses[0] == losses[1] and digest(one) == digest(other)
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -274,6 +307,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=20, help="steps between checkpoints")
     parser.add_argument("--kinds", default=",".join(FAULTS))
     parser.add_argument("--minutes", type=float, default=60, help="after these there are no more faults")
+    parser.add_argument("--rollouts", action="store_true", help="a run of reinforcement learning")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", type=Path, help="where to work")
     parser.add_argument("--json", type=Path, help="write the outcomes here")
@@ -285,6 +319,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-", dir=options.directory, ignore_cleanup_errors=True) as name:
         directory = Path(name)
         recipe = prepare(directory, options.steps, options.every, options.overrides)
+        if options.rollouts:
+            recipe = as_rollouts(recipe, options.steps, options.every)
         began = time.monotonic()
         undisturbed = Chaos(recipe, directory / "undisturbed", random.Random(options.seed))
         while undisturbed.go_on():
