@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from data_prep.tokens.vocab import Vocab, byte_alphabet
 from launch.chat.answers import Piece, ScoredToken, joined
-from launch.chat.batcher import Batcher, Busy, Closed, Ticket
+from launch.chat.batcher import Batcher, Busy, Closed, ModelFailed, Ticket
 from launch.chat.guard import refusal
 from launch.chat.protocol import ApiError, event, usage
 
@@ -153,7 +153,7 @@ def _told(error: Exception) -> ApiError:
         return ApiError(503, "The server is shutting down.")
     if isinstance(error, ValueError):
         return ApiError(400, str(error))
-    return ApiError(500, f"The model failed: {type(error).__name__}. The server's log may say more.")
+    return ApiError(500, f"The model failed: {error}." if isinstance(error, ModelFailed) else "The server failed.")
 
 
 # ------------------------------------------------------------------------------------------------------------- shapes

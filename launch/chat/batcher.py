@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from configs.common.notices import warn
 from launch.chat.answers import AnswerText, Piece, ScoredToken
 
 GATHER_SECONDS = 0.02  # requests that arrive within this time of a first one begin with it
@@ -20,6 +22,10 @@ class Busy(Exception):
 
 class Closed(Exception):
     """The batcher ended before the answers did."""
+
+
+class ModelFailed(Exception):
+    """A step of the model failed, and with it all answers under way."""
 
 
 class Decoding(Protocol):
@@ -85,7 +91,7 @@ class Batcher:
         with self._changed:
             if self._closing:
                 raise Closed
-            if len(self._waiting) + len(tickets) > self._limit:
+            if self._waiting and len(self._waiting) + len(tickets) > self._limit:
                 raise Busy
             self._waiting.extend(tickets)
             self._changed.notify_all()
@@ -110,8 +116,12 @@ class Batcher:
                 self._admit()
                 if self._active:
                     self._step()
-            except Exception as error:  # the model failed: all that it was busy with fails, and the server goes on
-                self._fail(error)
+            except Exception as error:  # all that the model was busy with fails, and the server goes on
+                if isinstance(error, ValueError):
+                    warn(f"the answers under way failed: {error}")
+                else:
+                    traceback.print_exception(error)
+                self._fail(ModelFailed(str(error) or type(error).__name__))
         self._fail(Closed())
         for ticket in self._waiting:
             self._deliver(ticket, Closed())

@@ -76,7 +76,7 @@ class Talk:
             said = self.served.template.parse(generated)
             if said.parts:
                 self.messages += [Message.of("user", question), said]
-        if finish == "length":
+        if finish == "length" and self.served.template is not None:
             self.tell(f"the answer was cut after {length} tokens, its longest length")
 
     def _prompt(self, question: str) -> list[int]:

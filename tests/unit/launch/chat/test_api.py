@@ -374,7 +374,8 @@ def test_too_many_waiting_requests_are_told_so() -> None:
         assert second[0].choices[0].message.content == "x" * 20
 
 
-def test_a_model_that_fails_ends_its_requests_alone() -> None:
+def test_a_model_that_fails_ends_its_requests_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the server's fault, not the client's, and the server's log says more."""
     calls = iter([None, RuntimeError("boom"), *[None] * 100])
 
     def fail() -> None:
@@ -385,7 +386,7 @@ def test_a_model_that_fails_ends_its_requests_alone() -> None:
         live(tiny_served(), player=ScriptedPlayer(lambda _: "yes", fail)) as (address, _),
         client_of(address) as client,
     ):
-        with pytest.raises(openai.InternalServerError, match="The model failed: RuntimeError"):
+        with pytest.raises(openai.InternalServerError, match="The model failed: boom"):
             create(client)
         assert create(client).choices[0].message.content == "yes"
     calls = iter([None, None, ValueError("no finite probabilities"), *[None] * 100])
@@ -394,9 +395,12 @@ def test_a_model_that_fails_ends_its_requests_alone() -> None:
         client_of(address) as client,
     ):
         stream = create(client, stream=True)
-        with pytest.raises(openai.APIError, match="no finite probabilities"):
+        with pytest.raises(openai.APIError, match="no finite probabilities") as wrong:
             list(stream)
+        assert wrong.value.type == "server_error"
         assert create(client).choices[0].message.content == "yes"
+    log = capsys.readouterr().err
+    assert "RuntimeError: boom" in log and "warning: the answers under way failed: no finite probabilities" in log
 
 
 def test_a_base_model_completes_and_says_that_it_does_not_answer() -> None:

@@ -142,7 +142,7 @@ def test_a_body_that_does_not_say_its_length_is_counted_as_it_comes(address: str
 
 
 def test_limits_of_answers(address: str) -> None:
-    limits = Limits(body=1000, tokens=5, rows=2)
+    limits = Limits(body=1000, tokens=5, rows=2, waiting=0)  # an idle server takes a request at once
     with live(tiny_served(), player=ScriptedPlayer(lambda _: "x" * 50), limits=limits) as (small, _):
         status, body = send(small, "/v1/chat/completions", ASK, JSON)
         assert status == 200 and body["choices"][0]["message"]["content"] == "xxxxx"
