@@ -15,10 +15,11 @@ from typing import Any
 from configs.common.versions import installed
 from configs.safety.parsing import parse_json
 from configs.schema.data import Normalize
-from configs.schema.evaluation import PerplexitySet, TranslationSet
+from configs.schema.evaluation import ChatSet, Evaluation, PerplexitySet, PreferenceSet, TranslationSet
 from configs.schema.recipe import Recipe
 from configs.schema.sources import Source
 from data_prep.decontamination.benchmark_tasks import SHIPPED_TASKS, check_places, task_passages
+from data_prep.decontamination.chat_sets import read_preferences, read_prompts
 from data_prep.documents.conversion import read_documents
 from data_prep.documents.document import Document, Rejected
 from data_prep.readers import Reading, read_records
@@ -27,6 +28,10 @@ from data_prep.text.normalize import normalize
 
 # Web archives hold pages that are no text and responses without one; to leave those out is what is meant.
 _OF_OTHER_KINDS = {"http_status", "not_text_media"}
+
+_Set = PerplexitySet | TranslationSet | ChatSet | PreferenceSet
+# Settings of a set that change no item of it.
+_HOW_TO_SCORE = {"path", "stride", "max_new_tokens", "tokenize", "samples", "temperature"}
 
 
 @dataclass(frozen=True)
@@ -169,9 +174,8 @@ def contents_of(recipe: Recipe, identify: Callable[[Any], Any]) -> dict[str, Any
     found: dict[str, Any] = {"files": [identify(path) for path in _files(settings.files)]}
     tasks = list(settings.tasks)
     if settings.evaluation:
-        for kind, sets in (("perplexity", section.perplexity), ("translation", section.translation)):
-            for item in sets:
-                found[f"{kind}/{item.name}"] = _contents(item, identify)
+        for name, item in _named_sets(section):
+            found[name] = _contents(item, identify)
         tasks += section.benchmarks.tasks
         found["normalize"] = recipe.data.normalize.model_dump(mode="json")
     if tasks:
@@ -179,8 +183,19 @@ def contents_of(recipe: Recipe, identify: Callable[[Any], Any]) -> dict[str, Any
     return found
 
 
-def _contents(item: PerplexitySet | TranslationSet, identify: Callable[[Any], Any]) -> dict[str, Any]:
-    own = item.model_dump(mode="json", exclude={"path", "stride", "max_new_tokens", "tokenize"})
+def _named_sets(section: Evaluation) -> Iterator[tuple[str, _Set]]:
+    """The sets that are files, by the names that scores and the comparison have for them."""
+    for kind, sets in (
+        ("perplexity", section.perplexity),
+        ("translation", section.translation),
+        ("chat", section.chat),
+        ("preference", section.preference),
+    ):
+        yield from ((f"{kind}/{item.name}", item) for item in sets)
+
+
+def _contents(item: _Set, identify: Callable[[Any], Any]) -> dict[str, Any]:
+    own = item.model_dump(mode="json", exclude=_HOW_TO_SCORE)
     return {"settings": own, "files": [identify(path) for path in expand(item.path)]}
 
 
@@ -200,11 +215,10 @@ def changed_sets(recipe: Recipe, compared: dict[str, Any], identify: Callable[[A
         identify: gives a file's size and digest.
     """
     section, found = recipe.evaluation, set()
-    for kind, sets in (("perplexity", section.perplexity), ("translation", section.translation)):
-        for item in sets:
-            before = compared.get(f"{kind}/{item.name}")
-            if before is not None and _differs(before, partial(_contents, item, identify)):
-                found.add(f"{kind}/{item.name}")
+    for name, item in _named_sets(section):
+        before = compared.get(name)
+        if before is not None and _differs(before, partial(_contents, item, identify)):
+            found.add(name)
     if section.benchmarks.tasks and "tasks" in compared:
         before = {"settings": {}, "files": compared["tasks"]["files"]}
         if _differs(before, lambda: {"settings": {}, "files": _task_files(recipe, identify)}):
@@ -236,6 +250,7 @@ def read_items(recipe: Recipe) -> Iterator[Item]:
         for pairs in section.translation:
             for pair in read_all_pairs(pairs):
                 yield _item(f"translation/{pairs.name}", [pair.source, pair.target])
+        yield from _assistant_items(section, recipe.chat.system)
         yield from _task_items(section.benchmarks.tasks, recipe, "evaluation.benchmarks.tasks")
     files = _files(settings.files)
     for name, path in zip(names_within(files), files, strict=True):
@@ -244,6 +259,17 @@ def read_items(recipe: Recipe) -> Iterator[Item]:
             yield _item(f"file/{name}", [document.text])
     further = [name for name in settings.tasks if not settings.evaluation or name not in section.benchmarks.tasks]
     yield from _task_items(further, recipe, "data.decontaminate.tasks")
+
+
+def _assistant_items(section: Evaluation, system: str | None) -> Iterator[Item]:
+    """Items of the sets for assistants, with the passages by which scores tell clean from touched ones."""
+    for prompts in section.chat:
+        for prompt in read_prompts(prompts, system)[0]:
+            yield _item(f"chat/{prompts.name}", [prompt.text, prompt.reference or ""])
+    for preferences in section.preference:
+        for pair in read_preferences(preferences, system)[0]:
+            said = (*pair.prompt, pair.chosen, pair.rejected)
+            yield _item(f"preference/{preferences.name}", [message.text for message in said])
 
 
 def _task_items(names: Sequence[str], recipe: Recipe, setting: str) -> Iterator[Item]:
