@@ -90,7 +90,7 @@ class Source(Section):
         description="How a record becomes what the stage's objective reads. text: a document of `text_field`. openai: "
         "`messages` of role and content. sharegpt: `conversations` of from and value. alpaca: instruction, input, "
         "output. hh: chosen and rejected transcripts. gsm8k: question and answer, `####` before the result. pairs: "
-        "prompt, chosen, rejected. See docs/assistant.md.",
+        "prompt, chosen, rejected. See docs/conversations.md.",
     )
     text_documents: Literal["file", "line", "paragraph"] = Field(
         "file", description="Unit of a .txt file that is one document."
