@@ -30,6 +30,15 @@ SERVES: dict[Shape, tuple[Unit, ...]] = {
     "hh": ("pair", "conversation", "prompt"),
     "pairs": ("pair", "conversation", "prompt"),
 }
+# Fields that a record of a shape has, by which a table's first row is known for names of columns.
+FIELDS: dict[Shape, tuple[str, ...]] = {
+    "openai": ("messages",),
+    "sharegpt": ("conversations",),
+    "alpaca": ("instruction", "input", "output"),
+    "gsm8k": ("question", "answer"),
+    "hh": ("chosen", "rejected"),
+    "pairs": ("prompt", "chosen", "rejected"),
+}
 
 
 class Chat(Section):

@@ -43,6 +43,13 @@ class Wanted:
 
     unit: Unit = "document"
     system: str | None = None  # text of a system message for records that have none
+    calls: bool = True  # calculations become calls of the calculator; else the text around them stays alone
+
+    def of(self, record: dict[str, Any], shape: Shape) -> AnyUnit:
+        """Makes the unit; raises as `to_unit` does."""
+        unit = to_unit(record, shape, self.unit, self.system)
+        # A model that was taught to call a tool, and has none, would wait for results that do not come.
+        return unit if self.calls or shape != "gsm8k" else without_tools(unit)
 
 
 DOCUMENTS = Wanted()
@@ -85,6 +92,16 @@ def _preference(record: dict[str, Any], shape: Shape, unit: Unit, system: str | 
         return Conversation(checked((*prompt, chosen)))
     _compared(prompt, chosen, rejected)
     return Pair(prompt, chosen, rejected, _margin(record.get("margin")))
+
+
+def without_tools(unit: AnyUnit) -> AnyUnit:
+    """The conversation with the text of its answers alone, where it has any; other units as they are."""
+    if not isinstance(unit, Conversation):
+        return unit
+    messages = [
+        Message(message.role, tuple(part for part in message.parts if part.kind == "text")) for message in unit.messages
+    ]
+    return Conversation(checked(tuple(messages)))
 
 
 # -------------------------------------------------------------------------------------------------------------- checks

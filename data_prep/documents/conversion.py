@@ -13,7 +13,7 @@ from typing import Any
 from configs.schema.data import Extract
 from configs.schema.sources import Source
 from data_prep.chat.messages import Prompt, Unusable
-from data_prep.chat.shapes import DOCUMENTS, Wanted, to_unit
+from data_prep.chat.shapes import DOCUMENTS, Wanted
 from data_prep.documents.document import Document, Rejected
 from data_prep.readers import JSON_TYPE, RawRecord, cut_position
 from data_prep.readers.fields import split_front_matter, take_text
@@ -160,7 +160,7 @@ class _Converter:
         """The record as what the objective reads; its text is never cut."""
         identifier, url = self.named(row)
         try:
-            unit = to_unit(row, self.source.shape, self.wanted.unit, self.wanted.system)
+            unit = self.wanted.of(row, self.source.shape)
         except Unusable as error:
             return self.rejected(error.reason, ascii(error.detail)[1:-1])
         encoded = _encode(unit.text)

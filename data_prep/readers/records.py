@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
+from configs.schema.chat import FIELDS
 from configs.schema.data import Limits
 from configs.schema.sources import Source
 
@@ -63,7 +64,8 @@ class Reading:
         """The settings of a source; `reader`: its own, where it names one."""
         return Reading(
             CUSTOM if source.reader else source.format, source.members, source.header, source.text_documents,
-            max_part_bytes, limits.record_bytes, limits.expansion, limits.attempts, reader, tuple(source.text_fields),
+            max_part_bytes, limits.record_bytes, limits.expansion, limits.attempts, reader,
+            FIELDS.get(source.shape, tuple(source.text_fields)),
         )  # fmt: skip
 
 

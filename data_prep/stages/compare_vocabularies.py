@@ -21,9 +21,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from configs.common.rendering import markdown_text
+from configs.schema.chat import SERVES
 from configs.schema.data import Data
 from configs.schema.data import Tokenizer as TokenizerSettings
 from configs.schema.sources import Source
+from data_prep.chat.shapes import Wanted
 from data_prep.documents.chain import Chain, Dropped
 from data_prep.documents.conversion import to_documents
 from data_prep.documents.document import Document, Rejected
@@ -168,12 +170,13 @@ class _Reading:
 
     def _of(self, origin: Origin) -> Iterator[Document]:
         data = self._data
+        wanted = Wanted(SERVES[self._source.shape][0])
         for record in origin.records(data.max_document_bytes, data.limits):
-            for item in to_documents(record, self._source, origin.name, data.max_document_bytes, data.extract):
+            for item in to_documents(record, self._source, origin.name, data.max_document_bytes, data.extract, wanted):
                 if isinstance(item, Rejected):
                     self.refused = f" ({item.where}: {item.reason})"
                     continue
-                kept = self._chain(item)
+                kept = self._chain(replace(item, unit=None))  # of a conversation its text is enough
                 if isinstance(kept, Dropped):
                     self.refused = f" ({item.id}: {kept.key})"
                 elif not data.dedup.exact or self._is_new(kept[1]):

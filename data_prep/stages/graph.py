@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -141,7 +142,7 @@ class Plan:
         self.directory = recipe.data_directory
         self.identities = Identities(self.directory)
         self.unit = unit_of(recipe.train.objective)
-        self.wanted = Wanted(self.unit, recipe.chat.system)
+        self.wanted = Wanted(self.unit, recipe.chat.system, "calculator" in recipe.chat.tools)
         self.room = room_of(recipe)
 
     @cached_property
@@ -163,7 +164,7 @@ class Plan:
             "libraries": {name: version(name) for name in self._libraries()},
         }
         if self.unit != "document":
-            inputs["wanted"] = {"unit": self.unit, "system": self.wanted.system}
+            inputs["wanted"] = asdict(self.wanted)
         return Stage(self.directory / "documents", inputs)
 
     def _quality(self) -> dict[str, Any]:

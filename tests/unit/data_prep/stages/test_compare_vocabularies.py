@@ -91,6 +91,13 @@ def test_mistakes(data: Data) -> None:
         read_size("8m")
 
 
+def test_conversations_are_compared_by_their_text() -> None:
+    source = {"name": "tasks", "path": str(CORPUS / "seed-tasks.jsonl.zst"), "shape": "alpaca"}
+    measured, held_out = compare(Data.model_validate({"sources": [source]}), [], ["byte"], sample_bytes=30_000)
+    assert measured[0].bytes_per_token["all"] == 1.0
+    assert held_out["all"] > 1000
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "figures.json"
     assert main(

@@ -264,6 +264,30 @@ def test_a_system_text_stands_before_conversations_that_have_none(make: Make) ->
     assert documents(stream)[0][0][:-1] == ChatTemplate(manifest.vocab).render(messages).ids[1:]
 
 
+@pytest.mark.parametrize("tools", ["[calculator]", "[]"])
+def test_calculations_are_calls_only_where_there_is_a_calculator(make: Make, tools: str) -> None:
+    """A model that calls a tool which it does not have would wait for its results."""
+    record = {"question": "q", "answer": "2*3 = <<2*3=6>>6\n#### 6"}
+    recipe = make("conversation", "gsm8k", [record], "data.validation_fraction=0", f"chat.tools={tools}")
+    manifest = prepare_inline(recipe)
+    (stream,) = streams(manifest)
+    template = ChatTemplate(manifest.vocab)
+    ids, kinds = documents(stream)[0]
+    assert (Kind.CALL in kinds, Kind.RESULT in kinds) == (tools != "[]", tools != "[]")
+    said = template.parse(ids[ids.index(template.role_ids["assistant"]) + 1 :]).text
+    call = "<|call|>2*3<|/call|><|result|>6<|/result|>" if tools != "[]" else ""
+    assert said == f"2*3 = {call}6\n#### 6"
+
+
+def test_a_table_with_columns_of_the_shape_needs_no_settings(make: Make) -> None:
+    recipe = make("conversation", "alpaca", [], "data.validation_fraction=0")
+    file = Path(str(recipe.data.sources[0].path)).with_suffix(".csv")
+    file.write_text("instruction,input,output\nWhy?,,Because.\n")
+    source = recipe.data.sources[0].model_copy(update={"path": str(file)})
+    table = recipe.model_copy(update={"data": recipe.data.model_copy(update={"sources": [source]})})
+    assert rows(prepare_inline(table))["shards/train"][0] == 1
+
+
 def test_a_source_of_another_shape_is_told_so(make: Make) -> None:
     with pytest.raises(ValueError, match=r"missing_field 1 .*no messages; fields: question.* set its `shape`"):
         prepare_inline(make("conversation", "openai", [{"question": "q"}]))
