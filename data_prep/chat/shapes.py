@@ -42,12 +42,11 @@ class Wanted:
     """What records are to become."""
 
     unit: Unit = "document"
-    system: str | None = None  # text of a system message for records that have none
     calls: bool = True  # calculations become calls of the calculator; else the text around them stays alone
 
     def of(self, record: dict[str, Any], shape: Shape) -> AnyUnit:
         """Makes the unit; raises as `to_unit` does."""
-        unit = to_unit(record, shape, self.unit, self.system)
+        unit = to_unit(record, shape, self.unit, None)
         # A model that was taught to call a tool, and has none, would wait for results that do not come.
         return unit if self.calls or shape != "gsm8k" else without_tools(unit)
 
@@ -73,7 +72,7 @@ def to_unit(record: dict[str, Any], shape: Shape, unit: Unit, system: str | None
     if shape in ("hh", "pairs"):
         return _preference(record, shape, unit, system)
     messages, reference, used = _READERS[shape](record)
-    messages = _with_system(messages, system)
+    messages = with_system(messages, system)
     if unit == "conversation":
         return Conversation(checked(messages))
     if messages and messages[-1].role == "assistant":
@@ -84,7 +83,7 @@ def to_unit(record: dict[str, Any], shape: Shape, unit: Unit, system: str | None
 
 def _preference(record: dict[str, Any], shape: Shape, unit: Unit, system: str | None) -> AnyUnit:
     prompt, chosen, rejected = (_transcripts if shape == "hh" else _named_answers)(record)
-    prompt = _asked(_with_system(prompt, system))
+    prompt = _asked(with_system(prompt, system))
     if unit == "prompt":
         used = ("chosen", "rejected", "prompt", "conversations", "messages", "margin")
         return Prompt(prompt, None, _rest(record, used))
@@ -158,7 +157,8 @@ def _alternate(turns: Messages) -> None:
             raise Unusable("empty_question" if message.role == "user" else "empty_answer", f"message {number + 1}")
 
 
-def _with_system(messages: Messages, system: str | None) -> Messages:
+def with_system(messages: Messages, system: str | None) -> Messages:
+    """The messages with a system message of this text before them, unless they have one or there is no text."""
     if system is None or (messages and messages[0].role == "system"):
         return messages
     return (Message.of("system", system), *messages)

@@ -56,7 +56,7 @@ TOKENIZER_CODE = ("tokens/vocab", "tokens/vocab_training", "tokens/vocab_checks"
 # Both the text that the tokenizer is trained on and the shards.
 PACKING_CODE = (
     *("tokens/pack", "tokens/encode", "tokens/shards", "text/characters", "documents/document"),
-    *("tokens/unit_encoder", "tokens/chat_template", "chat/messages"),
+    *("tokens/unit_encoder", "tokens/chat_template", "chat/messages", "chat/shapes"),
     *("workers/parts", "workers/verdicts", "workers/manifests", *TOKENIZER_CODE),
 )
 
@@ -142,7 +142,7 @@ class Plan:
         self.directory = recipe.data_directory
         self.identities = Identities(self.directory)
         self.unit = unit_of(recipe.train.objective)
-        self.wanted = Wanted(self.unit, recipe.chat.system, "calculator" in recipe.chat.tools)
+        self.wanted = Wanted(self.unit, "calculator" in recipe.chat.tools)
         self.room = room_of(recipe)
 
     @cached_property
@@ -257,7 +257,7 @@ class Plan:
             "code": _code(*PACKING_CODE),
         }
         if self.unit != "document":
-            inputs |= {"unit": self.unit, "room": self.room}
+            inputs |= {"unit": self.unit, "room": self.room, "system": self.recipe.chat.system}
         return Stage(self.directory / "shards", inputs)
 
     @property

@@ -26,7 +26,8 @@ _EMPTY = "the training split is empty; lower data.validation_fraction or give mo
 
 def _split_parts(plan: Plan, stage: Stage, parts: list[Part]) -> list[pack.SplitPart]:
     sources = {source.name: source for source in plan.data.sources}
-    return [pack.SplitPart(stage, plan.data, sources[part.source], part, plan.unit, plan.room) for part in parts]
+    unit = plan.unit, plan.room, plan.recipe.chat.system
+    return [pack.SplitPart(stage, plan.data, sources[part.source], part, *unit) for part in parts]
 
 
 # ------------------------------------------------------------------------------------------------------------ tokenizer

@@ -85,6 +85,7 @@ class SplitPart:
     part: Part
     unit: Unit = "document"
     room: int = 0  # tokens of the longest unit
+    system: str | None = None  # text of a system message for units that have none
 
     @property
     def name(self) -> str:
@@ -262,7 +263,8 @@ def _write_documents(task: EncodeTask, vocab: Vocab, encode: Encode, files: _Par
 def _write_units(task: EncodeTask, vocab: Vocab, encode: Encode, files: _PartFiles) -> dict[str, Any]:
     """As `_write_documents`; what is refused, and what stays, is counted in units of text for the funnel."""
     dtype, unit = np.dtype(task.dtype), task.part.unit
-    encoder = UnitEncoder(vocab, unit, task.part.room, lambda text: np.frombuffer(encode(text), dtype).tolist())
+    part = task.part
+    encoder = UnitEncoder(vocab, unit, part.room, part.system, lambda text: np.frombuffer(encode(text), dtype).tolist())
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])  # units, bytes of their text, tokens
     lost = Count()
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from configs.schema.chat import Unit
 from data_prep.chat.messages import AnyUnit, Conversation, Message, Pair, Prompt, messages_to_json, unit_from_json
+from data_prep.chat.shapes import with_system
 from data_prep.documents.document import UNIT
 from data_prep.tokens.chat_template import ChatTemplate, Kind, Rendered
 from data_prep.tokens.vocab import Vocab
@@ -55,12 +56,21 @@ class UnitEncoder:
         vocab: with the tokens of a chat template.
         unit: which kind.
         room: tokens of the longest document, with its end.
+        system: text of a system message for units that have none; the steps before have not seen it, so that language
+            and duplicates are those of what was said.
         encode: text to ids.
     """
 
-    def __init__(self, vocab: Vocab, unit: Unit, room: int, encode: Callable[[str], list[int]] | None = None) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        unit: Unit,
+        room: int,
+        system: str | None = None,
+        encode: Callable[[str], list[int]] | None = None,
+    ) -> None:
         self.template = ChatTemplate(vocab, encode)
-        self._unit, self._room = unit, room
+        self._unit, self._room, self._system = unit, room, system
 
     def __call__(self, unit: AnyUnit) -> tuple[list[Encoded], AnyUnit]:
         """The documents of a unit (a pair has two: chosen, rejected), and the unit as they hold it.
@@ -76,7 +86,11 @@ class UnitEncoder:
         messages = self._shortened(unit.messages)
         return [self._document(messages, Row())], Conversation(messages)
 
+    def _begun(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        return with_system(messages, self._system)
+
     def _document(self, messages: tuple[Message, ...], row: Row) -> Encoded:
+        messages = self._begun(messages)
         rendered = self.template.render(messages)
         if len(rendered.ids) > self._room:
             raise Refused(TOO_LONG)
@@ -85,12 +99,13 @@ class UnitEncoder:
         return self._stored(rendered, messages, row)
 
     def _prompt(self, prompt: Prompt) -> Encoded:
-        ids = self.template.prompt(prompt.messages)
+        messages = self._begun(prompt.messages)
+        ids = self.template.prompt(messages)
         if len(ids) > self._room:
             raise Refused(TOO_LONG)
         metadata = json.dumps(prompt.metadata, sort_keys=True) if prompt.metadata else None
         rendered = Rendered(ids, [int(Kind.GIVEN)] * len(ids))
-        return self._stored(rendered, prompt.messages, Row(prompt.reference, metadata))
+        return self._stored(rendered, messages, Row(prompt.reference, metadata))
 
     def _stored(self, rendered: Rendered, messages: tuple[Message, ...], row: Row) -> Encoded:
         # The end of the document before is the first token that this one is conditioned on.
@@ -107,7 +122,7 @@ class UnitEncoder:
         """
         first = 1 if messages[0].role == "system" else 0
         lengths = [len(self.template.render([message]).ids) - 1 for message in messages]
-        total, start = 1 + sum(lengths), first
+        total, start = len(self.template.render(self._begun(messages)).ids), first
         while total > self._room and len(messages) - start > 2:
             total -= sum(lengths[start : start + 2])
             start += 2

@@ -256,12 +256,23 @@ def test_answers_that_normalisation_makes_equal_are_no_pair(make: Make) -> None:
     assert rows(manifest)["normalize/same_answers"][0] == 1
 
 
-def test_a_system_text_stands_before_conversations_that_have_none(make: Make) -> None:
-    recipe = make("conversation", "openai", [turns("q", "a")], "data.validation_fraction=0", "chat.system=Be kind.")
+@pytest.mark.parametrize("unit", ["conversation", "prompt"])
+def test_a_system_text_stands_before_conversations_that_have_none(make: Make, unit: str) -> None:
+    """It has its room and no part in the text that language, quality and duplicates are judged by."""
+    own = {"role": "system", "content": "Mine."}
+    records = [turns("q", "a"), {"messages": [own, *turns("q", "a")["messages"]]}, turns("q" * 30, "a")]
+    recipe = make(unit, "openai", records, "data.validation_fraction=0", "chat.system=Be kind and good.")
     manifest = prepare_inline(recipe)
-    messages = [Message.of("system", "Be kind."), Message.of("user", "q"), Message.of("assistant", "a")]
+    template = ChatTemplate(manifest.vocab)
+    said = [Message.of("user", "q"), *([Message.of("assistant", "a")] if unit == "conversation" else [])]
+    render: Any = (lambda m: template.render(m).ids) if unit == "conversation" else template.prompt
     (stream,) = streams(manifest)
-    assert documents(stream)[0][0][:-1] == ChatTemplate(manifest.vocab).render(messages).ids[1:]
+    expected = [render([Message.of("system", text), *said])[1:] for text in ("Be kind and good.", "Mine.")]
+    assert [ids[:-1] for ids, _ in documents(stream)][:2] == expected
+    assert rows(manifest)["read/read"][0] == 3
+    assert ("shards/longer_than_context" in rows(manifest)) == (unit == "prompt"), "48 tokens of 64 are for the prompt"
+    assert rows(manifest)["shards/train"][1] == (4 + 11 + 33 if unit == "conversation" else 1 + 8)
+    check(manifest.funnel)
 
 
 @pytest.mark.parametrize("tools", ["[calculator]", "[]"])
