@@ -220,7 +220,7 @@ def test_steps_for_documents_reach_the_messages_and_cut_none(make: Make) -> None
             {"role": "user", "content": said},
             {"role": "assistant", "content": [
                 {"type": "text", "text": "so  \n2*2 = "}, {"type": "call", "text": "2*2"},
-                {"type": "result", "text": "4"}, {"type": "text", "text": " done.  "},
+                {"type": "result", "text": "4"}, {"type": "text", "text": "\n done.  "},
             ]},
         ]
     }  # fmt: skip
@@ -238,13 +238,14 @@ def test_steps_for_documents_reach_the_messages_and_cut_none(make: Make) -> None
                 {"role": "user", "content": changed},
                 {"role": "assistant", "content": [
                     {"type": "text", "text": "so\n2*2 = "}, {"type": "call", "text": "2*2"},
-                    {"type": "result", "text": "4"}, {"type": "text", "text": " done."},
+                    {"type": "result", "text": "4"}, {"type": "text", "text": "\n done."},
                 ]},
             ]
         }
     )  # fmt: skip
     assert ids[:-1] == ChatTemplate(manifest.vocab).render(expected.messages).ids[1:]
     check(manifest.funnel)
+    assert {"quality/c4_lines", "shards/earlier_turns"}.isdisjoint(rows(manifest)), "nothing was taken out"
 
 
 def test_answers_that_normalisation_makes_equal_are_no_pair(make: Make) -> None:
