@@ -174,10 +174,11 @@ def test_a_stop_string_is_found_however_it_is_written(vocab: Vocab) -> None:
 def test_a_stop_string_is_met_at_its_last_token(vocab: Vocab) -> None:
     """Random tokens, cut characters among them: told at the token after which the text contains the string."""
     draws = torch.Generator().manual_seed(5)
-    ends = Stops(vocab, ["e", "th", "\n", "é"])
+    ends = Stops(vocab, ["th", "hat", "é"])
+    pool = torch.tensor([index for text in ("t", "h", "a", "o", " ", "é", "the") for index in vocab.encode(text)])
     places = []
     for _ in range(60):
-        ids = torch.randint(vocab.size, (40,), generator=draws).tolist()
+        ids = pool[torch.randint(len(pool), (40,), generator=draws)].tolist()
         contained = [any(stop in vocab.decode(ids[:length]) for stop in ends.strings) for length in range(1, 41)]
         first = contained.index(True) if True in contained else 40
         assert [ends.met(ids[: length + 1]) for length in range(first + 1)][:40] == contained[: first + 1]
