@@ -181,6 +181,11 @@ class GroupPolicy(_Reinforcement):
                 f"kind {self.kind} compares the answers to one prompt, so rollout.samples must be 2 or more; raise it, "
                 "or use kind reinforce"
             )
+        if self.kind == "reinforce" and self.scale == "group":
+            raise ValueError(
+                "kind reinforce compares with all answers, so equal answers of a group would be divided "
+                "by a deviation of 0; use scale batch or none, or kind grpo"
+            )
         return self
 
 
@@ -226,7 +231,7 @@ def unit_of(objective: Objective | None) -> Unit:
 
 
 def rows_per_unit(objective: Objective | None) -> int:
-    """Rows of a batch that one unit gives: two of a pair, as many as samples of a prompt."""
+    """Rows of batches that one unit gives: two of a pair; of a prompt its samples, in each pass over them."""
     if isinstance(objective, GroupPolicy | ProximalPolicy):
-        return objective.rollout.samples
+        return objective.rollout.samples * objective.rollout.passes
     return 2 if unit_of(objective) == "pair" else 1

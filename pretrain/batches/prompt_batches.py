@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.schema.objectives import GroupPolicy, ProximalPolicy
+from configs.schema.objectives import GroupPolicy, ProximalPolicy, rows_per_unit
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, DocumentSpan
 from pretrain.batches.mixture import plan_mixture
@@ -63,7 +63,7 @@ class PromptBatches:
         self._sources = [
             UnitWindows(shards[source.name], manifest.vocab_size, context, self._eod) for source in order.sources
         ]
-        self.windows = sum(source.windows for source in order.sources) * objective.rollout.samples
+        self.windows = sum(source.windows for source in order.sources) * rows_per_unit(objective)
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> PromptBatch:
         """The prompts of the rollout that feeds `step`."""

@@ -37,6 +37,8 @@ class PolicyLoss(LossModule):
     def sums(self, hidden: Tensor, targets: Tensor, weights: Tensor, columns: dict[str, Tensor]) -> Tensor:
         """As `loss`, from the policy's hidden states (B, T, D)."""
         log_probs, entropy = self.target_log_probs(hidden, targets)
+        # What is not learnt may be as unlikely as it likes: 0 x infinity would be NaN in loss and gradient.
+        log_probs = torch.where(weights > 0, log_probs, 0)
         now = log_probs.detach()
         old = columns.get(OLD, now)  # the ratio of the first update is 1, whatever rounding does
         loss, clipped = clipped_loss(log_probs, old, columns[ADVANTAGE], self.clip)

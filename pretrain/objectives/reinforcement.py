@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,18 +10,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from configs.common.layout import TOKENIZER
 from configs.common.notices import say
 from configs.schema.objectives import ProximalPolicy, Reinforcement
 from configs.schema.recipe import Recipe
 from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.shards import DataManifest
+from data_prep.tokens.vocab import Vocab
 from pretrain.batches.prompt_batches import PromptBatch, PromptBatches
 from pretrain.batches.source import Batch
 from pretrain.batches.trace import SpansOf, TracedSpan
+from pretrain.checkpoint.base_model import base_fingerprints
 from pretrain.checkpoint.frozen_model import FrozenModel
+from pretrain.checkpoint.manifest import newest
 from pretrain.engine.engine import Engine
 from pretrain.engine.loss_module import LossModule
 from pretrain.generation.tools import forced_by
+from pretrain.interchange.warm_start import weights_of
 from pretrain.model.transformer import Transformer
 from pretrain.model.weight_names import REWARD_HEAD
 from pretrain.objectives.critic import CRITIC_BODY, CRITIC_HEAD, ProximalLoss
@@ -75,19 +80,35 @@ class PolicyOptimisation(Objective):
         settings = self._settings
         if not isinstance(settings, ProximalPolicy):
             return read
-        found: dict[str, Tensor] = {}
+        body, head = read, None
         if settings.critic_from is not None:
-            frozen = FrozenModel.open(Path(self.recipe.parents[settings.critic_from]), torch.device("cpu"))
-            found = {f"{CRITIC_BODY}{name}": value for name, value in frozen.model.named_parameters()}
-            if REWARD_HEAD in frozen.extra:
-                found[CRITIC_HEAD] = frozen.extra[REWARD_HEAD]
+            run = Path(self.recipe.parents[settings.critic_from])
+            vocab = Vocab.load(self.recipe.data_directory / TOKENIZER)
+            body = weights_of(run, self.recipe.model, vocab, read, "train.objective.critic_from")
+            info = newest(run)
+            head = body(REWARD_HEAD) if info is not None and REWARD_HEAD in info.shapes else None
 
         def with_critic(name: str) -> Tensor:
-            if name in found:
-                return found[name].detach()
-            return read(name.removeprefix(CRITIC_BODY))
+            if name == CRITIC_HEAD and head is not None:
+                return head
+            return body(name.removeprefix(CRITIC_BODY)) if name.startswith(CRITIC_BODY) else read(name)
 
         return with_critic
+
+    def prepare(self, data: DataManifest, engine: Engine, base: str | None, set_base: Callable[[], None]) -> None:
+        """Refuses to go on where `train.init_from` no longer holds the weights that answers are compared with.
+
+        Raises:
+            ValueError: on every rank.
+        """
+        path = self.recipe.train.init_from
+        if not self._settings.kl.coefficient or path is None or base is None:
+            return
+        if base not in base_fingerprints(Path(path))[:1]:
+            raise ValueError(
+                f"train.init_from {path} holds other weights than this run started from, and kl.coefficient compares "
+                "with those; name the directory of that checkpoint, or start a new run with another --out"
+            )
 
     def batches(self, data: DataManifest, engine: Engine) -> PromptBatches:
         template = ChatTemplate(data.vocab)
@@ -199,6 +220,13 @@ class PolicyOptimisation(Objective):
                 f"{data.vocab_size}, so the model that training starts from cannot judge its answers; fine-tune it on "
                 "conversations first (a stage of kind sft), or set kl.coefficient 0"
             )
+        # Tokens that the checkpoint was not trained on begin here as they do in training; padding is not read.
+        weights = dict(frozen.model.named_parameters())
+        path, like = Path(self.recipe.train.init_from), lambda name: torch.zeros(weights[name].shape)
+        start = weights_of(path, self.recipe.model, data.vocab, like, "train.init_from")
+        with torch.no_grad():
+            for name in weights.keys() & {"embed.weight", "lm_head.weight"}:
+                weights[name].copy_(start(name))
         module = PolicyLoss(frozen.model, self.recipe.train.loss_chunk, self._settings).eval()
         module.vocab_size = data.vocab_size
         return partial(frozen.evaluate, take=module.per_target)

@@ -109,13 +109,14 @@ class Experience:
         """All answers and their rewards, in the order of their numbers. What goes wrong on a rank is raised on all."""
         own: dict[int, tuple[Drawn, Scores]] = {}
         problem = ""
-        with engine.reading() as model:
-            try:
+        try:
+            with engine.reading() as model:
                 drawn = self._sampler.draw(model, prompts, engine.rows.rank, engine.rows.count)
-                scores = self._scorer([self._completion(prompts[one.prompt], one) for one in drawn.values()])
-                own = dict(zip(drawn, zip(drawn.values(), scores, strict=True), strict=True))
-            except ValueError as error:
-                problem = str(error)
+            # Outside: a reward model must not be computed in the autocast of the policy.
+            scores = self._scorer([self._completion(prompts[one.prompt], one) for one in drawn.values()])
+            own = dict(zip(drawn, zip(drawn.values(), scores, strict=True), strict=True))
+        except ValueError as error:
+            problem = str(error)
         gathered = engine.gather((problem, own))
         for problem, _ in gathered:
             if problem:

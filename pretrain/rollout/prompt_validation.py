@@ -41,29 +41,30 @@ class PromptValidator:
             return {}
         engine.report_phase(Phase.VALIDATION)
         sums, problem = [0.0, 0.0, 0.0, 0.0], ""
-        with engine.reading() as model:
-            try:
+        try:
+            with engine.reading() as model:
                 drawn = self._sampler.draw(model, self._prompts, engine.rows.rank, engine.rows.count).values()
-                scores = self._scorer(
-                    [
-                        Completion(
-                            self._template.parse(one.ids).text,
-                            self._prompts[one.prompt].reference,
-                            self._prompts[one.prompt].ids,
-                            one.ids,
-                            one.finish == "stop",
-                        )
-                        for one in drawn
-                    ]
-                )
-                sums = [
-                    sum(score.total for score in scores),
-                    float(sum(one.finish == "stop" for one in drawn)),
-                    float(sum(len(one.ids) for one in drawn)),
-                    float(sum(_is_right(score.rewards) for score in scores)),
+            # Outside: a reward model must not be computed in the autocast of the policy.
+            scores = self._scorer(
+                [
+                    Completion(
+                        self._template.parse(one.ids).text,
+                        self._prompts[one.prompt].reference,
+                        self._prompts[one.prompt].ids,
+                        one.ids,
+                        one.finish == "stop",
+                    )
+                    for one in drawn
                 ]
-            except ValueError as error:
-                problem = str(error)
+            )
+            sums = [
+                sum(score.total for score in scores),
+                float(sum(one.finish == "stop" for one in drawn)),
+                float(sum(len(one.ids) for one in drawn)),
+                float(sum(_is_right(score.rewards) for score in scores)),
+            ]
+        except ValueError as error:
+            problem = str(error)
         for said in engine.gather(problem):
             if said:
                 raise ValueError(said)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema.batch_plan import plan_batch
+from configs.schema.batch_plan import plan_batch, total_steps
 from configs.schema.recipe import Recipe
 from data_prep.chat.messages import Message, MessagePart
 from data_prep.tokens.chat_template import ChatTemplate, Kind
@@ -213,6 +213,23 @@ def test_prompts_of_a_rollout_are_the_same_on_every_rank_and_feed_several_steps(
             seen.append((unit.source, unit.document))
     assert len(set(seen)) == len(seen) == 32
     assert prompts.digest(3) == prompts.digest(2) != prompts.digest(4)
+
+
+@pytest.mark.parametrize(("updates", "passes"), [(1, 1), (2, 1), (2, 2), (6, 3)])
+def test_an_epoch_asks_every_prompt_however_often_answers_are_trained_on(
+    tmp_path: Path, data: dict[str, Path], updates: int, passes: int
+) -> None:
+    rollout = {"prompts": 5, "samples": 2, "updates": updates, "passes": passes}
+    objective = {"kind": "grpo", "rewards": {"exact_answer": 1.0}, "rollout": rollout}
+    rows = 10 * passes // updates
+    train = {"objective": objective, "global_batch_size": rows, "checkpoint": {"every": updates}}
+    made = recipe(tmp_path, data["prompt"], **train)
+    made = made.model_copy(update={"train": made.train.model_copy(update={"steps": None, "epochs": 1.0})})
+    prompts = PromptBatches(made, load_manifest(data["prompt"]))
+    steps = total_steps(made, prompts.windows)
+    assert steps == 7 * updates  # 35 prompts, 5 a rollout
+    asked = [(unit.source, unit.document) for step in range(0, steps, updates) for unit in prompts.batch(step).prompts]
+    assert len(asked) == len(set(asked)) == 35
 
 
 # ------------------------------------------------------------------------------------------------------------- tracing

@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs.schema.model import Model
+from configs.schema.objectives import GroupPolicy
+from pretrain.model.transformer import Transformer
+from pretrain.objectives.policy import PolicyLoss
 from pretrain.objectives.policy_terms import clipped_loss, divergence, divergence_loss
 
 
@@ -68,3 +72,31 @@ def test_without_the_ratio_the_gradient_is_another_one(estimator: str) -> None:
 def test_the_divergence_of_a_policy_from_itself_is_nothing(estimator: str) -> None:
     log_probs = torch.randn(3, 4).sub(3)
     assert not divergence(log_probs, log_probs, estimator).any()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_what_is_not_learnt_may_be_as_unlikely_as_it_likes(estimator: str) -> None:
+    """At a low temperature a prompt's tokens have a probability of 0: 0 x infinity must not reach the loss."""
+    torch.manual_seed(0)
+    config = Model(num_layers=1, hidden_size=16, num_heads=2, context_length=8, dropout=0.0)
+    kl = {"coefficient": 0.1, "where": "loss", "estimator": estimator}
+    rollout = {"max_new_tokens": 4, "samples": 2, "temperature": 0.001}
+    settings = GroupPolicy.model_validate({"kind": "grpo", "rewards": {"format": 1.0}, "kl": kl, "rollout": rollout})
+    module = PolicyLoss(Transformer(config, 12), None, settings)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    tokens, targets = torch.randint(12, (2, 5)), torch.randint(12, (2, 5))
+    log_probs = module.per_target(tokens, targets, torch.ones(2, 5))[0].detach()
+    assert log_probs.min() < -1000
+    weights = (log_probs > -50).float()
+    weights[0, 0] = 1.0
+    columns = {
+        "advantage": torch.ones(2, 5),
+        "sampled": log_probs,
+        "reference": log_probs,
+        "token_share": torch.ones(2),
+    }
+    found = module.loss(tokens, targets, weights, None, **columns)
+    assert torch.isfinite(found).all()
+    found[0].backward()
+    assert all(parameter.grad is None or torch.isfinite(parameter.grad).all() for parameter in module.parameters())

@@ -106,6 +106,7 @@ def test_a_trainer_that_sees_other_probabilities_stops(run: Run, monkeypatch: py
         ({"rollout": {**ROLLOUT, "updates": 3, "passes": 2}}, {}, "updates 3 is no multiple of passes 2"),
         ({"rollout": {**ROLLOUT, "updates": 2}}, {"checkpoint": {"every": 3}}, "every 3 a multiple of 2"),
         ({"rollout": {**ROLLOUT, "top_k": 50}}, {}, "top_k"),  # draws from another distribution than the loss knows
+        ({"kind": "reinforce", "scale": "group"}, {}, "divided by a deviation of 0; use scale batch or none"),
         ({}, {"global_batch_size": 8}, "gives 4 sequences per step, but train.global_batch_size is 8; make it 4"),
         ({}, {"parallel": {"tensor": 2}}, "train.parallel.tensor"),
     ],
