@@ -210,6 +210,8 @@ def _explained(kind: str, place: Sequence[int | str], message: str, problems: in
         return ApiError(400, f"The body is not valid JSON in UTF-8: {message.removeprefix('Invalid JSON: ')}.")
     # A union names the type that it tried after the field.
     names = [part for part in place if isinstance(part, int) or part.isidentifier()]
+    if kind == "extra_forbidden" and place[-1] not in names[-1:]:  # the client's own name, which may be anything
+        names.append(str(place[-1])[:100])
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names).lstrip(".") or None
     if kind == "extra_forbidden":
         return ApiError(400, f"Unrecognized request argument supplied: {param}.", param)

@@ -103,12 +103,15 @@ class ServedModel:
         """
         assert self.template is not None
         first = 1 if messages and messages[0].role == "system" else 0
-        dropped = 0
-        while True:
-            ids = self.template.prompt([*messages[:first], *messages[first + dropped :]])
-            if room is None or len(ids) + room <= self.context_length or first + dropped + 1 >= len(messages):
-                return self.checked(ids), dropped
-            dropped += 2
+        head, turns, dropped = messages[:first], messages[first:], 0
+        if room is not None:
+            # Each message is encoded once: a client may send a thousand. The ids of the parts are those of the whole.
+            lengths = [len(self.template.render([turn]).ids) - 1 for turn in turns]
+            total = len(self.template.prompt(head)) + sum(lengths)
+            while total + room > self.context_length and dropped + 1 < len(turns):
+                total -= sum(lengths[dropped : dropped + 2])
+                dropped += 2
+        return self.checked(self.template.prompt([*head, *turns[dropped:]])), dropped
 
     @property
     def answer_room(self) -> int:

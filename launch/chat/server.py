@@ -88,7 +88,8 @@ class Api:
                 code="not_a_chat_model",
             )
         reserve = min(asked.longest or served.answer_room, served.answer_room) if asked.truncation == "auto" else None
-        ids, dropped = served.chat_prompt(self._conversation(asked), reserve)
+        # In a thread: a long conversation takes a second, and the answers to others go on meanwhile.
+        ids, dropped = await asyncio.to_thread(served.chat_prompt, self._conversation(asked), reserve)
         begin = answering.start("chatcmpl", served.name, served.fingerprint)
         if asked.truncation == "auto":
             begin["dropped_messages"] = dropped
@@ -101,7 +102,7 @@ class Api:
         """POST /v1/completions."""
         asked = parse(CompletionRequest, await read_body(request, self.limits.body))
         self._check(asked, len(asked.prompt))
-        prompts = [self._prompt(prompt) for prompt in asked.prompt]
+        prompts = await asyncio.to_thread(lambda: [self._prompt(prompt) for prompt in asked.prompt])
         begin = answering.start("cmpl", self.served.name, self.served.fingerprint)
         shape = answering.completion_shape(begin, self.served.vocab, asked.logprobs is not None)
         longest = asked.max_tokens or DEFAULT_COMPLETION_TOKENS
@@ -265,7 +266,8 @@ def make_app(api: Api, hosts: Sequence[str] = (), key: str | None = None) -> Sta
             Route("/v1/completions", _posted(api.completions), methods=["POST"]),
         ],
         middleware=[Middleware(Guard, hosts=hosts, key=key)],
-        exception_handlers={ApiError: _refused, TooLong: _refused, HTTPException: _refused, Exception: _refused},
+        # What `Exception` answers is logged with a traceback as well, so what is no fault of the server has names.
+        exception_handlers=dict.fromkeys((ApiError, TooLong, HTTPException, ClientDisconnect, Exception), _refused),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data_prep.chat.calculator import calculate
+from data_prep.chat.messages import Message, MessagePart
 from data_prep.tokens.chat_template import ChatTemplate
 from pretrain.generation.player import Forced
 
@@ -35,7 +36,10 @@ class CalculatorTool:
         if start is None:
             return None
         result = calculate(template.vocab.decode(ids[start + 1 : -1]))
-        return None if result is None else [template.result, *template.vocab.encode(result), template.result_end]
+        if result is None:
+            return None
+        said = Message("assistant", (MessagePart("result", result),))
+        return template.answer(said).ids[:-1]  # as training reads it, without the end of the answer
 
 
 def forced_by(tools: Sequence[str], template: ChatTemplate) -> Forced | None:

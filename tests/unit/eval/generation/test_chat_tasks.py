@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer as Spelling
+from tokenizers import decoders, models, pre_tokenizers
 
-from configs.schema.chat import Chat
+from configs.schema.chat import CHAT_TOKENS, Chat
 from configs.schema.data import Tokenizer
 from configs.schema.evaluation import ChatSet
 from configs.schema.model import Model
+from data_prep.chat.messages import Message, MessagePart
 from data_prep.decontamination.decontaminate import Touched
 from data_prep.decontamination.evaluation_sets import item_key
 from data_prep.tokens.chat_template import ChatTemplate
+from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.chat_setting import ChatSetting
 from eval.generation import chat_tasks
@@ -194,6 +198,18 @@ def test_a_call_is_followed_by_its_result(template: ChatTemplate) -> None:
     twice = [*call, *result, template.call, *vocab.encode("48-8"), template.call_end]
     assert tool.forced(twice) == [template.result, *vocab.encode("40"), template.result_end]
     assert template.parse([*twice, *(tool.forced(twice) or []), template.end]).text.count("<|result|>") == 2
+
+
+def test_a_result_is_written_as_in_training_where_a_first_word_is_written_otherwise() -> None:
+    """As Llama 2's vocabulary, which puts a space before a text, and none inside of one."""
+    made = Spelling(models.BPE({letter: number for number, letter in enumerate(["<s>", "▁", *"0123456789*"])}, []))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(prepend_scheme="first"), decoders.Metaspace()
+    made.add_special_tokens(["<s>"])
+    template = ChatTemplate(Vocab(made, "<s>").extended(CHAT_TOKENS[1:]))
+    parts = (MessagePart("call", "12*4"), MessagePart("result", "48"))
+    trained = template.answer(Message("assistant", parts)).ids[:-1]
+    call = trained[: trained.index(template.call_end) + 1]
+    assert [*call, *(CalculatorTool(template).forced(call) or [])] == trained
 
 
 def test_tools_are_off_unless_asked_for(template: ChatTemplate) -> None:

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from data_prep.chat.messages import Message
+from data_prep.tokens.chat_template import ChatTemplate
 from launch.chat.batcher import Batcher
 from launch.chat.protocol import ApiError, ChatRequest, CompletionRequest, parse
 from launch.chat.server import Limits
@@ -170,6 +172,8 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
         ({"presence_penalty": 0.5}, "not supported", "presence_penalty"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "not supported", "tools"),
         ({"extra_body": {"top_g": 3}}, "Unrecognized request argument supplied: top_g", "top_g"),
+        ({"extra_body": {"top-g": 3}}, "Unrecognized request argument supplied: top-g", "top-g"),
+        ({"messages": [{**ASK[0], "a b": 3}]}, "supplied: messages[0].a b", "messages[0].a b"),
         ({"messages": [{"role": "user", "content": "x" * CONTEXT}]}, "maximum context length is 128", "messages"),
     ],
     ids=str,
@@ -235,6 +239,25 @@ def test_the_oldest_turns_leave_when_the_client_allows_it() -> None:
         assert said.dropped_messages == 2
     left = [Message.of(role, letter * 30) for role, letter in (("user", "c"), ("assistant", "d"), ("user", "e"))]
     assert player.prompts == [served.template.prompt(left)]
+
+
+def test_a_thousand_messages_are_encoded_once_each() -> None:
+    """Encoded again for each turn that leaves, they would hold the server up for minutes."""
+    encoded: list[str] = []
+
+    def encode(text: str) -> list[int]:
+        encoded.append(text)
+        return chat_vocab().encode(text)
+
+    served = replace(tiny_served(), template=ChatTemplate(chat_vocab(), encode))
+    turns = [Message.of(("user", "assistant")[number % 2], f"{number:04d}") for number in range(999)]
+    ids, dropped = served.chat_prompt([Message.of("system", "Be kind."), *turns], 16)
+    assert len(encoded) < 1100
+    assert served.template is not None
+    left = [Message.of("system", "Be kind."), *turns[dropped:]]
+    assert ids == served.template.prompt(left) and len(ids) + 16 <= CONTEXT
+    one_more = [left[0], *turns[dropped - 2 :]]
+    assert len(served.template.prompt(one_more)) + 16 > CONTEXT
 
 
 def test_calls_of_tools_and_their_results_are_no_text() -> None:

@@ -82,6 +82,21 @@ def test_a_conversation(tab: Tab) -> None:
 
 @pytest.mark.slow
 @needs_browser
+def test_again_asks_the_last_question_though_its_answer_was_empty(tab: Tab) -> None:
+    player = ScriptedPlayer(lambda text: "" if text.endswith("nothing?") else "yes")
+    served = tiny_served(context_length=4096)
+    with live(served, player=player) as (address, _):
+        tab.show(address)
+        is_ready(tab)
+        assert ask(tab, "Hello?", 1) == "yes" and ask(tab, "nothing?", 2) == "(an empty answer)"
+        tab.run("document.getElementById('again').click()")
+        tab.wait(f"{ANSWERED} === 2")
+        assert served.vocab.decode(player.prompts[-1]) == "Hello?yesnothing?"
+        assert ask(tab, "More?", 3) == "yes" and served.vocab.decode(player.prompts[-1]) == "Hello?yesMore?"
+
+
+@pytest.mark.slow
+@needs_browser
 def test_it_streams_and_the_stop_button_frees_the_row(tab: Tab) -> None:
     gate = threading.Semaphore(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -13,15 +14,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
 
+from launch.chat.batcher import Batcher
 from launch.chat.serve import KEY_VARIABLE, listening, read_key, url
 from launch.chat.served_model import ServedModel
-from launch.chat.server import Limits
+from launch.chat.server import Api, Limits, make_app
 from launch.cli import main
 from tests.parts.chat_model import ScriptedPlayer, live, tiny_served, write_tiny_run
 
@@ -67,7 +69,7 @@ def test_a_foreign_name_that_was_pointed_here_is_refused(address: str, host: str
         assert status == 403 and body["error"]["code"] == "host_not_allowed", body
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "http://[", "127.0.0.1", ""])
 def test_pages_of_other_sites_are_refused(address: str, origin: str) -> None:
     status, body = send(address, "/v1/chat/completions", ASK, {**JSON, "Origin": origin})
     assert status == 403 and body["error"]["code"] == "origin_not_allowed"
@@ -103,6 +105,22 @@ def test_a_key_opens_everything_but_page_and_health() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- bodies
+def test_a_client_that_leaves_in_mid_body_is_no_fault_of_the_server() -> None:
+    told: list[Any] = []
+
+    async def leaves() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def listens(message: Any) -> None:
+        told.append(message)
+
+    app = make_app(Api(tiny_served(), cast(Batcher, None)))
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
+    asyncio.run(cast(Any, app)(scope, leaves, listens))  # what it raises, uvicorn would log with a traceback
+    assert told[0]["status"] == 400
+
+
 def test_100_megabytes_are_refused_without_being_read_into_memory(address: str) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = memory("VmRSS")
