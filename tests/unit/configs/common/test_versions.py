@@ -92,6 +92,12 @@ def test_nothing_that_makes_scores_or_pages_is_left_out(places: tuple[str, ...])
     assert not left_out
 
 
+def test_what_a_score_calls_is_part_of_its_code() -> None:
+    """`eval/suite` hands it to the scorer, so no import of the scorer's leads there."""
+    covered = {file.relative_to(ROOT).as_posix() for file in code_files(*currency.CODE)}
+    assert {"pretrain/objectives/reward_scorer.py", "pretrain/objectives/reward_modelling.py"} <= covered
+
+
 def test_every_stage_of_the_data_names_code_that_exists() -> None:
     for places in (graph.DOCUMENT_CODE, graph.TOKENIZER_CODE, graph.PACKING_CODE):
         assert code_files(*(f"data_prep/{place}" for place in places))
