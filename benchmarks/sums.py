@@ -1,4 +1,4 @@
-"""Questions that anybody can check: sums of two numbers below 100, as `configs/corpus/sums-*.jsonl.zst` has them.
+"""Questions that anybody can check: a number below 1,000 and a digit, added up.
 
     python benchmarks/sums.py configs/corpus
 
@@ -17,23 +17,23 @@ from typing import Any
 
 import zstandard
 
-BELOW = 100
-HELD_OUT = 505  # of 5,050 pairs of numbers without an order
+FIRST, SECOND = 1000, 10  # numbers below these
+HELD_OUT = 1000  # of 9,955 pairs of numbers without an order
 PAIRS = {"train": 2000, "heldout": 500}
 
 
 def split_sums(seed: int = 0) -> dict[str, list[tuple[int, int]]]:
-    """(a, b) of `train` and `heldout`, each in random order; together every a and b below 100 once."""
+    """(a, b) of `train` and `heldout`, each in random order; together every a below 1,000 with every b below 10."""
     draw = random.Random(seed)
-    unordered = [(a, b) for a in range(BELOW) for b in range(a, BELOW)]
+    every = [(a, b) for a in range(FIRST) for b in range(SECOND)]
+    unordered = sorted({(min(pair), max(pair)) for pair in every})
     draw.shuffle(unordered)
-    sides = {"heldout": unordered[:HELD_OUT], "train": unordered[HELD_OUT:]}
-    found = {}
-    for name, pairs in sides.items():
-        both = sorted({*pairs, *((b, a) for a, b in pairs)})
-        draw.shuffle(both)
-        found[name] = both
-    return found
+    held_out = set(unordered[:HELD_OUT])
+    draw.shuffle(every)
+    return {
+        name: [pair for pair in every if ((min(pair), max(pair)) in held_out) is inside]
+        for name, inside in (("heldout", True), ("train", False))
+    }
 
 
 def question(a: int, b: int) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _title(model: type[BaseModel], path: str) -> str:
     if not path:
         return "Top level"
     kinds = [
-        f"{name}: {' / '.join(get_args(field.annotation))}"
+        f"{name}: {', '.join(get_args(field.annotation))}"
         for name, field in model.model_fields.items()
         if "Literal" in str(getattr(field.annotation, "__origin__", ""))
         and (len(get_args(field.annotation)) == 1 or (name == "kind" and field.default is PydanticUndefined))

@@ -31,8 +31,8 @@ def units(name: str, shape: Shape, unit: Unit) -> list[Conversation | Pair | Pro
 @pytest.mark.parametrize(
     ("name", "shape", "unit", "count"),
     [
-        ("sums-train", "gsm8k", "conversation", 8999),
-        ("sums-heldout", "gsm8k", "prompt", 1001),
+        ("sums-train", "gsm8k", "conversation", 8993),
+        ("sums-heldout", "gsm8k", "prompt", 1007),
         ("sums-pairs-train", "pairs", "pair", 2000),
         ("sums-pairs-heldout", "pairs", "pair", 500),
         ("gsm8k-sample", "gsm8k", "conversation", 200),
@@ -57,7 +57,7 @@ def test_sums_are_right_and_no_held_out_sum_is_in_training() -> None:
             assert record.get("answer", record.get("chosen")) == f"#### {a + b}"
             assert record.get("rejected") != f"#### {a + b}"
     assert not sides["train"] & sides["heldout"]
-    assert len(sides["train"] | sides["heldout"]) == 5050
+    assert len(sides["train"] | sides["heldout"]) == 9955
 
 
 def test_the_script_makes_the_files_that_are_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
