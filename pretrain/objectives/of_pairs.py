@@ -91,5 +91,5 @@ class PreferenceTuning(_OfPairs):
                 f"train.objective.loss {self._settings.loss} compares with the model that training starts from; set "
                 "train.init_from, or use simpo or orpo"
             )
-        stored = StoredReference(data, base, engine.precision, self.recipe.model.context_length)
+        stored = StoredReference(self.recipe, data, base, engine.precision)
         self._references = load_reference(stored, engine, set_base)

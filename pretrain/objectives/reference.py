@@ -1,8 +1,9 @@
 """Keeps the log-probability of every answer under the model that training starts from, as a column beside the data.
 
 The training engine computes it with the starting weights, before the first step: at every ZeRO stage, by the kernels of
-training, and without a second model in memory. The column is a pure function of these weights, the data and the
-precision, whose fingerprint its name has. It is made once, part by part, so that a killed run goes on where it was.
+training, and without a second model in memory. The column is a pure function of these weights, the model's settings,
+the data and the precision, whose fingerprint its name has. It is made once, part by part, so that a killed run goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from configs.common.files import atomic_path, fingerprint
 from configs.common.progress import progress_bar
+from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, SourceShards
 from pretrain.batches.unit_rows import References, UnitRows
 from pretrain.batches.units import last_answer
@@ -33,10 +35,15 @@ class StoredReference:
     Values stand in the order of the manifest: training sources, then validation sources, a number a document.
     """
 
-    def __init__(self, data: DataManifest, base: str, precision: str, context: int) -> None:
-        """`base`: fingerprint of the starting weights; `context`: tokens of a row."""
-        key = fingerprint([REFERENCE_VERSION, base, data.fingerprint, precision])
-        self._data, self._context = data, context
+    def __init__(self, recipe: Recipe, data: DataManifest, base: str, precision: str) -> None:
+        """`base`: fingerprint of the starting weights.
+
+        The recipe's model and seed count too: other rotations give other numbers with the same weights, and rows that
+        pad the vocabulary further than in these weights are drawn.
+        """
+        own = [recipe.model.model_dump(mode="json"), recipe.seed]
+        key = fingerprint([REFERENCE_VERSION, base, data.fingerprint, precision, *own])
+        self._data, self._context = data, recipe.model.context_length
         self.file = data.directory / f"reference-{base[:16]}-{key[:8]}.npy"
         self._parts = self.file.with_suffix(".parts")
         self._sources = [*data.train, *data.validation]

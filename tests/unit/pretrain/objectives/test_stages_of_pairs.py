@@ -151,7 +151,7 @@ def test_the_first_loss_is_ln_2_and_the_reference_is_made_once(places: Path, tmp
     assert info is not None
     model = load_weights(info)
     rows = UnitRows(data.train, data.vocab, 96, last_answer, 2)
-    stored = StoredReference(data, info.fingerprint, "fp32", 96)
+    stored = StoredReference(one, data, info.fingerprint, "fp32")
     assert stored.file == column
     values = stored.read()[0]
     for document in range(80):
@@ -194,15 +194,18 @@ def test_a_resumed_run_makes_a_lost_reference_again_and_refuses_another_parents(
         moved.rename(places / "sft" / "run")
 
 
-def test_a_column_is_that_of_its_weights_data_and_precision(places: Path) -> None:
-    data = load_manifest(places / "pairs")
+def test_a_column_is_that_of_its_weights_model_data_and_precision(places: Path, tmp_path: Path) -> None:
+    data, recipe = load_manifest(places / "pairs"), dpo(places, tmp_path)
+    model = recipe.model.model_copy(update={"rope_theta": 2 * recipe.model.rope_theta})
+    recipes = [recipe, recipe.model_copy(update={"model": model}), recipe.model_copy(update={"seed": recipe.seed + 1})]
     names = {
-        StoredReference(data, base, precision, 96).file
+        StoredReference(one, data, base, precision).file
+        for one in recipes
         for base in ("a" * 32, "b" * 32)
         for precision in ("fp32", "bf16")
     }
-    assert len(names) == 4
-    stored = StoredReference(data, "a" * 32, "fp32", 96)
+    assert len(names) == 12
+    stored = StoredReference(recipe, data, "a" * 32, "fp32")
     np.save(stored.file, np.zeros(3))
     with pytest.raises(
         ValueError, match=r"does not hold a finite number for each of 144 documents; delete .*, and it is"
