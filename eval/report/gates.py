@@ -15,7 +15,7 @@ from pathlib import Path
 
 from configs.common.layout import RESULTS, STAGES
 from configs.schema.recipe import Recipe, load_run
-from configs.schema.stage_recipe import BASE
+from configs.schema.stage_recipe import BASE, parent_name
 from eval.comparable import difference, difference_within
 from eval.results import Failure, Result, Results, ScoreName, load_results
 from eval.stage_facts import Role, applicable, asks_base, kind_of, role_of
@@ -126,25 +126,39 @@ def _metrics(recipe: Recipe) -> Iterator[str]:
     yield from names
     if recipe.stages:
         yield from (f"{BASE}:{name}" for name in names)
-    for stage in recipe.stages:
-        yield from (f"{stage.name}:{name}" for name in _scores(recipe, role_of(stage.objective)))
+    for number, stage in enumerate(recipe.stages):
+        yield from (f"{stage.name}:{name}" for name in _scores(recipe, role_of(stage.objective), of_stage=number))
 
 
-def _scores(recipe: Recipe, role: Role, asked: bool = False) -> Iterator[str]:
+def _scores(recipe: Recipe, role: Role, asked: bool = False, of_stage: int | None = None) -> Iterator[str]:
+    """Yields what the recipe's own run is scored on, or one of its stages."""
     section, parts = applicable(recipe.evaluation, role, asked), _parts(recipe)
     for item in section.perplexity:
         yield from (f"perplexity/{item.name}/{metric}{part}" for metric in PERPLEXITY for part in parts)
-        yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
+        if of_stage is None:  # the same for each stage
+            yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
     for pairs in section.translation:
         yield from (f"translation/{pairs.name}/{metric}{part}" for metric in TRANSLATION for part in parts)
     for chat in section.chat:
         metrics = [*CHAT, *(f"pass@{k}" for k in pass_ks(chat.samples))]
         yield from (f"chat/{chat.name}/{metric}{part}" for metric in metrics for part in parts)
-    if role == "assistant":
-        tuned = [stage.name for stage in recipe.stages if kind_of(stage.objective) == "sft"]
-        yield from (f"conversations/{name}/nats_per_token" for name in tuned)
+    if role == "assistant" and (tuned := _tuned(recipe, of_stage)) is not None:
+        yield f"conversations/{tuned}/nats_per_token"
     for preference in section.preference:
         yield from (f"preference/{preference.name}/{metric}{part}" for metric in PREFERENCE for part in parts)
+
+
+def _tuned(recipe: Recipe, stage: int | None) -> str | None:
+    """Names the stage whose held-out conversations are scored, as `eval.stage_facts.tuned_of` finds it."""
+    if stage is None:
+        return recipe.name.rpartition(".")[2] if kind_of(recipe.train.objective) == "sft" else None
+    names = list(recipe.stage_names)
+    while kind_of(recipe.stages[stage].objective) != "sft":
+        parent = parent_name(recipe.stages, stage)
+        if parent == BASE:
+            return None
+        stage = names.index(parent)
+    return names[stage]
 
 
 def _parts(recipe: Recipe) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema.evaluation import PerplexitySet
 from configs.schema.recipe import load_run
 from eval.parts import Part, score_parts
 from eval.report.gates import check_gates, evaluate_gates, gate_problems, results_of_stages
@@ -108,11 +109,18 @@ def test_gates_name_scores_of_stages(run: Path) -> None:
         ("reward:chat/sums/accuracy > 0.8", "no metric `reward:chat/sums/accuracy`"),
         ("sft:preference/hh/accuracy > 0.8", "near: .*reward:preference/hh/accuracy"),
         ("rl:chat/sums/accuracy > 0.8", "no metric `rl:chat/sums/accuracy`"),
+        ("grpo:conversations/sft/nats_per_token < 9", None),
+        ("grpo:conversations/dpo/nats_per_token < 9", "near: .*grpo:conversations/sft"),
+        ("sft:perplexity/heldout/bits_per_byte < compression/heldout/xz_bits_per_byte", None),
+        ("sft:compression/heldout/xz_bits_per_byte > 1", "no metric `sft:compression"),
     ],
 )
 def test_gates_are_checked_before_training(tmp_path: Path, gate: str, problem: str | None) -> None:
     """A base whose vocabulary has no chat tokens has no answers, so the gate must name a stage."""
-    problems = gate_problems(chain_recipe(tmp_path, [gate]))
+    recipe = chain_recipe(tmp_path, [gate])
+    texts = {"perplexity": [PerplexitySet(name="heldout", path="/nowhere/heldout.jsonl")]}
+    evaluation = recipe.evaluation.model_copy(update=texts)
+    problems = gate_problems(recipe.model_copy(update={"evaluation": evaluation}))
     assert len(problems) == (problem is not None)
     assert problem is None or re.search(problem, problems[0])
 
