@@ -70,7 +70,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     (tmp_path / "runs").mkdir()
     write_tiny_run(tmp_path / "runs" / "assistant" / "stages" / "sft", {"kind": "sft"})
     monkeypatch.chdir(tmp_path)
-    player = ScriptedPlayer(lambda text: f"{text[-6:]} 42")
+    player = ScriptedPlayer(lambda text: f"{text} 42")
     monkeypatch.setattr(ServedModel, "player", lambda _: player)
     for line in SHELL:
         words = shlex.split(line, comments=True)
@@ -79,8 +79,9 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         elif "|" in words:
             monkeypatch.setattr(sys, "stdin", io.StringIO(words[1] + "\n"))
             assert main(words[words.index("replica") + 1 :]) == 0
-            assert capsys.readouterr().out == "12+30? 42\n"
+            assert capsys.readouterr().out == f"{words[1]} 42\n"
         elif words[:2] == ["replica", "chat"]:
-            monkeypatch.setattr(sys, "stdin", io.StringIO("12+30?"))
+            monkeypatch.setattr(sys, "stdin", io.StringIO("Hi?"))
             assert main(words[1:]) == 0
-            assert capsys.readouterr().out == "12+30? 42\n"
+            asked = words[words.index("--once") + 1] if "--once" in words else "Hi?"
+            assert capsys.readouterr().out == f"{asked} 42\n"
