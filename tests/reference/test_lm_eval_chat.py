@@ -18,6 +18,7 @@ from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.harness.benchmarks import benchmark_results, load_tasks
 from eval.harness.lm_eval_adapter import ReplicaLM
+from pretrain.generation.player import Player, Request
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.model.transformer import Transformer
 from tests.reference.test_lm_eval import TEXT, instances
@@ -81,11 +82,13 @@ def test_an_answer_ends_with_its_message(
     end = vocab.vocabulary["<|end|>"]
     stops = []
 
-    def seen(*arguments: Any, **_: Any) -> list[list[int]]:
-        stops.append(set(arguments[3].stop))
-        return [[] for _ in arguments[1]]
+    add = Player.add
 
-    monkeypatch.setattr("eval.generation.completions.generate_batch", seen)
+    def seen(self: Player, request: Request) -> list[int]:
+        stops.append(set(request.sampling.stop))
+        return add(self, request)
+
+    monkeypatch.setattr(Player, "add", seen)
     for chat in (False, True):
         adapter = ReplicaLM(model, vocab, 2, progress=False, chat=chat)
         adapter.generate_until(instances("generate_until", [("hello", {"until": ["zz"], "max_gen_toks": 4})]))

@@ -65,20 +65,34 @@ def altered(section: BaseModel, path: str = "") -> Iterator[tuple[str, Any, Base
             yield here, field, section.model_copy(update={name: "another value"})
 
 
+# What is trained, and records of which shape.
 OBJECTIVES = (
-    "{kind: sft}",
-    "{kind: reward}",
-    "{kind: dpo}",
-    "{kind: grpo, rewards: {length: {weight: 1, tokens: 9}, model: {stage: x}, custom: [{code: own.py:reward}]}}",
-    "{kind: ppo, rewards: {format: 1}}",
+    ("{kind: sft}", "openai"),
+    ("{kind: reward}", "pairs"),
+    ("{kind: dpo}", "pairs"),
+    (
+        "{kind: grpo, rewards: {length: {weight: 1, tokens: 9}, model: {stage: x}, custom: [{code: own.py:reward}]}}",
+        "gsm8k",
+    ),
+    ("{kind: ppo, rewards: {format: 1}}", "gsm8k"),
 )
+OF_UNITS = """\
+name: units
+data: {sources: [{name: a, path: a.jsonl, shape: SHAPE}], tokenizer: {special_tokens: chat}}
+model: {num_layers: 2, hidden_size: 32, num_heads: 2, context_length: 128}
+train: {steps: 20, global_batch_size: 256, objective: OBJECTIVE}
+"""
 
 
 def test_every_setting_of_the_schema_is_compared_but_for_those_that_are_named(tmp_path: Path) -> None:
     file = tmp_path / "full.yaml"
     file.write_text(FULL)
     recipe = load(file)
-    objectives = [load(file, [f"train.objective={text}"]) for text in OBJECTIVES]
+    objectives = []
+    for text, shape in OBJECTIVES:
+        units = tmp_path / "units.yaml"
+        units.write_text(OF_UNITS.replace("SHAPE", shape).replace("OBJECTIVE", text))
+        objectives.append(load(units))
     of_objectives = [
         (one, *found) for one in objectives for found in altered(one) if found[0].startswith("train.objective.")
     ]

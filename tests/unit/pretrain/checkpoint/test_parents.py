@@ -18,12 +18,13 @@ from tests.parts.fake_checkpoint import write_fake_checkpoint
 from tests.parts.training_run import prepare_data, write_recipe
 
 SOURCES = [{"name": "tiny", "path": "none.txt", "shape": "openai"}]
+PAIRS = [{"name": "tiny", "path": "none.txt", "shape": "pairs"}]
 STAGES = [
     {"name": "sft", "objective": {"kind": "sft"}, "data": {"sources": SOURCES}, "train": {"steps": 4}},
     {
         "name": "reward",
         "objective": {"kind": "reward"},
-        "data": {"sources": SOURCES},
+        "data": {"sources": PAIRS},
         "train": {"steps": 3},
     },
     {"name": "dpo", "from": "sft", "objective": {"kind": "dpo"}, "data": {"like": "reward"}, "train": {"steps": 2}},

@@ -37,7 +37,8 @@ stages:
     train: {steps: 5}
   - name: ppo
     from: sft
-    objective: {kind: ppo, rewards: {model: {stage: reward}}, kl: {coefficient: 0.1}, rollout: {rows: 6}}
+    objective:
+      {kind: ppo, rewards: {model: {stage: reward}}, kl: {coefficient: 0.1}, rollout: {rows: 6, max_new_tokens: 16}}
     data: {like: grpo}
     train: {steps: 5}
 """
