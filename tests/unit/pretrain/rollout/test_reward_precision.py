@@ -51,7 +51,7 @@ ENGINE: Any = SimpleNamespace(
 )
 
 
-def test_a_reward_model_is_not_computed_in_the_policys_autocast() -> None:
+def test_a_reward_model_is_not_computed_in_the_autocast_of_the_policy() -> None:
     scorer = _Scorer()
     made = Experience.__new__(Experience)
     made._sampler, made._scorer = _Sampler(), scorer  # type: ignore[assignment]
