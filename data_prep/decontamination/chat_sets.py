@@ -52,7 +52,7 @@ def read_preferences(section: PreferenceSet, system: str | None) -> tuple[list[P
 def _units(section: ChatSet | PreferenceSet, unit: Unit, system: str | None, what: str) -> tuple[list[Any], Left]:
     found: list[Any] = []
     left: Counter[str] = Counter()
-    for record in _records(section.path, what):
+    for record in read_rows(section.path, what):
         if section.max_items is not None and len(found) == section.max_items:
             break
         try:
@@ -67,10 +67,21 @@ def _units(section: ChatSet | PreferenceSet, unit: Unit, system: str | None, wha
     return found, Left(dict(left))
 
 
-def _records(path: str, what: str) -> Iterator[dict[str, Any]]:
+def read_rows(path: str, what: str, counted: str = "record", fields: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a set's files.
+
+    Args:
+        path: the files.
+        what: names the set in messages.
+        counted: what messages call one of its records.
+        fields: those asked for; a first row of a table that has one names the columns.
+
+    Raises:
+        ValueError: for a record that cannot be read or is no object.
+    """
     for file in expand(path):
-        for record in read_records(file, Reading()):
-            where = f"{what}: {file}, record {record.position + 1},"
+        for record in read_records(file, Reading(fields=fields)):
+            where = f"{what}: {file}, {counted} {record.position + 1},"
             if record.value is None:
                 raise ValueError(f"{where} cannot be read ({record.reason}: {record.detail})")
             try:

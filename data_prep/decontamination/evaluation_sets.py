@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.versions import installed
-from configs.safety.parsing import parse_json
 from configs.schema.data import Normalize
 from configs.schema.evaluation import ChatSet, Evaluation, PerplexitySet, PreferenceSet, TranslationSet
 from configs.schema.recipe import Recipe
 from configs.schema.sources import Source
 from data_prep.decontamination.benchmark_tasks import SHIPPED_TASKS, check_places, task_passages
-from data_prep.decontamination.chat_sets import read_preferences, read_prompts
+from data_prep.decontamination.chat_sets import read_preferences, read_prompts, read_rows
 from data_prep.documents.conversion import read_documents
 from data_prep.documents.document import Document, Rejected
-from data_prep.readers import Reading, read_records
 from data_prep.sources.places import Location, as_pattern, expand, names_within
 from data_prep.text.normalize import normalize
 
@@ -142,18 +140,8 @@ def read_all_pairs(section: TranslationSet) -> list[TranslationPair]:
 
 
 def _rows(section: TranslationSet) -> Iterator[dict[str, Any]]:
-    for file in expand(section.path):
-        for record in read_records(file, Reading(fields=(section.source_field, section.target_field))):
-            where = f"translation set `{section.name}`: {file}, line {record.position + 1},"
-            if record.value is None:
-                raise ValueError(f"{where} cannot be read ({record.reason}: {record.detail})")
-            try:
-                row = parse_json(record.value) if isinstance(record.value, bytes) else record.value
-            except ValueError as error:
-                raise ValueError(f"{where} is not valid JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where} is not an object of fields")
-            yield row
+    fields = section.source_field, section.target_field
+    return read_rows(section.path, f"translation set `{section.name}`", "line", fields)
 
 
 # ------------------------------------------------------------------------------------------------------ decontamination
