@@ -81,7 +81,10 @@ def test_replica_train_keeps_the_signal_in_its_exit_code_and_says_where_a_restar
 def test_a_signal_before_the_first_step_ends_replica_train_in_order(
     tmp_path: Path, data: Path, order: signal.Signals
 ) -> None:
-    """There is nothing to save; the lock is let go of, and the same command may be given at once."""
+    """There is nothing to save; the lock is let go of, and the same command may be given at once.
+
+    Between the signal and the first step lies a second or two. Where this test comes too late, one step is made and saved.
+    """
     recipe = write_recipe(tmp_path / "recipe.yaml", data, steps=50_000)
     command = [sys.executable, "-m", "launch.cli", "train", str(recipe)]
     process = subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -95,7 +98,9 @@ def test_a_signal_before_the_first_step_ends_replica_train_in_order(
         process.kill()
         process.communicate(timeout=30)
     assert process.returncode == {signal.SIGUSR1: 75, signal.SIGTERM: 143}[order], errors
-    assert "Traceback" not in errors and last_step(tmp_path / "run") == 0
+    assert "Traceback" not in errors
+    step = last_step(tmp_path / "run")
+    assert step == 0 or (step == 1 and (tmp_path / "run" / "checkpoints" / "step_00000001").is_dir()), errors
 
 
 @pytest.mark.chaos

@@ -28,6 +28,10 @@ TINY = "{tiny}"
 STAND_INS: dict[str, tuple[str, str]] = {
     "make replicate": ("make -n replicate", "minutes of installing and training; make only says what it would run"),
     "make test": ("make -n test", "would run this test again; make only says what it would run"),
+    "replica run configs/demo.yaml": (
+        "replica show configs/demo.yaml",
+        "minutes at its real size; the next command runs the same recipe, tiny",
+    ),
     "replica run configs/demo.yaml --out runs/mine train.tokens=1_000_000": (
         f"replica run configs/demo.yaml --out runs/mine {TINY}",
         "a minute or two at its real size; the overrides make it seconds",
