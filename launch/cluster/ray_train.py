@@ -25,8 +25,8 @@ from configs.common.notices import say
 from configs.safety.trust import add_trust, trust_options, trusting
 from configs.schema.batch_plan import solve_batch
 from configs.schema.recipe import RESOLVED_NAME, Recipe, check_name, load
-from launch.cli import restart_options
 from launch.cluster.ray_node import STOPPED, Coordinator, Start, train_node
+from launch.commands.arguments import add_restarts
 from launch.planning.checks import check
 from launch.processes.supervise import until_finished
 from launch.processes.training import TRAIN_SCRIPT
@@ -365,7 +365,7 @@ def main() -> int:
     parser.add_argument(
         "--ray-address", default="auto", metavar="ADDRESS", help="address of the cluster (default: this machine's)"
     )
-    restart_options(parser)
+    add_restarts(parser)
     add_trust(parser)
     add_debug(parser)
     options = parser.parse_intermixed_args()

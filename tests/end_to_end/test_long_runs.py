@@ -83,7 +83,8 @@ def test_a_signal_before_the_first_step_ends_replica_train_in_order(
 ) -> None:
     """There is nothing to save; the lock is let go of, and the same command may be given at once.
 
-    Between the signal and the first step lies a second or two. Where this test comes too late, one step is made and saved.
+    Between the signal and the first step lies a second or two. Where this test comes too late, one step is made and
+    saved.
     """
     recipe = write_recipe(tmp_path / "recipe.yaml", data, steps=50_000)
     command = [sys.executable, "-m", "launch.cli", "train", str(recipe)]

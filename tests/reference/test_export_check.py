@@ -12,7 +12,7 @@ from configs.schema.data import Tokenizer
 from configs.schema.model import Model
 from data_prep.tokens.vocab_training import train_vocab
 from launch.cli import parse
-from launch.commands import replica_export
+from launch.commands.exchanging import replica_export
 from launch.models.import_model import import_run
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.model.transformer import Transformer

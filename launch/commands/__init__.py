@@ -1,0 +1,1 @@
+"""The subcommands of `replica`, by theme: the arguments of each stand beside what it does."""

@@ -1,0 +1,66 @@
+"""The subcommands that score a run and report it: `replica eval`, `replica report`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from configs.safety.trust import add_trust
+from launch.commands.arguments import add_run, add_run_and_checkpoint, run_directory
+from launch.commands.command import Command
+
+
+def _eval_arguments(parser: ArgumentParser) -> None:
+    add_run_and_checkpoint(parser)
+    parser.add_argument(
+        "overrides", metavar="a.b=value", nargs="*", default=[], help="settings that replace the run's, by their path"
+    )
+    add_trust(parser)
+    parser.add_argument("--again", action="store_true", help="score everything again, not only changed parts")
+
+
+def replica_eval(arguments: Namespace) -> int:
+    """`replica eval`: scores a checkpoint and writes results.json."""
+    from configs.schema.recipe import load_run
+    from eval.suite import evaluate
+    from pretrain.checkpoint.choice import Choice
+
+    choice = Choice(arguments.checkpoint_step, arguments.best)
+    print(evaluate(load_run(arguments.run).run_directory, arguments.overrides, choice=choice, again=arguments.again))
+    return 0
+
+
+EVAL = Command(
+    "eval",
+    "Score a checkpoint, by default the newest; write results.json.",
+    "replica eval runs/demo --best",
+    _eval_arguments,
+    replica_eval,
+    resumes=True,
+)
+
+
+def _report_arguments(parser: ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("--baseline", metavar="RUN", type=run_directory, help="compare with this run")
+    parser.add_argument("--gate", action="store_true", help="exit with 1 when a gate of the recipe fails")
+
+
+def replica_report(arguments: Namespace) -> int:
+    """`replica report`: writes the page and the Markdown summary; with `--gate`, returns 1 when a gate failed."""
+    from configs.schema.recipe import load_run
+    from launch.headlines import print_verdict
+    from launch.run_stages import report_stage
+
+    run = load_run(arguments.run).run_directory
+    report_stage(run, arguments.baseline)
+    code = print_verdict(run)
+    return code if arguments.gate else 0
+
+
+REPORT = Command(
+    "report",
+    "Write report/index.html and report/report.md.",
+    "replica report runs/demo --gate",
+    _report_arguments,
+    replica_report,
+)

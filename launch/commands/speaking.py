@@ -1,0 +1,125 @@
+"""The subcommands that generate text: `replica sample`, `replica chat`, `replica serve`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from launch.commands.arguments import add_run_and_checkpoint, count, number, port, positive, probability, seed, utf8
+from launch.commands.command import Command
+
+
+def _add_sampling(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--temperature", type=number, default=0.8, metavar="T", help="0: always the likeliest token (default: 0.8)"
+    )
+    parser.add_argument("--top-k", type=count, metavar="K", help="sample among the K likeliest tokens (0: all)")
+    parser.add_argument(
+        "--top-p",
+        type=probability,
+        metavar="P",
+        help="sample among the likeliest tokens whose probabilities add up to P",
+    )
+
+
+def _add_longest_answer(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-tokens", type=positive, metavar="N", help="longest answer, in tokens (default: what fits the context)"
+    )
+
+
+def _sample_arguments(parser: ArgumentParser) -> None:
+    add_run_and_checkpoint(parser)
+    parser.add_argument("--prompt", type=utf8, required=True, help="text to continue")
+    parser.add_argument(
+        "--max-new-tokens", type=count, default=200, metavar="N", help="generate at most N tokens (default: 200)"
+    )
+    _add_sampling(parser)
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="S", help="the same seed gives the same text (default: 0)"
+    )
+
+
+def replica_sample(arguments: Namespace) -> int:
+    """`replica sample`: prints the prompt and streams its continuation."""
+    from launch.models.sampling import stream_sample
+
+    stream_sample(arguments)
+    return 0
+
+
+SAMPLE = Command(
+    "sample",
+    "Continue a prompt, token by token.",
+    'replica sample runs/demo --prompt "It was"',
+    _sample_arguments,
+    replica_sample,
+)
+
+
+def _chat_arguments(parser: ArgumentParser) -> None:
+    add_run_and_checkpoint(parser)
+    parser.add_argument(
+        "--once", type=utf8, metavar="TEXT", help="print the answer to TEXT alone (default: converse in a terminal)"
+    )
+    parser.add_argument("--system", type=utf8, metavar="TEXT", help="system text (default: chat.system of the recipe)")
+    _add_sampling(parser)
+    _add_longest_answer(parser)
+    parser.add_argument(
+        "--seed", type=seed, metavar="S", help="the same seed gives the same answers (default: another each time)"
+    )
+
+
+def replica_chat(arguments: Namespace) -> int:
+    """`replica chat`: a conversation with a model, or one printed answer."""
+    from launch.chat.terminal import chat
+
+    chat(arguments)
+    return 0
+
+
+CHAT = Command(
+    "chat",
+    "Talk to a model in the terminal.",
+    "replica chat runs/assistant:sft --temperature 0",
+    _chat_arguments,
+    replica_chat,
+)
+
+
+def _serve_arguments(parser: ArgumentParser) -> None:
+    add_run_and_checkpoint(parser)
+    parser.add_argument("--port", type=port, default=8000, metavar="N", help="port; 0: a free one (default: 8000)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
+    )
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a name by which clients call this server"
+    )
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="key that clients send (default: $REPLICA_API_KEY, else none)"
+    )
+    _add_longest_answer(parser)
+    parser.add_argument(
+        "--rows", type=positive, default=32, metavar="N", help="answers decoded at a time (default: 32)"
+    )
+    parser.add_argument(
+        "--waiting", type=count, default=64, metavar="N", help="requests that may wait for a row (default: 64)"
+    )
+
+
+def replica_serve(arguments: Namespace) -> int:
+    """`replica serve`: serves a page and an API until a signal ends it."""
+    from launch.chat.serve import serve
+
+    serve(arguments)
+    return 0
+
+
+SERVE = Command(
+    "serve",
+    "Serve a model: a web page, and an API that OpenAI's clients understand.",
+    "replica serve runs/assistant:sft --port 8000",
+    _serve_arguments,
+    replica_serve,
+)
