@@ -17,9 +17,9 @@ from data_prep.chat.messages import Message, Pair
 from data_prep.decontamination.chat_sets import read_preferences
 from data_prep.decontamination.evaluation_sets import set_key
 from eval.chat_setting import ChatSetting
+from eval.comparison.paired import compare_paired
 from eval.contamination import labelled, split
 from eval.likelihood.scoring import Report
-from eval.paired import compare_paired
 from eval.results import Items, Result
 from eval.statistics import wilson
 

@@ -62,7 +62,7 @@ class Result:
         chance: score of random guessing, if known.
         signature: signature of the scoring program, such as sacrebleu's. It must be equal for scores to be comparable.
         set: fingerprint of the scored content.
-        settings: settings of the evaluation, such as the number of shots; see `eval/comparable.py`.
+        settings: settings of the evaluation, such as the number of shots; see `eval/comparison/comparable.py`.
         tokenizer: fingerprint of the tokenizer, if the unit is per token.
         items: what the score is made of, for a comparison with another model on the same items. They are kept with the
             stored scores, and `results.json` has none.

@@ -15,11 +15,11 @@ from configs.safety.hide_secrets import mask_urls
 from configs.schema.objectives import RewardModelling
 from configs.schema.recipe import Recipe, load_run
 from data_prep.tokens.vocab import Vocab
+from eval.comparison.paired import compare_paired
 from eval.contamination import facts, identity
 from eval.contamination import load as load_touched
 from eval.currency import scored_recipe, scores_fingerprint, scoring_code, set_identities
 from eval.lineage import checkpoint_facts, data_facts, lineage, model_facts, package_versions
-from eval.paired import compare_paired
 from eval.parts import DIRECTORY as DIRECTORY_OF_SCORES
 from eval.parts import score_parts, stored_results
 from eval.preference_accuracy import RowScorer

@@ -16,7 +16,7 @@ from pathlib import Path
 from configs.common.layout import RESULTS, STAGES
 from configs.schema.recipe import Recipe, load_run
 from configs.schema.stage_recipe import BASE, parent_name
-from eval.comparable import difference, difference_within
+from eval.comparison.comparable import difference, difference_within
 from eval.results import Failure, Result, Results, ScoreName, load_results
 from eval.stage_facts import Role, applicable, asks_base, kind_of, role_of
 from eval.statistics import pass_ks

@@ -13,7 +13,7 @@ from pretrain.metrics.metrics_file import metric_files
 PAGES = ("index.html", "report.md")
 # Code that affects the page, with templates, styles and tables.
 CODE = (
-    *("eval/report", "eval/comparable", "eval/results", "eval/stage_facts", "eval/statistics"),
+    *("eval/report", "eval/comparison", "eval/results", "eval/stage_facts", "eval/statistics"),
     *("data_prep/funnel/table", "data_prep/funnel/tally", "pretrain/metrics/metrics_file"),
     *("configs/common/rendering", "configs/common/style.css", "configs/common/numerics_record"),
     *("configs/safety/hide_secrets", "configs/safety/terminal", "pretrain/rollout/rollout_record"),

@@ -112,7 +112,7 @@ def test_scores_in_the_template_equal_lm_evals_own(models: tuple[Transformer, Vo
     """Item by item; and a score in the template is not comparable with one without."""
     from lm_eval.evaluator import evaluate
 
-    from eval.comparable import difference
+    from eval.comparison.comparable import difference
 
     model, vocab, theirs = models
     rows = [

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.comparable import difference, difference_within
+from eval.comparison.comparable import difference, difference_within
 from eval.report.gates import check_gates, compare, evaluate_gates
 from eval.report.page import write_report
 from eval.results import Failure, Result, Results

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from eval.paired import compare_paired
+from eval.comparison.paired import compare_paired
 from eval.results import Items, Result
 from eval.statistics import bootstrap_difference, mcnemar, pass_at_k
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from eval.comparable import difference
+from eval.comparison.comparable import difference
 from eval.results import Change, Items, Result
 from eval.statistics import bootstrap_difference, mcnemar
 

@@ -1,0 +1,1 @@
+"""Compares runs on the same items."""
