@@ -6,7 +6,7 @@ scored by "the longer answer is better" and by "the answer that repeats fewer wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,24 +19,19 @@ from data_prep.decontamination.evaluation_sets import set_key
 from eval.chat_setting import ChatSetting
 from eval.comparison.paired import compare_paired
 from eval.contamination import labelled, split
-from eval.likelihood.scoring import Report
+from eval.reading.reader import Reader
+from eval.reading.windows import Report
 from eval.results import Items, Result
 from eval.statistics import wilson
 
 if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
 
-_ROWS = 32  # rows that are scored at a time
-
-# Scores rows of tokens: prompt, answer and its end.
-RowScorer = Callable[[Sequence[Sequence[int]]], Sequence[float]]
-
 
 def preference_results(
     section: PreferenceSet,
-    score: RowScorer,
+    reader: Reader,
     setting: ChatSetting,
-    context_length: int,
     report: Report | None = None,
     touched: Touched | None = None,
 ) -> list[Result]:
@@ -46,15 +41,15 @@ def preference_results(
 
     Args:
         section: the set.
-        score: the reward model.
+        reader: of the reward model.
         setting: how conversations are written down and scored.
-        context_length: most tokens that the model reads.
-        report: receives the number of scored pairs.
+        report: receives the number of scored answers.
         touched: items that training documents touch.
 
     Raises:
         ValueError: when the set cannot be read, or no pair fits the context.
     """
+    context_length = reader.context_length
     pairs, left = read_preferences(section, setting.chat.system)
     render = setting.template.render
     rows = [[render([*pair.prompt, answer]).ids for answer in (pair.chosen, pair.rejected)] for pair in pairs]
@@ -62,8 +57,8 @@ def preference_results(
     if not fitting:
         raise ValueError(f"preference set `{section.name}`: no pair fits model.context_length {context_length}")
     kept = [pairs[number] for number in fitting]
-    rewards = _score(score, [rows[number] for number in fitting], report)
-    agreed = {"accuracy": [_agrees(*both) for both in rewards]}
+    rewards = reader.rewards([ids for number in fitting for ids in rows[number]], report)
+    agreed = {"accuracy": [_agrees(*both) for both in zip(rewards[::2], rewards[1::2], strict=True)]}
     for name, measure in (("longer", _length), ("less_repeated", _variety)):
         agreed[name] = [_agrees(measure(pair.chosen), measure(pair.rejected)) for pair in kept]
     beyond = len(pairs) - len(kept)
@@ -80,20 +75,6 @@ def preference_results(
     for part, mask in split(touched, f"preference/{section.name}", passages).items():
         results += labelled(scored(np.flatnonzero(mask).tolist()), part)
     return results
-
-
-def _score(score: RowScorer, rows: list[list[list[int]]], report: Report | None) -> list[tuple[float, float]]:
-    """Scores both answers of each pair; pairs of similar length are scored together."""
-    order = sorted(range(len(rows)), key=lambda number: max(map(len, rows[number])))
-    scores: dict[int, tuple[float, float]] = {}
-    for start in range(0, len(order), _ROWS // 2):
-        numbers = order[start : start + _ROWS // 2]
-        values = list(score([ids for number in numbers for ids in rows[number]]))
-        for place, number in enumerate(numbers):
-            scores[number] = (float(values[2 * place]), float(values[2 * place + 1]))
-        if report is not None:
-            report(start + len(numbers), total=len(order))
-    return [scores[number] for number in range(len(rows))]
 
 
 def _agrees(chosen: float, rejected: float) -> float:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
     from data_prep.tokens.vocab import Vocab
     from eval.chat_setting import ChatSetting
-    from eval.preference_accuracy import RowScorer
-    from pretrain.model.transformer import Transformer
+    from eval.reading.reader import Reader
 
 _PROMPT_TOKENS = 48
 _REFERENCE_CHARACTERS = 400
@@ -32,19 +31,18 @@ class Scorer:
     """Builds and runs the parts of an evaluation of one model.
 
     Attributes:
+        reader: asks the model.
         common: inputs of every score: the checkpoint, the code version, the comparison with training data.
         sets: `perplexity set NAME`, … -> identities of its files.
-        reward: scores rows of tokens, of a reward model.
     """
 
     recipe: Recipe
-    model: Transformer
+    reader: Reader
     vocab: Vocab
     touched: Touched | None
     common: dict[str, Any]
     sets: dict[str, Any]
     progress: bool = True
-    reward: RowScorer | None = None
     _texts: dict[str, list[str]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------------------------------ parts
@@ -130,7 +128,7 @@ class Scorer:
         own = section.benchmarks.model_copy(update={"tasks": [task]})
         samples = section.bootstrap_samples
         chat = self._asked_in_template()
-        return benchmark_results(own, self.model, self.vocab, samples, self.progress, self.touched, chat), []
+        return benchmark_results(own, self.reader, self.vocab, samples, self.progress, self.touched, chat), []
 
     def _texts_of(self, item: PerplexitySet) -> list[str]:
         if item.name not in self._texts:
@@ -144,7 +142,7 @@ class Scorer:
         from eval.contamination import labelled, split
         from eval.likelihood.perplexity import perplexity_results, score_texts
 
-        section, context = self.recipe.evaluation, self.model.config.context_length
+        section, context = self.recipe.evaluation, self.reader.context_length
         stride = item.stride or max(1, context // 2)
         if stride > context:
             raise ValueError(
@@ -153,7 +151,7 @@ class Scorer:
             )
         texts = self._texts_of(item)
         with progress_bar(f"perplexity of {item.name}: windows", None, self.progress) as bar:
-            scores = score_texts(self.model, self.vocab, texts, stride, section.batch_size, bar.update)
+            scores = score_texts(self.reader, self.vocab, texts, stride, bar.update)
         half = stride == max(1, context // 2)
         stamp = partial(self._stamped, settings={"new tokens per window": "half the context" if half else stride})
         make_results = partial(
@@ -189,7 +187,7 @@ class Scorer:
         count = len(read_pairs(pairs)[1])
         with progress_bar(f"translation of {pairs.name}: pairs", count, self.progress) as bar:
             return translation_results(
-                pairs, self.model, self.vocab, section.batch_size, section.bootstrap_samples, bar.update, self.touched
+                pairs, self.reader, self.vocab, section.bootstrap_samples, bar.update, self.touched
             )
 
     # ------------------------------------------------------------------------------------------------------- assistants
@@ -203,25 +201,20 @@ class Scorer:
 
         section = self.recipe.evaluation
         with progress_bar("held-out conversations", None, self.progress) as bar:
-            results = conversation_results(
-                tuned, self.model, self.vocab, section.batch_size, section.bootstrap_samples, bar.update
-            )
+            results = conversation_results(tuned, self.reader, self.vocab, section.bootstrap_samples, bar.update)
         return results, []
 
     def _answer(self, item: ChatSet) -> Scored:
         from eval.generation.chat_tasks import chat_results
 
-        with progress_bar(f"answers to {item.name}: prompts", None, self.progress) as bar:
-            return chat_results(item, self.model, self._setting(), bar.update, self.touched)
+        with progress_bar(f"answers to {item.name}", None, self.progress) as bar:
+            return chat_results(item, self.reader, self._setting(), bar.update, self.touched)
 
     def _prefer(self, item: PreferenceSet) -> Scored:
         from eval.preference_accuracy import preference_results
 
-        if self.reward is None:
-            raise ValueError(f"preference set `{item.name}`: {self.recipe.name} is no reward model")
-        context = self.model.config.context_length
-        with progress_bar(f"rewards of {item.name}: pairs", None, self.progress) as bar:
-            return preference_results(item, self.reward, self._setting(), context, bar.update, self.touched), []
+        with progress_bar(f"rewards of {item.name}: answers", None, self.progress) as bar:
+            return preference_results(item, self.reader, self._setting(), bar.update, self.touched), []
 
     def _setting(self) -> ChatSetting:
         from data_prep.tokens.chat_template import ChatTemplate
@@ -244,7 +237,7 @@ class Scorer:
 
         section = self.recipe.evaluation.samples
         sampling = Sampling(section.temperature, section.top_k, section.top_p, seed)
-        return sample(self.model, Stops(self.vocab), self.vocab.prompt(text), section.max_new_tokens, sampling)
+        return sample(self.reader, Stops(self.vocab), self.vocab.prompt(text), section.max_new_tokens, sampling)
 
     def _replied(self, text: str, seed: int) -> str:
         """Samples the answer to a user's message."""
@@ -258,7 +251,7 @@ class Scorer:
         messages = [*([Message.of("system", system)] if system else []), Message.of("user", text)]
         sampling = Sampling(section.temperature, section.top_k, section.top_p, seed)
         stops = Stops(self.vocab, end_ids=template.end_ids)
-        return sample(self.model, stops, template.prompt(messages), section.max_new_tokens, sampling)
+        return sample(self.reader, stops, template.prompt(messages), section.max_new_tokens, sampling)
 
     def _sample_prompts(self) -> Scored:
         section = self.recipe.evaluation.samples
@@ -274,7 +267,7 @@ class Scorer:
     def _sample_document(self, item: PerplexitySet) -> Scored:
         """Continues a paragraph from the middle of the set's first document, and shows the real continuation."""
         text = passage(self._texts_of(item)[0])
-        most = max(1, min(_PROMPT_TOKENS, self.model.config.context_length // 2))
+        most = max(1, min(_PROMPT_TOKENS, self.reader.context_length // 2))
         ids = self.vocab.encode(text[: 16 * _PROMPT_TOKENS])[:most]
         prompt = self.vocab.decode(ids).rstrip("\ufffd")  # a character may be cut
         reference = text[len(prompt) :][:_REFERENCE_CHARACTERS]

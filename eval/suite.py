@@ -22,7 +22,7 @@ from eval.currency import scored_recipe, scores_fingerprint, scoring_code, set_i
 from eval.lineage import checkpoint_facts, data_facts, lineage, model_facts, package_versions
 from eval.parts import DIRECTORY as DIRECTORY_OF_SCORES
 from eval.parts import score_parts, stored_results
-from eval.preference_accuracy import RowScorer
+from eval.reading.reader import LocalReader, RowScorer
 from eval.results import Change, Failure, Result, Results, ScoresBroken, ScoresFailed, load_results
 from eval.scorer import Scorer
 from eval.stage_facts import stage_of
@@ -65,8 +65,9 @@ def evaluate(
     vocab, model = Vocab.load(checkpoint.tokenizer), _to_device(load_weights(checkpoint))
     touched = load_touched(recipe, checkpoint)
     common = {"code": scoring_code(), "checkpoint": checkpoint.fingerprint, "touched": identity(recipe, checkpoint)}
-    reward = _reward_scorer(checkpoint, vocab, next(model.parameters()).device)
-    parts = Scorer(recipe, model, vocab, touched, common, sets, progress, reward=reward).parts()
+    rewards = _reward_scorer(checkpoint, vocab, next(model.parameters()).device)
+    reader = LocalReader(model, vocab.size, recipe.evaluation.batch_size, rewards)
+    parts = Scorer(recipe, reader, vocab, touched, common, sets, progress).parts()
     scored = score_parts(parts, run / DIRECTORY_OF_SCORES, again)
     if parts and len(scored.failures) == len(parts):
         raise _complaint(scored.failures, None)

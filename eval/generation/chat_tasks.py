@@ -20,14 +20,14 @@ from data_prep.decontamination.evaluation_sets import set_key
 from data_prep.tokens.chat_template import ChatTemplate
 from eval.chat_setting import ChatSetting
 from eval.contamination import labelled, split
-from eval.likelihood.scoring import Report
+from eval.reading.reader import Reader
+from eval.reading.windows import Report
 from eval.results import Items, Result, Sample
 from eval.statistics import Interval, bootstrap_ratio, no_interval, pass_at_k, pass_ks, wilson
 from pretrain.generation.noise import noise_keys
-from pretrain.generation.player import Answer, Player, Request
+from pretrain.generation.player import Answer, Request
 from pretrain.generation.sampling import Sampling
 from pretrain.generation.tools import forced_by
-from pretrain.model.transformer import Transformer
 from pretrain.rewards.answers import last_answer
 from pretrain.rewards.completion import Completion
 from pretrain.rewards.registry import exact_reward, format_reward
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
 
 SHOWN_SAMPLES = 4
-_ROWS = 64  # answers that decode together
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,7 +53,7 @@ class Graded:
 
 def chat_results(
     section: ChatSet,
-    model: Transformer,
+    reader: Reader,
     setting: ChatSetting,
     report: Report | None = None,
     touched: Touched | None = None,
@@ -63,9 +62,9 @@ def chat_results(
 
     Args:
         section: the set.
-        model: in evaluation mode.
+        reader: of the model.
         setting: how conversations are written down and scored.
-        report: receives the number of finished prompts.
+        report: receives the number of finished answers.
         touched: items that training documents touch.
 
     Raises:
@@ -73,7 +72,7 @@ def chat_results(
     """
     chat = setting.chat
     prompts, left = read_prompts(section, chat.system)
-    graded = answer_prompts(section, prompts, model, setting, report)
+    graded = answer_prompts(section, prompts, reader, setting, report)
     checked = is_checked(section, prompts)
     greedy = section.samples == 1
     how = "greedy" if greedy else f"{section.samples} samples at temperature {section.temperature:g}"
@@ -113,12 +112,12 @@ def is_checked(section: ChatSet, prompts: Sequence[Prompt]) -> bool:
 def answer_prompts(
     section: ChatSet,
     prompts: Sequence[Prompt],
-    model: Transformer,
+    reader: Reader,
     setting: ChatSetting,
     report: Report | None = None,
 ) -> list[list[Graded]]:
     """Answers each prompt `section.samples` times. A prompt that fills the context has empty answers, all wrong."""
-    checked, context = is_checked(section, prompts), model.config.context_length
+    checked, context = is_checked(section, prompts), reader.context_length
     template, seed, forced = setting.template, setting.seed, forced_by(setting.chat.tools, setting.template)
     sampling = Sampling(
         temperature=0.0 if section.samples == 1 else section.temperature,
@@ -129,28 +128,21 @@ def answer_prompts(
     graded: list[list[Graded]] = [[Graded("", 0, False, False, False)] * section.samples for _ in prompts]
     rendered = [template.prompt(prompt.messages) for prompt in prompts]
     fitting = [number for number, ids in enumerate(rendered) if len(ids) < context]
-    fitting.sort(key=lambda number: len(rendered[number]))
-    block = max(1, _ROWS // section.samples)
-    player = Player(model)
-    for start in range(0, len(fitting), block):
-        numbers = fitting[start : start + block]
-        requests = [
-            Request(
-                rendered[number],
-                min(section.max_new_tokens, context - len(rendered[number])),
-                sampling,
-                section.samples,
-                [int(key) for key in _keys(seed, section, number)],
-                forced=forced,
-            )
-            for number in numbers
-        ]
-        answers = iter(player.run(requests))
-        for number in numbers:
-            drawn = [next(answers) for _ in range(section.samples)]
-            graded[number] = [_grade(template, prompts[number], rendered[number], one, checked) for one in drawn]
-        if report is not None:
-            report(start + len(numbers), total=len(fitting))
+    requests = [
+        Request(
+            rendered[number],
+            min(section.max_new_tokens, context - len(rendered[number])),
+            sampling,
+            section.samples,
+            [int(key) for key in _keys(seed, section, number)],
+            forced=forced,
+        )
+        for number in fitting
+    ]
+    answers = iter(reader.generate(requests, report))
+    for number in fitting:
+        drawn = [next(answers) for _ in range(section.samples)]
+        graded[number] = [_grade(template, prompts[number], rendered[number], one, checked) for one in drawn]
     return graded
 
 

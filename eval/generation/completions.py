@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from data_prep.tokens.vocab import Vocab, byte_alphabet
-from eval.likelihood.scoring import Report
-from pretrain.generation.player import Player, Request
+from eval.reading.reader import Reader
+from eval.reading.windows import Report
+from pretrain.generation.player import Request
 from pretrain.generation.sampling import GREEDY, Sampling
-from pretrain.model.transformer import Transformer
 
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
 
@@ -75,39 +75,27 @@ class Stops:
 
 
 def complete(
-    model: Transformer,
+    reader: Reader,
     stops: Stops,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
-    batch_size: int,
     report: Report | None = None,
     samplings: Sequence[Sampling] | None = None,
 ) -> list[str]:
-    """Completes prompts (token ids), `batch_size` at a time; where one ends, the next takes its place.
+    """Completes prompts (token ids).
 
     Each completion ends at the end of text, an end id or a stop string. `samplings`: of each prompt; None: greedily.
     """
-    player = Player(model, max_rows=batch_size)
     chosen = [GREEDY] * len(prompts) if samplings is None else samplings
-    # The longest first, so that the cache is as large as it must be from the beginning.
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
-    index_of: dict[int, int] = {}
-    for index in order:
-        request = Request(prompts[index], max_new_tokens, stops.within(chosen[index]), is_over=stops.met)
-        index_of[player.add(request)[0]] = index
-    outputs: list[list[int]] = [[] for _ in prompts]
-    done = 0
+    requests = [
+        Request(prompt, max_new_tokens, stops.within(sampling), is_over=stops.met)
+        for prompt, sampling in zip(prompts, chosen, strict=True)
+    ]
     ends = stops.within(GREEDY).stop
-    for event in player.events():
-        if event.token not in ends:
-            outputs[index_of[event.row]].append(event.token)
-        if event.finished:
-            done += 1
-            if report is not None:
-                report(done, total=len(prompts))
-    return [stops.cut(stops.vocab.decode(output)) for output in outputs]
+    answers = [[token for token in answer.ids if token not in ends] for answer in reader.generate(requests, report)]
+    return [stops.cut(stops.vocab.decode(ids)) for ids in answers]
 
 
-def sample(model: Transformer, stops: Stops, prompt: list[int], max_new_tokens: int, sampling: Sampling) -> str:
+def sample(reader: Reader, stops: Stops, prompt: list[int], max_new_tokens: int, sampling: Sampling) -> str:
     """Samples one continuation of a prompt (token ids). It ends at the end of text, an end id or a stop string."""
-    return complete(model, stops, [prompt], max_new_tokens, 1, samplings=[sampling])[0]
+    return complete(reader, stops, [prompt], max_new_tokens, samplings=[sampling])[0]

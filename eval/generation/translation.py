@@ -14,10 +14,10 @@ from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import labelled, split
 from eval.generation.completions import Stops, complete
-from eval.likelihood.scoring import Report
+from eval.reading.reader import Reader
+from eval.reading.windows import Report
 from eval.results import Result, Sample
 from eval.statistics import no_interval
-from pretrain.model.transformer import Transformer
 
 if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
@@ -122,9 +122,8 @@ def corpus_scores(
 
 def translation_results(
     section: TranslationSet,
-    model: Transformer,
+    reader: Reader,
     vocab: Vocab,
-    batch_size: int,
     bootstrap_samples: int,
     report: Report | None = None,
     touched: Touched | None = None,
@@ -135,16 +134,16 @@ def translation_results(
     """
     bleu_with(section.tokenize)  # before translating, because its package may be missing
     shots, pairs = read_pairs(section)
-    room = model.config.context_length - section.max_new_tokens
+    room = reader.context_length - section.max_new_tokens
     if room < 2:
         raise ValueError(
             f"translation set `{section.name}`: max_new_tokens {section.max_new_tokens} leaves no room for a prompt in "
-            f"model.context_length {model.config.context_length}; lower it"
+            f"model.context_length {reader.context_length}; lower it"
         )
     chat = section.template == "chat"
     stops = Stops(vocab, [], ChatTemplate(vocab).end_ids) if chat else Stops(vocab, ["\n"])
     fitted = [fit_prompt(section, shots, pair.source, vocab, room) for pair in pairs]
-    texts = complete(model, stops, [ids for ids, _ in fitted], section.max_new_tokens, batch_size, report)
+    texts = complete(reader, stops, [ids for ids, _ in fitted], section.max_new_tokens, report)
     hypotheses = [text.strip() for text in texts]
     references, sources = [pair.target for pair in pairs], [pair.source for pair in pairs]
     shown = sum(count for _, count in fitted) / len(fitted)

@@ -19,9 +19,9 @@ from data_prep.decontamination.evaluation_sets import set_key
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import labelled, split
 from eval.harness.benchmark_groups import group_results, is_score, score_name
+from eval.reading.reader import Reader
 from eval.results import Items, Result
 from eval.statistics import SEED, bootstrap, no_interval, wilson
-from pretrain.model.transformer import Transformer
 
 if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
@@ -32,7 +32,7 @@ _GUESSED = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info"}
 
 def benchmark_results(
     section: Benchmarks,
-    model: Transformer,
+    reader: Reader,
     vocab: Vocab,
     bootstrap_samples: int,
     progress: bool = True,
@@ -50,7 +50,7 @@ def benchmark_results(
     """
     from eval.harness.lm_eval_adapter import ReplicaLM  # lm-eval is heavy: only when there are tasks
 
-    adapter = ReplicaLM(model, vocab, section.batch_size, progress, chat)
+    adapter = ReplicaLM(reader, vocab, progress, chat)
     with tempfile.TemporaryDirectory(prefix="replica-datasets-") as cache, quiet():
         from lm_eval.evaluator import evaluate
 

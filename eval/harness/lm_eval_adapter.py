@@ -18,9 +18,9 @@ from configs.schema.chat import END
 from data_prep.tokens.chat_template import JINJA, TEMPLATE_TOKENS, ChatTemplate
 from data_prep.tokens.vocab import Vocab
 from eval.generation.completions import Stops, complete
-from eval.likelihood.scoring import score_windows, sliding_windows
+from eval.reading.reader import Reader
+from eval.reading.windows import sliding_windows
 from pretrain.generation.sampling import Sampling
-from pretrain.model.transformer import Transformer
 
 _KNOWN = {"until", "do_sample", "max_gen_toks", "temperature", "top_k", "top_p"}
 # Defaults of transformers' `generate` (GenerationConfig), where neither the task nor the model's directory sets a
@@ -36,16 +36,14 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     lm-eval's `TemplateLM` tokenizes contexts and continuations.
     """
 
-    def __init__(
-        self, model: Transformer, vocab: Vocab, batch_size: int, progress: bool = True, chat: bool = False
-    ) -> None:
+    def __init__(self, reader: Reader, vocab: Vocab, progress: bool = True, chat: bool = False) -> None:
         """`chat`: requests are rendered by the chat template, so markers in their text are tokens, as `hf` reads them.
 
         Raises:
             ValueError: with `chat`, when the vocabulary has no chat tokens.
         """
         super().__init__()
-        self._model, self._vocab, self._batch_size, self._progress = model, vocab, batch_size, progress
+        self._reader, self._vocab, self._progress = reader, vocab, progress
         self._template = ChatTemplate(vocab) if chat else None
         # stderr is redirected to silence lm-eval's progress bars, so keep the real one for ours.
         self._stderr = sys.stderr
@@ -77,7 +75,7 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     @property
     def max_length(self) -> int:
         """Maximum number of tokens in a forward pass."""
-        return self._model.config.context_length
+        return self._reader.context_length
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         if self._template is not None:
@@ -121,7 +119,7 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
                 windows.append(window)
                 owners.append(index)
         with self._bar("benchmarks: windows", len(windows)) as bar:
-            scores = score_windows(self._model, windows, self._vocab.size, self._batch_size, bar.update)
+            scores = self._reader.score(windows, bar.update)
         totals, greedy = np.zeros(len(pairs)), np.ones(len(pairs), dtype=bool)
         for owner, score in zip(owners, scores, strict=True):
             totals[owner] -= score.nats
@@ -158,7 +156,7 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             if wanted["do_sample"]:
                 temperature, top_k, top_p = wanted["temperature"], wanted["top_k"], wanted["top_p"]
                 samplings = [Sampling(temperature, top_k, top_p, seed=number + 1) for number in range(len(ids))]
-            return complete(self._model, stops, ids, new, self._batch_size, bar.update, samplings)
+            return complete(self._reader, stops, ids, new, bar.update, samplings)
 
     @contextmanager
     def _bar(self, description: str, total: int) -> Iterator[ProgressBar]:

@@ -10,29 +10,23 @@ import math
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from configs.schema.objectives import Supervised
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 from data_prep.tokens.vocab import Vocab
-from eval.likelihood.scoring import Report
+from eval.reading.reader import Reader
+from eval.reading.windows import Report, Window
 from eval.results import Items, Result
 from eval.statistics import bootstrap_ratio, no_interval
 from pretrain.batches.unit_rows import UnitRows
 from pretrain.batches.units import learnt
-from pretrain.generation.sampling import NO_PROBABILITIES
-from pretrain.model.transformer import Transformer
-
-Floats = npt.NDArray[np.float64]
 
 
 def conversation_results(
     tuned: Recipe,
-    model: Transformer,
+    reader: Reader,
     vocab: Vocab,
-    batch_size: int,
     bootstrap_samples: int,
     report: Report | None = None,
 ) -> list[Result]:
@@ -42,9 +36,8 @@ def conversation_results(
 
     Args:
         tuned: recipe of the stage that was fine-tuned on conversations.
-        model: in evaluation mode; this stage's, or a later one's.
+        reader: of the model: this stage's, or a later one's.
         vocab: of the model.
-        batch_size: conversations per forward pass.
         bootstrap_samples: number of resamples.
         report: receives the number of scored conversations.
 
@@ -54,7 +47,7 @@ def conversation_results(
     data, objective = load_manifest(tuned.data_directory), tuned.train.objective
     assert isinstance(objective, Supervised)
     weigh = partial(learnt, train_on=objective.train_on)
-    rows = UnitRows(data.validation, vocab, model.config.context_length, weigh)
+    rows = UnitRows(data.validation, vocab, reader.context_length, weigh)
     share = min(1.0, tuned.train.validation.max_tokens / max(1, sum(source.tokens for source in data.validation)))
     chosen = [
         (number, document)
@@ -64,14 +57,9 @@ def conversation_results(
     name = tuned.name.rpartition(".")[2]
     if not chosen:
         raise ValueError(f"{tuned.data_directory} holds no conversations out; raise data.validation_fraction")
-    nats, tokens = np.zeros(len(chosen)), np.zeros(len(chosen))
-    for start in range(0, len(chosen), batch_size):
-        part = slice(start, start + batch_size)
-        nats[part], tokens[part] = _score(model, rows, chosen[part], vocab.size)
-        if report is not None:
-            report(min(start + batch_size, len(chosen)), total=len(chosen))
-    if not np.isfinite(nats).all():
-        raise ValueError(NO_PROBABILITIES)
+    windows = [_window(rows, document) for document in chosen]
+    nats = np.array([score.nats for score in reader.score(windows, report)])
+    tokens = np.array([0.0 if window.weights is None else window.weights.sum() for window in windows])
     interval = bootstrap_ratio(nats, tokens, bootstrap_samples)
     n = len(chosen)
     return [
@@ -93,13 +81,10 @@ def conversation_results(
     ]
 
 
-@torch.inference_mode()
-def _score(model: Transformer, rows: UnitRows, chosen: list[tuple[int, int]], vocab_size: int) -> tuple[Floats, Floats]:
-    """Nats and learnt tokens of each conversation, (B,) both."""
-    batch = rows.batch(chosen)
-    width = max(batch.lengths or [batch.tokens.shape[1]])
-    device = next(model.parameters()).device
-    tokens, targets, weights = (part[:, :width].to(device) for part in (batch.tokens, batch.targets, batch.weights))
-    log_probs = model.log_probs_and_entropy(tokens, targets, vocab_size=vocab_size)[0]  # (B, T)
-    nats = -(log_probs.double() * weights).sum(dim=1)
-    return nats.cpu().numpy(), weights.sum(dim=1).double().cpu().numpy()
+def _window(rows: UnitRows, document: tuple[int, int]) -> Window:
+    """The window of a conversation, whose targets have weight 1 where the assistant writes."""
+    batch = rows.batch([document])
+    assert batch.lengths is not None
+    used = batch.lengths[0]
+    tokens = np.append(batch.tokens[0, :used].numpy(), batch.targets[0, used - 1].item())
+    return Window(tokens, used, batch.weights[0, :used].double().numpy())

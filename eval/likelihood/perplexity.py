@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.tokens.vocab import Vocab
-from eval.likelihood.scoring import Report, Window, score_windows, sliding_windows
+from eval.reading.reader import Reader
+from eval.reading.windows import Report, Window, sliding_windows
 from eval.results import Items, Result
 from eval.statistics import Interval, bootstrap_ratio, no_interval
-from pretrain.model.transformer import Transformer
 
 # With fewer documents, the interval is computed over windows instead.
 FEW_DOCUMENTS = 20
@@ -54,7 +54,7 @@ class SetScores:
 
 
 def score_texts(
-    model: Transformer, vocab: Vocab, texts: Sequence[str], stride: int, batch_size: int, report: Report | None = None
+    reader: Reader, vocab: Vocab, texts: Sequence[str], stride: int, report: Report | None = None
 ) -> SetScores:
     """Scores texts with a window of the model's context that moves by `stride` tokens.
 
@@ -74,12 +74,12 @@ def score_texts(
                 "the tokenizer lacks some characters, and bits per byte would be wrong. Use one with a byte fallback."
             )
         done = 1
-        for window in sliding_windows(ids, 1, model.config.context_length, stride):
+        for window in sliding_windows(ids, 1, reader.context_length, stride):
             windows.append(window)
             documents.append(index)
             sizes.append(int(lengths[done : done + window.scored].sum()) - (prefix if done == 1 else 0))
             done += window.scored
-    scores = score_windows(model, windows, vocab.size, batch_size, report)
+    scores = reader.score(windows, report)
     return SetScores(
         np.array(documents),
         np.array([score.nats for score in scores]),

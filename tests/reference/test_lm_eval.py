@@ -20,6 +20,7 @@ from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.harness.benchmarks import benchmark_results, load_tasks
 from eval.harness.lm_eval_adapter import ReplicaLM
+from eval.reading.reader import LocalReader
 from pretrain.generation import sampling
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.model.transformer import Transformer
@@ -99,7 +100,7 @@ def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
 def test_loglikelihood_equals_hf(models: tuple[Transformer, Vocab, Any], batch_size: int) -> None:
     model, vocab, theirs = models
     requests = instances("loglikelihood", PAIRS)
-    ours = ReplicaLM(model, vocab, batch_size, progress=False).loglikelihood(requests)
+    ours = ReplicaLM(LocalReader(model, vocab.size, batch_size), vocab, progress=False).loglikelihood(requests)
     expected = theirs.loglikelihood(requests, disable_tqdm=True)
     for pair, (value, greedy), (their_value, their_greedy) in zip(PAIRS, ours, expected, strict=True):
         assert value == pytest.approx(their_value, rel=1e-4), pair
@@ -109,14 +110,14 @@ def test_loglikelihood_equals_hf(models: tuple[Transformer, Vocab, Any], batch_s
 def test_rolling_equals_hf(models: tuple[Transformer, Vocab, Any]) -> None:
     model, vocab, theirs = models
     requests = instances("loglikelihood_rolling", [(TEXT,), ("short",), (TEXT * 9,)])
-    ours = ReplicaLM(model, vocab, 2, progress=False).loglikelihood_rolling(requests)
+    ours = ReplicaLM(LocalReader(model, vocab.size, 2), vocab, progress=False).loglikelihood_rolling(requests)
     assert ours == pytest.approx(theirs.loglikelihood_rolling(requests, disable_tqdm=True), rel=1e-4)
 
 
 def test_generation_equals_hf(models: tuple[Transformer, Vocab, Any]) -> None:
     model, vocab, theirs = models
     requests = instances("generate_until", QUESTIONS)
-    ours = ReplicaLM(model, vocab, 4, progress=False).generate_until(requests)
+    ours = ReplicaLM(LocalReader(model, vocab.size, 4), vocab, progress=False).generate_until(requests)
     assert ours == theirs.generate_until(requests, disable_tqdm=True)
     assert any(ours)
 
@@ -161,7 +162,9 @@ def test_text_before_a_stop_within_a_token_is_kept(
 ) -> None:
     model, vocab, theirs = writers
     questions = ask(stops)
-    ours = ReplicaLM(model, vocab, batch_size, progress=False).generate_until(instances("generate_until", questions))
+    ours = ReplicaLM(LocalReader(model, vocab.size, batch_size), vocab, progress=False).generate_until(
+        instances("generate_until", questions)
+    )
     assert ours == theirs.generate_until(instances("generate_until", ask(stops)), disable_tqdm=True)
     if stops == ["\n"]:
         ends = [vocab.encode(text + "\n") for text in ours]
@@ -194,7 +197,7 @@ def test_sampling_draws_from_the_tokens_that_hf_draws_from(
         return least_likely(weights, 1).squeeze(-1), weights.sum(dim=-1, dtype=torch.float64)
 
     monkeypatch.setattr(sampling, "draw_with_total", drawn)
-    adapter = ReplicaLM(model, vocab, 2, progress=False)
+    adapter = ReplicaLM(LocalReader(model, vocab.size, 2), vocab, progress=False)
     ours = adapter.generate_until(instances("generate_until", ask(["\n"], **settings)))
     assert ours == theirs.generate_until(instances("generate_until", ask(["\n"], **settings)), disable_tqdm=True), (
         settings
@@ -217,14 +220,18 @@ def test_generation_settings_that_would_be_ignored_are_refused(
 ) -> None:
     model, vocab, _ = writers
     with pytest.raises(ValueError, match=words):
-        ReplicaLM(model, vocab, 1, False).generate_until(instances("generate_until", ask(["\n"], **settings)))
+        ReplicaLM(LocalReader(model, vocab.size, 1), vocab, False).generate_until(
+            instances("generate_until", ask(["\n"], **settings))
+        )
     harmless = ask(["\n"], num_beams=1, repetition_penalty=1.0)[:1]
-    assert ReplicaLM(model, vocab, 1, False).generate_until(instances("generate_until", harmless))
+    assert ReplicaLM(LocalReader(model, vocab.size, 1), vocab, False).generate_until(
+        instances("generate_until", harmless)
+    )
 
 
 def test_greedy_continuation_is_recognised(models: tuple[Transformer, Vocab, Any]) -> None:
     model, vocab, _ = models
-    adapter = ReplicaLM(model, vocab, 1, progress=False)
+    adapter = ReplicaLM(LocalReader(model, vocab.size, 1), vocab, progress=False)
     (text,) = adapter.generate_until(instances("generate_until", [("It is", {"until": [], "max_gen_toks": 3})]))
     if vocab.encode("It is" + text)[: len(vocab.encode("It is"))] == vocab.encode("It is") and "\ufffd" not in text:
         (outcome,) = adapter.loglikelihood(instances("loglikelihood", [("It is", text)]))
@@ -234,7 +241,7 @@ def test_greedy_continuation_is_recognised(models: tuple[Transformer, Vocab, Any
 def test_task_that_generates_beyond_the_context(models: tuple[Transformer, Vocab, Any]) -> None:
     model, vocab, _ = models
     with pytest.raises(ValueError, match="max_gen_toks"):
-        ReplicaLM(model, vocab, 1, progress=False).generate_until(
+        ReplicaLM(LocalReader(model, vocab.size, 1), vocab, progress=False).generate_until(
             instances("generate_until", [("question", {"until": ["\n"], "max_gen_toks": CONTEXT})])
         )
 
@@ -255,11 +262,19 @@ def test_shipped_tasks_equal_hf(
         include_path=str(TASKS),
         limit=12,
     )
-    results = {result.name: result for result in benchmark_results(section, model, vocab, 200, progress=False)}
+    results = {
+        result.name: result
+        for result in benchmark_results(section, LocalReader(model, vocab.size), vocab, 200, progress=False)
+    }
     assert Path.cwd() == tmp_path and usual_cache == datasets.config.HF_DATASETS_CACHE
     with quiet():
         expected = evaluate(theirs, load_tasks(section, tmp_path), limit=12, bootstrap_iters=0)
-        ours = evaluate(ReplicaLM(model, vocab, 5, False), load_tasks(section, tmp_path), limit=12, bootstrap_iters=0)
+        ours = evaluate(
+            ReplicaLM(LocalReader(model, vocab.size, 5), vocab, False),
+            load_tasks(section, tmp_path),
+            limit=12,
+            bootstrap_iters=0,
+        )
     for task in section.tasks:
         for mine, reference in zip(ours["samples"][task], expected["samples"][task], strict=True):
             assert mine["arguments"] == reference["arguments"]
@@ -303,7 +318,10 @@ def test_chance_groups_and_files_beside_the_yaml(models: tuple[Transformer, Voca
     group = {"group": "both", "task": ["two_choices", "four_choices"], "aggregate_metric_list": [{"metric": "acc"}]}
     (tmp_path / "inner" / "both.yaml").write_text(json.dumps(group))
     section = Benchmarks(tasks=["both"], include_path=str(tmp_path))
-    results = {result.name: result for result in benchmark_results(section, model, vocab, 200, progress=False)}
+    results = {
+        result.name: result
+        for result in benchmark_results(section, LocalReader(model, vocab.size), vocab, 200, progress=False)
+    }
     assert results["benchmark/two_choices/acc"].chance == 0.5
     assert results["benchmark/four_choices/acc"].chance == 0.25
     whole = results["benchmark/both/acc"]
@@ -313,7 +331,7 @@ def test_chance_groups_and_files_beside_the_yaml(models: tuple[Transformer, Voca
 
 def scores_of(directory: Path, models: tuple[Transformer, Vocab, Any], *tasks: str) -> dict[str, Any]:
     section = Benchmarks(tasks=list(tasks), include_path=str(directory))
-    found = benchmark_results(section, models[0], models[1], 200, progress=False)
+    found = benchmark_results(section, LocalReader(models[0], models[1].size), models[1], 200, progress=False)
     assert len({result.name for result in found}) == len(found)
     return {result.name.removeprefix("benchmark/"): result for result in found}
 
@@ -366,7 +384,9 @@ def test_groups_use_the_weights_of_lm_eval(models: tuple[Transformer, Vocab, Any
     found = scores_of(tmp_path, models, *tasks)
     with quiet():
         loaded = load_tasks(Benchmarks(tasks=list(tasks), include_path=str(tmp_path)), tmp_path / "cache")
-        printed = evaluate(ReplicaLM(models[0], models[1], 4, False), loaded, bootstrap_iters=0)["results"]
+        printed = evaluate(
+            ReplicaLM(LocalReader(models[0], models[1].size, 4), models[1], False), loaded, bootstrap_iters=0
+        )["results"]
 
     def share(weights: dict[str, float]) -> tuple[float, float, float]:
         members = [(weight, found[f"{task}/acc"]) for task, weight in weights.items()]
@@ -399,7 +419,13 @@ def test_missing_data_file_is_one_message(models: tuple[Transformer, Vocab, Any]
     write_task(tmp_path, "no_data", [["a", "b"]])
     (tmp_path / "no_data.jsonl").unlink()
     with pytest.raises(ValueError, match=r"no_data.*could not be loaded"):
-        benchmark_results(Benchmarks(tasks=["no_data"], include_path=str(tmp_path)), model, vocab, 100, progress=False)
+        benchmark_results(
+            Benchmarks(tasks=["no_data"], include_path=str(tmp_path)),
+            LocalReader(model, vocab.size),
+            vocab,
+            100,
+            progress=False,
+        )
 
 
 def test_quiet_and_tidy(
@@ -415,7 +441,11 @@ def test_quiet_and_tidy(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     write_task(tmp_path / "tasks", "small", [["a", "b"]])
     benchmark_results(
-        Benchmarks(tasks=["small"], include_path=str(tmp_path / "tasks")), model, vocab, 100, progress=False
+        Benchmarks(tasks=["small"], include_path=str(tmp_path / "tasks")),
+        LocalReader(model, vocab.size),
+        vocab,
+        100,
+        progress=False,
     )
     assert not (tmp_path / "cache").exists()
     out, err = capfd.readouterr()

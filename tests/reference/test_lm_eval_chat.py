@@ -18,6 +18,7 @@ from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.harness.benchmarks import benchmark_results, load_tasks
 from eval.harness.lm_eval_adapter import ReplicaLM
+from eval.reading.reader import LocalReader
 from pretrain.generation.player import Player, Request
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.model.transformer import Transformer
@@ -49,9 +50,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, Vocab
 
 def test_the_template_and_its_ids_equal_hf(models: tuple[Transformer, Vocab, Any]) -> None:
     model, vocab, theirs = models
-    adapter = ReplicaLM(model, vocab, 3, progress=False, chat=True)
+    adapter = ReplicaLM(LocalReader(model, vocab.size, 3), vocab, progress=False, chat=True)
     assert adapter.chat_template(True) == theirs.chat_template(True)
-    assert ReplicaLM(model, vocab, 3, progress=False).chat_template(True) is None
+    assert ReplicaLM(LocalReader(model, vocab.size, 3), vocab, progress=False).chat_template(True) is None
     assert adapter.eot_token_id == theirs.eot_token_id != vocab.eod_id
     for history, asked in HISTORIES:
         text = adapter.apply_chat_template(history, add_generation_prompt=asked)
@@ -62,7 +63,7 @@ def test_the_template_and_its_ids_equal_hf(models: tuple[Transformer, Vocab, Any
 
 def test_requests_in_the_template_equal_hf(models: tuple[Transformer, Vocab, Any]) -> None:
     model, vocab, theirs = models
-    adapter = ReplicaLM(model, vocab, 2, progress=False, chat=True)
+    adapter = ReplicaLM(LocalReader(model, vocab.size, 2), vocab, progress=False, chat=True)
     prompts = [adapter.apply_chat_template(history, add_generation_prompt=asked) for history, asked in HISTORIES]
     pairs = instances(
         "loglikelihood", [(prompt, answer) for prompt in prompts for answer in ("42", " the answer", "x")]
@@ -90,7 +91,7 @@ def test_an_answer_ends_with_its_message(
 
     monkeypatch.setattr(Player, "add", seen)
     for chat in (False, True):
-        adapter = ReplicaLM(model, vocab, 2, progress=False, chat=chat)
+        adapter = ReplicaLM(LocalReader(model, vocab.size, 2), vocab, progress=False, chat=chat)
         adapter.generate_until(instances("generate_until", [("hello", {"until": ["zz"], "max_gen_toks": 4})]))
     assert stops == [{vocab.eod_id}, {vocab.eod_id, end}]
 
@@ -123,8 +124,8 @@ def test_scores_in_the_template_equal_lm_evals_own(models: tuple[Transformer, Vo
     (tmp_path / "task.yaml").write_text(TASK.replace("DIR", str(tmp_path)))
     section = Benchmarks(tasks=["chat_colours"], include_path=str(tmp_path), batch_size=4, chat_template=True)
     with trusting([tmp_path]):
-        ours = benchmark_results(section, model, vocab, 100, progress=False, chat=True)
-        plain = benchmark_results(section, model, vocab, 100, progress=False)
+        ours = benchmark_results(section, LocalReader(model, vocab.size), vocab, 100, progress=False, chat=True)
+        plain = benchmark_results(section, LocalReader(model, vocab.size), vocab, 100, progress=False)
         with quiet():
             loaded = load_tasks(section, tmp_path / "cache")
             raw = evaluate(theirs, loaded, bootstrap_iters=0, log_samples=True, apply_chat_template=True)

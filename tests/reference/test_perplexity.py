@@ -14,7 +14,8 @@ from configs.schema.model import Model
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.likelihood.perplexity import perplexity_results, score_texts
-from eval.likelihood.scoring import score_windows, sliding_windows
+from eval.reading.reader import LocalReader
+from eval.reading.windows import sliding_windows
 from pretrain.model.transformer import Transformer
 
 CONTEXT = 12
@@ -72,7 +73,7 @@ def naive_nats(model: Transformer, vocab: Vocab, text: str, stride: int) -> floa
 
 @pytest.mark.parametrize("stride", [1, 5, CONTEXT])
 def test_equals_direct_computation(model: Transformer, vocab: Vocab, stride: int) -> None:
-    scores = score_texts(model, vocab, TEXTS, stride, batch_size=4)
+    scores = score_texts(LocalReader(model, vocab.size, 4), vocab, TEXTS, stride)
     nats = np.bincount(scores.document, weights=scores.nats)
     direct = [naive_nats(model, vocab, text, stride) for text in TEXTS]
     np.testing.assert_allclose(nats, direct, rtol=1e-5)
@@ -95,12 +96,14 @@ def test_stride_one_sees_full_context(model: Transformer, vocab: Vocab) -> None:
         for target in range(1, len(ids)):
             logits = model(torch.from_numpy(ids[None, max(0, target - CONTEXT) : target]))[0, -1, : vocab.size].double()
             total -= float(logits.log_softmax(-1)[ids[target]])
-    scored = score_texts(model, vocab, [TEXTS[2]], stride=1, batch_size=8)
+    scored = score_texts(LocalReader(model, vocab.size, 8), vocab, [TEXTS[2]], stride=1)
     assert scored.nats.sum() == pytest.approx(total, rel=1e-6)
 
 
 def test_batch_size_changes_nothing(model: Transformer, vocab: Vocab) -> None:
-    one, *others = [score_texts(model, vocab, TEXTS, 5, batch_size).nats for batch_size in (1, 3, 64)]
+    one, *others = [
+        score_texts(LocalReader(model, vocab.size, batch_size), vocab, TEXTS, 5).nats for batch_size in (1, 3, 64)
+    ]
     for other in others:
         np.testing.assert_allclose(other, one, rtol=1e-6)
 
@@ -119,12 +122,12 @@ def test_padding_rows_get_no_probability(model: Transformer, vocab: Vocab) -> No
     """A row of the embedding that belongs to no token must not take probability from the tokens."""
     ids = np.array([vocab.eod_id, *vocab.encode("Some text")])[: CONTEXT + 1]
     window = list(sliding_windows(ids, 1, CONTEXT, CONTEXT))
-    before = score_windows(model, window, vocab.size, 1)[0].nats
+    before = LocalReader(model, vocab.size, 1).score(window)[0].nats
     widened = Transformer(model.config, model.vocab_size).eval()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     weights["embed.weight" if model.lm_head is None else "lm_head.weight"][vocab.size :] = 3.0
     widened.load_state_dict(weights)
-    assert score_windows(widened, window, vocab.size, 1)[0].nats == pytest.approx(before, rel=1e-6)
+    assert LocalReader(widened, vocab.size, 1).score(window)[0].nats == pytest.approx(before, rel=1e-6)
 
 
 def test_greedy_flag(model: Transformer, vocab: Vocab) -> None:
@@ -134,4 +137,4 @@ def test_greedy_flag(model: Transformer, vocab: Vocab) -> None:
     best, worst = int(logits.argmax()), int(logits.argmin())
     for token, greedy in ((best, True), (worst, False)):
         window = list(sliding_windows(np.array([*prompt, token]), len(prompt), CONTEXT, CONTEXT))
-        assert score_windows(model, window, vocab.size, 1)[0].greedy is greedy
+        assert LocalReader(model, vocab.size, 1).score(window)[0].greedy is greedy

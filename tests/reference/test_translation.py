@@ -29,6 +29,7 @@ from eval.generation.translation import (
     read_pairs,
     translation_results,
 )
+from eval.reading.reader import LocalReader
 from pretrain.generation.generate import generate
 from pretrain.generation.player import Player
 from pretrain.generation.sampling import Sampling
@@ -74,7 +75,7 @@ def test_a_tokenizer_that_needs_more_is_refused_before_translating(
     section = write_pairs(tmp_path / "pairs.jsonl").model_copy(update={"tokenize": tokenize})
     nothing: Any = None  # no model: nothing is translated
     with pytest.raises(ValueError, match=rf"`{tokenize}` cannot be loaded \(extra dependencies.*pip install"):
-        translation_results(section, nothing, nothing, 1, 100)
+        translation_results(section, nothing, nothing, 100)
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +125,8 @@ def test_in_the_chat_template_sentences_are_messages_and_the_end_of_a_message_en
 
 def test_scores_do_not_depend_on_batch_size(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
     section = write_pairs(tmp_path / "pairs.jsonl")
-    first, samples = translation_results(section, model, vocab, 1, 100)
-    second, again = translation_results(section, model, vocab, 4, 100)
+    first, samples = translation_results(section, LocalReader(model, vocab.size, 1), vocab, 100)
+    second, again = translation_results(section, LocalReader(model, vocab.size, 4), vocab, 100)
     assert first == second and samples == again
     results = {result.name.removeprefix("translation/small/"): result for result in first}
     assert set(results) == {"bleu", "chrf", "copy_bleu"}
@@ -136,7 +137,9 @@ def test_scores_do_not_depend_on_batch_size(model: Transformer, vocab: Vocab, tm
 def test_one_pair_has_no_interval(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
     section = write_pairs(tmp_path / "pairs.jsonl", count=3)
     for shots, low in ((2, None), (0, 0.0)):
-        results, _ = translation_results(section.model_copy(update={"shots": shots}), model, vocab, 4, 100)
+        results, _ = translation_results(
+            section.model_copy(update={"shots": shots}), LocalReader(model, vocab.size, 4), vocab, 100
+        )
         chrf = next(result for result in results if result.name.endswith("/chrf"))
         assert chrf.n == 3 - shots and (chrf.low is None) == (low is None) == (chrf.high is None)
         assert ("none: a single pair" in chrf.interval) == (low is None)
@@ -149,7 +152,7 @@ def test_one_pair_has_no_interval(model: Transformer, vocab: Vocab, tmp_path: Pa
 
 def test_generation_stops_at_the_line_end(model: Transformer, vocab: Vocab) -> None:
     prompts = [vocab.encode(text) for text in ("one", "a second one", "3")]
-    texts = complete(model, Stops(vocab, ["e", "zz"]), prompts, 24, 2)
+    texts = complete(LocalReader(model, vocab.size, 2), Stops(vocab, ["e", "zz"]), prompts, 24)
     for prompt, text in zip(prompts, texts, strict=True):
         alone = vocab.decode(generate(model, prompt, 24, Sampling(0, stop={vocab.eod_id}, vocab_size=vocab.size)))
         assert text == alone.partition("e")[0].partition("zz")[0] and "e" not in text
@@ -205,7 +208,7 @@ def test_translations_keep_what_stands_before_the_line_end(tmp_path: Path, monke
     monkeypatch.setattr(Player, "_logits", logits_of_one_who_knows)
     config = Model(num_layers=1, hidden_size=8, num_heads=1, context_length=96)
     model = Transformer(config, config.padded_vocab(vocab.size)).eval()
-    results, samples = translation_results(section, model, vocab, 2, 100)
+    results, samples = translation_results(section, LocalReader(model, vocab.size, 2), vocab, 100)
     assert [sample.text for sample in samples] == targets
     assert results[0].name == "translation/t/bleu" and results[0].value == pytest.approx(100)
 
@@ -219,7 +222,9 @@ def test_bad_sets(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         read_pairs(section.model_copy(update={"path": str(tmp_path / "absent.jsonl")}))
     with pytest.raises(ValueError, match="leaves no room"):
-        translation_results(section.model_copy(update={"max_new_tokens": 96}), model, vocab, 4, 100)
+        translation_results(
+            section.model_copy(update={"max_new_tokens": 96}), LocalReader(model, vocab.size, 4), vocab, 100
+        )
     (tmp_path / "broken.jsonl").write_text('{"source": "a", "target": "b"}\n{"source"\n')
     with pytest.raises(ValueError, match=r"broken.jsonl, line 2"):
         read_pairs(section.model_copy(update={"path": str(tmp_path / "broken.jsonl")}))

@@ -27,6 +27,7 @@ from eval.contamination import load as load_touched
 from eval.generation.translation import translation_results
 from eval.harness.benchmarks import benchmark_results
 from eval.likelihood.perplexity import perplexity_results, score_texts
+from eval.reading.reader import LocalReader
 from eval.results import Result
 from pretrain.checkpoint.manifest import CheckpointInfo
 from pretrain.model.transformer import Transformer
@@ -91,13 +92,15 @@ def test_benchmark_items(model: Transformer, vocab: Vocab, tmp_path: Path) -> No
     )
     section = Benchmarks(tasks=["quiz"], include_path=str(tmp_path))
     keys = [item_key([f"How many is {n}?", f"as many as {n}", "none"]) for n in (1, 4)]
-    results = benchmark_results(section, model, vocab, 100, False, touched("benchmark/quiz", *keys))
+    results = benchmark_results(
+        section, LocalReader(model, vocab.size), vocab, 100, False, touched("benchmark/quiz", *keys)
+    )
     for metric in ("acc", "acc_norm"):
         whole, clean, met = parts(results, f"benchmark/quiz/{metric}")
         assert (whole.n, clean.n, met.n) == (6, 4, 2)
         assert 4 * clean.value + 2 * met.value == pytest.approx(6 * whole.value)
         assert met.low is not None and met.chance == 0.5 and met.note and "share an n-gram" in met.note
-    assert len(benchmark_results(section, model, vocab, 100, False)) == 2
+    assert len(benchmark_results(section, LocalReader(model, vocab.size), vocab, 100, False)) == 2
 
 
 def test_translated_pairs(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
@@ -105,7 +108,7 @@ def test_translated_pairs(model: Transformer, vocab: Vocab, tmp_path: Path) -> N
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     section = TranslationSet(name="set", path=str(tmp_path / "pairs.jsonl"), shots=1, max_new_tokens=8)
     known = touched("translation/set", *(item_key([f"uno {n} dos", f"one {n} two"]) for n in (2, 3)))
-    results, _ = translation_results(section, model, vocab, 4, 100, None, known)
+    results, _ = translation_results(section, LocalReader(model, vocab.size, 4), vocab, 100, None, known)
     for metric in ("bleu", "chrf"):
         whole, clean, met = parts(results, f"translation/set/{metric}")
         assert (whole.n, clean.n, met.n) == (6, 4, 2) and clean.signature == whole.signature
@@ -117,13 +120,18 @@ def test_translated_pairs(model: Transformer, vocab: Vocab, tmp_path: Path) -> N
 
 def test_documents_of_a_perplexity_set(model: Transformer, vocab: Vocab) -> None:
     texts = ["first document " * 9, "second", "third one " * 20, "fourth"]
-    scores = score_texts(model, vocab, texts, 32, 4)
+    scores = score_texts(LocalReader(model, vocab.size, 4), vocab, texts, 32)
     masks = split(touched("p", item_key([texts[1]]), item_key([texts[2]])), "p", [[text] for text in texts])
     whole = perplexity_results("p", scores, 32, 50)
     sums = {}
     for part, mask in masks.items():
         own = scores.of(mask)
-        alone = score_texts(model, vocab, [text for text, inside in zip(texts, mask, strict=True) if inside], 32, 4)
+        alone = score_texts(
+            LocalReader(model, vocab.size, 4),
+            vocab,
+            [text for text, inside in zip(texts, mask, strict=True) if inside],
+            32,
+        )
         assert own.document.tolist() == alone.document.tolist()
         assert own.nats == pytest.approx(alone.nats, rel=1e-4)
         results = labelled(perplexity_results("p", own, 32, 50), part)

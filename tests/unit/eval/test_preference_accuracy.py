@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,29 @@ from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.vocab_training import train_vocab
 from eval.chat_setting import ChatSetting
 from eval.preference_accuracy import preference_results
+from eval.reading.windows import Score
 from eval.statistics import wilson
+from pretrain.generation.player import Answer
+
+
+@dataclass
+class Rewarding:
+    """Stands for a reader of a reward model."""
+
+    reward: Callable[[Sequence[int]], float]
+    context_length: int
+    vocab_size: int = 0
+    precision: str = "fp32"
+
+    def rewards(self, rows: Sequence[Sequence[int]], report: object = None) -> list[float]:
+        return [self.reward(row) for row in rows]
+
+    def score(self, windows: object, report: object = None) -> list[Score]:
+        raise AssertionError("pairs are scored by rewards")
+
+    def generate(self, requests: object, report: object = None) -> list[Answer]:
+        raise AssertionError("pairs are scored by rewards")
+
 
 PAIRS = [
     ("good and long", "bad"),
@@ -42,14 +65,14 @@ def written(path: Path, pairs: Sequence[tuple[str, str]]) -> PreferenceSet:
 
 
 def test_agreement_beside_the_baselines(setting: ChatSetting, tmp_path: Path) -> None:
-    vocab, rows = setting.template.vocab, []
+    vocab, rows = setting.template.vocab, list[Sequence[int]]()
 
-    def score(batch: Sequence[Sequence[int]]) -> list[float]:
-        rows.extend(batch)
-        return [float("good" in vocab.decode(list(ids))) for ids in batch]
+    def reward(ids: Sequence[int]) -> float:
+        rows.append(ids)
+        return float("good" in vocab.decode(list(ids)))
 
     section = written(tmp_path / "a.jsonl", [*PAIRS, ("x" * 300, "y"), ("twin", "twin")])
-    accuracy, longer, less_repeated = preference_results(section, score, setting, context_length=100)
+    accuracy, longer, less_repeated = preference_results(section, Rewarding(reward, 100), setting)
     assert accuracy.n == 5 and accuracy.value == pytest.approx(3.5 / 5), "a tie counts as a half"
     assert (accuracy.low, accuracy.high) == wilson(3.5, 5) and accuracy.chance == 0.5
     assert longer.value == pytest.approx(1 / 5) and less_repeated.value == pytest.approx((0.5 * 4 + 1) / 5)
@@ -63,11 +86,8 @@ def test_agreement_beside_the_baselines(setting: ChatSetting, tmp_path: Path) ->
 
 
 def test_a_difference_from_a_baseline_is_said(setting: ChatSetting, tmp_path: Path) -> None:
-    def score(batch: Sequence[Sequence[int]]) -> list[float]:
-        return [-float(len(ids)) for ids in batch]
-
     section = written(tmp_path / "a.jsonl", [(f"short {number}", f"rather long {number}") for number in range(20)])
-    accuracy, longer, _ = preference_results(section, score, setting, context_length=100)
+    accuracy, longer, _ = preference_results(section, Rewarding(lambda ids: -float(len(ids)), 100), setting)
     assert (accuracy.value, longer.value) == (1, 0)
     assert "above `longer` (McNemar's exact test over 20 items: 20 gained, 0 lost, p = 1.9e-06)" in (
         accuracy.note or ""
@@ -76,4 +96,4 @@ def test_a_difference_from_a_baseline_is_said(setting: ChatSetting, tmp_path: Pa
 
 def test_no_pair_that_fits_is_an_error(setting: ChatSetting, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no pair fits"):
-        preference_results(written(tmp_path / "a.jsonl", PAIRS), lambda rows: [0.0] * len(rows), setting, 4)
+        preference_results(written(tmp_path / "a.jsonl", PAIRS), Rewarding(lambda ids: 0.0, 4), setting)

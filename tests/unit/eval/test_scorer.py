@@ -13,6 +13,7 @@ from configs.schema.model import Model
 from configs.schema.recipe import Recipe
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
+from eval.reading.reader import LocalReader
 from eval.results import Result
 from eval.scorer import Scorer, passage
 from pretrain.model.transformer import Transformer
@@ -44,7 +45,7 @@ def scorer(vocab: Vocab, evaluation: Evaluation, context: int = 8, **changes: ob
     config = Model(num_layers=1, hidden_size=8, num_heads=1, context_length=context)
     model = Transformer(config, config.padded_vocab(vocab.size)).eval()
     recipe: Recipe = fake_recipe(Path("/nowhere")).model_copy(update={"evaluation": evaluation, **changes})
-    return Scorer(recipe, model, vocab, None, {"checkpoint": "c"}, {}, progress=False)
+    return Scorer(recipe, LocalReader(model, vocab.size), vocab, None, {"checkpoint": "c"}, {}, progress=False)
 
 
 @pytest.mark.parametrize("text", ["ends.\n\n", "\n\n", "🦊 begins", "🦊"])

@@ -24,6 +24,8 @@ from data_prep.tokens.vocab_training import train_vocab
 from eval.chat_setting import ChatSetting
 from eval.generation import chat_tasks
 from eval.generation.chat_tasks import chat_results
+from eval.reading.reader import LocalReader, Reader
+from eval.reading.windows import Score
 from eval.results import Result
 from eval.statistics import wilson
 from pretrain.generation.player import Answer, Request
@@ -39,10 +41,11 @@ def template() -> ChatTemplate:
 
 
 @pytest.fixture(scope="module")
-def model(template: ChatTemplate) -> Transformer:
+def reader(template: ChatTemplate) -> Reader:
     torch.manual_seed(1)
     config = Model(num_layers=1, hidden_size=8, num_heads=1, context_length=64)
-    return Transformer(config, config.padded_vocab(template.vocab.size)).eval()
+    model = Transformer(config, config.padded_vocab(template.vocab.size)).eval()
+    return LocalReader(model, template.vocab.size)
 
 
 def setting(template: ChatTemplate, **chat: object) -> ChatSetting:
@@ -55,19 +58,19 @@ def sums(path: Path, rows: Sequence[tuple[str, str]], **changes: object) -> Chat
 
 
 class Scripted:
-    """Stands for the player: prompt text -> texts of its samples; a text that ends with `…` was cut."""
+    """Stands for a reader: prompt text -> texts of its samples; a text that ends with `…` was cut."""
 
-    script: dict[str, list[str]]
-    template: ChatTemplate
-    seen: list[Request]
+    context_length, precision = 64, "fp32"
 
-    def __init__(self, _: object) -> None:
-        pass
+    def __init__(self, template: ChatTemplate) -> None:
+        self.template, self.vocab_size = template, template.vocab.size
+        self.script: dict[str, list[str]] = {}
+        self.seen: list[Request] = []
 
-    def run(self, requests: Sequence[Request]) -> list[Answer]:
+    def generate(self, requests: Sequence[Request], report: object = None) -> list[Answer]:
         answers = []
         for request in requests:
-            Scripted.seen.append(request)
+            self.seen.append(request)
             (said,) = (
                 texts for asked, texts in self.script.items() if asked in self.template.vocab.decode(request.prompt)
             )
@@ -78,12 +81,16 @@ class Scripted:
                 answers.append(Answer(ids, [0.0] * len(ids), [False] * len(ids), "length" if cut else "stop"))
         return answers
 
+    def score(self, windows: object, report: object = None) -> list[Score]:
+        raise AssertionError("answers need no log-likelihoods")
+
+    def rewards(self, rows: object, report: object = None) -> list[float]:
+        raise AssertionError("answers need no rewards")
+
 
 @pytest.fixture
-def scripted(template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
-    Scripted.template, Scripted.seen = template, []
-    monkeypatch.setattr(chat_tasks, "Player", Scripted)
-    return Scripted
+def scripted(template: ChatTemplate) -> Scripted:
+    return Scripted(template)
 
 
 def by_metric(results: list[Result]) -> dict[str, Result]:
@@ -93,9 +100,9 @@ def by_metric(results: list[Result]) -> dict[str, Result]:
 ROWS = [("2+2?", "#### 4"), ("3+3?", "#### 6"), ("5+5?", "so\n#### 10"), ("x" * 80, "#### 1")]
 
 
-def test_greedy_answers(template: ChatTemplate, model: Transformer, scripted: type[Scripted], tmp_path: Path) -> None:
+def test_greedy_answers(template: ChatTemplate, scripted: Scripted, tmp_path: Path) -> None:
     scripted.script = {"2+2?": ["#### 4"], "3+3?": ["#### 7"], "5+5?": ["#### 10…"]}
-    results, samples = chat_results(sums(tmp_path / "a.jsonl", ROWS), model, setting(template))
+    results, samples = chat_results(sums(tmp_path / "a.jsonl", ROWS), scripted, setting(template))
     found = by_metric(results)
     assert list(found) == ["accuracy", "format", "stop_rate", "length"]
     assert found["accuracy"].value == 0.25, "an answer that was cut is not right, nor one that had no room"
@@ -111,13 +118,11 @@ def test_greedy_answers(template: ChatTemplate, model: Transformer, scripted: ty
     assert all(len(request.prompt) + request.max_new_tokens <= 64 for request in scripted.seen)
 
 
-def test_samples_give_pass_at_k(
-    template: ChatTemplate, model: Transformer, scripted: type[Scripted], tmp_path: Path
-) -> None:
+def test_samples_give_pass_at_k(template: ChatTemplate, scripted: Scripted, tmp_path: Path) -> None:
     scripted.script = {
         "2+2?": ["#### 4", "#### 4", "#### 5"], "3+3?": ["#### 1", "#### 6", "6"], "5+5?": ["no", "no", "no…"],
     }  # fmt: skip
-    found = by_metric(chat_results(sums(tmp_path / "a.jsonl", ROWS[:3], samples=3), model, setting(template))[0])
+    found = by_metric(chat_results(sums(tmp_path / "a.jsonl", ROWS[:3], samples=3), scripted, setting(template))[0])
     assert list(found) == ["accuracy", "pass@1", "pass@2", "pass@3", "format", "stop_rate", "length"]
     assert found["accuracy"].value == pytest.approx(found["pass@1"].value) == pytest.approx((2 / 3 + 1 / 3) / 3)
     assert found["pass@2"].value == pytest.approx((1 + 2 / 3) / 3) and found["pass@3"].value == pytest.approx(2 / 3)
@@ -126,63 +131,59 @@ def test_samples_give_pass_at_k(
     assert len(set(keys)) == 9 and all(request.sampling.temperature == 1 for request in scripted.seen)
 
 
-def test_training_and_evaluation_share_the_checker(
-    template: ChatTemplate, model: Transformer, scripted: type[Scripted], tmp_path: Path
-) -> None:
+def test_training_and_evaluation_share_the_checker(template: ChatTemplate, scripted: Scripted, tmp_path: Path) -> None:
     """The whole table of answers, as an evaluation sees it: through tokens and back."""
     rows = [(text, reference) for text, reference, *_ in ANSWERS if len(text) < 300 and "\ud800" not in text]
     asked = [(f"<{number}>", reference) for number, (_, reference) in enumerate(rows)]
     scripted.script = {f"<{number}>": [text] for number, (text, _) in enumerate(rows)}
     references = [(prompt, f"#### {reference.rpartition('#### ')[2]}") for prompt, reference in asked]
-    (accuracy, *_), _ = chat_results(sums(tmp_path / "a.jsonl", references), model, setting(template))
+    (accuracy, *_), _ = chat_results(sums(tmp_path / "a.jsonl", references), scripted, setting(template))
     wanted = [check_answer(text, reference).value for text, reference in rows]
     assert len(rows) > 90 and accuracy.items is not None and accuracy.items.numerators == wanted
 
 
-def test_what_training_text_touches_is_scored_apart(
-    template: ChatTemplate, model: Transformer, scripted: type[Scripted], tmp_path: Path
-) -> None:
+def test_what_training_text_touches_is_scored_apart(template: ChatTemplate, scripted: Scripted, tmp_path: Path) -> None:
     scripted.script = {"2+2?": ["#### 4"], "3+3?": ["#### 7"]}
     touched = Touched({}, {"chat/sums": frozenset({item_key(["2+2?", "4"])})}, "drop", "f")
     section = sums(tmp_path / "a.jsonl", ROWS[:2])
-    found = by_metric(chat_results(section, model, setting(template), touched=touched)[0])
+    found = by_metric(chat_results(section, scripted, setting(template), touched=touched)[0])
     assert found["accuracy/touched"].value == 1 and found["accuracy/clean"].value == 0
 
 
 def test_a_set_without_final_answers_has_no_accuracy(
-    template: ChatTemplate, model: Transformer, scripted: type[Scripted], tmp_path: Path
+    template: ChatTemplate, scripted: Scripted, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"instruction": "Say hello", "input": "", "output": "Hello!"}) + "\n")
     scripted.script = {"Say hello": ["Hi."]}
     section = ChatSet(name="sums", path=str(path), shape="alpaca")
-    results, (sample,) = chat_results(section, model, setting(template))
+    results, (sample,) = chat_results(section, scripted, setting(template))
     assert list(by_metric(results)) == ["stop_rate", "length"] and sample.right is None
 
 
 def test_unusable_records_are_counted_and_a_set_without_prompts_is_refused(
-    template: ChatTemplate, model: Transformer, scripted: type[Scripted], tmp_path: Path
+    template: ChatTemplate, scripted: Scripted, tmp_path: Path
 ) -> None:
     scripted.script = {"2+2?": ["#### 4"]}
     section = sums(tmp_path / "a.jsonl", [("2+2?", "#### 4"), ("", "#### 1")])
-    (accuracy, *_), _ = chat_results(section, model, setting(template))
+    (accuracy, *_), _ = chat_results(section, scripted, setting(template))
     assert accuracy.n == 1 and "1 record left out: " in (accuracy.note or "")
     with pytest.raises(ValueError, match="chat set `sums`: no prompt of shape gsm8k"):
-        chat_results(sums(tmp_path / "b.jsonl", [("", "")]), model, setting(template))
+        chat_results(sums(tmp_path / "b.jsonl", [("", "")]), scripted, setting(template))
     with pytest.raises(ValueError, match=r"chat set `sums`: records of shape text serve .* correct `shape`"):
-        chat_results(sums(tmp_path / "a.jsonl", ROWS, shape="text"), model, setting(template))
+        chat_results(sums(tmp_path / "a.jsonl", ROWS, shape="text"), scripted, setting(template))
 
 
 def test_a_real_model_answers_the_same_alone_and_in_company(
-    template: ChatTemplate, model: Transformer, tmp_path: Path
+    template: ChatTemplate, reader: Reader, tmp_path: Path
 ) -> None:
     own = setting(template, tools=["calculator"], system="Add.")
     rows = [(f"{number}+1?", f"#### {number + 1}") for number in range(6)]
     whole = chat_tasks.read_prompts(sums(tmp_path / "a.jsonl", rows, samples=2), "Add.")[0]
     section = sums(tmp_path / "a.jsonl", rows, samples=2, max_new_tokens=9)
-    together = chat_tasks.answer_prompts(section, whole, model, own)
-    assert chat_tasks.answer_prompts(section, whole, model, own) == together
-    assert chat_tasks.answer_prompts(section, whole[:1], model, own) == together[:1]
+    together = chat_tasks.answer_prompts(section, whole, reader, own)
+    assert chat_tasks.answer_prompts(section, whole, reader, own) == together
+    assert chat_tasks.answer_prompts(section, whole[:1], reader, own) == together[:1]
     assert together[0][0] != together[0][1] != together[1][1]
 
 

@@ -14,6 +14,7 @@ from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.shards import load_manifest
 from data_prep.tokens.vocab import Vocab
 from eval.likelihood.conversations import conversation_results
+from eval.reading.reader import LocalReader
 from eval.stage_facts import tuned_of
 from pretrain.batches.units import UnitWindows
 from pretrain.model.transformer import Transformer
@@ -43,9 +44,9 @@ def test_nats_of_the_answers_whatever_the_batch(tuned: Recipe, model: Transforme
     """Against one conversation at a time, its answer found by the markers around it."""
     vocab = Vocab.load(tuned.data_directory / "tokenizer")
     template = ChatTemplate(vocab)
-    (result,) = conversation_results(tuned, model, vocab, 5, 200)
+    (result,) = conversation_results(tuned, LocalReader(model, vocab.size, 5), vocab, 200)
     assert result.name == "conversations/sft/nats_per_token" and result.n == 12 and result.items is not None
-    again = conversation_results(tuned, model, vocab, 1, 200)[0]
+    again = conversation_results(tuned, LocalReader(model, vocab.size, 1), vocab, 200)[0]
     assert again.items is not None and result.items.numerators == pytest.approx(again.items.numerators, rel=1e-5)
     windows = UnitWindows(load_manifest(tuned.data_directory).validation[0], vocab.size, 64, vocab.eod_id)
     for number in range(12):

@@ -6,65 +6,18 @@ Shapes: B windows of a batch, T positions, D width, V vocabulary, N scored posit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from eval.reading.windows import Report, Score, Window
 from pretrain.generation.sampling import NO_PROBABILITIES
 from pretrain.model.transformer import Transformer
 
 # Maximum size of the (N, V) logits of one step of the output projection.
 _LOGIT_BYTES = 256 * 2**20
-
-Tokens = npt.NDArray[np.int64]
-
-
-class Report(Protocol):
-    """Receives progress; the `update` of a progress bar is one."""
-
-    def __call__(self, completed: float, note: str = "", total: float | None = None) -> None: ...
-
-
-@dataclass(frozen=True)
-class Window:
-    """Tokens of one sequence in one forward pass: all but the last are inputs, the last `scored` are targets."""
-
-    tokens: Tokens
-    scored: int
-
-    def __post_init__(self) -> None:
-        assert 1 <= self.scored < len(self.tokens)
-
-
-@dataclass(frozen=True)
-class Score:
-    """Negative log-likelihood of a window's targets, and whether greedy decoding predicts all of them."""
-
-    nats: float
-    greedy: bool
-
-
-def sliding_windows(tokens: Tokens, first: int, context_length: int, stride: int) -> Iterator[Window]:
-    """Cuts a sequence into windows that score each of `tokens[first:]` exactly once.
-
-    The first window scores as many tokens as fit. Each later one scores `stride` new tokens, with as much context as
-    fits. With `stride == context_length` these are lm-eval's rolling windows.
-
-    Args:
-        tokens: (n,) ids.
-        first: number of leading tokens that are context only, at least one.
-        context_length: maximum number of tokens in a forward pass.
-        stride: new tokens per window, 1 to `context_length`.
-    """
-    assert first >= 1 and 1 <= stride <= context_length
-    done, end = first, min(len(tokens), max(context_length + 1, first + stride))
-    while done < len(tokens):
-        yield Window(tokens[max(0, end - 1 - context_length) : end], end - done)
-        done, end = end, min(len(tokens), end + stride)
 
 
 def score_windows(
@@ -113,6 +66,8 @@ def _score_batch(model: Transformer, batch: Sequence[Window], vocab_size: int) -
     hidden = model.backbone(torch.from_numpy(inputs).to(device))  # (B, T, D)
     selected = hidden[torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(columns))]  # (N, D)
     nats, greedy = _score_positions(model, selected, torch.from_numpy(np.concatenate(targets)).to(device), vocab_size)
+    weights = np.concatenate([np.ones(one.scored) if one.weights is None else one.weights for one in batch])
+    nats, greedy = nats * weights, greedy | (weights == 0)
     starts = np.cumsum([0] + [window.scored for window in batch[:-1]])
     totals, matches = np.add.reduceat(nats, starts), np.logical_and.reduceat(greedy, starts)
     return [Score(float(total), bool(match)) for total, match in zip(totals, matches, strict=True)]

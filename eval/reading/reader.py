@@ -1,0 +1,118 @@
+"""Defines the seam between scores and models: every log-likelihood, answer and reward comes from a `Reader`.
+
+So no task and no statistic knows on how many devices, in which batches or in which order a model reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from eval.reading.scoring import score_windows
+from eval.reading.windows import Report, Score, Window
+from pretrain.generation.player import Answer, Player, Request
+from pretrain.model.transformer import Transformer
+
+# Scores rows of tokens: prompt, answer and its end.
+RowScorer = Callable[[Sequence[Sequence[int]]], Sequence[float]]
+_REWARDED_ROWS = 32  # rows that a reward model scores between two reports
+
+
+class Reader(Protocol):
+    """Answers requests. Every answer has the place of its request.
+
+    Attributes:
+        context_length: maximum number of tokens in a forward pass.
+        vocab_size: number of ids of the tokenizer. Padding rows of the embedding have no probability.
+        precision: `fp32` or `bf16`, of the matrix products.
+    """
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    def score(self, windows: Sequence[Window], report: Report | None = None) -> list[Score]:
+        """Returns the score of each window.
+
+        Raises:
+            ValueError: when the model's logits are NaN or infinite.
+        """
+        ...
+
+    def generate(self, requests: Sequence[Request], report: Report | None = None) -> list[Answer]:
+        """Returns an answer for each sample of each request, the samples of a request side by side.
+
+        Raises:
+            ValueError: for a request that the model cannot continue, and when its logits are NaN or infinite.
+        """
+        ...
+
+    def rewards(self, rows: Sequence[Sequence[int]], report: Report | None = None) -> list[float]:
+        """Returns what a reward model gives each row of token ids.
+
+        Raises:
+            ValueError: when the model is no reward model, or a row is empty or longer than the context.
+        """
+        ...
+
+
+class LocalReader:
+    """Reads with a model of this process.
+
+    Args:
+        model: in evaluation mode.
+        vocab_size: as in `Reader`.
+        batch_size: windows per forward pass, and answers that decode together. It does not change the results, except
+            for fp32 rounding of matrix products.
+        rewards: scores rows of tokens, of a reward model.
+    """
+
+    def __init__(
+        self, model: Transformer, vocab_size: int, batch_size: int = 16, rewards: RowScorer | None = None
+    ) -> None:
+        self._model, self._batch_size, self._rewards = model, batch_size, rewards
+        self.context_length, self.vocab_size, self.precision = model.config.context_length, vocab_size, "fp32"
+
+    def score(self, windows: Sequence[Window], report: Report | None = None) -> list[Score]:
+        """See `Reader.score`."""
+        return score_windows(self._model, windows, self.vocab_size, self._batch_size, report)
+
+    def generate(self, requests: Sequence[Request], report: Report | None = None) -> list[Answer]:
+        """See `Reader.generate`. Where one answer ends, the next takes its place."""
+        samples = max((request.samples for request in requests), default=1)
+        player = Player(self._model, max_rows=max(self._batch_size, samples))
+        # The longest first, so that the cache is as large as it must be from the beginning.
+        order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt), reverse=True)
+        numbers = {index: player.add(requests[index]) for index in order}
+        answers = {row: Answer([], [], [], "length") for rows in numbers.values() for row in rows}
+        done = 0
+        for event in player.events():
+            answer = answers[event.row]
+            answer.ids.append(event.token)
+            answer.log_probs.append(event.log_prob)
+            answer.forced.append(event.forced)
+            if event.finished:
+                answers[event.row] = Answer(answer.ids, answer.log_probs, answer.forced, event.finished)
+                done += 1
+                if report is not None:
+                    report(done, total=len(answers))
+        return [answers[row] for index in range(len(requests)) for row in numbers[index]]
+
+    def rewards(self, rows: Sequence[Sequence[int]], report: Report | None = None) -> list[float]:
+        """See `Reader.rewards`."""
+        if self._rewards is None:
+            raise ValueError("the model is no reward model; score preference sets with a stage of kind `reward`")
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        found = [0.0] * len(rows)
+        for start in range(0, len(order), _REWARDED_ROWS):
+            indices = order[start : start + _REWARDED_ROWS]
+            for index, value in zip(indices, self._rewards([rows[index] for index in indices]), strict=True):
+                found[index] = float(value)
+            if report is not None:
+                report(start + len(indices), total=len(rows))
+        return found
