@@ -1,14 +1,13 @@
 """Scores an evaluation part by part. Each part is stored separately, and a failure does not affect the others.
 
-Scores are stored in `scores/` of the run with the fingerprint of a part's inputs. A part with a matching fingerprint is
-not scored again.
+Scores are stored in `scores/` of the run with the fingerprint of a part's inputs, and beside them the items that they
+are made of (`eval/items/store.py`). A part with a matching fingerprint is not scored again.
 """
 
 from __future__ import annotations
 
-import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,19 @@ from typing import Any
 from configs.common.exit_codes import explain
 from configs.common.files import fingerprint, read_json, write_json
 from configs.common.notices import say
+from eval.items.item import Item
+from eval.items.store import DIRECTORY as DIRECTORY
+from eval.items.store import facts_of, items_file, stem, write_items
 from eval.results import Failure, Result, Sample, as_json, from_json
 
-DIRECTORY = "scores"
 
-Scored = tuple[list[Result], list[Sample]]
+@dataclass(frozen=True)
+class Scored:
+    """What scoring gives: scores, generated texts to show, and the items that the scores are made of."""
+
+    results: Sequence[Result] = ()
+    samples: Sequence[Sample] = ()
+    items: Sequence[Item] = ()
 
 
 @dataclass(frozen=True)
@@ -39,23 +46,27 @@ class Part:
 
     def file(self, directory: Path) -> Path:
         """Returns the file of its scores. The file name is safe for any part name."""
-        readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.name)[:80]
-        return directory / f"{readable}-{fingerprint(self.name)[:8]}.json"
+        return directory / f"{stem(self.name)}.json"
 
 
 @dataclass
 class Outcome:
-    """Scores and failures of the parts, in their order."""
+    """Scores and failures of the parts, in their order.
+
+    Attributes:
+        items: name of a part -> fingerprint of its inputs, of those parts whose items are stored.
+    """
 
     results: list[Result] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    items: dict[str, str] = field(default_factory=dict)
 
     def add(self, scored: Scored) -> None:
         """Adds scores. If two parts give the same score (a task alone and in a group), the first is used."""
         known = {result.name for result in self.results}
-        self.results += [result for result in scored[0] if result.name not in known]
-        self.samples += scored[1]
+        self.results += [result for result in scored.results if result.name not in known]
+        self.samples += scored.samples
 
 
 def score_parts(parts: Iterable[Part], directory: Path, again: bool = False) -> Outcome:
@@ -77,6 +88,8 @@ def score_parts(parts: Iterable[Part], directory: Path, again: bool = False) -> 
         if stored is None:
             _keep(part, directory, scored)
         outcome.add(scored)
+        if items_file(directory, part.name).is_file():
+            outcome.items[part.name] = fingerprint(part.inputs)
     return outcome
 
 
@@ -90,13 +103,22 @@ def _failure(name: str, error: Exception) -> Failure:
 
 
 def _kept(part: Part, directory: Path) -> Scored | None:
+    """Returns the stored scores of a part, whose items stay in their file; None where they must be made again."""
+    own = fingerprint(part.inputs)
     try:
         content = read_json(part.file(directory))
-        if content["fingerprint"] != fingerprint(part.inputs):
+        if content["fingerprint"] != own or not _items_kept(part, directory, own, content["items"]):
             return None
-        return [from_json(item) for item in content["results"]], [Sample(**item) for item in content["samples"]]
+        results = [from_json(item) for item in content["results"]]
+        return Scored(results, [Sample(**item) for item in content["samples"]])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # missing, damaged or of another version: score it again
+
+
+def _items_kept(part: Part, directory: Path, own: str, count: int) -> bool:
+    """Tells whether the items that the scores are made of are stored."""
+    facts = facts_of(items_file(directory, part.name))
+    return facts is None if count == 0 else facts is not None and (facts["fingerprint"], facts["items"]) == (own, count)
 
 
 def stored_results(directory: Path) -> list[Result]:
@@ -111,9 +133,12 @@ def stored_results(directory: Path) -> list[Result]:
 
 
 def _keep(part: Part, directory: Path, scored: Scored) -> None:
-    results, samples = scored
+    """Stores items first: scores without their items would not be used."""
+    own = fingerprint(part.inputs)
+    write_items(directory, part.name, own, scored.items)
     content = {
-        "results": [as_json(result, with_items=True) for result in results],
-        "samples": [asdict(sample) for sample in samples],
+        "results": [as_json(result, with_items=True) for result in scored.results],
+        "samples": [asdict(sample) for sample in scored.samples],
+        "items": len(scored.items),
     }
-    write_json(part.file(directory), {"name": part.name, "fingerprint": fingerprint(part.inputs), **content})
+    write_json(part.file(directory), {"name": part.name, "fingerprint": own, **content})

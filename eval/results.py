@@ -214,6 +214,7 @@ class Results:
         versions: package -> version.
         recipe: settings of the checkpoint and of this evaluation, with secrets masked.
         chosen: choice of the checkpoint (`step`, `best`; neither: the newest), and `overrides` of this evaluation.
+        items: name of a part -> fingerprint of its inputs, of the parts whose items are stored (`eval/items/store.py`).
         failures: failed parts, each with the reason. The same command tries them again.
         stage: of a stage, its `name`, the `kind` of its objective, the name of its `parent`, and the fingerprint of the
             parent's results that `changes` compares with; empty for a base model.
@@ -235,6 +236,7 @@ class Results:
     recipe: dict[str, Any] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    items: dict[str, str] = field(default_factory=dict)
     stage: dict[str, Any] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
 

@@ -128,7 +128,7 @@ class Scorer:
         own = section.benchmarks.model_copy(update={"tasks": [task]})
         samples = section.bootstrap_samples
         chat = self._asked_in_template()
-        return benchmark_results(own, self.reader, self.vocab, samples, self.progress, self.touched, chat), []
+        return Scored(benchmark_results(own, self.reader, self.vocab, samples, self.progress, self.touched, chat))
 
     def _texts_of(self, item: PerplexitySet) -> list[str]:
         if item.name not in self._texts:
@@ -161,7 +161,7 @@ class Scorer:
         for part, mask in split(self.touched, f"perplexity/{item.name}", [[text] for text in texts]).items():
             key = set_key([text] for text, inside in zip(texts, mask, strict=True) if inside)
             results += labelled(stamp(make_results(scores=scores.of(mask)), key=key), part)
-        return results, []
+        return Scored(results)
 
     def _stamped(self, results: list[Result], settings: dict[str, Any], key: str) -> list[Result]:
         """Adds the set's key and settings to results, and the tokenizer's fingerprint to those per token."""
@@ -178,7 +178,7 @@ class Scorer:
         with progress_bar(f"compressors on {item.name}", 3, self.progress) as bar:
             results = compression_results(item.name, texts)
             bar.update(3)
-        return results, []
+        return Scored(results)
 
     def _translate(self, pairs: TranslationSet) -> Scored:
         from eval.generation.translation import read_pairs, translation_results
@@ -186,9 +186,10 @@ class Scorer:
         section = self.recipe.evaluation
         count = len(read_pairs(pairs)[1])
         with progress_bar(f"translation of {pairs.name}: pairs", count, self.progress) as bar:
-            return translation_results(
+            scored = translation_results(
                 pairs, self.reader, self.vocab, section.bootstrap_samples, bar.update, self.touched
             )
+        return Scored(*scored)
 
     # ------------------------------------------------------------------------------------------------------- assistants
     def _tuned(self) -> Recipe | None:
@@ -202,19 +203,19 @@ class Scorer:
         section = self.recipe.evaluation
         with progress_bar("held-out conversations", None, self.progress) as bar:
             results = conversation_results(tuned, self.reader, self.vocab, section.bootstrap_samples, bar.update)
-        return results, []
+        return Scored(results)
 
     def _answer(self, item: ChatSet) -> Scored:
         from eval.generation.chat_tasks import chat_results
 
         with progress_bar(f"answers to {item.name}", None, self.progress) as bar:
-            return chat_results(item, self.reader, self._setting(), bar.update, self.touched)
+            return Scored(*chat_results(item, self.reader, self._setting(), bar.update, self.touched))
 
     def _prefer(self, item: PreferenceSet) -> Scored:
         from eval.preference_accuracy import preference_results
 
         with progress_bar(f"rewards of {item.name}: answers", None, self.progress) as bar:
-            return preference_results(item, self.reader, self._setting(), bar.update, self.touched), []
+            return Scored(preference_results(item, self.reader, self._setting(), bar.update, self.touched))
 
     def _setting(self) -> ChatSetting:
         from data_prep.tokens.chat_template import ChatTemplate
@@ -262,7 +263,7 @@ class Scorer:
                 kind = "chat" if self.assistant else "prompt"
                 out.append(Sample(kind, f"Prompt {number}", prompt, text, self._described()))
                 bar.update(number)
-        return [], out
+        return Scored(samples=out)
 
     def _sample_document(self, item: PerplexitySet) -> Scored:
         """Continues a paragraph from the middle of the set's first document, and shows the real continuation."""
@@ -273,7 +274,7 @@ class Scorer:
         reference = text[len(prompt) :][:_REFERENCE_CHARACTERS]
         continued = self._continued(prompt, self.recipe.seed)
         title = f"A passage of {item.name}, continued"
-        return [], [Sample("document", title, prompt, continued, self._described(), reference)]
+        return Scored(samples=[Sample("document", title, prompt, continued, self._described(), reference)])
 
 
 def _held_out(tuned: Recipe) -> list[Any]:

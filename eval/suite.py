@@ -85,6 +85,7 @@ def evaluate(
         results=_in_order(scored.results),
         samples=scored.samples,
         failures=scored.failures,
+        items=scored.items,
         funnel=funnel,
         lineage=lineage(recipe, checkpoint, vocab, sets, outcome),
         versions=package_versions(),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from eval.items.item import Item
+from eval.items.store import items_file, read_items
 from eval.parts import Part, Scored, score_parts
 from eval.results import Result, Sample, ScoreName, as_json, from_json
 
@@ -23,7 +25,8 @@ def part(name: str, inputs: object, calls: list[str], error: Exception | None = 
         calls.append(name)
         if error is not None:
             raise error
-        return [result(f"{name}/metric")], [Sample("prompt", name, "a", "b", "")]
+        items = [Item("1", "0" * 16, "a", measures={"metric": (1.0, 1.0)})] if name == "b" else []
+        return Scored([result(f"{name}/metric")], [Sample("prompt", name, "a", "b", "")], items)
 
     return Part(name, inputs, work)
 
@@ -38,9 +41,29 @@ def test_what_is_kept_is_not_made_again(tmp_path: Path) -> None:
     assert calls == ["a/é/../x", "b", "a/é/../x"]
     score_parts(make(2), tmp_path / "scores", again=True)
     assert calls[3:] == ["a/é/../x", "b"]
-    for file in (tmp_path / "scores").iterdir():
+    for file in (tmp_path / "scores").glob("*.json"):
         file.write_text('{"fingerprint"')
     assert score_parts(make(2), tmp_path / "scores") == first and len(calls) == 7
+
+
+def test_scores_without_their_items_are_made_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    first = score_parts([part("a", 1, calls), part("b", 1, calls)], tmp_path / "scores")
+    table = read_items(tmp_path, "b")
+    assert first.items == {"b": table.fingerprint} and [item.asked for item in table.items()] == ["a"]
+    file = items_file(tmp_path / "scores", "b")
+    whole = file.read_bytes()
+    for damage in (b"", whole[:-9], None):
+        file.write_bytes(damage) if damage is not None else file.unlink()
+        calls.clear()
+        assert score_parts([part("a", 1, calls), part("b", 1, calls)], tmp_path / "scores") == first
+        assert calls == ["b"] and file.read_bytes() == whole
+    score_parts([part("b", 2, calls)], tmp_path / "scores")
+    others = file.read_bytes()  # items of other inputs, beside scores of these
+    score_parts([part("b", 1, calls)], tmp_path / "scores")
+    file.write_bytes(others)
+    calls.clear()
+    assert score_parts([part("b", 1, calls)], tmp_path / "scores").items == first.items and calls == ["b"]
 
 
 def test_a_failing_part_is_named_and_the_others_follow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +87,7 @@ def test_a_failing_part_is_named_and_the_others_follow(tmp_path: Path, capsys: p
 
 
 def test_a_score_that_two_parts_made_counts_once(tmp_path: Path) -> None:
-    twice = [Part(name, name, lambda: ([result("benchmark/x/acc")], [])) for name in ("x", "group")]
+    twice = [Part(name, name, lambda: Scored([result("benchmark/x/acc")])) for name in ("x", "group")]
     assert len(score_parts(twice, tmp_path).results) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from configs.schema.evaluation import PerplexitySet
 from configs.schema.recipe import load_run
-from eval.parts import Part, score_parts
+from eval.parts import Part, Scored, score_parts
 from eval.report.gates import check_gates, evaluate_gates, gate_problems, results_of_stages
 from eval.report.page import write_report
 from eval.report.stamp import page_is_current, write_stamp
@@ -151,7 +151,7 @@ def test_a_stage_is_compared_with_the_stored_scores_of_its_parent(tmp_path: Path
     parent = run / "stages" / "sft"
     before = replace(load_results(parent).by_name()["chat/sums/accuracy"], **items)
     older = replace(before, value=0.1, name="chat/sums/stop_rate")
-    score_parts([Part("chat/sums", 1, lambda: ([before, older], []))], parent / "scores")
+    score_parts([Part("chat/sums", 1, lambda: Scored([before, older]))], parent / "scores")
     after = replace(before, value=0.862, items=Items([1.0] * 431 + [0.0] * 69, [1.0] * 500))
     recipe = load_run(run).stage("grpo")
     stage, changes = _beside_parent(recipe, [after, replace(older, value=0.2)])

@@ -1,0 +1,1 @@
+"""Keeps what each score is made of, item by item, as Parquet."""
