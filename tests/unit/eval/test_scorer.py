@@ -56,9 +56,9 @@ def test_documents_with_nothing_to_continue(vocab: Vocab, tmp_path: Path, text: 
     item = PerplexitySet(name="p", path=str(tmp_path / "set.txt"))
     parts = scorer(vocab, Evaluation(perplexity=[item], samples=Samples(prompts=[""], max_new_tokens=4)), context)
     parts._texts["p"] = [text]  # as normalisation leaves it with `whitespace: false`
-    (sample,) = parts._sample_document(item)[1]
+    (sample,) = parts._sample_document(item).samples
     assert text.startswith(sample.prompt) or text.endswith(sample.prompt)
-    (_, (prompt,)) = parts._sample_prompts()
+    (prompt,) = parts._sample_prompts().samples
     assert prompt.prompt == ""
 
 
@@ -87,7 +87,7 @@ def test_scores_say_what_they_are_of(vocab: Vocab) -> None:
         item = PerplexitySet(name="p", path="x", stride=stride)
         made = scorer(vocab, Evaluation(perplexity=[item]))
         made._texts["p"] = texts
-        results = made._score_texts(item)[0] + made._compress(item)[0]
+        results = [*made._score_texts(item).results, *made._compress(item).results]
         return {result.name.split("/")[2]: result for result in results}
 
     one = scores(["some text", "and more"])

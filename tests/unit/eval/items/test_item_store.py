@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.items.item import MOST_CHARACTERS, Item, hash_of, shared_seconds, beginning, ending
+from eval.items.item import MOST_CHARACTERS, Item, beginning, ending, hash_of, shared_seconds
 from eval.items.store import items_file, parts_with_items, read_file, read_items, write_items
 
 ITEMS = [
