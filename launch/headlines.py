@@ -39,11 +39,14 @@ def print_headlines(run: Path, title: str = "") -> None:
         Console(soft_wrap=True).print(table)
 
 
-def print_verdict(run: Path) -> int:
-    """Prints each gate and the report's path; returns 1 when a gate failed."""
+def print_verdict(run: Path, junit: Path | None = None) -> int:
+    """Prints each gate and the report's path; returns 1 when a gate failed. Writes JUnit XML to the file `junit`."""
     from eval.report.gates import check_gates
+    from eval.report.junit import write_junit
 
     gates = check_gates(run)
+    if junit is not None:
+        write_junit(junit, run, gates)
     for gate in gates:
         print(f"gate {'passed' if gate.passed else 'FAILED'}: {gate}")
     page = run / "report" / "index.html"

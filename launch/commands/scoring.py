@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from configs.safety.trust import add_trust
 from launch.commands.arguments import add_run, add_run_and_checkpoint, run_directory
@@ -43,6 +44,9 @@ def _report_arguments(parser: ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--baseline", metavar="RUN", type=run_directory, help="compare with this run")
     parser.add_argument("--gate", action="store_true", help="exit with 1 when a gate of the recipe fails")
+    parser.add_argument(
+        "--junit", metavar="FILE", type=Path, help="also write gates and scores as JUnit XML, for CI's test reporters"
+    )
 
 
 def replica_report(arguments: Namespace) -> int:
@@ -51,9 +55,16 @@ def replica_report(arguments: Namespace) -> int:
     from launch.headlines import print_verdict
     from launch.run_stages import report_stage
 
-    run = load_run(arguments.run).run_directory
-    report_stage(run, arguments.baseline)
-    code = print_verdict(run)
+    try:
+        run = load_run(arguments.run).run_directory
+        report_stage(run, arguments.baseline)
+        code = print_verdict(run, arguments.junit)
+    except Exception as error:
+        if arguments.junit is not None:
+            from eval.report.junit import write_junit_of_error
+
+            write_junit_of_error(arguments.junit, arguments.run, error)
+        raise
     return code if arguments.gate else 0
 
 
