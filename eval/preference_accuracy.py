@@ -6,6 +6,7 @@ scored by "the longer answer is better" and by "the answer that repeats fewer wo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from data_prep.decontamination.evaluation_sets import set_key
 from eval.chat_setting import ChatSetting
 from eval.comparison.paired import compare_paired
 from eval.contamination import labelled, split
+from eval.items.item import Item, beginning, ending, hash_of, shared_seconds
+from eval.parts import Scored
 from eval.reading.reader import Reader
 from eval.reading.windows import Report
 from eval.results import Items, Result
@@ -34,7 +37,7 @@ def preference_results(
     setting: ChatSetting,
     report: Report | None = None,
     touched: Touched | None = None,
-) -> list[Result]:
+) -> Scored:
     """Scores a set by a reward model and by the baselines.
 
     Pairs that are longer than the model's context are left out, as in training, and counted.
@@ -57,8 +60,12 @@ def preference_results(
     if not fitting:
         raise ValueError(f"preference set `{section.name}`: no pair fits model.context_length {context_length}")
     kept = [pairs[number] for number in fitting]
+    began = time.perf_counter()
     rewards = reader.rewards([ids for number in fitting for ids in rows[number]], report)
-    agreed = {"accuracy": [_agrees(*both) for both in zip(rewards[::2], rewards[1::2], strict=True)]}
+    sizes = [sum(map(len, rows[number])) for number in fitting]
+    took = shared_seconds(time.perf_counter() - began, sizes)
+    rewarded = list(zip(rewards[::2], rewards[1::2], strict=True))
+    agreed = {"accuracy": [_agrees(*both) for both in rewarded]}
     for name, measure in (("longer", _length), ("less_repeated", _variety)):
         agreed[name] = [_agrees(measure(pair.chosen), measure(pair.rejected)) for pair in kept]
     beyond = len(pairs) - len(kept)
@@ -72,9 +79,36 @@ def preference_results(
         return _results(section.name, values, note, stamp, setting.bootstrap_samples)
 
     results = scored(range(len(kept)))
-    for part, mask in split(touched, f"preference/{section.name}", passages).items():
+    masks = split(touched, f"preference/{section.name}", passages)
+    for part, mask in masks.items():
         results += labelled(scored(np.flatnonzero(mask).tolist()), part)
-    return results
+    items = [
+        replace(
+            _item(fitting[place] + 1, pair, rewarded[place]),
+            tokens=sizes[place],
+            seconds=took[place],
+            measures={name: (outcomes[place], 1.0) for name, outcomes in agreed.items()},
+            tags=tuple(part for part, mask in masks.items() if mask[place]),
+        )
+        for place, pair in enumerate(kept)
+    ]
+    return Scored(results, items=items)
+
+
+def _item(number: int, pair: Pair, rewards: tuple[float, float]) -> Item:
+    """The item of a pair; its answer is the one that the reward model prefers."""
+    chosen, rejected = rewards
+    answers = tuple(beginning(answer.text) for answer in (pair.chosen, pair.rejected))
+    return Item(
+        id=str(number),
+        hash=hash_of(*_passages(pair)),
+        asked=ending("\n\n".join(message.text for message in pair.prompt)),
+        reference=answers[0],
+        answer=None if chosen == rejected else answers[0 if chosen > rejected else 1],
+        choices=answers,
+        bytes=sum(len(answer.text.encode("utf-8", "replace")) for answer in (pair.chosen, pair.rejected)),
+        notes={"reward of the chosen answer": f"{chosen:.6g}", "reward of the rejected answer": f"{rejected:.6g}"},
+    )
 
 
 def _agrees(chosen: float, rejected: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,7 @@ class Scorer:
         own = section.benchmarks.model_copy(update={"tasks": [task]})
         samples = section.bootstrap_samples
         chat = self._asked_in_template()
-        return Scored(benchmark_results(own, self.reader, self.vocab, samples, self.progress, self.touched, chat))
+        return benchmark_results(own, self.reader, self.vocab, samples, self.progress, self.touched, chat)
 
     def _texts_of(self, item: PerplexitySet) -> list[str]:
         if item.name not in self._texts:
@@ -140,6 +141,7 @@ class Scorer:
     def _score_texts(self, item: PerplexitySet) -> Scored:
         from data_prep.decontamination.evaluation_sets import set_key
         from eval.contamination import labelled, split
+        from eval.likelihood.document_items import document_items
         from eval.likelihood.perplexity import perplexity_results, score_texts
 
         section, context = self.recipe.evaluation, self.reader.context_length
@@ -151,17 +153,20 @@ class Scorer:
             )
         texts = self._texts_of(item)
         with progress_bar(f"perplexity of {item.name}: windows", None, self.progress) as bar:
+            began = time.perf_counter()
             scores = score_texts(self.reader, self.vocab, texts, stride, bar.update)
+            seconds = time.perf_counter() - began
         half = stride == max(1, context // 2)
         stamp = partial(self._stamped, settings={"new tokens per window": "half the context" if half else stride})
         make_results = partial(
             perplexity_results, item.name, stride=stride, bootstrap_samples=section.bootstrap_samples
         )
         results = stamp(make_results(scores=scores), key=set_key([text] for text in texts))
-        for part, mask in split(self.touched, f"perplexity/{item.name}", [[text] for text in texts]).items():
+        masks = split(self.touched, f"perplexity/{item.name}", [[text] for text in texts])
+        for part, mask in masks.items():
             key = set_key([text] for text, inside in zip(texts, mask, strict=True) if inside)
             results += labelled(stamp(make_results(scores=scores.of(mask)), key=key), part)
-        return Scored(results)
+        return Scored(results, items=document_items(texts, scores, seconds, masks))
 
     def _stamped(self, results: list[Result], settings: dict[str, Any], key: str) -> list[Result]:
         """Adds the set's key and settings to results, and the tokenizer's fingerprint to those per token."""
@@ -186,10 +191,9 @@ class Scorer:
         section = self.recipe.evaluation
         count = len(read_pairs(pairs)[1])
         with progress_bar(f"translation of {pairs.name}: pairs", count, self.progress) as bar:
-            scored = translation_results(
+            return translation_results(
                 pairs, self.reader, self.vocab, section.bootstrap_samples, bar.update, self.touched
             )
-        return Scored(*scored)
 
     # ------------------------------------------------------------------------------------------------------- assistants
     def _tuned(self) -> Recipe | None:
@@ -202,20 +206,19 @@ class Scorer:
 
         section = self.recipe.evaluation
         with progress_bar("held-out conversations", None, self.progress) as bar:
-            results = conversation_results(tuned, self.reader, self.vocab, section.bootstrap_samples, bar.update)
-        return Scored(results)
+            return conversation_results(tuned, self.reader, self.vocab, section.bootstrap_samples, bar.update)
 
     def _answer(self, item: ChatSet) -> Scored:
         from eval.generation.chat_tasks import chat_results
 
         with progress_bar(f"answers to {item.name}", None, self.progress) as bar:
-            return Scored(*chat_results(item, self.reader, self._setting(), bar.update, self.touched))
+            return chat_results(item, self.reader, self._setting(), bar.update, self.touched)
 
     def _prefer(self, item: PreferenceSet) -> Scored:
         from eval.preference_accuracy import preference_results
 
         with progress_bar(f"rewards of {item.name}: answers", None, self.progress) as bar:
-            return Scored(preference_results(item, self.reader, self._setting(), bar.update, self.touched))
+            return preference_results(item, self.reader, self._setting(), bar.update, self.touched)
 
     def _setting(self) -> ChatSetting:
         from data_prep.tokens.chat_template import ChatTemplate

@@ -6,7 +6,8 @@ not end within its longest length counts as wrong: the model has not answered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from data_prep.decontamination.evaluation_sets import set_key
 from data_prep.tokens.chat_template import ChatTemplate
 from eval.chat_setting import ChatSetting
 from eval.contamination import labelled, split
+from eval.items.item import Item, beginning, ending, hash_of, shared_seconds
+from eval.parts import Scored
 from eval.reading.reader import Reader
 from eval.reading.windows import Report
 from eval.results import Items, Result, Sample
@@ -57,7 +60,7 @@ def chat_results(
     setting: ChatSetting,
     report: Report | None = None,
     touched: Touched | None = None,
-) -> tuple[list[Result], list[Sample]]:
+) -> Scored:
     """Answers the prompts of a set, greedily or with several samples each, and scores the answers.
 
     Args:
@@ -72,7 +75,9 @@ def chat_results(
     """
     chat = setting.chat
     prompts, left = read_prompts(section, chat.system)
+    began = time.perf_counter()
     graded = answer_prompts(section, prompts, reader, setting, report)
+    seconds = time.perf_counter() - began
     checked = is_checked(section, prompts)
     greedy = section.samples == 1
     how = "greedy" if greedy else f"{section.samples} samples at temperature {section.temperature:g}"
@@ -89,17 +94,25 @@ def chat_results(
         },
     }
 
+    values = [_values(answers, checked) for answers in graded]
+
     def scored(chosen: Sequence[int]) -> list[Result]:
         own = {**stamp, "set": set_key(passages[number] for number in chosen)}
-        return _results(section, [graded[number] for number in chosen], checked, setting.bootstrap_samples, own)
+        return _results(section, [values[number] for number in chosen], setting.bootstrap_samples, own)
 
     results = scored(range(len(prompts)))
-    for part, mask in split(touched, f"chat/{section.name}", passages).items():
+    masks = split(touched, f"chat/{section.name}", passages)
+    for part, mask in masks.items():
         results += labelled(scored(np.flatnonzero(mask).tolist()), part)
-    return results, [
-        _sample(section, number, prompts[number], graded[number][0], how, checked)
-        for number in range(min(SHOWN_SAMPLES, len(prompts)))
-    ]
+    items = _items(prompts, graded, values, masks, seconds)
+    return Scored(
+        results,
+        [
+            _sample(section, number, prompts[number], graded[number][0], how, checked)
+            for number in range(min(SHOWN_SAMPLES, len(prompts)))
+        ],
+        items,
+    )
 
 
 def is_checked(section: ChatSet, prompts: Sequence[Prompt]) -> bool:
@@ -159,43 +172,87 @@ def _grade(template: ChatTemplate, prompt: Prompt, ids: list[int], answer: Answe
 
 
 # ------------------------------------------------------------------------------------------------------------- results
-def _results(
-    section: ChatSet, graded: Sequence[Sequence[Graded]], checked: bool, samples: int, stamp: dict[str, Any]
-) -> list[Result]:
-    """Scores prompts (P) with S answers each."""
+_SHARES = {
+    "accuracy": "share of right answers",
+    "format": "share of answers with one #### in the last line",
+    "stop_rate": "share of answers that end",
+}
+_LENGTH = "length"
 
-    def share(metric: str, of: Callable[[Graded], bool], unit: str) -> Result:
-        values = np.array([np.mean([of(answer) for answer in answers]) for answers in graded])  # (P,)
-        return _mean(f"chat/{section.name}/{metric}", values, unit, samples, section.samples == 1, stamp)
 
-    results = []
+def _values(answers: Sequence[Graded], checked: bool) -> dict[str, float]:
+    """What the answers to one prompt add to each score, which is the mean over prompts."""
+    n = len(answers)
+    values = {}
     if checked:
-        results.append(share("accuracy", lambda answer: answer.right, "share of right answers"))
-        right = np.array([sum(answer.right for answer in answers) for answers in graded])
-        for k in pass_ks(section.samples):
-            values = np.array([pass_at_k(section.samples, int(count), k) for count in right])
-            unit = f"share of prompts with a right answer among {k}"
-            results.append(_mean(f"chat/{section.name}/pass@{k}", values, unit, samples, False, stamp))
-        results.append(share("format", lambda answer: answer.formed, "share of answers with one #### in the last line"))
-    results.append(share("stop_rate", lambda answer: answer.finished, "share of answers that end"))
-    lengths = np.array([np.mean([answer.tokens for answer in answers]) for answers in graded])
-    length = _mean(f"chat/{section.name}/length", lengths, "tokens per answer", samples, False, stamp)
-    results.append(replace(length, higher_is_better=False, items=None))
+        right = sum(answer.right for answer in answers)
+        values["accuracy"] = right / n
+        values |= {f"pass@{k}": pass_at_k(n, right, k) for k in pass_ks(n)}
+        values["format"] = sum(answer.formed for answer in answers) / n
+    values["stop_rate"] = sum(answer.finished for answer in answers) / n
+    values[_LENGTH] = sum(answer.tokens for answer in answers) / n
+    return values
+
+
+def _results(
+    section: ChatSet, values: Sequence[Mapping[str, float]], samples: int, stamp: dict[str, Any]
+) -> list[Result]:
+    """Scores prompts, whose values `_values` gives."""
+    results = []
+    for metric in values[0]:
+        of_prompts = np.array([one[metric] for one in values])  # (P,)
+        unit = _SHARES.get(metric, f"share of prompts with a right answer among {metric.removeprefix('pass@')}")
+        binary = metric in _SHARES and section.samples == 1
+        result = _mean(f"chat/{section.name}/{metric}", of_prompts, unit, samples, binary, stamp)
+        if metric == _LENGTH:
+            result = replace(result, unit="tokens per answer", higher_is_better=False, items=None)
+        results.append(result)
     return results
 
 
 def _mean(name: str, values: Floats, unit: str, samples: int, binary: bool, stamp: dict[str, Any]) -> Result:
     n = len(values)
-    ones = np.ones(n)
     interval: Interval | None
     if binary:
         interval, how = wilson(float(values.sum()), n), f"Wilson over {n} prompts"
     else:
-        interval = bootstrap_ratio(values, ones, samples)
+        interval = bootstrap_ratio(values, np.ones(n), samples)
         how = f"bootstrap over {n} prompts" if interval else no_interval(n, "prompt")
     low, high = interval or (None, None)
-    items = Items(values.tolist(), ones.tolist())
+    items = Items(values.tolist(), [1.0] * n)
     return Result(name, float(values.mean()), low, high, n, unit, True, how, items=items, **stamp)
+
+
+def _items(
+    prompts: Sequence[Prompt],
+    graded: Sequence[Sequence[Graded]],
+    values: Sequence[Mapping[str, float]],
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    seconds: float,
+) -> list[Item]:
+    """One item for each prompt. A length is neither better nor worse, so it is a fact of the item and no measure."""
+    took = shared_seconds(seconds, [1 + sum(answer.tokens for answer in answers) for answers in graded])
+    items = []
+    for number, (prompt, answers, own) in enumerate(zip(prompts, graded, values, strict=True)):
+        first, *others = answers
+        notes = {"finish": "stop" if first.finished else "length"}
+        notes |= {f"answer {place}": beginning(answer.text) for place, answer in enumerate(others, start=2)}
+        items.append(
+            Item(
+                id=str(number + 1),
+                hash=hash_of(prompt.text, prompt.reference or ""),
+                asked=ending(prompt.text),
+                reference=None if prompt.reference is None else beginning(prompt.reference),
+                answer=beginning(first.text),
+                bytes=sum(len(answer.text.encode("utf-8", "replace")) for answer in answers),
+                tokens=sum(answer.tokens for answer in answers),
+                seconds=took[number],
+                measures={metric: (value, 1.0) for metric, value in own.items() if metric != _LENGTH},
+                tags=tuple(part for part, mask in masks.items() if mask[number]),
+                notes=notes,
+            )
+        )
+    return items
 
 
 def _sample(section: ChatSet, number: int, prompt: Prompt, answer: Graded, how: str, checked: bool) -> Sample:

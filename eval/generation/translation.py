@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import labelled, split
 from eval.generation.completions import Stops, complete
+from eval.items.item import Item, beginning, hash_of, shared_seconds
+from eval.parts import Scored
 from eval.reading.reader import Reader
 from eval.reading.windows import Report
 from eval.results import Result, Sample
@@ -103,6 +106,19 @@ def corpus_scores(
     Raises:
         ValueError: see `bleu_with`.
     """
+    scores = {}
+    for name, metric in metrics_of(tokenize).items():
+        score = metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=bootstrap_samples)
+        scores[name] = (score, str(metric.get_signature()))
+    return scores
+
+
+def metrics_of(tokenize: str) -> dict[str, Any]:
+    """Creates sacrebleu's BLEU and chrF, by the metrics of score names.
+
+    Raises:
+        ValueError: see `bleu_with`.
+    """
     from sacrebleu.metrics import CHRF
 
     class PlainCHRF(CHRF):  # type: ignore[misc]  # sacrebleu's own types are partial
@@ -113,11 +129,26 @@ def corpus_scores(
             score.score = float(score.score)
             return score
 
-    scores = {}
-    for name, metric in (("bleu", bleu_with(tokenize)), ("chrf", PlainCHRF())):
-        score = metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=bootstrap_samples)
-        scores[name] = (score, str(metric.get_signature()))
-    return scores
+    return {"bleu": bleu_with(tokenize), "chrf": PlainCHRF()}
+
+
+def corpus_statistics(
+    hypotheses: Sequence[str], references: Sequence[str], tokenize: str
+) -> dict[str, list[tuple[float, ...]]]:
+    """Computes sacrebleu's sufficient statistics of each pair, by metric; their sums give the score of the corpus.
+
+    Of BLEU: lengths of translation and reference, then n-grams in common and n-grams of the translation, for 1 to 4
+    words. Of chrF: n-grams of the translation, of the reference, and in common, for 1 to 6 characters.
+
+    Raises:
+        ValueError: see `bleu_with`.
+    """
+    return {
+        name: [
+            tuple(map(float, row)) for row in metric._extract_corpus_statistics(list(hypotheses), [list(references)])
+        ]
+        for name, metric in metrics_of(tokenize).items()
+    }
 
 
 def translation_results(
@@ -127,7 +158,7 @@ def translation_results(
     bootstrap_samples: int,
     report: Report | None = None,
     touched: Touched | None = None,
-) -> tuple[list[Result], list[Sample]]:
+) -> Scored:
     """Translates the set greedily and scores it; also scores the unchanged source, and returns some translations.
 
     If `touched` knows the set, touched and clean pairs are also scored separately.
@@ -143,7 +174,9 @@ def translation_results(
     chat = section.template == "chat"
     stops = Stops(vocab, [], ChatTemplate(vocab).end_ids) if chat else Stops(vocab, ["\n"])
     fitted = [fit_prompt(section, shots, pair.source, vocab, room) for pair in pairs]
+    began = time.perf_counter()
     texts = complete(reader, stops, [ids for ids, _ in fitted], section.max_new_tokens, report)
+    took = shared_seconds(time.perf_counter() - began, [1 + len(text) for text in texts])
     hypotheses = [text.strip() for text in texts]
     references, sources = [pair.target for pair in pairs], [pair.source for pair in pairs]
     shown = sum(count for _, count in fitted) / len(fitted)
@@ -160,7 +193,8 @@ def translation_results(
     results = scored("", hypotheses, references, stamp)
     copied = {**stamp, "note": "the source itself as its translation", "settings": {}}
     results += scored("copy_", sources, references, copied)
-    for part, mask in split(touched, f"translation/{section.name}", passages).items():
+    masks = split(touched, f"translation/{section.name}", passages)
+    for part, mask in masks.items():
         chosen = [number for number, inside in enumerate(mask) if inside]
         ours, theirs = ([texts[number] for number in chosen] for texts in (hypotheses, references))
         own = {**stamp, "set": set_key(passages[number] for number in chosen)}
@@ -169,7 +203,23 @@ def translation_results(
         Sample("translation", f"{section.name}, pair {index + 1}", pair.source, text, "greedy", pair.target)
         for index, (pair, text) in enumerate(zip(pairs[:SHOWN_SAMPLES], hypotheses, strict=False))
     ]
-    return results, samples
+    statistics = corpus_statistics(hypotheses, references, section.tokenize)
+    items = [
+        Item(
+            id=str(index + 1),
+            hash=hash_of(pair.source, pair.target),
+            asked=beginning(pair.source),
+            reference=beginning(pair.target),
+            answer=beginning(hypotheses[index]),
+            bytes=len(hypotheses[index].encode("utf-8", "replace")),
+            seconds=took[index],
+            statistics={metric: rows[index] for metric, rows in statistics.items()},
+            tags=tuple(part for part, mask in masks.items() if mask[index]),
+            notes={"shots": str(fitted[index][1])},
+        )
+        for index, pair in enumerate(pairs)
+    ]
+    return Scored(results, samples, items)
 
 
 def _scored(

@@ -11,9 +11,14 @@ from data_prep.decontamination.evaluation_sets import set_key
 from eval.results import Result
 
 
+def metric_name(metric: str, filter_name: str) -> str:
+    """Returns the metric, with the filter appended if it is not lm-eval's default."""
+    return metric if filter_name == "none" else f"{metric}/{filter_name}"
+
+
 def score_name(task: str, metric: str, filter_name: str) -> str:
     """Returns `benchmark/task/metric`, with the filter appended if it is not lm-eval's default."""
-    return f"benchmark/{task}/{metric}" + ("" if filter_name == "none" else f"/{filter_name}")
+    return f"benchmark/{task}/{metric_name(metric, filter_name)}"
 
 
 def is_score(key: str, value: Any) -> bool:

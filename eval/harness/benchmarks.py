@@ -19,6 +19,9 @@ from data_prep.decontamination.evaluation_sets import set_key
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import labelled, split
 from eval.harness.benchmark_groups import group_results, is_score, score_name
+from eval.harness.benchmark_items import has_choices, right_choices, task_items
+from eval.items.item import Item
+from eval.parts import Scored
 from eval.reading.reader import Reader
 from eval.results import Items, Result
 from eval.statistics import SEED, bootstrap, no_interval, wilson
@@ -38,8 +41,8 @@ def benchmark_results(
     progress: bool = True,
     touched: Touched | None = None,
     chat: bool = False,
-) -> list[Result]:
-    """Runs the recipe's tasks and returns one result per task and metric.
+) -> Scored:
+    """Runs the recipe's tasks and returns one result per task and metric, and the items of all tasks.
 
     With `chat`, each item is a user's message in the chat template. If `touched` knows a task, touched and clean items
     also get separate results.
@@ -58,14 +61,23 @@ def benchmark_results(
         raw = evaluate(
             adapter, loaded, limit=section.limit, bootstrap_iters=0, log_samples=True, apply_chat_template=chat
         )
-    results = []
+    results: list[Result] = []
+    items: list[Item] = []
     for name, task in loaded["tasks"].items():
         results += _task_results(name, task, raw, section.limit, bootstrap_samples, touched)
+        items += task_items(name, task, raw, adapter.seconds, _tags(name, raw, touched))
     if chat:
         results = [replace(result, settings={**result.settings, "chat template": "replica"}) for result in results]
     for group in loaded["groups"].values():
         results += group_results(group, raw, results)
-    return results
+    return Scored(results, items=items)
+
+
+def _tags(name: str, raw: dict[str, Any], touched: Touched | None) -> dict[int, list[str]]:
+    """Maps each `doc_id` of a task to the subsets that it belongs to."""
+    docs = {int(sample["doc_id"]): sample["doc"] for sample in raw["samples"][name]}
+    masks = split(touched, f"benchmark/{name}", [passages_of(doc) for doc in docs.values()])
+    return {number: [part for part, mask in masks.items() if mask[row]] for row, number in enumerate(docs)}
 
 
 # --------------------------------------------------------------------------------------------------------------- tasks
@@ -188,19 +200,12 @@ def _chance(task: Any, metric: str, items: list[dict[str, Any]]) -> float | None
 
     None for a task without choices, or with its own scoring rule.
     """
-    if task.OUTPUT_TYPE != "multiple_choice" or metric not in _GUESSED or not items:
-        return None
-    if not hasattr(task, "doc_to_choice") or callable(task.get_config("process_results")):
+    if metric not in _GUESSED or not items or not has_choices(task):
         return None
     return sum(_share_of_right(task, item["doc"]) for item in items) / len(items)
 
 
 def _share_of_right(task: Any, doc: Any) -> float:
-    """Divides right answers of an item by its choices, as lm-eval's `ConfigurableTask.process_results` counts them."""
-    choices = task.doc_to_choice(doc)
-    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-    right = {
-        choices.index(answer) if isinstance(answer, str) and answer in choices else answer
-        for answer in (gold if isinstance(gold, list) else [gold])
-    }
-    return sum(answer in range(len(choices)) for answer in right) / len(choices)
+    """Divides the right answers of an item by its choices."""
+    count = len(task.doc_to_choice(doc))
+    return sum(answer in range(count) for answer in right_choices(task, doc)) / count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from functools import cached_property
@@ -18,6 +19,7 @@ from configs.schema.chat import END
 from data_prep.tokens.chat_template import JINJA, TEMPLATE_TOKENS, ChatTemplate
 from data_prep.tokens.vocab import Vocab
 from eval.generation.completions import Stops, complete
+from eval.items.item import shared_seconds
 from eval.reading.reader import Reader
 from eval.reading.windows import sliding_windows
 from pretrain.generation.sampling import Sampling
@@ -45,6 +47,8 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         super().__init__()
         self._reader, self._vocab, self._progress = reader, vocab, progress
         self._template = ChatTemplate(vocab) if chat else None
+        # (task, doc_id) -> seconds that the requests of an item took.
+        self.seconds: dict[tuple[str, int], float] = {}
         # stderr is redirected to silence lm-eval's progress bars, so keep the real one for ours.
         self._stderr = sys.stderr
 
@@ -97,7 +101,9 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         return re.compile(f"({'|'.join(map(re.escape, tokens))})")
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        began = time.perf_counter()
         scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        self._took(requests, began, [sum(map(len, request.args)) for request in requests])
         return scored
 
     def _loglikelihood_tokens(
@@ -107,8 +113,11 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         # As `hf`: if the tokenizer adds a begin token, that token is scored too, after another begin token.
+        began = time.perf_counter()
         pairs = [([self.prefix_token_id], self.tok_encode(request.args[0])) for request in requests]
-        return [nats for nats, _ in self._score(pairs)]
+        scored = self._score(pairs)
+        self._took(requests, began, [len(tokens) for _, tokens in pairs])
+        return [nats for nats, _ in scored]
 
     def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """Returns each continuation's log-likelihood after its context, and True if greedy decoding produces it."""
@@ -126,7 +135,14 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             greedy[owner] &= score.greedy
         return [(float(total), bool(match)) for total, match in zip(totals, greedy, strict=True)]
 
+    def _took(self, requests: list[Any], began: float, sizes: list[int]) -> None:
+        """Divides the time since `began` over the items that were asked for, by the sizes of their requests."""
+        for request, seconds in zip(requests, shared_seconds(time.perf_counter() - began, sizes), strict=True):
+            key = (request.task_name, request.doc_id)
+            self.seconds[key] = self.seconds.get(key, 0.0) + seconds
+
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        began = time.perf_counter()
         groups: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items())), []).append(index)
@@ -135,6 +151,7 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             prompts = [requests[index].args[0] for index in indices]
             for index, text in zip(indices, self._generate(prompts, requests[indices[0]].args[1]), strict=True):
                 texts[index] = text
+        self._took(requests, began, [len(text) + 1 for text in texts])
         return texts
 
     def _generate(self, prompts: list[str], settings: dict[str, Any]) -> list[str]:

@@ -7,6 +7,8 @@ stage's other gains can be weighed against what it forgets.
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -15,6 +17,8 @@ from configs.schema.objectives import Supervised
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 from data_prep.tokens.vocab import Vocab
+from eval.items.item import Item, beginning, ending, hash_of, shared_seconds
+from eval.parts import Scored
 from eval.reading.reader import Reader
 from eval.reading.windows import Report, Window
 from eval.results import Items, Result
@@ -29,7 +33,7 @@ def conversation_results(
     vocab: Vocab,
     bootstrap_samples: int,
     report: Report | None = None,
-) -> list[Result]:
+) -> Scored:
     """Scores the held-out conversations of a fine-tuning stage by nats per token of the assistant's answers.
 
     As many conversations of each source are read as `train.validation.max_tokens` of that stage reaches.
@@ -58,11 +62,13 @@ def conversation_results(
     if not chosen:
         raise ValueError(f"{tuned.data_directory} holds no conversations out; raise data.validation_fraction")
     windows = [_window(rows, document) for document in chosen]
+    began = time.perf_counter()
     nats = np.array([score.nats for score in reader.score(windows, report)])
+    seconds = time.perf_counter() - began
     tokens = np.array([0.0 if window.weights is None else window.weights.sum() for window in windows])
     interval = bootstrap_ratio(nats, tokens, bootstrap_samples)
     n = len(chosen)
-    return [
+    results = [
         Result(
             name=f"conversations/{name}/nats_per_token",
             value=float(nats.sum() / tokens.sum()),
@@ -79,6 +85,37 @@ def conversation_results(
             items=Items(nats.tolist(), tokens.tolist()),
         )
     ]
+    ids = [f"{rows.sources[number].name}/{document}" for number, document in chosen]
+    return Scored(results, items=_items(ids, windows, nats.tolist(), seconds, vocab))
+
+
+def _items(
+    ids: Sequence[str], windows: Sequence[Window], nats: Sequence[float], seconds: float, vocab: Vocab
+) -> list[Item]:
+    """One item for each conversation: what stands before the first answer is asked, the answers are the reference."""
+    took = shared_seconds(seconds, [len(window.tokens) for window in windows])
+    items = []
+    for number, window in enumerate(windows):
+        assert window.weights is not None
+        answered = window.weights > 0
+        first = int(np.argmax(answered)) if answered.any() else window.scored
+        asked = vocab.decode(window.tokens[: first + 1])
+        reference = vocab.decode(window.tokens[-window.scored :][answered])
+        tokens = float(window.weights.sum())
+        items.append(
+            Item(
+                id=ids[number],
+                hash=hash_of(vocab.decode(window.tokens), reference),
+                asked=ending(asked),
+                reference=beginning(reference),
+                log_likelihoods=(-nats[number],),
+                bytes=len(reference.encode()),
+                tokens=int(answered.sum()),
+                seconds=took[number],
+                measures={"nats_per_token": (nats[number], tokens)},
+            )
+        )
+    return items
 
 
 def _window(rows: UnitRows, document: tuple[int, int]) -> Window:

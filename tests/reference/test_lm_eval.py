@@ -20,10 +20,12 @@ from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.harness.benchmarks import benchmark_results, load_tasks
 from eval.harness.lm_eval_adapter import ReplicaLM
+from eval.items.item import Item
 from eval.reading.reader import LocalReader
 from pretrain.generation import sampling
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.model.transformer import Transformer
+from tests.parts.items_check import without_items
 
 CONTEXT = 512
 TASKS = Path(__file__).parents[2] / "configs" / "tasks"
@@ -262,10 +264,11 @@ def test_shipped_tasks_equal_hf(
         include_path=str(TASKS),
         limit=12,
     )
-    results = {
-        result.name: result
-        for result in benchmark_results(section, LocalReader(model, vocab.size), vocab, 200, progress=False)
-    }
+    scored = benchmark_results(section, LocalReader(model, vocab.size), vocab, 200, progress=False)
+    results = {result.name: result for result in scored.results}
+    # A perplexity is no mean of its items: they have its statistics.
+    left = without_items(scored, "benchmark/shipped", tmp_path / "run")
+    assert left == {"benchmark/replica_lambada/perplexity"}
     assert Path.cwd() == tmp_path and usual_cache == datasets.config.HF_DATASETS_CACHE
     with quiet():
         expected = evaluate(theirs, load_tasks(section, tmp_path), limit=12, bootstrap_iters=0)
@@ -280,6 +283,7 @@ def test_shipped_tasks_equal_hf(
             assert mine["arguments"] == reference["arguments"]
             flat = [value for response in mine["filtered_resps"] for value in response]
             assert flat == pytest.approx([value for r in reference["filtered_resps"] for value in r], rel=1e-4)
+        check_items([item for item in scored.items if item.subject == task], expected["samples"][task])
         for key, value in expected["results"][task].items():
             if "," in key and "stderr" not in key:
                 result = results[f"benchmark/{task}/{key.partition(',')[0]}"]
@@ -289,6 +293,21 @@ def test_shipped_tasks_equal_hf(
     chances = {name: result.chance for name, result in results.items()}
     assert chances["benchmark/replica_copa/acc"] == chances["benchmark/replica_winogrande/acc"] == 0.5
     assert chances["benchmark/replica_lambada/acc"] is None
+
+
+def check_items(items: list[Item], expected: list[dict[str, Any]]) -> None:
+    """Each item has the log-likelihoods of its choices, in order; its answer is the likeliest of them."""
+    assert [item.id for item in items] == [str(sample["doc_id"]) for sample in expected]
+    assert len({item.hash for item in items}) == len(items)
+    for item, sample in zip(items, expected, strict=True):
+        nats = [response[0] for response in sample["filtered_resps"]]
+        assert item.log_likelihoods == pytest.approx(nats, rel=1e-4) and item.seconds is not None
+        if item.choices:
+            likeliest = item.choices[max(range(len(nats)), key=lambda index: nats[index])]
+            assert item.answer == likeliest and item.reference in item.choices
+            assert (item.answer == item.reference) == (sample["acc"] == 1)
+        else:
+            assert item.reference == sample["arguments"][0][1]
 
 
 def write_task(directory: Path, name: str, choices: list[list[str]], **changes: Any) -> None:
@@ -320,7 +339,7 @@ def test_chance_groups_and_files_beside_the_yaml(models: tuple[Transformer, Voca
     section = Benchmarks(tasks=["both"], include_path=str(tmp_path))
     results = {
         result.name: result
-        for result in benchmark_results(section, LocalReader(model, vocab.size), vocab, 200, progress=False)
+        for result in benchmark_results(section, LocalReader(model, vocab.size), vocab, 200, progress=False).results
     }
     assert results["benchmark/two_choices/acc"].chance == 0.5
     assert results["benchmark/four_choices/acc"].chance == 0.25
@@ -331,7 +350,7 @@ def test_chance_groups_and_files_beside_the_yaml(models: tuple[Transformer, Voca
 
 def scores_of(directory: Path, models: tuple[Transformer, Vocab, Any], *tasks: str) -> dict[str, Any]:
     section = Benchmarks(tasks=list(tasks), include_path=str(directory))
-    found = benchmark_results(section, LocalReader(models[0], models[1].size), models[1], 200, progress=False)
+    found = benchmark_results(section, LocalReader(models[0], models[1].size), models[1], 200, progress=False).results
     assert len({result.name for result in found}) == len(found)
     return {result.name.removeprefix("benchmark/"): result for result in found}
 

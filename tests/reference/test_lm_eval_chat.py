@@ -22,6 +22,7 @@ from eval.reading.reader import LocalReader
 from pretrain.generation.player import Player, Request
 from pretrain.interchange.huggingface_export import export_directory
 from pretrain.model.transformer import Transformer
+from tests.parts.items_check import without_items
 from tests.reference.test_lm_eval import TEXT, instances
 
 SYSTEM, ASKED = {"role": "system", "content": "Be short."}, {"role": "user", "content": "What is 12 + 30? naïve 🦊"}
@@ -129,10 +130,11 @@ def test_scores_in_the_template_equal_lm_evals_own(models: tuple[Transformer, Vo
         with quiet():
             loaded = load_tasks(section, tmp_path / "cache")
             raw = evaluate(theirs, loaded, bootstrap_iters=0, log_samples=True, apply_chat_template=True)
-    for result in ours:
+    assert without_items(ours, "benchmark/chat_colours", tmp_path) == set()
+    for result in ours.results:
         metric = result.named.metric
         items = [item[metric] for item in raw["samples"]["chat_colours"]]
-        assert result.items is not None and result.items.numerators == items
+        assert [item.measures[metric] for item in ours.items] == [(value, 1) for value in items]
         assert result.value == raw["results"]["chat_colours"][f"{metric},none"]
-    assert ours[0].settings["chat template"] == "replica"
-    assert "chat template replica against unknown" in (difference(ours[0], plain[0]) or "")
+    assert ours.results[0].settings["chat template"] == "replica"
+    assert "chat template replica against unknown" in (difference(ours.results[0], plain.results[0]) or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from pretrain.generation.generate import generate
 from pretrain.generation.player import Player
 from pretrain.generation.sampling import Sampling
 from pretrain.model.transformer import Transformer
+from tests.parts.items_check import without_items
 
 DATA = Path(__file__).parents[1] / "data" / "wmt22-zh-en-niutrans.jsonl.zst"
 SHIPPED = Path(__file__).parents[2] / "configs" / "corpus" / "classical-modern-zh-pairs.jsonl.zst"
@@ -125,21 +127,23 @@ def test_in_the_chat_template_sentences_are_messages_and_the_end_of_a_message_en
 
 def test_scores_do_not_depend_on_batch_size(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
     section = write_pairs(tmp_path / "pairs.jsonl")
-    first, samples = translation_results(section, LocalReader(model, vocab.size, 1), vocab, 100)
-    second, again = translation_results(section, LocalReader(model, vocab.size, 4), vocab, 100)
-    assert first == second and samples == again
-    results = {result.name.removeprefix("translation/small/"): result for result in first}
+    first = translation_results(section, LocalReader(model, vocab.size, 1), vocab, 100)
+    second = translation_results(section, LocalReader(model, vocab.size, 4), vocab, 100)
+    assert first.results == second.results and first.samples == second.samples
+    assert [replace(item, seconds=0) for item in first.items] == [replace(item, seconds=0) for item in second.items]
+    assert without_items(first, "translation/small", tmp_path / "run") == {"translation/small/copy_bleu"}
+    results = {result.name.removeprefix("translation/small/"): result for result in first.results}
     assert set(results) == {"bleu", "chrf", "copy_bleu"}
     assert results["bleu"].n == 6 and "bs:100" in (results["bleu"].signature or "")
-    assert samples[0].prompt == "s2 a b" and samples[0].reference == "target 2"
+    assert first.samples[0].prompt == "s2 a b" and first.samples[0].reference == "target 2"
 
 
 def test_one_pair_has_no_interval(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
     section = write_pairs(tmp_path / "pairs.jsonl", count=3)
     for shots, low in ((2, None), (0, 0.0)):
-        results, _ = translation_results(
+        results = translation_results(
             section.model_copy(update={"shots": shots}), LocalReader(model, vocab.size, 4), vocab, 100
-        )
+        ).results
         chrf = next(result for result in results if result.name.endswith("/chrf"))
         assert chrf.n == 3 - shots and (chrf.low is None) == (low is None) == (chrf.high is None)
         assert ("none: a single pair" in chrf.interval) == (low is None)
@@ -208,9 +212,9 @@ def test_translations_keep_what_stands_before_the_line_end(tmp_path: Path, monke
     monkeypatch.setattr(Player, "_logits", logits_of_one_who_knows)
     config = Model(num_layers=1, hidden_size=8, num_heads=1, context_length=96)
     model = Transformer(config, config.padded_vocab(vocab.size)).eval()
-    results, samples = translation_results(section, LocalReader(model, vocab.size, 2), vocab, 100)
-    assert [sample.text for sample in samples] == targets
-    assert results[0].name == "translation/t/bleu" and results[0].value == pytest.approx(100)
+    scored = translation_results(section, LocalReader(model, vocab.size, 2), vocab, 100)
+    assert [sample.text for sample in scored.samples] == targets == [item.answer for item in scored.items]
+    assert scored.results[0].name == "translation/t/bleu" and scored.results[0].value == pytest.approx(100)
 
 
 def test_bad_sets(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from eval.results import Result
 from pretrain.checkpoint.manifest import CheckpointInfo
 from pretrain.model.transformer import Transformer
 from tests.parts.fake_run import fake_results, write_fake_run
+from tests.parts.items_check import without_items
 from tests.parts.training_run import write_recipe
 
 
@@ -92,15 +93,18 @@ def test_benchmark_items(model: Transformer, vocab: Vocab, tmp_path: Path) -> No
     )
     section = Benchmarks(tasks=["quiz"], include_path=str(tmp_path))
     keys = [item_key([f"How many is {n}?", f"as many as {n}", "none"]) for n in (1, 4)]
-    results = benchmark_results(
+    scored = benchmark_results(
         section, LocalReader(model, vocab.size), vocab, 100, False, touched("benchmark/quiz", *keys)
     )
+    results = scored.results
+    assert without_items(scored, "benchmark/quiz", tmp_path / "run") == set()
+    assert [item.tags for item in scored.items].count(("touched",)) == 2
     for metric in ("acc", "acc_norm"):
         whole, clean, met = parts(results, f"benchmark/quiz/{metric}")
         assert (whole.n, clean.n, met.n) == (6, 4, 2)
         assert 4 * clean.value + 2 * met.value == pytest.approx(6 * whole.value)
         assert met.low is not None and met.chance == 0.5 and met.note and "share an n-gram" in met.note
-    assert len(benchmark_results(section, LocalReader(model, vocab.size), vocab, 100, False)) == 2
+    assert len(benchmark_results(section, LocalReader(model, vocab.size), vocab, 100, False).results) == 2
 
 
 def test_translated_pairs(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
@@ -108,7 +112,9 @@ def test_translated_pairs(model: Transformer, vocab: Vocab, tmp_path: Path) -> N
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     section = TranslationSet(name="set", path=str(tmp_path / "pairs.jsonl"), shots=1, max_new_tokens=8)
     known = touched("translation/set", *(item_key([f"uno {n} dos", f"one {n} two"]) for n in (2, 3)))
-    results, _ = translation_results(section, LocalReader(model, vocab.size, 4), vocab, 100, None, known)
+    scored = translation_results(section, LocalReader(model, vocab.size, 4), vocab, 100, None, known)
+    results = scored.results
+    assert without_items(scored, "translation/set", tmp_path / "run") == {"translation/set/copy_bleu"}
     for metric in ("bleu", "chrf"):
         whole, clean, met = parts(results, f"translation/set/{metric}")
         assert (whole.n, clean.n, met.n) == (6, 4, 2) and clean.signature == whole.signature

@@ -19,6 +19,7 @@ from eval.preference_accuracy import preference_results
 from eval.reading.windows import Score
 from eval.statistics import wilson
 from pretrain.generation.player import Answer
+from tests.parts.items_check import without_items
 
 
 @dataclass
@@ -72,7 +73,8 @@ def test_agreement_beside_the_baselines(setting: ChatSetting, tmp_path: Path) ->
         return float("good" in vocab.decode(list(ids)))
 
     section = written(tmp_path / "a.jsonl", [*PAIRS, ("x" * 300, "y"), ("twin", "twin")])
-    accuracy, longer, less_repeated = preference_results(section, Rewarding(reward, 100), setting)
+    scored = preference_results(section, Rewarding(reward, 100), setting)
+    accuracy, longer, less_repeated = scored.results
     assert accuracy.n == 5 and accuracy.value == pytest.approx(3.5 / 5), "a tie counts as a half"
     assert (accuracy.low, accuracy.high) == wilson(3.5, 5) and accuracy.chance == 0.5
     assert longer.value == pytest.approx(1 / 5) and less_repeated.value == pytest.approx((0.5 * 4 + 1) / 5)
@@ -82,12 +84,17 @@ def test_agreement_beside_the_baselines(setting: ChatSetting, tmp_path: Path) ->
     assert "above `longer` (paired bootstrap over 5 items)" in note
     ends = {ids[-1] for ids in rows}
     assert ends == {setting.template.end} and {ids[0] for ids in rows} == {setting.template.bos}
-    assert accuracy.items is not None and accuracy.items.numerators == [1, 1, 1, 0, 0.5]
+    assert [item.measures["accuracy"][0] for item in scored.items] == [1, 1, 1, 0, 0.5]
+    assert without_items(scored, "preference/hh", tmp_path) == set()
+    first, last = scored.items[0], scored.items[-1]
+    assert first.answer == first.reference == first.choices[0] and first.notes["reward of the chosen answer"] == "1"
+    assert last.answer is None, "none is preferred"
+    assert len({item.id for item in scored.items}) == 5
 
 
 def test_a_difference_from_a_baseline_is_said(setting: ChatSetting, tmp_path: Path) -> None:
     section = written(tmp_path / "a.jsonl", [(f"short {number}", f"rather long {number}") for number in range(20)])
-    accuracy, longer, _ = preference_results(section, Rewarding(lambda ids: -float(len(ids)), 100), setting)
+    accuracy, longer, _ = preference_results(section, Rewarding(lambda ids: -float(len(ids)), 100), setting).results
     assert (accuracy.value, longer.value) == (1, 0)
     assert "above `longer` (McNemar's exact test over 20 items: 20 gained, 0 lost, p = 1.9e-06)" in (
         accuracy.note or ""

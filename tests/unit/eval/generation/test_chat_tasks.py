@@ -33,6 +33,7 @@ from pretrain.generation.tools import CalculatorTool, forced_by
 from pretrain.model.transformer import Transformer
 from pretrain.rewards.answers import check_answer
 from tests.parts.answers_table import ANSWERS
+from tests.parts.items_check import without_items
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +103,16 @@ ROWS = [("2+2?", "#### 4"), ("3+3?", "#### 6"), ("5+5?", "so\n#### 10"), ("x" * 
 
 def test_greedy_answers(template: ChatTemplate, scripted: Scripted, tmp_path: Path) -> None:
     scripted.script = {"2+2?": ["#### 4"], "3+3?": ["#### 7"], "5+5?": ["#### 10…"]}
-    results, samples = chat_results(sums(tmp_path / "a.jsonl", ROWS), scripted, setting(template))
-    found = by_metric(results)
+    scored = chat_results(sums(tmp_path / "a.jsonl", ROWS), scripted, setting(template))
+    found, samples = by_metric(scored.results), scored.samples
     assert list(found) == ["accuracy", "format", "stop_rate", "length"]
     assert found["accuracy"].value == 0.25, "an answer that was cut is not right, nor one that had no room"
     assert (found["accuracy"].low, found["accuracy"].high) == wilson(1, 4)
     assert found["format"].value == found["stop_rate"].value == 0.5
     assert found["length"].value == pytest.approx((7 + 7 + 7 + 0) / 4) and not found["length"].higher_is_better
-    assert found["accuracy"].items is not None and found["accuracy"].items.numerators == [1, 0, 0, 0]
-    assert found["length"].items is None and found["accuracy"].note == "greedy, at most 64 tokens"
+    assert [item.measures["accuracy"] for item in scored.items] == [(1, 1), (0, 1), (0, 1), (0, 1)]
+    assert without_items(scored, "chat/sums", tmp_path) == {"chat/sums/length"}
+    assert found["accuracy"].note == "greedy, at most 64 tokens"
     assert [(sample.prompt, sample.text, sample.right) for sample in samples[:3]] == [
         ("2+2?", "#### 4", True), ("3+3?", "#### 7", False), ("5+5?", "#### 10 …", False),
     ]  # fmt: skip
@@ -122,7 +124,9 @@ def test_samples_give_pass_at_k(template: ChatTemplate, scripted: Scripted, tmp_
     scripted.script = {
         "2+2?": ["#### 4", "#### 4", "#### 5"], "3+3?": ["#### 1", "#### 6", "6"], "5+5?": ["no", "no", "no…"],
     }  # fmt: skip
-    found = by_metric(chat_results(sums(tmp_path / "a.jsonl", ROWS[:3], samples=3), scripted, setting(template))[0])
+    scored = chat_results(sums(tmp_path / "a.jsonl", ROWS[:3], samples=3), scripted, setting(template))
+    found = by_metric(scored.results)
+    assert without_items(scored, "chat/sums", tmp_path) == {"chat/sums/length"}
     assert list(found) == ["accuracy", "pass@1", "pass@2", "pass@3", "format", "stop_rate", "length"]
     assert found["accuracy"].value == pytest.approx(found["pass@1"].value) == pytest.approx((2 / 3 + 1 / 3) / 3)
     assert found["pass@2"].value == pytest.approx((1 + 2 / 3) / 3) and found["pass@3"].value == pytest.approx(2 / 3)
@@ -137,16 +141,19 @@ def test_training_and_evaluation_share_the_checker(template: ChatTemplate, scrip
     asked = [(f"<{number}>", reference) for number, (_, reference) in enumerate(rows)]
     scripted.script = {f"<{number}>": [text] for number, (text, _) in enumerate(rows)}
     references = [(prompt, f"#### {reference.rpartition('#### ')[2]}") for prompt, reference in asked]
-    (accuracy, *_), _ = chat_results(sums(tmp_path / "a.jsonl", references), scripted, setting(template))
+    scored = chat_results(sums(tmp_path / "a.jsonl", references), scripted, setting(template))
     wanted = [check_answer(text, reference).value for text, reference in rows]
-    assert len(rows) > 90 and accuracy.items is not None and accuracy.items.numerators == wanted
+    assert len(rows) > 90 and [item.measures["accuracy"][0] for item in scored.items] == wanted
 
 
 def test_what_training_text_touches_is_scored_apart(template: ChatTemplate, scripted: Scripted, tmp_path: Path) -> None:
     scripted.script = {"2+2?": ["#### 4"], "3+3?": ["#### 7"]}
     touched = Touched({}, {"chat/sums": frozenset({item_key(["2+2?", "4"])})}, "drop", "f")
     section = sums(tmp_path / "a.jsonl", ROWS[:2])
-    found = by_metric(chat_results(section, scripted, setting(template), touched=touched)[0])
+    scored = chat_results(section, scripted, setting(template), touched=touched)
+    found = by_metric(scored.results)
+    assert [item.tags for item in scored.items].count(("touched",)) == found["accuracy/touched"].n
+    assert {name.split("/")[2] for name in without_items(scored, "chat/sums", tmp_path)} == {"length"}
     assert found["accuracy/touched"].value == 1 and found["accuracy/clean"].value == 0
 
 
@@ -157,8 +164,9 @@ def test_a_set_without_final_answers_has_no_accuracy(
     path.write_text(json.dumps({"instruction": "Say hello", "input": "", "output": "Hello!"}) + "\n")
     scripted.script = {"Say hello": ["Hi."]}
     section = ChatSet(name="sums", path=str(path), shape="alpaca")
-    results, (sample,) = chat_results(section, scripted, setting(template))
-    assert list(by_metric(results)) == ["stop_rate", "length"] and sample.right is None
+    scored = chat_results(section, scripted, setting(template))
+    (sample,) = scored.samples
+    assert list(by_metric(scored.results)) == ["stop_rate", "length"] and sample.right is None
 
 
 def test_unusable_records_are_counted_and_a_set_without_prompts_is_refused(
@@ -166,7 +174,7 @@ def test_unusable_records_are_counted_and_a_set_without_prompts_is_refused(
 ) -> None:
     scripted.script = {"2+2?": ["#### 4"]}
     section = sums(tmp_path / "a.jsonl", [("2+2?", "#### 4"), ("", "#### 1")])
-    (accuracy, *_), _ = chat_results(section, scripted, setting(template))
+    accuracy, *_ = chat_results(section, scripted, setting(template)).results
     assert accuracy.n == 1 and "1 record left out: " in (accuracy.note or "")
     with pytest.raises(ValueError, match="chat set `sums`: no prompt of shape gsm8k"):
         chat_results(sums(tmp_path / "b.jsonl", [("", "")]), scripted, setting(template))

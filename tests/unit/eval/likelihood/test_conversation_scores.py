@@ -20,6 +20,7 @@ from pretrain.batches.units import UnitWindows
 from pretrain.model.transformer import Transformer
 from tests.parts.fake_chain import chain_recipe
 from tests.parts.fake_run import fake_recipe
+from tests.parts.items_check import without_items
 from tests.parts.small_units import prepare_units
 
 
@@ -40,14 +41,18 @@ def model(tuned: Recipe) -> Transformer:
     return Transformer(config, config.padded_vocab(vocab.size)).eval()
 
 
-def test_nats_of_the_answers_whatever_the_batch(tuned: Recipe, model: Transformer) -> None:
+def test_nats_of_the_answers_whatever_the_batch(tuned: Recipe, model: Transformer, tmp_path: Path) -> None:
     """Against one conversation at a time, its answer found by the markers around it."""
     vocab = Vocab.load(tuned.data_directory / "tokenizer")
     template = ChatTemplate(vocab)
-    (result,) = conversation_results(tuned, LocalReader(model, vocab.size, 5), vocab, 200)
-    assert result.name == "conversations/sft/nats_per_token" and result.n == 12 and result.items is not None
-    again = conversation_results(tuned, LocalReader(model, vocab.size, 1), vocab, 200)[0]
-    assert again.items is not None and result.items.numerators == pytest.approx(again.items.numerators, rel=1e-5)
+    scored = conversation_results(tuned, LocalReader(model, vocab.size, 5), vocab, 200)
+    (result,) = scored.results
+    assert result.name == "conversations/sft/nats_per_token" and result.n == 12
+    assert without_items(scored, "conversations/sft", tmp_path) == set()
+    ours = [item.measures["nats_per_token"][0] for item in scored.items]
+    again = conversation_results(tuned, LocalReader(model, vocab.size, 1), vocab, 200)
+    assert ours == pytest.approx([item.measures["nats_per_token"][0] for item in again.items], rel=1e-5)
+    assert [(item.id, item.hash) for item in scored.items] == [(item.id, item.hash) for item in again.items]
     windows = UnitWindows(load_manifest(tuned.data_directory).validation[0], vocab.size, 64, vocab.eod_id)
     for number in range(12):
         ids = torch.tensor([template.bos, *windows.ids(number).tolist()])
@@ -58,8 +63,7 @@ def test_nats_of_the_answers_whatever_the_batch(tuned: Recipe, model: Transforme
         for place, index in enumerate(ids[1:].tolist()):
             learnt += float(nats[place]) if said else 0.0
             said = (said or index == template.role_ids["assistant"]) and index != template.end
-        assert result.items.numerators[number] == pytest.approx(learnt, rel=1e-5)
-    assert result.value == pytest.approx(sum(result.items.numerators) / sum(result.items.denominators))
+        assert ours[number] == pytest.approx(learnt, rel=1e-5)
 
 
 def test_later_stages_are_scored_on_the_same_conversations(tmp_path: Path) -> None:
