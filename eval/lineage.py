@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from configs.common.files import fingerprint
 from configs.common.layout import MANIFEST
 from configs.common.versions import git_commit, installed
+from configs.schema.model import Model
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 from pretrain.batches.mixture import mixture_table
 from pretrain.checkpoint.compatible import CHANGES
 from pretrain.checkpoint.manifest import CheckpointInfo
+from pretrain.sizes.shapes import parameter_shapes
 
 if TYPE_CHECKING:
     from data_prep.tokens.vocab import Vocab
-    from pretrain.model.transformer import Transformer
 
 _PACKAGES = (
     "torch", "numpy", "tokenizers", "deepspeed", "ray", "datasets", "transformers", "lm_eval", "sacrebleu", "zstandard",
 )  # fmt: skip
 
 
-def model_facts(model: Transformer, vocab: Vocab) -> dict[str, Any]:
+def model_facts(config: Model, vocab: Vocab) -> dict[str, Any]:
     """Returns the sizes of the model and its vocabulary for `results.json`."""
-    config = model.config
+    shapes = parameter_shapes(config, config.padded_vocab(vocab.size))
     return {
         "family": config.family,
-        "parameters": model.parameter_count().total,
+        "parameters": sum(math.prod(shape) for _, shape in shapes),
         "layers": config.num_layers,
         "width": config.hidden_size,
         "context_length": config.context_length,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from configs.common.notices import say
 from eval.items.item import Item
 from eval.items.store import DIRECTORY as DIRECTORY
 from eval.items.store import facts_of, items_file, stem, write_items
+from eval.reading.journal import Journal
 from eval.results import Failure, Result, Sample, as_json, from_json
+from pretrain.parallel.lockstep import ALONE, Lockstep
 
 
 @dataclass(frozen=True)
@@ -69,36 +72,55 @@ class Outcome:
         self.samples += scored.samples
 
 
-def score_parts(parts: Iterable[Part], directory: Path, again: bool = False) -> Outcome:
+def score_parts(
+    parts: Iterable[Part],
+    directory: Path,
+    again: bool = False,
+    ranks: Lockstep = ALONE,
+    journal: Journal | None = None,
+) -> Outcome:
     """Scores the parts that have no stored scores. A failure is printed, and the next part follows.
 
     Args:
         parts: the parts, in order.
         directory: directory of stored scores; created when needed.
         again: score parts with stored scores again.
+        ranks: the ranks that score together. Each calls this with the same parts, and has the same outcome.
+        journal: keeps answers of the part under way.
     """
     outcome = Outcome()
     for part in parts:
-        stored = None if again else _kept(part, directory)
         try:
-            scored = stored if stored is not None else part.work()
+            with ranks.together(part.name):
+                outcome.add(_scored(part, directory, again, ranks, journal))
         except Exception as error:  # no failure of one part may prevent the others
-            outcome.failures.append(_failure(part.name, error))
+            outcome.failures.append(_failure(part.name, error, ranks.is_main))
             continue
-        if stored is None:
-            _keep(part, directory, scored)
-        outcome.add(scored)
         if items_file(directory, part.name).is_file():
             outcome.items[part.name] = fingerprint(part.inputs)
     return outcome
 
 
-def _failure(name: str, error: Exception) -> Failure:
+def _scored(part: Part, directory: Path, again: bool, ranks: Lockstep, journal: Journal | None) -> Scored:
+    # What rank 0 finds counts: another rank may see the file later.
+    stored = ranks.of_main(lambda: None if again else _kept(part, directory), f"stored scores of {part.name}")
+    if stored is not None:
+        return stored
+    name = part.file(directory).stem
+    with nullcontext() if journal is None else journal.keeping(name, fingerprint(part.inputs), again):
+        scored = part.work()
+        if ranks.is_main:
+            _keep(part, directory, scored)
+    return scored
+
+
+def _failure(name: str, error: Exception, shown: bool) -> Failure:
     reason = explain(error)
-    if reason is None:
-        traceback.print_exception(error)
     failure = Failure(name, reason or f"{type(error).__name__}: {error}", bug=reason is None)
-    say(f"{name} failed: {failure.reason}")
+    if shown:
+        if reason is None:
+            traceback.print_exception(error)
+        say(f"{name} failed: {failure.reason}")
     return failure
 
 

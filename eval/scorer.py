@@ -16,6 +16,7 @@ from data_prep.tokens.shards import load_manifest
 from eval.parts import Part, Scored
 from eval.results import Result, Sample
 from eval.stage_facts import is_assistant, tuned_of
+from pretrain.parallel.lockstep import ALONE, Lockstep
 
 if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
@@ -35,6 +36,7 @@ class Scorer:
         reader: asks the model.
         common: inputs of every score: the checkpoint, the code version, the comparison with training data.
         sets: `perplexity set NAME`, … -> identities of its files.
+        ranks: the ranks that evaluate together.
     """
 
     recipe: Recipe
@@ -44,6 +46,7 @@ class Scorer:
     common: dict[str, Any]
     sets: dict[str, Any]
     progress: bool = True
+    ranks: Lockstep = ALONE
     _texts: dict[str, list[str]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------------------------------ parts

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from configs.common.layout import RESULTS
+from configs.common.locks import locked
+from configs.common.notices import say
 from configs.safety.hide_secrets import mask as masked
 from configs.safety.hide_secrets import mask_urls
-from configs.schema.objectives import RewardModelling
 from configs.schema.recipe import Recipe, load_run
 from data_prep.tokens.vocab import Vocab
 from eval.comparison.paired import compare_paired
@@ -21,15 +23,21 @@ from eval.contamination import load as load_touched
 from eval.currency import scored_recipe, scores_fingerprint, scoring_code, set_identities
 from eval.lineage import checkpoint_facts, data_facts, lineage, model_facts, package_versions
 from eval.parts import DIRECTORY as DIRECTORY_OF_SCORES
-from eval.parts import score_parts, stored_results
-from eval.reading.reader import LocalReader, RowScorer
+from eval.parts import Outcome, score_parts, stored_results
+from eval.reading.journal import DIRECTORY as PARTIAL
+from eval.reading.journal import Journal
+from eval.reading.kept import KeptReader
+from eval.reading.opening import HERE, Place, open_reader
+from eval.reading.ranked import RankedReader
 from eval.results import Change, Failure, Result, Results, ScoresBroken, ScoresFailed, load_results
 from eval.scorer import Scorer
 from eval.stage_facts import stage_of
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
-from pretrain.checkpoint.load_weights import load_weights
 from pretrain.checkpoint.manifest import CheckpointInfo
-from pretrain.model.transformer import Transformer
+from pretrain.parallel.lockstep import Lockstep
+
+if TYPE_CHECKING:
+    from data_prep.decontamination.decontaminate import Touched
 
 
 def evaluate(
@@ -38,10 +46,12 @@ def evaluate(
     progress: bool = True,
     choice: Choice | None = None,
     again: bool = False,
+    place: Place = HERE,
 ) -> Path:
     """Scores a checkpoint of a run and writes `results.json`; returns its path.
 
-    Stored scores with the same inputs (see `eval/parts.py`) are reused.
+    Stored scores with the same inputs (see `eval/parts.py`) are reused. Answers of an evaluation that was interrupted
+    are reused too (see `eval/reading/journal.py`).
 
     Args:
         run: the run directory.
@@ -49,60 +59,104 @@ def evaluate(
         progress: show progress bars.
         choice: the checkpoint to score; None: the newest.
         again: do not reuse stored scores.
+        place: the ranks that evaluate together, and this one's device. Every rank calls this alike; rank 0 writes.
 
     Raises:
-        ValueError: when there is no such checkpoint, or it is damaged.
+        ValueError: when there is no such checkpoint, it is damaged, or another process scores the run.
         ScoresFailed: when some scores failed, for example because a set is missing. `results.json` names them and has
             the others. If all failed, `results.json` is not changed.
         ScoresBroken: like `ScoresFailed`, but caused by a bug.
     """
-    load_run(run)  # gives a clear error for a directory that is not a run
-    choice = choice or Choice()
-    checkpoint = choose_checkpoint(run, choice)
-    recipe = scored_recipe(run, checkpoint, overrides)
-    sets = set_identities(recipe, missing=True)
-    began = time.monotonic()
-    vocab, model = Vocab.load(checkpoint.tokenizer), _to_device(load_weights(checkpoint))
-    touched = load_touched(recipe, checkpoint)
-    common = {"code": scoring_code(), "checkpoint": checkpoint.fingerprint, "touched": identity(recipe, checkpoint)}
-    rewards = _reward_scorer(checkpoint, vocab, next(model.parameters()).device)
-    reader = LocalReader(model, vocab.size, recipe.evaluation.batch_size, rewards)
-    parts = Scorer(recipe, reader, vocab, touched, common, sets, progress).parts()
-    scored = score_parts(parts, run / DIRECTORY_OF_SCORES, again)
-    if parts and len(scored.failures) == len(parts):
-        raise _complaint(scored.failures, None)
-    data, funnel = data_facts(recipe, checkpoint)
-    data |= facts(touched)
-    stage, changes = _beside_parent(recipe, scored.results)
-    outcome = scores_fingerprint(recipe, checkpoint, sets)
-    path = Results(
-        fingerprint=outcome,
-        checkpoint=checkpoint_facts(checkpoint),
-        recipe_fingerprint=recipe.fingerprint(),
-        data_fingerprint=checkpoint.data_fingerprint,
-        model=model_facts(model, vocab),
-        data=data,
-        results=_in_order(scored.results),
-        samples=scored.samples,
-        failures=scored.failures,
-        items=scored.items,
-        funnel=funnel,
-        lineage=lineage(recipe, checkpoint, vocab, sets, outcome),
-        versions=package_versions(),
-        seconds=round(time.monotonic() - began, 3),
-        recipe=masked(recipe.model_dump(mode="json")),
-        chosen={
-            "step": choice.step,
-            "best": choice.best,
-            "overrides": [mask_urls(text) for text in overrides],
-            "contamination": identity(recipe, checkpoint),
-        },
-        stage=stage,
-        changes=changes,
-    ).save(run)
-    if scored.failures:
-        raise _complaint(scored.failures, path)
-    return path
+    ranks = place.ranks
+    with ranks.together("the evaluation"):
+        load_run(run)  # gives a clear error for a directory that is not a run
+        choice = choice or Choice()
+        checkpoint = choose_checkpoint(run, choice)
+        ranks.exchange(None, f"{checkpoint.directory.name} with fingerprint {checkpoint.fingerprint}")
+        recipe = scored_recipe(run, checkpoint, overrides)
+        with _held_for_scoring(run, ranks):
+            evaluation = _Evaluation(run, choice, list(overrides), checkpoint, recipe, place)
+            return evaluation.score(progress and ranks.is_main, again)
+
+
+@contextmanager
+def _held_for_scoring(run: Path, ranks: Lockstep) -> Iterator[None]:
+    """Holds the lock of a run's scores on rank 0. A rank of an evaluation that was killed gets some time to end."""
+    if not ranks.is_main:
+        yield
+        return
+    file = run / DIRECTORY_OF_SCORES / ".lock"
+    file.parent.mkdir(exist_ok=True)
+    busy = f"another replica command scores {run}; wait for it, or end it"
+    wait = float(os.environ.get("REPLICA_GRACE", 60))
+    with locked(file, busy, wait, lambda: say(f"{run} is being scored by another command: waiting up to {wait:g} s")):
+        yield
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """One evaluation of a checkpoint by the recipe's `evaluation` section."""
+
+    run: Path
+    choice: Choice
+    overrides: list[str]
+    checkpoint: CheckpointInfo
+    recipe: Recipe
+    place: Place
+
+    def score(self, progress: bool, again: bool) -> Path:
+        """Scores all parts and writes `results.json`; see `evaluate`."""
+        recipe, checkpoint, ranks = self.recipe, self.checkpoint, self.place.ranks
+        sets = ranks.of_main(lambda: set_identities(recipe, missing=True), "identities of the sets")
+        began = time.monotonic()
+        vocab = Vocab.load(checkpoint.tokenizer)
+        touched = load_touched(recipe, checkpoint)
+        common = {"code": scoring_code(), "checkpoint": checkpoint.fingerprint, "touched": identity(recipe, checkpoint)}
+        directory = self.run / DIRECTORY_OF_SCORES
+        journal = Journal(directory / PARTIAL, ranks)
+        reader = KeptReader(RankedReader(open_reader(checkpoint, vocab, recipe, self.place), ranks), journal, ranks)
+        parts = Scorer(recipe, reader, vocab, touched, common, sets, progress, ranks=ranks).parts()
+        scored = score_parts(parts, directory, again, ranks, journal)
+        if parts and len(scored.failures) == len(parts):
+            raise _complaint(scored.failures, None)
+        path = ranks.of_main(lambda: self._results(scored, sets, vocab, touched, began).save(self.run), "the results")
+        if scored.failures:
+            raise _complaint(scored.failures, path)
+        return path
+
+    def _results(
+        self, scored: Outcome, sets: dict[str, Any], vocab: Vocab, touched: Touched | None, began: float
+    ) -> Results:
+        recipe, checkpoint = self.recipe, self.checkpoint
+        data, funnel = data_facts(recipe, checkpoint)
+        data |= facts(touched)
+        stage, changes = _beside_parent(recipe, scored.results)
+        outcome = scores_fingerprint(recipe, checkpoint, sets)
+        return Results(
+            fingerprint=outcome,
+            checkpoint=checkpoint_facts(checkpoint),
+            recipe_fingerprint=recipe.fingerprint(),
+            data_fingerprint=checkpoint.data_fingerprint,
+            model=model_facts(checkpoint.recipe.model, vocab),
+            data=data,
+            results=_in_order(scored.results),
+            samples=scored.samples,
+            failures=scored.failures,
+            items=scored.items,
+            funnel=funnel,
+            lineage=lineage(recipe, checkpoint, vocab, sets, outcome),
+            versions=package_versions(),
+            seconds=round(time.monotonic() - began, 3),
+            recipe=masked(recipe.model_dump(mode="json")),
+            chosen={
+                "step": self.choice.step,
+                "best": self.choice.best,
+                "overrides": [mask_urls(text) for text in self.overrides],
+                "contamination": identity(recipe, checkpoint),
+            },
+            stage=stage,
+            changes=changes,
+        )
 
 
 def _beside_parent(recipe: Recipe, results: list[Result]) -> tuple[dict[str, Any], list[Change]]:
@@ -137,16 +191,3 @@ def _complaint(failures: Sequence[Failure], saved: Path | None) -> ScoresFailed 
         return kind(f"{reasons[0][0]} (not scored: {reasons[0][1]}; {consequence})", saved is not None)
     listed = "\n".join(f"  - {names}: {reason}" for reason, names in reasons)
     return kind(f"these scores could not be made; {consequence}:\n{listed}", saved is not None)
-
-
-def _reward_scorer(checkpoint: CheckpointInfo, vocab: Vocab, device: torch.device) -> RowScorer | None:
-    """Returns what scores rows of a reward model; None for other models."""
-    if not isinstance(checkpoint.recipe.train.objective, RewardModelling):
-        return None
-    from pretrain.objectives.reward_scorer import RewardScorer, load_reward_model
-
-    return RewardScorer(load_reward_model(checkpoint).to(device), vocab)
-
-
-def _to_device(model: Transformer) -> Transformer:
-    return model.to("cuda") if torch.cuda.is_available() else model

@@ -27,16 +27,16 @@ class StoppedEarly(Exception):
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], int]]:
+def stop_requests(earlier: bool = True) -> Iterator[Callable[[], int]]:
     """While open, SIGTERM, SIGUSR1 and SIGINT are noted; yields a function that tells the first one's number, or 0.
 
     The same signal once more, two seconds later or after that, ends the process at once with 128 + its number.
     Another signal does not: at a time limit SIGTERM follows SIGUSR1, and the save under way may still succeed.
-    A signal that came earlier and did not end the command is the first one.
+    With `earlier`, a signal that came earlier and did not end the command is the first one.
     """
     received: dict[int, float] = {}
-    if earlier := pending_signal():
-        received[earlier] = time.monotonic()
+    if earlier and (pending := pending_signal()):
+        received[pending] = time.monotonic()
 
     def note(number: int, _frame: object) -> None:
         if time.monotonic() - received.setdefault(number, time.monotonic()) >= _SAME_ORDER_SECONDS:

@@ -20,6 +20,8 @@ NOT_MAKING = (
     "configs/common",
     "configs/safety",
     "pretrain/checkpoint",
+    "pretrain/phases",
+    "pretrain/signals",
     "eval/currency",
     "data_prep/sources",
     "data_prep/workers",
