@@ -47,11 +47,15 @@ def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--junit", metavar="FILE", type=Path, help="also write gates and scores as JUnit XML, for CI's test reporters"
     )
+    parser.add_argument(
+        "--keep", metavar="DIR", type=Path, help="also copy what a later --baseline needs: scores, items, report"
+    )
 
 
 def replica_report(arguments: Namespace) -> int:
     """`replica report`: writes the page and the Markdown summary; with `--gate`, returns 1 when a gate failed."""
     from configs.schema.recipe import load_run
+    from eval.report.keep_results import keep_results
     from launch.headlines import print_verdict
     from launch.run_stages import report_stage
 
@@ -59,6 +63,8 @@ def replica_report(arguments: Namespace) -> int:
         run = load_run(arguments.run).run_directory
         report_stage(run, arguments.baseline)
         code = print_verdict(run, arguments.junit)
+        if arguments.keep is not None:
+            keep_results(run, arguments.keep)
     except Exception as error:
         if arguments.junit is not None:
             from eval.report.junit import write_junit_of_error

@@ -50,7 +50,7 @@ def test_every_target_and_script_that_a_job_names_exists(job: dict[str, Any]) ->
 
 @pytest.mark.parametrize("job", list(jobs()))
 def test_every_job_ends_by_itself_and_its_actions_cannot_change(job: dict[str, Any]) -> None:
-    assert job["timeout-minutes"] <= 180
+    assert (job["timeout-minutes"] == "${{ inputs.timeout }}") or job["timeout-minutes"] <= 180
     for step in job["steps"]:
         assert "uses" not in step or re.search(r"@[0-9a-f]{40}$", step["uses"]), f"{step['uses']}: pin it to a commit"
 
@@ -68,6 +68,25 @@ def test_each_action_is_used_at_one_commit() -> None:
     text = "".join(file.read_text(encoding="utf-8") for file in WORKFLOWS)
     found = set(re.findall(r"uses: (\S+)@(\w+) # (v\S+)", text))
     assert len(found) == len({name for name, _, _ in found}) and text.count("uses: ") >= len(found) > 0
+
+
+def test_what_the_page_on_ci_shows_is_what_the_templates_take() -> None:
+    """Inputs by name; a caller must grant what the called job asks for; a variable that the page names exists."""
+    page = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    shown = [(block, job) for block in blocks if "jobs" in block for job in block["jobs"].values()]
+    assert len(shown) == 2
+    for block, job in shown:
+        called = read(ROOT / job["uses"].partition("/.github/")[2].partition("@")[0].join([".github/", ""]))
+        inputs = called[True]["workflow_call"]["inputs"]  # YAML 1.1 reads the key `on` as true
+        assert set(job.get("with", {})) <= set(inputs)
+        (asked,) = (one["permissions"] for one in called["jobs"].values())
+        assert asked.items() <= {**block["permissions"], **job.get("permissions", {})}.items()
+    inputs = read(ROOT / ".github" / "workflows" / "evaluate.yml")[True]["workflow_call"]["inputs"]
+    assert re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE)[: len(inputs)] == list(inputs)
+    template = (ROOT / ".gitlab" / "evaluate.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"REPLICA_[A-Z]+", page)) <= set(re.findall(r"REPLICA_[A-Z]+", template))
+    assert set(read(ROOT / ".gitlab" / "evaluate.yml")) == {"variables", "evaluate", "evaluate-comment"}
 
 
 def test_the_matrix_is_what_the_package_promises() -> None:
