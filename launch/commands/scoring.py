@@ -17,16 +17,54 @@ def _eval_arguments(parser: ArgumentParser) -> None:
     )
     add_trust(parser)
     parser.add_argument("--again", action="store_true", help="score everything again, not only changed parts")
+    parser.add_argument(
+        "--items",
+        nargs="?",
+        const="",
+        metavar="PART",
+        help="score nothing; show the items of the scores: of all parts, or the worst of PART, such as benchmark/piqa",
+    )
+    parser.add_argument(
+        "--to", type=Path, metavar="FILE", help="with --items: write all items to FILE.parquet, FILE.csv or FILE.jsonl"
+    )
 
 
 def replica_eval(arguments: Namespace) -> int:
-    """`replica eval`: scores a checkpoint and writes results.json."""
+    """`replica eval`: scores a checkpoint and writes results.json; with `--items`, shows what it was made of."""
     from configs.schema.recipe import load_run
+
+    if arguments.items is not None or arguments.to is not None:
+        return _show_items(load_run(arguments.run).run_directory, arguments)
     from eval.suite import evaluate
     from pretrain.checkpoint.choice import Choice
 
     choice = Choice(arguments.checkpoint_step, arguments.best)
     print(evaluate(load_run(arguments.run).run_directory, arguments.overrides, choice=choice, again=arguments.again))
+    return 0
+
+
+def _show_items(run: Path, arguments: Namespace) -> int:
+    """Prints or writes the items of the scores in results.json.
+
+    Raises:
+        ValueError: for options that choose what to score.
+    """
+    from eval.report.item_listing import export_items, print_items
+
+    if arguments.items is None:
+        raise ValueError("--to writes items; give --items too")
+    others = {"--step": arguments.checkpoint_step is not None, "--best": arguments.best, "--again": arguments.again}
+    given = [name for name, is_given in others.items() if is_given] + arguments.overrides[:1]
+    if given:
+        raise ValueError(
+            f"--items shows the items of the scores in {run}/results.json and scores nothing: leave out {given[0]}, or "
+            "score first"
+        )
+    if arguments.to is None:
+        print_items(run, arguments.items)
+    else:
+        count = export_items(run, arguments.items, arguments.to)
+        print(f"{arguments.to}: {count:,} items")
     return 0
 
 
