@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from configs.common.files import fingerprint
@@ -18,6 +19,7 @@ from pretrain.sizes.shapes import parameter_shapes
 
 if TYPE_CHECKING:
     from data_prep.tokens.vocab import Vocab
+    from eval.results import Result
 
 _PACKAGES = (
     "torch", "numpy", "tokenizers", "deepspeed", "ray", "datasets", "transformers", "lm_eval", "sacrebleu", "zstandard",
@@ -64,9 +66,14 @@ def data_facts(recipe: Recipe, checkpoint: CheckpointInfo) -> tuple[dict[str, An
 
 
 def lineage(
-    recipe: Recipe, checkpoint: CheckpointInfo, vocab: Vocab, sets: dict[str, Any], outcome: str
+    recipe: Recipe,
+    checkpoint: CheckpointInfo,
+    vocab: Vocab,
+    sets: dict[str, Any],
+    outcome: str,
+    results: Sequence[Result] = (),
 ) -> list[dict[str, Any]]:
-    """Lists the inputs of the scores in order, each with a fingerprint."""
+    """Lists the inputs of the scores in order, each with a fingerprint; `results` tell which tasks were scored."""
     rows = [
         ("Recipe", recipe.fingerprint(), f"{recipe.name}, seed {recipe.seed}"),
         ("Training data", checkpoint.data_fingerprint, ", ".join(source.name for source in recipe.data.sources)),
@@ -77,6 +84,7 @@ def lineage(
         total = sum(item["bytes"] for item in identities)
         files = f"{len(identities):,} file{'s' if len(identities) > 1 else ''}"
         rows.append((name[0].upper() + name[1:], fingerprint(identities), f"{files}, {total:,} bytes"))
+    rows += _tasks(results)
     rows.append(("Results", outcome, "all of the above, and the settings of the evaluation"))
     for change in checkpoint.state.get(CHANGES, []):
         detail = f"after step {change['step']:,}: {change['before']}, then {change['after']}"
@@ -84,6 +92,20 @@ def lineage(
     if commit := git_commit():
         rows.append(("Code", commit, "git commit"))
     return [dict(zip(("name", "fingerprint", "detail"), row, strict=True)) for row in rows]
+
+
+def _tasks(results: Sequence[Result]) -> Iterator[tuple[str, str, str]]:
+    """Yields a row for each benchmark task: the fingerprints of its file and of its rendered prompts."""
+    known: set[str] = set()
+    for result in results:
+        settings, name = result.settings, result.named
+        if name.kind == "benchmark" and "task" in settings and name.subject not in known:
+            known.add(name.subject)
+            shots = f"{settings['shots']} shots" + (
+                f" drawn by seed {settings['seed of the shots']}" if "seed of the shots" in settings else ""
+            )
+            detail = f"version {result.task_version} of the task, {shots}, lm-eval {settings['lm-eval']}"
+            yield f"Benchmark task {name.subject}", f"{settings['task']}-{settings['prompts']}", detail
 
 
 def package_versions() -> dict[str, str]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from configs.common.layout import MANIFEST
 from configs.common.progress import progress_bar
 from configs.common.versions import installed
-from configs.schema.evaluation import ChatSet, PerplexitySet, PreferenceSet, TranslationSet
+from configs.schema.evaluation import BenchmarkTask, ChatSet, PerplexitySet, PreferenceSet, TranslationSet
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 from eval.parts import Part, Scored
-from eval.results import Result, Sample
+from eval.results import Sample
 from eval.stage_facts import is_assistant, tuned_of
 from pretrain.parallel.lockstep import ALONE, Lockstep
 
 if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
+    from data_prep.decontamination.evaluation_sets import SetText
     from data_prep.tokens.vocab import Vocab
     from eval.chat_setting import ChatSetting
     from eval.reading.reader import Reader
@@ -47,7 +47,7 @@ class Scorer:
     sets: dict[str, Any]
     progress: bool = True
     ranks: Lockstep = ALONE
-    _texts: dict[str, list[str]] = field(default_factory=dict)
+    _texts: dict[str, list[SetText]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------------------------------ parts
     def parts(self) -> list[Part]:
@@ -55,7 +55,8 @@ class Scorer:
         section = self.recipe.evaluation
         # Benchmarks first, because their data may need a network, and a failure should come early.
         parts = [
-            self._part(f"benchmark/{task}", self._benchmark(task), self._score_task, task) for task in self._tasks()
+            self._part(f"benchmark/{entry.shown}", self._benchmark(entry), self._score_task, entry)
+            for entry in section.benchmarks.entries
         ]
         if section.samples.prompts:
             own = self._shown() | {"prompts": section.samples.prompts} | (self._chat() if self.assistant else {})
@@ -64,7 +65,7 @@ class Scorer:
             own = self._perplexity(item)
             parts.append(self._part(f"perplexity/{item.name}", own, self._score_texts, item))
             if not self.recipe.parents:  # the same numbers for each stage
-                parts.append(self._part(f"compression/{item.name}", own | {"stride": None}, self._compress, item))
+                parts.append(self._part(f"compression/{item.name}", _compressed(own), self._compress, item))
         for item in section.perplexity[:1]:
             own = self._perplexity(item) | self._shown()
             if not self.assistant:
@@ -91,26 +92,22 @@ class Scorer:
         bootstrap = self.recipe.evaluation.bootstrap_samples
         return Part(name, {**self.common, "bootstrap": bootstrap, "own": inputs}, partial(work, *arguments))
 
-    def _tasks(self) -> list[str]:
-        return list(dict.fromkeys(self.recipe.evaluation.benchmarks.tasks))
-
-    def _benchmark(self, task: str) -> dict[str, Any]:
-        section = self.recipe.evaluation.benchmarks
-        own = {"task": task, "shots": section.num_fewshot, "limit": section.limit, "chat": self._asked_in_template()}
+    def _benchmark(self, entry: BenchmarkTask) -> dict[str, Any]:
+        own = {**entry.model_dump(mode="json"), "chat_template": self._asked_in_template(entry)}
         return {**own, "files": self.sets.get("benchmark tasks"), "lm_eval": installed("lm_eval")}
 
     def _perplexity(self, item: PerplexitySet) -> dict[str, Any]:
         settings = item.model_dump(mode="json", exclude={"path"})
-        rules = self.recipe.data.normalize.model_dump(mode="json")
-        return {**settings, "files": self.sets.get(f"perplexity set {item.name}"), "normalize": rules}
+        rules = self.recipe.data.normalize.model_dump(mode="json") if item.normalize == "training" else None
+        return {**settings, "files": self.sets.get(f"perplexity set {item.name}"), "rules": rules}
 
     def _translation(self, pairs: TranslationSet) -> dict[str, Any]:
         settings = pairs.model_dump(mode="json", exclude={"path"})
         files = self.sets.get(f"translation set {pairs.name}")
         return {**settings, "files": files, "sacrebleu": installed("sacrebleu")}
 
-    def _asked_in_template(self) -> bool:
-        return self.recipe.evaluation.benchmarks.chat_template and self.assistant
+    def _asked_in_template(self, entry: BenchmarkTask) -> bool:
+        return bool(entry.chat_template) and self.assistant
 
     def _set(self, kind: str, item: ChatSet | PreferenceSet) -> dict[str, Any]:
         settings = item.model_dump(mode="json", exclude={"path"})
@@ -125,66 +122,36 @@ class Scorer:
         return {"samples": settings, "seed": self.recipe.seed}
 
     # ----------------------------------------------------------------------------------------------------------- scores
-    def _score_task(self, task: str) -> Scored:
+    def _score_task(self, entry: BenchmarkTask) -> Scored:
         from eval.harness.benchmarks import benchmark_results
 
         section = self.recipe.evaluation
-        own = section.benchmarks.model_copy(update={"tasks": [task]})
+        own = section.benchmarks.model_copy(update={"tasks": [entry]})
         samples = section.bootstrap_samples
-        chat = self._asked_in_template()
+        chat = self._asked_in_template(entry)
         return benchmark_results(own, self.reader, self.vocab, samples, self.progress, self.touched, chat)
 
-    def _texts_of(self, item: PerplexitySet) -> list[str]:
+    def _texts_of(self, item: PerplexitySet) -> list[SetText]:
         if item.name not in self._texts:
-            from data_prep.decontamination.evaluation_sets import read_texts
+            from data_prep.decontamination.evaluation_sets import read_set
 
-            self._texts[item.name] = read_texts(item, self.recipe.data.normalize)
+            self._texts[item.name] = read_set(item, self.recipe.data.normalize)
         return self._texts[item.name]
 
     def _score_texts(self, item: PerplexitySet) -> Scored:
-        from data_prep.decontamination.evaluation_sets import set_key
-        from eval.contamination import labelled, split
-        from eval.likelihood.document_items import document_items
-        from eval.likelihood.perplexity import perplexity_results, score_texts
+        from eval.likelihood.perplexity_set import perplexity_set_results
 
-        section, context = self.recipe.evaluation, self.reader.context_length
-        stride = item.stride or max(1, context // 2)
-        if stride > context:
-            raise ValueError(
-                f"perplexity set `{item.name}`: stride {stride} is more than model.context_length {context}, so tokens "
-                "would be left out; lower it"
-            )
-        texts = self._texts_of(item)
+        samples = self.recipe.evaluation.bootstrap_samples
+        documents = self._texts_of(item)
         with progress_bar(f"perplexity of {item.name}: windows", None, self.progress) as bar:
-            began = time.perf_counter()
-            scores = score_texts(self.reader, self.vocab, texts, stride, bar.update)
-            seconds = time.perf_counter() - began
-        half = stride == max(1, context // 2)
-        stamp = partial(self._stamped, settings={"new tokens per window": "half the context" if half else stride})
-        make_results = partial(
-            perplexity_results, item.name, stride=stride, bootstrap_samples=section.bootstrap_samples
-        )
-        results = stamp(make_results(scores=scores), key=set_key([text] for text in texts))
-        masks = split(self.touched, f"perplexity/{item.name}", [[text] for text in texts])
-        for part, mask in masks.items():
-            key = set_key([text] for text, inside in zip(texts, mask, strict=True) if inside)
-            results += labelled(stamp(make_results(scores=scores.of(mask)), key=key), part)
-        return Scored(results, items=document_items(texts, scores, seconds, masks))
-
-    def _stamped(self, results: list[Result], settings: dict[str, Any], key: str) -> list[Result]:
-        """Adds the set's key and settings to results, and the tokenizer's fingerprint to those per token."""
-        own = self.vocab.fingerprint
-        return [
-            replace(result, set=key, settings=settings, tokenizer=own if result.unit.endswith("per token") else None)
-            for result in results
-        ]
+            return perplexity_set_results(item, documents, self.reader, self.vocab, samples, bar.update, self.touched)
 
     def _compress(self, item: PerplexitySet) -> Scored:
-        from eval.likelihood.compressors import compression_results
+        from eval.likelihood.perplexity_set import compressed_set_results
 
-        texts = self._texts_of(item)
+        documents = self._texts_of(item)
         with progress_bar(f"compressors on {item.name}", 3, self.progress) as bar:
-            results = compression_results(item.name, texts)
+            results = compressed_set_results(item, documents)
             bar.update(3)
         return Scored(results)
 
@@ -273,7 +240,7 @@ class Scorer:
 
     def _sample_document(self, item: PerplexitySet) -> Scored:
         """Continues a paragraph from the middle of the set's first document, and shows the real continuation."""
-        text = passage(self._texts_of(item)[0])
+        text = passage(next(one.text for one in self._texts_of(item) if one.text))
         most = max(1, min(_PROMPT_TOKENS, self.reader.context_length // 2))
         ids = self.vocab.encode(text[: 16 * _PROMPT_TOKENS])[:most]
         prompt = self.vocab.decode(ids).rstrip("\ufffd")  # a character may be cut
@@ -281,6 +248,11 @@ class Scorer:
         continued = self._continued(prompt, self.recipe.seed)
         title = f"A passage of {item.name}, continued"
         return Scored(samples=[Sample("document", title, prompt, continued, self._described(), reference)])
+
+
+def _compressed(own: dict[str, Any]) -> dict[str, Any]:
+    """What decides the sizes of a compressed set: not what the model reads, nor how."""
+    return own | dict.fromkeys(("stride", "context", "windows", "start_token", "words"))
 
 
 def _held_out(tuned: Recipe) -> list[Any]:

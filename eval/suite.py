@@ -144,7 +144,7 @@ class _Evaluation:
             failures=scored.failures,
             items=scored.items,
             funnel=funnel,
-            lineage=lineage(recipe, checkpoint, vocab, sets, outcome),
+            lineage=lineage(recipe, checkpoint, vocab, sets, outcome, scored.results),
             versions=package_versions(),
             seconds=round(time.monotonic() - began, 3),
             recipe=masked(recipe.model_dump(mode="json")),

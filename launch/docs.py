@@ -182,7 +182,7 @@ def _is_word(value: Any) -> bool:
 
 def _escape(text: str) -> str:
     """Escapes text for a table cell, and turns names of other pages into links."""
-    return re.sub(r"`?docs/([\w-]+)\.md`?", r"[\1](\1.md)", text).replace("|", "\\|")
+    return re.sub(r"`?docs/([\w-]+)\.md`?", r"[\1](\1.md)", text).replace("|", "\\|").replace("\n", "\\n")
 
 
 def main() -> None:

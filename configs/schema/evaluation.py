@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from configs.schema.chat import Shape
 from configs.schema.section import PathText, PatternText, Section
@@ -30,7 +30,7 @@ def _refuse_repeated(what: str, names: Sequence[str]) -> None:
 
 
 class PerplexitySet(Section):
-    """A set of whole documents, scored by perplexity per token and bits per byte."""
+    """A set of whole documents, scored by perplexity per token and bits per byte; see docs/published-scores.md."""
 
     name: SetName
     path: PatternText = Field(description="Files in any format that `data.sources` reads.")
@@ -38,10 +38,57 @@ class PerplexitySet(Section):
     text_documents: Literal["file", "line", "paragraph"] = Field(
         "file", description="Unit of a .txt file that is one document."
     )
+    normalize: Literal["none", "training"] = Field(
+        "none",
+        description="none: score the text as it stands, as published figures do. training: apply `data.normalize` "
+        "first.",
+    )
+    detokenize: Literal["none", "wikitext"] = Field(
+        "none",
+        description="wikitext: the model reads WikiText without the blanks of its tokenization, as lm-eval undoes "
+        "them. Bytes and words are those of the text before.",
+    )
+    stream: Literal["documents", "text", "end_of_document"] = Field(
+        "documents",
+        description="documents: score each document by itself. text: join all by `separator` to one text. "
+        "end_of_document: join their tokens by the end-of-document token, which is scored too.",
+    )
+    separator: str = Field("\n\n", description="With `stream: text`: the text between two documents.")
+    start_token: Literal["begin", "none"] = Field(
+        "begin",
+        description="begin: the first token follows the begin token of the vocabulary. none: the first token is read "
+        "only, and not scored.",
+    )
+    context: int | None = Field(
+        None, ge=1, description="Maximum number of tokens that a prediction can see; null: `model.context_length`."
+    )
     stride: int | None = Field(
-        None, ge=1, description="New tokens per window of `model.context_length`; null: half of it."
+        None, ge=1, description="New tokens per window of the context; null: half of it. Equal to it: no overlap."
+    )
+    windows: Literal["sliding", "pieces", "full_pieces"] = Field(
+        "sliding",
+        description="sliding: a window moves by `stride`. pieces: the tokens are cut into pieces of `context` + 1, "
+        "whose first token is read only. full_pieces: the same, without a last piece that is shorter.",
+    )
+    words: Literal["none", "whitespace", "lm_eval"] = Field(
+        "none",
+        description="Also score perplexity per word and per byte. whitespace: words are the pieces between white "
+        "space. lm_eval: the same, and white space at either end of a document counts as one word more.",
+    )
+    by: str | None = Field(
+        None, min_length=1, description="Also score the documents of each value of this field, such as `language`."
     )
     max_documents: int | None = Field(None, ge=1, description="Score no more than the first n documents.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PerplexitySet:
+        if self.by is not None and self.stream != "documents":
+            raise ValueError("`by` needs `stream: documents`, because one stream has no documents to tell apart")
+        if self.separator != "\n\n" and self.stream != "text":
+            raise ValueError("`separator` needs `stream: text`")
+        if self.stride is not None and self.windows != "sliding":
+            raise ValueError("`stride` needs `windows: sliding`; pieces do not overlap")
+        return self
 
 
 class TranslationSet(Section):
@@ -51,6 +98,11 @@ class TranslationSet(Section):
     path: PatternText = Field(description="The file with the pairs.")
     source_field: str = Field("source", description="Field with the source sentence.")
     target_field: str = Field("target", description="Field with the reference translation.")
+    normalize: Literal["none", "spaces"] = Field(
+        "none",
+        description="none: take the sentences as they stand, as published scores do. spaces: write each run of white "
+        "space as one blank, and none at the ends.",
+    )
     template: Literal["labels", "chat"] = Field(
         "labels",
         description="labels: sentences after the labels below. chat: the source is a message of the user, and the "
@@ -68,10 +120,55 @@ class TranslationSet(Section):
     )
 
 
+class GenerationSettings(Section):
+    """Settings of generation that replace those of a task, by the names of lm-eval's `gen_kwargs`."""
+
+    until: list[str] | None = Field(None, description="Texts that end an answer.")
+    max_gen_toks: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
+    do_sample: bool | None = Field(None, description="Draw tokens; otherwise always take the likeliest.")
+    temperature: float | None = Field(None, ge=0, description="Sampling temperature.")
+    top_k: int | None = Field(None, ge=0, description="Sample among the k likeliest tokens; 0: all.")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Sample among the likeliest tokens up to this probability."
+    )
+
+
+class BenchmarkTask(Section):
+    """A task or group of lm-eval with its own settings; null: those of `benchmarks`, else the task's own."""
+
+    task: str = Field(min_length=1, description="Name in lm-eval, or in a file under `include_path`.")
+    name: SetName | None = Field(
+        None, description="Name in its scores; null: that of the task. So one task can be scored twice."
+    )
+    num_fewshot: int | None = Field(None, ge=0, description="Number of examples in the prompt.")
+    limit: int | None = Field(None, ge=1, description="Score only the first items, as many as this.")
+    seed: int = Field(1234, ge=0, description="Draws the examples in the prompt; lm-eval's default is the same.")
+    chat_template: bool | None = Field(None, description="Ask assistants in their chat template.")
+    gen_kwargs: GenerationSettings | None = Field(None, description="Settings of generation, for tasks that generate.")
+
+    @property
+    def shown(self) -> str:
+        """The name in its scores."""
+        return self.name or self.task
+
+
+def _kind_of_entry(value: object) -> str:
+    return "str" if isinstance(value, str) else "entry"
+
+
+TaskEntry = Annotated[
+    Annotated[str, Field(min_length=1), Tag("str")] | Annotated[BenchmarkTask, Tag("entry")],
+    Discriminator(_kind_of_entry),
+]
+
+
 class Benchmarks(Section):
     """Benchmarks of lm-eval."""
 
-    tasks: list[str] = Field([], description="Names of tasks, from lm-eval or from `include_path`.")
+    tasks: list[TaskEntry] = Field(
+        [],
+        description="Names of tasks or groups, from lm-eval or from `include_path`; or tasks with own settings.",
+    )
     include_path: PathText | None = Field(None, description="Directory with YAML files of tasks.")
     num_fewshot: int | None = Field(
         None, ge=0, description="Number of examples in the prompt; null: the task's own number."
@@ -87,8 +184,23 @@ class Benchmarks(Section):
 
     @model_validator(mode="after")
     def _tasks_differ(self) -> Benchmarks:
-        _refuse_repeated("tasks", self.tasks)
+        _refuse_repeated("tasks", [entry.shown for entry in self.entries])
         return self
+
+    @property
+    def entries(self) -> list[BenchmarkTask]:
+        """All tasks with their settings; the section's where they have none."""
+        listed = [BenchmarkTask(task=entry) if isinstance(entry, str) else entry for entry in self.tasks]
+        usual = {"num_fewshot": self.num_fewshot, "limit": self.limit, "chat_template": self.chat_template}
+        return [
+            entry.model_copy(update={key: value for key, value in usual.items() if getattr(entry, key) is None})
+            for entry in listed
+        ]
+
+    @property
+    def names(self) -> list[str]:
+        """The names by which lm-eval knows the tasks, each once."""
+        return list(dict.fromkeys(entry.task for entry in self.entries))
 
 
 class ChatSet(Section):

@@ -50,7 +50,7 @@ def _walk(location: Sequence[str | int], root: type[BaseModel]) -> tuple[list[st
             path.append(key)
             continue
         fields = [field for model in models for name, field in model.model_fields.items() if key in (name, field.alias)]
-        if not fields and ("[" in key or key in {"str", "constrained-str"}):
+        if not fields and ("[" in key or key in {"str", "constrained-str", "entry"}):
             continue
         if not fields and (members := [model for model in models if key in _tags(model)]):
             models = members

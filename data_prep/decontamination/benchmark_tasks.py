@@ -117,17 +117,22 @@ def _open_task(manager: Any, name: str, places: Sequence[str], cache: Path) -> d
             loaded: dict[str, Any] = manager.load([name])
             return loaded
     except Exception as error:  # whatever datasets and the hub's client raise, it means one thing here
-        help_text = (
-            f"see {file} and the files beside it"
-            if local
-            else "lm-eval's own tasks download their data: check the network, or use tasks with local data, "
-            "as in configs/tasks"
-        )
+        help_text = f"see {file} and the files beside it" if local else _without_network(name)
         raise ValueError(
             f"benchmark task `{name}`: its data could not be loaded ({type(error).__name__}: {error}); {help_text}"
         ) from error
     finally:
         datasets.config.HF_DATASETS_CACHE = usual_cache
+
+
+def _without_network(name: str) -> str:
+    """How to get the data of one of lm-eval's own tasks to a machine without a network."""
+    return (
+        "lm-eval's own tasks download their data, so check the network. To score without one, fill a cache on a "
+        f"machine that has one: HF_HOME=DIR replica eval RUN 'evaluation.benchmarks.tasks=[\"{name}\"]' "
+        "evaluation.benchmarks.limit=1. Then set HF_HOME to a copy of DIR, and HF_HUB_OFFLINE=1. Or use tasks with "
+        "local data, as in configs/tasks"
+    )
 
 
 def task_passages(names: Sequence[str], places: Sequence[str], setting: str) -> Iterator[tuple[str, list[list[str]]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from configs.schema.sources import Source
 from data_prep.decontamination.benchmark_tasks import SHIPPED_TASKS, check_places, task_passages
 from data_prep.decontamination.chat_sets import read_preferences, read_prompts, read_rows
 from data_prep.documents.conversion import read_documents
-from data_prep.documents.document import Document, Rejected
+from data_prep.documents.document import Document, Rejected, parent_id
 from data_prep.sources.places import Location, as_pattern, expand, names_within
 from data_prep.text.normalize import normalize
 
@@ -29,7 +29,10 @@ _OF_OTHER_KINDS = {"http_status", "not_text_media"}
 
 _Set = PerplexitySet | TranslationSet | ChatSet | PreferenceSet
 # Settings of a set that change no item of it.
-_HOW_TO_SCORE = {"path", "stride", "max_new_tokens", "tokenize", "samples", "temperature"}
+_HOW_TO_SCORE = {
+    *("path", "stride", "context", "windows", "start_token", "stream", "separator", "detokenize", "words", "by"),
+    *("max_new_tokens", "tokenize", "samples", "temperature"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,29 @@ def set_key(items: Iterable[Sequence[str]]) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
-def read_texts(section: PerplexitySet, rules: Normalize) -> list[str]:
-    """Reads the set's documents and normalises them like training text. Leaves out empty ones.
+@dataclass(frozen=True)
+class SetText:
+    """A document of a perplexity set.
+
+    Attributes:
+        id: the record's own, or its file and number.
+        text: normalised if the set says so.
+        group: value of the field `by`.
+    """
+
+    id: str
+    text: str
+    group: str | None = None
+
+
+def read_set(section: PerplexitySet, rules: Normalize) -> list[SetText]:
+    """Reads the set's documents, as they stand or normalised like training text, empty ones too.
+
+    Parts of a document that is too long for a shard are put together again.
 
     Raises:
-        ValueError: a missing file, a broken one, a broken record in one, or a set without text.
+        ValueError: a missing file, a broken one, a broken record in one, a record without the field `by`, or a set
+            without text.
     """
     source = Source(
         name=section.name,
@@ -82,11 +103,42 @@ def read_texts(section: PerplexitySet, rules: Normalize) -> list[str]:
         text_documents=section.text_documents,
         max_documents=section.max_documents,
     )
-    texts = [normalize(document.text, rules) for document in _all_documents(source, f"perplexity set `{section.name}`")]
-    texts = [text for text in texts if text]
-    if not texts:
+    found: list[SetText] = []
+    for document in _all_documents(source, f"perplexity set `{section.name}`"):
+        if document.part:
+            found[-1] = replace(found[-1], text=found[-1].text + document.text)
+        else:
+            identifier = parent_id(document.id, document.part)
+            found.append(SetText(identifier, document.text, _group(section, document)))
+    if section.normalize == "training":
+        found = [replace(one, text=normalize(one.text, rules)) for one in found]
+    if not any(one.text for one in found):
         raise ValueError(f"perplexity set `{section.name}`: no text in {section.path}")
-    return texts
+    return found
+
+
+def read_texts(section: PerplexitySet, rules: Normalize) -> list[str]:
+    """Reads the texts of a set without the empty ones; see `read_set`."""
+    return [one.text for one in read_set(section, rules) if one.text]
+
+
+def _group(section: PerplexitySet, document: Document) -> str | None:
+    """Returns the value of the field `by`, which may be a dotted path."""
+    if section.by is None:
+        return None
+    value: Any = document.metadata
+    if section.by in document.metadata:
+        value = document.metadata[section.by]
+    else:
+        for key in section.by.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, str | int | bool) or value == "":
+        fields = ", ".join(document.metadata) or "none but the text"
+        raise ValueError(
+            f"perplexity set `{section.name}`: document {document.id} has no text or number in the field "
+            f"`{section.by}` (its other fields: {fields}); correct `by`, or add the field"
+        )
+    return str(value)
 
 
 def _all_documents(source: Source, what: str) -> Iterator[Document]:
@@ -115,7 +167,7 @@ def _refuse(broken: list[Rejected], what: str) -> None:
 
 
 def read_all_pairs(section: TranslationSet) -> list[TranslationPair]:
-    """All pairs of a set, white space evened out.
+    """All pairs of a set, as they stand or with white space evened out.
 
     Raises:
         ValueError: a missing file, a broken one, or a missing field.
@@ -133,9 +185,10 @@ def read_all_pairs(section: TranslationSet) -> list[TranslationPair]:
                     f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has half of a "
                     f"surrogate pair in the field `{field}`, which is not a character; correct it"
                 )
-        pairs.append(
-            TranslationPair(" ".join(row[section.source_field].split()), " ".join(row[section.target_field].split()))
-        )
+        source, target = row[section.source_field], row[section.target_field]
+        if section.normalize == "spaces":
+            source, target = " ".join(source.split()), " ".join(target.split())
+        pairs.append(TranslationPair(source, target))
     return pairs
 
 
@@ -164,7 +217,7 @@ def contents_of(recipe: Recipe, identify: Callable[[Any], Any]) -> dict[str, Any
     if settings.evaluation:
         for name, item in _named_sets(section):
             found[name] = _contents(item, identify)
-        tasks += section.benchmarks.tasks
+        tasks += section.benchmarks.names
         found["normalize"] = recipe.data.normalize.model_dump(mode="json")
     if tasks:
         found["tasks"] = {"names": tasks, "files": _task_files(recipe, identify), "lm_eval": installed("lm_eval")}
@@ -219,6 +272,9 @@ def _differs(before: dict[str, Any], contents: Callable[[], dict[str, Any]]) -> 
         now = contents()
     except ValueError:  # missing: scoring says so
         return False
+    if "normalize" in now["settings"]:  # earlier versions always normalised
+        usual = "spaces" if "source_field" in now["settings"] else "training"
+        before = {**before, "settings": {"normalize": usual, **before["settings"]}}
     known = before["settings"].keys() & now["settings"].keys()  # another version has other settings
     return before["files"] != now["files"] or any(before["settings"][key] != now["settings"][key] for key in known)
 
@@ -239,13 +295,13 @@ def read_items(recipe: Recipe) -> Iterator[Item]:
             for pair in read_all_pairs(pairs):
                 yield _item(f"translation/{pairs.name}", [pair.source, pair.target])
         yield from _assistant_items(section, recipe.chat.system)
-        yield from _task_items(section.benchmarks.tasks, recipe, "evaluation.benchmarks.tasks")
+        yield from _task_items(section.benchmarks.names, recipe, "evaluation.benchmarks.tasks")
     files = _files(settings.files)
     for name, path in zip(names_within(files), files, strict=True):
         listed = Source(name="set", path=as_pattern(path), text_field="*")
         for document in _all_documents(listed, "data.decontaminate.files"):
             yield _item(f"file/{name}", [document.text])
-    further = [name for name in settings.tasks if not settings.evaluation or name not in section.benchmarks.tasks]
+    further = [name for name in settings.tasks if not settings.evaluation or name not in section.benchmarks.names]
     yield from _task_items(further, recipe, "data.decontaminate.tasks")
 
 

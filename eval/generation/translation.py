@@ -35,6 +35,13 @@ def read_pairs(section: TranslationSet) -> tuple[list[TranslationPair], list[Tra
         ValueError: when the file or a field is missing, or no pair is left to score.
     """
     pairs = read_all_pairs(section)
+    if section.template == "labels":
+        for number, pair in enumerate(pairs, start=1):
+            if "\n" in pair.source + pair.target:
+                raise ValueError(
+                    f"translation set `{section.name}`: item {number} of {section.path} has a line break, which ends a "
+                    "translation after labels; set `normalize: spaces`, or correct the item"
+                )
     scored = pairs[section.shots :][: section.max_items]
     if not scored:
         raise ValueError(
@@ -182,6 +189,7 @@ def translation_results(
     shown = sum(count for _, count in fitted) / len(fitted)
     note = f"{shown:.1f} of {section.shots} shots fit on average; greedy, at most {section.max_new_tokens} new tokens"
     settings = {
+        "normalize": section.normalize,
         "shots": section.shots,
         "new tokens": section.max_new_tokens,
         "labels": "chat template" if chat else f"{section.source_label}, {section.target_label}",
@@ -191,7 +199,8 @@ def translation_results(
     scored = partial(_scored, section, bootstrap_samples=bootstrap_samples)
     stamp = {"note": note, "settings": settings, "set": set_key(passages)}
     results = scored("", hypotheses, references, stamp)
-    copied = {**stamp, "note": "the source itself as its translation", "settings": {}}
+    copied = {**stamp, "note": "the source itself as its translation"}
+    copied["settings"] = {"normalize": section.normalize}
     results += scored("copy_", sources, references, copied)
     masks = split(touched, f"translation/{section.name}", passages)
     for part, mask in masks.items():

@@ -100,7 +100,7 @@ def _combined(
         signature=first.signature,
         set=set_key([member.name, member.set] for _, member in members),
         settings={
-            **{key: value for key, value in first.settings.items() if key != "prompts"},
+            **{key: value for key, value in first.settings.items() if key not in ("prompts", "task")},
             "weights": ", ".join(f"{weight:.6g}" for weight, _ in members),
             "prompts": set_key([str(member.settings), str(member.task_version)] for _, member in members)[:8],
         },

@@ -13,21 +13,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.schema.evaluation import Benchmarks
+from configs.schema.evaluation import Benchmarks, BenchmarkTask
 from data_prep.decontamination.benchmark_tasks import open_tasks, passages_of, quiet
 from data_prep.decontamination.evaluation_sets import set_key
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import labelled, split
 from eval.harness.benchmark_groups import group_results, is_score, score_name
 from eval.harness.benchmark_items import has_choices, right_choices, task_items
+from eval.harness.task_settings import apply_settings, named_settings
 from eval.items.item import Item
 from eval.parts import Scored
 from eval.reading.reader import Reader
 from eval.results import Items, Result
-from eval.statistics import SEED, bootstrap, no_interval, wilson
+from eval.statistics import bootstrap, no_interval, wilson
 
 if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
+    from eval.harness.lm_eval_adapter import ReplicaLM
 
 # Metrics of choosing an answer. `exact_match` is not one: it compares the greedy completion with the answer.
 _GUESSED = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info"}
@@ -53,24 +55,73 @@ def benchmark_results(
     """
     from eval.harness.lm_eval_adapter import ReplicaLM  # lm-eval is heavy: only when there are tasks
 
-    adapter = ReplicaLM(reader, vocab, progress, chat)
+    results: dict[str, Result] = {}
+    items: dict[tuple[str, str], Item] = {}
+    for entry in section.entries:
+        scored = _entry_results(entry, section, ReplicaLM(reader, vocab, progress, chat), bootstrap_samples, touched)
+        # A task may belong to several groups; its first score counts.
+        for result in scored.results:
+            results.setdefault(result.name, result)
+        for item in scored.items:
+            items.setdefault((item.subject, item.id), item)
+    return Scored(list(results.values()), items=list(items.values()))
+
+
+def _entry_results(
+    entry: BenchmarkTask, section: Benchmarks, adapter: ReplicaLM, bootstrap_samples: int, touched: Touched | None
+) -> Scored:
+    """Scores one task or group; its results and items have the name that the recipe gives it."""
+    chat = adapter.chat
     with tempfile.TemporaryDirectory(prefix="replica-datasets-") as cache, quiet():
         from lm_eval.evaluator import evaluate
 
-        loaded = load_tasks(section, Path(cache))
+        loaded = load_tasks(section.model_copy(update={"tasks": [entry]}), Path(cache))
         raw = evaluate(
-            adapter, loaded, limit=section.limit, bootstrap_iters=0, log_samples=True, apply_chat_template=chat
+            adapter, loaded, limit=entry.limit, bootstrap_iters=0, log_samples=True, apply_chat_template=chat
         )
     results: list[Result] = []
     items: list[Item] = []
     for name, task in loaded["tasks"].items():
-        results += _task_results(name, task, raw, section.limit, bootstrap_samples, touched)
+        own = {**named_settings(task, entry, raw["n-shot"][name]), **({"chat template": "replica"} if chat else {})}
+        made = _task_results(name, task, raw, entry.limit, bootstrap_samples, touched)
+        cut = _cut_note(name, adapter, len({sample["doc_id"] for sample in raw["samples"][name]}))
+        results += [
+            replace(
+                result,
+                settings={**result.settings, **own},
+                note="; ".join(filter(None, [result.note, cut])) or None,
+            )
+            for result in made
+        ]
         items += task_items(name, task, raw, adapter.seconds, _tags(name, raw, touched))
-    if chat:
-        results = [replace(result, settings={**result.settings, "chat template": "replica"}) for result in results]
     for group in loaded["groups"].values():
         results += group_results(group, raw, results)
-    return Scored(results, items=items)
+    return Scored(
+        [replace(result, name=_named(result, entry)) for result in results],
+        items=[replace(item, subject=_subject(item.subject, entry)) for item in items],
+    )
+
+
+def _cut_note(name: str, adapter: ReplicaLM, total: int) -> str | None:
+    """Tells how many items of a task did not fit into the context."""
+    cut = sum(task == name for task, _ in adapter.cut)
+    if not cut:
+        return None
+    return (
+        f"{cut} of {total} items are longer than the context of {adapter.max_length} tokens: read without their start"
+    )
+
+
+def _subject(task: str, entry: BenchmarkTask) -> str:
+    """Returns what scores call a task; members of a group that the recipe names follow a dot."""
+    if entry.name is None:
+        return task
+    return entry.name if task == entry.task else f"{entry.name}.{task}"
+
+
+def _named(result: Result, entry: BenchmarkTask) -> str:
+    kind, task, rest = result.name.split("/", 2)
+    return f"{kind}/{_subject(task, entry)}/{rest}"
 
 
 def _tags(name: str, raw: dict[str, Any], touched: Touched | None) -> dict[int, list[str]]:
@@ -89,19 +140,15 @@ def load_tasks(section: Benchmarks, cache: Path) -> dict[str, Any]:
     if section.include_path is not None and not Path(section.include_path).is_dir():
         raise ValueError(f"evaluation.benchmarks.include_path: {section.include_path} is not a directory; correct it")
     places = [] if section.include_path is None else [section.include_path]
-    loaded = open_tasks(section.tasks, places, cache, "evaluation.benchmarks.tasks")
-    for task in loaded["tasks"].values():
-        _set_shots(task, section.num_fewshot)
-        _allow_infinity(task)
+    loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
+    for entry in section.entries:
+        opened = open_tasks([entry.task], places, cache, "evaluation.benchmarks.tasks")
+        for task in opened["tasks"].values():
+            apply_settings(task, entry)
+            _allow_infinity(task)
+        for kind, found in opened.items():
+            loaded[kind].update(found)
     return loaded
-
-
-def _set_shots(task: Any, num_fewshot: int | None) -> None:
-    """Sets the number of shots as lm-eval does: the recipe's number replaces the task's own, unless that is 0."""
-    own = task.get_config("num_fewshot")
-    if own is None or (num_fewshot is not None and own != 0):
-        task.set_config(key="num_fewshot", value=num_fewshot or 0)
-    task.set_fewshot_seed(seed=SEED)
 
 
 def _allow_infinity(task: Any) -> None:

@@ -49,8 +49,16 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         self._template = ChatTemplate(vocab) if chat else None
         # (task, doc_id) -> seconds that the requests of an item took.
         self.seconds: dict[tuple[str, int], float] = {}
+        # (task, doc_id) of the items that lost the beginning of a prompt, because they are longer than the context.
+        self.cut: set[tuple[str, int]] = set()
+        self._asked: list[Any] = []
         # stderr is redirected to silence lm-eval's progress bars, so keep the real one for ours.
         self._stderr = sys.stderr
+
+    @property
+    def chat(self) -> bool:
+        """Tells whether requests are rendered by the chat template."""
+        return self._template is not None
 
     @property
     def eot_token_id(self) -> int:
@@ -102,6 +110,7 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         began = time.perf_counter()
+        self._asked = requests  # in the order in which `TemplateLM` passes on their tokens
         scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         self._took(requests, began, [sum(map(len, request.args)) for request in requests])
         return scored
@@ -109,7 +118,16 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        return self._score([(context, continuation) for _, context, continuation in requests])
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        sizes = [len(context) + len(continuation) - 1 for context, continuation in pairs]
+        self._note_cut(self._asked, sizes, self.max_length)
+        return self._score(pairs)
+
+    def _note_cut(self, requests: list[Any], sizes: list[int], room: int) -> None:
+        """Remembers the items of which a request has more tokens than there is room for."""
+        for request, size in zip(requests, sizes, strict=True):
+            if size > room:
+                self.cut.add((request.task_name, request.doc_id))
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         # As `hf`: if the tokenizer adds a begin token, that token is scored too, after another begin token.
@@ -148,14 +166,14 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             groups.setdefault(repr(sorted(request.args[1].items())), []).append(index)
         texts = [""] * len(requests)
         for indices in groups.values():
-            prompts = [requests[index].args[0] for index in indices]
-            for index, text in zip(indices, self._generate(prompts, requests[indices[0]].args[1]), strict=True):
+            for index, text in zip(indices, self._generate([requests[index] for index in indices]), strict=True):
                 texts[index] = text
         self._took(requests, began, [len(text) + 1 for text in texts])
         return texts
 
-    def _generate(self, prompts: list[str], settings: dict[str, Any]) -> list[str]:
-        wanted = _generation_settings(settings)
+    def _generate(self, requests: list[Any]) -> list[str]:
+        """Answers requests that all have the same settings."""
+        wanted = _generation_settings(requests[0].args[1])
         new = wanted["max_gen_toks"]
         # As `hf`: a text that spells the end-of-text token in ordinary tokens ends there too.
         ends = frozenset[int]() if self._template is None else self._template.end_ids
@@ -167,8 +185,10 @@ class ReplicaLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
                 f"model.context_length {self.max_length}; leave the task out or set max_gen_toks in its YAML"
             )
         encode = self._vocab.prompt if self._template is None else self.tok_encode
-        ids = [encode(prompt)[-room:] for prompt in prompts]
-        with self._bar("benchmarks: answers", len(prompts)) as bar:
+        whole = [encode(request.args[0]) for request in requests]
+        self._note_cut(requests, [len(prompt) for prompt in whole], room)
+        ids = [prompt[-room:] for prompt in whole]
+        with self._bar("benchmarks: answers", len(ids)) as bar:
             samplings = None
             if wanted["do_sample"]:
                 temperature, top_k, top_p = wanted["temperature"], wanted["top_k"], wanted["top_p"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import lzma
+from collections.abc import Sequence
+from typing import Any
 
 from data_prep.decontamination.evaluation_sets import set_key
 from eval.results import Result
@@ -20,8 +22,17 @@ def compressed_sizes(data: bytes) -> dict[str, int]:
     }
 
 
-def compression_results(name: str, texts: list[str]) -> list[Result]:
-    """Computes bits per byte of each compressor on the set's texts (UTF-8), joined into a single file."""
+def compression_results(
+    name: str, texts: Sequence[str], settings: dict[str, Any] | None = None, of: str = ""
+) -> list[Result]:
+    """Computes bits per byte of each compressor on the set's texts (UTF-8), joined into a single file.
+
+    Args:
+        name: of the set.
+        texts: what is compressed.
+        settings: what was done to them.
+        of: follows `byte` in the unit, as in `eval.likelihood.perplexity.perplexity_results`.
+    """
     data = "".join(texts).encode()
     return [
         Result(
@@ -30,11 +41,12 @@ def compression_results(name: str, texts: list[str]) -> list[Result]:
             low=8 * size / len(data),
             high=8 * size / len(data),
             n=len(texts),
-            unit="bits per byte of normalised text",
+            unit=f"bits per byte{of}",
             higher_is_better=False,
             interval="exact: a size, not an estimate",
             note=f"{len(data):,} bytes to {size:,}",
             set=set_key([[text] for text in texts]),
+            settings=settings or {},
         )
         for program, size in compressed_sizes(data).items()
     ]

@@ -17,8 +17,9 @@ def document_items(
     scores: SetScores,
     seconds: float = 0.0,
     parts: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+    ids: Sequence[str] | None = None,
 ) -> list[Item]:
-    """Returns one item for each document, with what it adds to bits per byte and to nats per token.
+    """Returns one item for each document with a scored token, with what it adds to bits per byte and the like.
 
     With few documents, each item also has its windows: the interval of the score is computed over them.
 
@@ -27,43 +28,39 @@ def document_items(
         scores: of their windows.
         seconds: what all of them took.
         parts: subset -> mask (documents,), such as `clean` and `touched`.
+        ids: of the documents; None: their numbers.
     """
-    nats, tokens, size = (
-        np.bincount(scores.document, weights=sums, minlength=len(texts))
-        for sums in (scores.nats, scores.tokens, scores.bytes)
-    )
+    tokens = np.bincount(scores.document, weights=scores.tokens, minlength=len(texts))
     took = shared_seconds(seconds, tokens.tolist())
-    bits = scores.nats / math.log(2)
-    stretches = [np.flatnonzero(scores.document == index) for index in range(len(texts))] if _few(texts) else []
+    ratios = {
+        "bits_per_byte": (scores.nats / math.log(2), scores.bytes),
+        "nats_per_token": (scores.nats, scores.tokens),
+    }
+    if scores.words is not None:
+        ratios |= {"nats_per_word": (scores.nats, scores.words), "nats_per_byte": (scores.nats, scores.bytes)}
     items = []
     for index, text in enumerate(texts):
-        units = {}
-        if stretches:
-            own = stretches[index]
-            units["bits_per_byte"] = _in_turn(bits[own], scores.bytes[own])
-            units["nats_per_token"] = _in_turn(scores.nats[own], scores.tokens[own])
+        if not tokens[index]:
+            continue
+        own = np.flatnonzero(scores.document == index)
+        few = scores.documents < FEW_DOCUMENTS
         items.append(
             Item(
-                id=str(index + 1),
+                id=ids[index] if ids else str(index + 1),
                 hash=hash_of(text),
                 asked=beginning(text),
-                log_likelihoods=(-float(nats[index]),),
-                bytes=int(size[index]),
+                log_likelihoods=(-float(scores.nats[own].sum()),),
+                bytes=round(scores.bytes[own].sum()),
                 tokens=int(tokens[index]),
                 seconds=took[index],
                 measures={
-                    "bits_per_byte": (float(nats[index]) / math.log(2), float(size[index])),
-                    "nats_per_token": (float(nats[index]), float(tokens[index])),
+                    name: (float(above[own].sum()), float(below[own].sum())) for name, (above, below) in ratios.items()
                 },
-                units=units,
+                units={name: _in_turn(above[own], below[own]) for name, (above, below) in ratios.items() if few},
                 tags=tuple(name for name, mask in (parts or {}).items() if mask[index]),
             )
         )
     return items
-
-
-def _few(texts: Sequence[str]) -> bool:
-    return len(texts) < FEW_DOCUMENTS
 
 
 def _in_turn(above: npt.NDArray[np.float64], below: npt.NDArray[np.float64]) -> tuple[float, ...]:

@@ -24,6 +24,7 @@ from eval.statistics import pass_ks
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 # The last part of a score's name, by kind; tests compare them with what is scored.
 PERPLEXITY = ("bits_per_byte", "perplexity", "nats_per_token")
+WORDS = ("word_perplexity", "byte_perplexity")  # where a set counts words
 COMPRESSORS = ("gzip", "xz", "zstd")
 TRANSLATION = ("bleu", "chrf", "copy_bleu")
 CHAT = ("accuracy", "format", "stop_rate", "length")
@@ -94,16 +95,24 @@ def gate_problems(recipe: Recipe) -> list[str]:
             for name in [left, right] if _number(right) is None else [left]:
                 own = _split(name, {BASE, *recipe.stage_names})[1]
                 opaque = bool(recipe.evaluation.benchmarks.tasks) and own.startswith("benchmark/")
-                if name not in known and not opaque:
+                if name not in known and not opaque and not _is_group(name, recipe, known):
                     raise _unknown(name, text, known)
         except ValueError as error:
             problems.append(f"report.gates: {error}")
     return problems
 
 
+def _is_group(name: str, recipe: Recipe, known: Collection[str]) -> bool:
+    """Tells whether a name is a score of one value of a set's field `by`, which only the set's files know."""
+    whole, _, group = name.rpartition("/")
+    fields = {item.name: item.by for item in recipe.evaluation.perplexity}
+    field = fields.get(ScoreName.parse(_split(name, {BASE, *recipe.stage_names})[1]).subject)
+    return field is not None and whole in known and group.startswith(f"{field}=")
+
+
 def gates_on_other_tasks(recipe: Recipe) -> list[str]:
     """Finds gates on a benchmark that the recipe does not list. They fail unless a listed group contains it."""
-    listed = recipe.evaluation.benchmarks.tasks
+    listed = [entry.shown for entry in recipe.evaluation.benchmarks.entries]
     warnings = []
     for text in recipe.report.gates:
         match = _PATTERN.match(text)
@@ -134,14 +143,16 @@ def _scores(recipe: Recipe, role: Role, asked: bool = False, of_stage: int | Non
     """Yields what the recipe's own run is scored on, or one of its stages."""
     section, parts = applicable(recipe.evaluation, role, asked), _parts(recipe)
     for item in section.perplexity:
-        yield from (f"perplexity/{item.name}/{metric}{part}" for metric in PERPLEXITY for part in parts)
+        metrics = PERPLEXITY if item.words == "none" else (*PERPLEXITY, *WORDS)
+        apart = parts if item.stream == "documents" else ("",)
+        yield from (f"perplexity/{item.name}/{metric}{part}" for metric in metrics for part in apart)
         if of_stage is None:  # the same for each stage
             yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
     for pairs in section.translation:
         yield from (f"translation/{pairs.name}/{metric}{part}" for metric in TRANSLATION for part in parts)
     for chat in section.chat:
-        metrics = [*CHAT, *(f"pass@{k}" for k in pass_ks(chat.samples))]
-        yield from (f"chat/{chat.name}/{metric}{part}" for metric in metrics for part in parts)
+        asked_for = [*CHAT, *(f"pass@{k}" for k in pass_ks(chat.samples))]
+        yield from (f"chat/{chat.name}/{metric}{part}" for metric in asked_for for part in parts)
     if role == "assistant" and (tuned := _tuned(recipe, of_stage)) is not None:
         yield f"conversations/{tuned}/nats_per_token"
     for preference in section.preference:

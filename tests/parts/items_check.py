@@ -12,7 +12,11 @@ from eval.items.store import read_items, write_items
 from eval.items.table import ItemTable
 from eval.parts import Scored
 
-_EXPONENTIAL = {"perplexity": "nats_per_token"}
+_EXPONENTIAL = {
+    "perplexity": "nats_per_token",
+    "word_perplexity": "nats_per_word",
+    "byte_perplexity": "nats_per_byte",
+}
 
 
 def without_items(scored: Scored, part: str, run: Path) -> set[str]:

@@ -260,7 +260,10 @@ def test_shipped_tasks_equal_hf(
     monkeypatch.chdir(tmp_path)
     usual_cache = datasets.config.HF_DATASETS_CACHE
     section = Benchmarks(
-        tasks=["replica_copa", "replica_lambada", "replica_piqa", "replica_winogrande"],
+        tasks=[
+            *("replica_copa", "replica_lambada", "replica_piqa", "replica_winogrande"),
+            *("replica_piqa_mc", "replica_copa_cloze", "replica_classical_zh"),
+        ],
         include_path=str(TASKS),
         limit=12,
     )
@@ -278,7 +281,7 @@ def test_shipped_tasks_equal_hf(
             limit=12,
             bootstrap_iters=0,
         )
-    for task in section.tasks:
+    for task in section.names:
         for mine, reference in zip(ours["samples"][task], expected["samples"][task], strict=True):
             assert mine["arguments"] == reference["arguments"]
             flat = [value for response in mine["filtered_resps"] for value in response]
@@ -293,6 +296,10 @@ def test_shipped_tasks_equal_hf(
     chances = {name: result.chance for name, result in results.items()}
     assert chances["benchmark/replica_copa/acc"] == chances["benchmark/replica_winogrande/acc"] == 0.5
     assert chances["benchmark/replica_lambada/acc"] is None
+    assert chances["benchmark/replica_classical_zh/acc"] == chances["benchmark/replica_copa_cloze/acc_norm"] / 2 == 0.25
+    cut = results["benchmark/replica_classical_zh/acc"].note or ""
+    assert "12 of 12 items are longer than the context of 512 tokens" in cut
+    assert "longer" not in (results["benchmark/replica_copa/acc"].note or "")
 
 
 def check_items(items: list[Item], expected: list[dict[str, Any]]) -> None:

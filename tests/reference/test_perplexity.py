@@ -13,6 +13,7 @@ from configs.schema.data import Tokenizer
 from configs.schema.model import Model
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
+from eval.likelihood.conventions import Convention
 from eval.likelihood.perplexity import perplexity_results, score_texts
 from eval.reading.reader import LocalReader
 from eval.reading.windows import sliding_windows
@@ -73,7 +74,7 @@ def naive_nats(model: Transformer, vocab: Vocab, text: str, stride: int) -> floa
 
 @pytest.mark.parametrize("stride", [1, 5, CONTEXT])
 def test_equals_direct_computation(model: Transformer, vocab: Vocab, stride: int) -> None:
-    scores = score_texts(LocalReader(model, vocab.size, 4), vocab, TEXTS, stride)
+    scores = score_texts(LocalReader(model, vocab.size, 4), vocab, TEXTS, Convention(CONTEXT, stride))
     nats = np.bincount(scores.document, weights=scores.nats)
     direct = [naive_nats(model, vocab, text, stride) for text in TEXTS]
     np.testing.assert_allclose(nats, direct, rtol=1e-5)
@@ -96,13 +97,14 @@ def test_stride_one_sees_full_context(model: Transformer, vocab: Vocab) -> None:
         for target in range(1, len(ids)):
             logits = model(torch.from_numpy(ids[None, max(0, target - CONTEXT) : target]))[0, -1, : vocab.size].double()
             total -= float(logits.log_softmax(-1)[ids[target]])
-    scored = score_texts(LocalReader(model, vocab.size, 8), vocab, [TEXTS[2]], stride=1)
+    scored = score_texts(LocalReader(model, vocab.size, 8), vocab, [TEXTS[2]], Convention(CONTEXT, 1))
     assert scored.nats.sum() == pytest.approx(total, rel=1e-6)
 
 
 def test_batch_size_changes_nothing(model: Transformer, vocab: Vocab) -> None:
     one, *others = [
-        score_texts(LocalReader(model, vocab.size, batch_size), vocab, TEXTS, 5).nats for batch_size in (1, 3, 64)
+        score_texts(LocalReader(model, vocab.size, batch_size), vocab, TEXTS, Convention(CONTEXT, 5)).nats
+        for batch_size in (1, 3, 64)
     ]
     for other in others:
         np.testing.assert_allclose(other, one, rtol=1e-6)

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from data_prep.tokens.vocab import Vocab
 from eval.harness.lm_eval_adapter import ReplicaLM
+from eval.likelihood.conventions import Convention
 from eval.likelihood.perplexity import score_texts
 from eval.reading.reader import LocalReader
 from launch.models.export_model import export_run
@@ -174,7 +175,7 @@ def test_greedy_text_equals_transformers(imported: tuple[Path, Path]) -> None:
 def test_nats_of_all_tokens_over_bytes_of_the_text(imported: tuple[Path, Path]) -> None:
     """Also behind a dummy prefix, which is no byte of the text."""
     model, vocab = ours(imported[1])
-    scores = score_texts(LocalReader(model, vocab.size, 4), vocab, TEXTS, 16)
+    scores = score_texts(LocalReader(model, vocab.size, 4), vocab, TEXTS, Convention(model.config.context_length, 16))
     assert scores.bytes.sum() == sum(len(text.encode()) for text in TEXTS)
     assert scores.tokens.sum() == sum(len(vocab.encode(text)) for text in TEXTS)
     first = torch.tensor([[vocab.begin_id, *vocab.encode("one")]])

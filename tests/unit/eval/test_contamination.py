@@ -26,6 +26,7 @@ from eval.contamination import facts, identity, is_known, labelled, split
 from eval.contamination import load as load_touched
 from eval.generation.translation import translation_results
 from eval.harness.benchmarks import benchmark_results
+from eval.likelihood.conventions import Convention
 from eval.likelihood.perplexity import perplexity_results, score_texts
 from eval.reading.reader import LocalReader
 from eval.results import Result
@@ -110,7 +111,9 @@ def test_benchmark_items(model: Transformer, vocab: Vocab, tmp_path: Path) -> No
 def test_translated_pairs(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:
     rows = [{"source": f"uno  {n} dos", "target": f"one {n} two"} for n in range(7)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    section = TranslationSet(name="set", path=str(tmp_path / "pairs.jsonl"), shots=1, max_new_tokens=8)
+    section = TranslationSet(
+        name="set", path=str(tmp_path / "pairs.jsonl"), shots=1, max_new_tokens=8, normalize="spaces"
+    )
     known = touched("translation/set", *(item_key([f"uno {n} dos", f"one {n} two"]) for n in (2, 3)))
     scored = translation_results(section, LocalReader(model, vocab.size, 4), vocab, 100, None, known)
     results = scored.results
@@ -126,7 +129,7 @@ def test_translated_pairs(model: Transformer, vocab: Vocab, tmp_path: Path) -> N
 
 def test_documents_of_a_perplexity_set(model: Transformer, vocab: Vocab) -> None:
     texts = ["first document " * 9, "second", "third one " * 20, "fourth"]
-    scores = score_texts(LocalReader(model, vocab.size, 4), vocab, texts, 32)
+    scores = score_texts(LocalReader(model, vocab.size, 4), vocab, texts, Convention(model.config.context_length, 32))
     masks = split(touched("p", item_key([texts[1]]), item_key([texts[2]])), "p", [[text] for text in texts])
     whole = perplexity_results("p", scores, 32, 50)
     sums = {}
@@ -136,7 +139,7 @@ def test_documents_of_a_perplexity_set(model: Transformer, vocab: Vocab) -> None
             LocalReader(model, vocab.size, 4),
             vocab,
             [text for text, inside in zip(texts, mask, strict=True) if inside],
-            32,
+            Convention(model.config.context_length, 32),
         )
         assert own.document.tolist() == alone.document.tolist()
         assert own.nats == pytest.approx(alone.nats, rel=1e-4)

@@ -11,8 +11,10 @@ from configs.schema.data import Tokenizer
 from configs.schema.evaluation import Evaluation, PerplexitySet, Samples
 from configs.schema.model import Model
 from configs.schema.recipe import Recipe
+from data_prep.decontamination.evaluation_sets import SetText
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
+from eval.comparison.comparable import difference_within
 from eval.reading.reader import LocalReader
 from eval.results import Result
 from eval.scorer import Scorer, passage
@@ -55,7 +57,7 @@ def test_documents_with_nothing_to_continue(vocab: Vocab, tmp_path: Path, text: 
     (tmp_path / "set.txt").write_text(text)
     item = PerplexitySet(name="p", path=str(tmp_path / "set.txt"))
     parts = scorer(vocab, Evaluation(perplexity=[item], samples=Samples(prompts=[""], max_new_tokens=4)), context)
-    parts._texts["p"] = [text]  # as normalisation leaves it with `whitespace: false`
+    parts._texts["p"] = [SetText("1", text)]  # as normalisation leaves it with `whitespace: false`
     (sample,) = parts._sample_document(item).samples
     assert text.startswith(sample.prompt) or text.endswith(sample.prompt)
     (prompt,) = parts._sample_prompts().samples
@@ -86,7 +88,7 @@ def test_scores_say_what_they_are_of(vocab: Vocab) -> None:
     def scores(texts: list[str], stride: int | None = None) -> dict[str, Result]:
         item = PerplexitySet(name="p", path="x", stride=stride)
         made = scorer(vocab, Evaluation(perplexity=[item]))
-        made._texts["p"] = texts
+        made._texts["p"] = [SetText(str(number), text) for number, text in enumerate(texts)]
         results = [*made._score_texts(item).results, *made._compress(item).results]
         return {result.name.split("/")[2]: result for result in results}
 
@@ -95,8 +97,18 @@ def test_scores_say_what_they_are_of(vocab: Vocab) -> None:
     assert scores(["some textand", " more"])["perplexity"].set != one["perplexity"].set, "borders count"
     tokenizers = {name: result.tokenizer for name, result in one.items() if result.tokenizer}
     assert tokenizers == dict.fromkeys(("perplexity", "nats_per_token"), vocab.fingerprint)
-    assert one["perplexity"].settings == {"new tokens per window": "half the context"}
-    assert scores(["some text"], 4)["perplexity"].settings == one["perplexity"].settings
-    assert scores(["some text"], 3)["perplexity"].settings == {"new tokens per window": 3}
+    usual = {
+        "normalize": "none",
+        "detokenize": "none",
+        "documents": "apart",
+        "start token": "begin",
+        "context": "the model's",
+        "new tokens per window": "half the context",
+    }
+    assert one["perplexity"].settings == usual
+    assert scores(["some text"], 4)["perplexity"].settings == usual
+    assert scores(["some text"], 3)["perplexity"].settings == usual | {"new tokens per window": 3}
+    assert one["xz_bits_per_byte"].settings == {"normalize": "none", "detokenize": "none"}
+    assert difference_within(one["bits_per_byte"], one["xz_bits_per_byte"]) is None
     with pytest.raises(ValueError, match="stride 9 is more than"):
         scores(["some text"], 9)

@@ -127,7 +127,9 @@ def test_a_broken_record_of_a_set_to_keep_out_of_training_is_an_error(tmp_path: 
 
 def test_blank_lines_and_empty_texts_are_no_error(tmp_path: Path) -> None:
     path = lines(tmp_path / "set.jsonl", '{"text": "good"}', "", '{"text": ""}', '{"text": " "}', '{"text": "too"}')
-    assert read_texts(PerplexitySet(name="p", path=path), Normalize()) == ["good", "too"]
+    item = PerplexitySet(name="p", path=path)
+    assert read_texts(item, Normalize()) == ["good", " ", "too"]
+    assert read_texts(item.model_copy(update={"normalize": "training"}), Normalize()) == ["good", "too"]
 
 
 def test_half_a_character_in_a_pair(tmp_path: Path) -> None:
