@@ -71,7 +71,7 @@ def write_rows(path: Path, rows: list[str], field: str) -> str:
 def scores(models: tuple[Transformer, Vocab, Path], item: PerplexitySet) -> dict[str, Result]:
     model, vocab, _ = models
     documents = read_set(item, Normalize())
-    results = perplexity_set_results(item, documents, LocalReader(model, vocab.size, 4), vocab, 100)
+    results = perplexity_set_results(item, documents, LocalReader(model, vocab.size, 4), vocab, 100).results
     return {result.named.metric: result for result in results}
 
 

@@ -28,6 +28,7 @@ from eval.reading.reader import LocalReader, Reader
 from eval.reading.windows import Window
 from eval.results import Result
 from pretrain.model.transformer import Transformer
+from tests.parts.items_check import without_items
 
 CONTEXT = 8
 TEXTS = ["first  text \r\n", "zweiter Text", "première\n\n\n\nphrase", "second text", "x"]
@@ -46,12 +47,35 @@ def reader(vocab: Vocab) -> Reader:
     return LocalReader(Transformer(config, config.padded_vocab(vocab.size)).eval(), vocab.size, 4)
 
 
-def scores(reader: Reader, vocab: Vocab, texts: list[str] = TEXTS, **settings: Any) -> dict[str, Result]:
-    item = PerplexitySet(name="p", path="x", **settings)
+def prepared(texts: list[str], **settings: Any) -> tuple[PerplexitySet, list[SetText]]:
     documents = [SetText(str(n), text, group) for n, (text, group) in enumerate(zip(texts, GROUPS, strict=False))]
-    made = perplexity_set_results(item, documents, reader, vocab, 100) + compressed_set_results(item, documents)
+    return PerplexitySet(name="p", path="x", **settings), documents
+
+
+def scores(reader: Reader, vocab: Vocab, texts: list[str] = TEXTS, **settings: Any) -> dict[str, Result]:
+    item, documents = prepared(texts, **settings)
+    scored = perplexity_set_results(item, documents, reader, vocab, 100)
+    made = [*scored.results, *compressed_set_results(item, documents)]
     assert len({result.name for result in made}) == len(made)
     return {result.name.removeprefix("perplexity/p/"): result for result in made}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"by": "language", "words": "whitespace"},
+        {"start_token": "none"},
+        {"detokenize": "wikitext", "words": "lm_eval", "stride": 3},
+        {"stream": "text", "words": "whitespace", "windows": "pieces"},
+        {"stream": "end_of_document"},
+    ],
+)
+def test_items_give_the_scores(reader: Reader, vocab: Vocab, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Those of each value of a field too; a document without a scored token is no item."""
+    item, documents = prepared([*TEXTS[:4], "s ' s , x"], **settings)
+    scored = perplexity_set_results(item, documents, reader, vocab, 100)
+    assert without_items(scored, "perplexity/p", tmp_path) == set()
+    assert scored.items[0].id == ("1" if item.stream != "documents" else "0")
 
 
 def test_a_set_is_scored_as_it_stands_unless_it_says_otherwise(tmp_path: Path) -> None:
