@@ -163,7 +163,9 @@ def counted(scores: SetScores, texts: Sequence[Counted], words: str = "none", jo
     return replace(scores, bytes=size, words=share * totals[:, 2][scores.document])
 
 
-def perplexity_results(name: str, scores: SetScores, stride: int, bootstrap_samples: int, of: str = "") -> list[Result]:
+def perplexity_results(
+    name: str, scores: SetScores, stride: int | str, bootstrap_samples: int, of: str = ""
+) -> list[Result]:
     """Computes bits per byte, perplexity and nats per token of a scored set, with intervals over its documents.
 
     Where words are counted, also perplexity per word and per byte. `stride` says how many tokens of a window are new,
