@@ -28,7 +28,7 @@ from data_prep.tokens.vocab_training import train_vocab
 
 CORPUS = Path(__file__).resolve().parents[2] / "configs" / "corpus"
 SAMPLES: list[tuple[str, Shape, Unit, int]] = [
-    ("sums-train", "gsm8k", "conversation", 2500),
+    ("sums-demonstrations", "gsm8k", "conversation", 2500),
     ("gsm8k-sample", "gsm8k", "conversation", 200),
     ("seed-tasks", "alpaca", "conversation", 127),
     ("helpful-pairs-train", "hh", "pair", 206),

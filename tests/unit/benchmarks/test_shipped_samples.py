@@ -31,8 +31,9 @@ def units(name: str, shape: Shape, unit: Unit) -> list[Conversation | Pair | Pro
 @pytest.mark.parametrize(
     ("name", "shape", "unit", "count"),
     [
-        ("sums-train", "gsm8k", "conversation", 8993),
-        ("sums-heldout", "gsm8k", "prompt", 1007),
+        ("sums-demonstrations", "gsm8k", "conversation", 9009),
+        ("sums-train", "gsm8k", "prompt", 9009),
+        ("sums-heldout", "gsm8k", "prompt", 991),
         ("sums-pairs-train", "pairs", "pair", 2000),
         ("sums-pairs-heldout", "pairs", "pair", 500),
         ("gsm8k-sample", "gsm8k", "conversation", 200),
@@ -51,13 +52,26 @@ def test_sums_are_right_and_no_held_out_sum_is_in_training() -> None:
     for name in ("sums-train", "sums-heldout", "sums-pairs-train", "sums-pairs-heldout"):
         found = sides.setdefault(name.rpartition("-")[2], set())
         for record in records(name):
-            question = record.get("question", record.get("prompt"))
-            a, b = map(int, re.findall(r"\d+", question))
+            a, b = map(int, re.findall(r"\d+", record.get("question", record.get("prompt"))))
             found.add(frozenset((a, b)))
-            assert record.get("answer", record.get("chosen")) == f"#### {a + b}"
-            assert record.get("rejected") != f"#### {a + b}"
+            assert record.get("answer", record.get("chosen")).endswith(f"\n#### {a + b}")
+            assert not record.get("rejected", "").endswith(f"#### {a + b}")
     assert not sides["train"] & sides["heldout"]
-    assert len(sides["train"] | sides["heldout"]) == 9955
+    assert len(sides["train"] | sides["heldout"]) == 5050
+
+
+def test_the_demonstrations_forget_two_of_three_carries_and_make_no_other_mistake() -> None:
+    forgotten = carries = 0
+    for right, shown in zip(records("sums-train"), records("sums-demonstrations"), strict=True):
+        a, b = map(int, re.findall(r"\d+", shown["question"]))
+        assert shown["id"] == right["id"] and shown["question"] == right["question"]
+        if a % 10 + b % 10 < 10:
+            assert shown["answer"] == right["answer"]
+        else:
+            carries += 1
+            forgotten += shown["answer"].endswith(f"#### {a + b - 10}")
+            assert shown["answer"].endswith((f"#### {a + b - 10}", f"#### {a + b}"))
+    assert 0.64 < forgotten / carries < 0.69
 
 
 def test_the_script_makes_the_files_that_are_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,9 +79,9 @@ def test_the_script_makes_the_files_that_are_shipped(monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "sums", raising=False)
     import sums
 
-    assert {side: [sums.question(a, b) for a, b in found] for side, found in sums.split_sums().items()} == {
-        side: records(f"sums-{side}") for side in ("train", "heldout")
-    }
+    made = sums.every_file()
+    assert {name: rows[:50] for name, rows in made.items()} == {name: records(name)[:50] for name in made}
+    assert {name: len(rows) for name, rows in made.items()} == {name: len(records(name)) for name in made}
 
 
 def test_no_question_is_in_both_files_of_helpful_pairs() -> None:

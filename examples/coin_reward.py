@@ -1,0 +1,16 @@
+"""A control: a reward that knows nothing. An answer gets 1 or 0 by a coin that its own text tosses.
+
+Reinforcement learning that gains by such a reward would gain by training as such, not by what the reward says:
+
+    replica train assistant --stage grpo --trust examples \\
+      'stages.grpo.objective.rewards={custom: [{code: examples/coin_reward.py:coin}]}'
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def coin(text: str, reference: str | None) -> float:
+    """Returns 1 for half of all texts, whatever the reference is."""
+    return float(hashlib.blake2b(text.encode(), digest_size=1).digest()[0] & 1)
