@@ -2,8 +2,9 @@
 
 Reinforcement learning that gains by such a reward would gain by training as such, not by what the reward says:
 
-    replica train assistant --stage grpo --trust examples \\
-      'stages.grpo.objective.rewards={custom: [{code: examples/coin_reward.py:coin}]}'
+    replica train assistant --stage grpo --trust examples CONTROL
+
+where `CONTROL` is `stages.grpo.objective.rewards={custom: [{code: examples/coin_reward.py:coin}]}`.
 """
 
 from __future__ import annotations
