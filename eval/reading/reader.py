@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from eval.reading.scoring import score_windows
+from eval.reading.scoring import BatchSize, scored_windows
 from eval.reading.windows import Report, Score, Window
 from pretrain.generation.player import Answer, Player, Request
 from pretrain.model.transformer import Transformer
@@ -76,11 +76,17 @@ class LocalReader:
         self, model: Transformer, vocab_size: int, batch_size: int = 16, rewards: RowScorer | None = None
     ) -> None:
         self._model, self._batch_size, self._rewards = model, batch_size, rewards
+        self.batch_tokens = 1024
         self.context_length, self.vocab_size, self.precision = model.config.context_length, vocab_size, "fp32"
 
     def score(self, windows: Sequence[Window], report: Report | None = None) -> list[Score]:
         """See `Reader.score`."""
-        return score_windows(self._model, windows, self.vocab_size, self._batch_size, report)
+        scores: dict[int, Score] = {}
+        for done in scored_windows(self._model, windows, self.vocab_size, BatchSize(self.batch_tokens, None)):
+            scores.update(done)
+            if report is not None:
+                report(len(scores), total=len(windows))
+        return [scores[number] for number in range(len(windows))]
 
     def generate(self, requests: Sequence[Request], report: Report | None = None) -> list[Answer]:
         """See `Reader.generate`. Where one answer ends, the next takes its place."""

@@ -136,7 +136,7 @@ class Chooser:
         elif self._size < logits.shape[1]:
             logits[:, self._size :] = -torch.inf
         if self._all_greedy:
-            return torch.stack([_largest(logits).double(), torch.zeros_like(sound), sound])
+            return torch.stack([largest(logits).double(), torch.zeros_like(sound), sound])
         scaled = (logits.float() - highest).div_(self._temperatures)
         for top_k, top_p, rows in self._truncated:
             if rows is None:
@@ -148,12 +148,12 @@ class Chooser:
         drawn = (logits.gather(-1, tokens.unsqueeze(-1)).float() - highest).div_(self._temperatures)
         log_probs = drawn.squeeze(-1) - total.log()
         if self._greedy is not None:
-            tokens = _largest(logits).where(self._greedy, tokens)
+            tokens = largest(logits).where(self._greedy, tokens)
             log_probs = log_probs.masked_fill(self._greedy, 0.0)
         return torch.stack([tokens.double(), log_probs, sound])
 
 
-def _largest(logits: Tensor) -> Tensor:
+def largest(logits: Tensor) -> Tensor:
     """The first id of the largest logit of each row (R, V): (R,) int64."""
     rows, size = logits.shape
     if logits.device.type != "cpu" or size % _BLOCK:

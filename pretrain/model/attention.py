@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from configs.schema.model import Model
-from pretrain.model.kv_cache import KVCache
+from pretrain.model.kv_cache import Cache
 from pretrain.model.masking import Mask, attend
 from pretrain.model.rope import frequencies
 from pretrain.model.sequence_group import SequenceGroup
@@ -163,7 +163,7 @@ class Attention(nn.Module):
         x: Tensor,
         rotation: Rotation | None,
         mask: Mask | None,
-        cache: KVCache | None,
+        cache: Cache | None,
         first_values: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """(B, T, D) -> (B, T, D), and the values (B, T, K, E) that later layers mix in, if any do."""

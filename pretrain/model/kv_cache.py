@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from configs.schema.model import Model
+
+
+class Cache(Protocol):
+    """What a model needs of the tokens before those that it reads.
+
+    Attributes:
+        length: tokens before the new ones, in the row that has the fewest.
+    """
+
+    length: int
+
+    def positions(self, columns: Tensor) -> Tensor:
+        """The place in its text of each new token, int64 (T,) or (B, T); `columns`: `length`, `length` + 1, …."""
+        ...
+
+    def mask(self, columns: Tensor) -> Tensor | None:
+        """The attention mask, bool or added to the scores; None where plain causal attention is the same."""
+        ...
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores (B, K, T, E) of the new tokens; returns those of all tokens, (B, K, S, E)."""
+        ...
 
 
 class KVCache:
@@ -33,6 +57,10 @@ class KVCache:
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def positions(self, columns: Tensor) -> Tensor:
+        """(T,): those of the columns."""
+        return columns
 
     def mask(self, columns: Tensor) -> Tensor | None:
         """The attention mask, bool (T, S); None where plain causal attention is the same."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from configs.schema.model import Model
 from pretrain.model.attention import Attention, Rotation, attends_by_products, rotation_table
 from pretrain.model.cross_entropy import linear_cross_entropy
-from pretrain.model.kv_cache import KVCache
+from pretrain.model.kv_cache import Cache, KVCache
 from pretrain.model.log_probs import linear_log_probs
 from pretrain.model.masking import Mask, document_mask, prefers_flex
 from pretrain.model.plain_kernels import only_plain
@@ -100,7 +100,7 @@ class Block(nn.Module):
         x: Tensor,
         rotation: Rotation | None,
         mask: Mask | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         first_values: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """(B, T, D) -> (B, T, D), and the first layer's values where later ones mix them in."""
@@ -148,7 +148,7 @@ class Transformer(nn.Module):
         self.materialize(device)
         self.init_weights()
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: Cache | None = None, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V), in the dtype of the weights, of the token after each of `tokens` (B, T) int64.
 
         With a cache, `tokens` continue what it holds, and are added to it. With `positions` (B, T) int64, rows hold
@@ -163,7 +163,7 @@ class Transformer(nn.Module):
         """An empty cache for `batch` rows of up to `capacity` columns."""
         return KVCache(self.config, self.embed.weight, batch, capacity)
 
-    def backbone(self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
+    def backbone(self, tokens: Tensor, cache: Cache | None = None, positions: Tensor | None = None) -> Tensor:
         """Hidden states (B, T, D) after the last norm: all of the model but the projection to the vocabulary."""
         start = cache.length if cache is not None else 0
         end = start + tokens.shape[1]
@@ -180,7 +180,7 @@ class Transformer(nn.Module):
             flex = prefers_flex(self.config, x.device) and not only_plain()
             mask = document_mask(seen, x.dtype, flex)
         else:
-            positions = columns  # (T,)
+            positions = columns if cache is None else cache.positions(columns)  # (T,) or (B, T)
             mask = None if cache is None else cache.mask(columns)
         if self.position is not None:
             x = x + self.position(positions)
