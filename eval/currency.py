@@ -95,7 +95,7 @@ def scores_fingerprint(
     from eval.contamination import identity
 
     settings = recipe.evaluation.model_dump(
-        mode="json", exclude={"batch_size": True, "benchmarks": {"include_path", "batch_size"}}
+        mode="json", exclude={"batch_size": True, "batch_tokens": True, "benchmarks": {"include_path", "batch_size"}}
     )
     for kind in ("perplexity", "translation", "chat", "preference"):
         for item in settings[kind]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,16 @@ class Scorer:
 
     def _part(self, name: str, inputs: dict[str, Any], work: Any, *arguments: Any) -> Part:
         bootstrap = self.recipe.evaluation.bootstrap_samples
-        return Part(name, {**self.common, "bootstrap": bootstrap, "own": inputs}, partial(work, *arguments))
+        common = {**self.common, "bootstrap": bootstrap, "precision": self.reader.precision}
+        return Part(name, {**common, "own": inputs}, partial(self._scored, work, *arguments))
+
+    def _scored(self, work: Callable[..., Scored], *arguments: Any) -> Scored:
+        """Scores a part, and names the precision in every score that the model's reading gives."""
+        scored, precision = work(*arguments), self.reader.precision
+        if work == self._compress:
+            return scored
+        results = [replace(result, settings={**result.settings, "precision": precision}) for result in scored.results]
+        return replace(scored, results=results)
 
     def _benchmark(self, entry: BenchmarkTask) -> dict[str, Any]:
         own = {**entry.model_dump(mode="json"), "chat_template": self._asked_in_template(entry)}

@@ -176,7 +176,9 @@ class Benchmarks(Section):
     limit: int | None = Field(
         None, ge=1, description="Score only the first items of each task, as many as this. The report notes it."
     )
-    batch_size: int = Field(16, ge=1, description="Requests per forward pass. It changes the speed, not the scores.")
+    batch_size: int = Field(
+        16, ge=1, description="Has no effect; recipes of earlier versions set it. See `evaluation.batch_tokens`."
+    )
     chat_template: bool = Field(
         False,
         description="Ask assistants in their chat template. Such scores cannot be compared with those of a base model.",
@@ -254,7 +256,23 @@ class Evaluation(Section):
     )
     preference: list[PreferenceSet] = Field([], description="Pairs for a reward model; not scored for other models.")
     samples: Samples = Samples()
-    batch_size: int = Field(16, ge=1, description="Windows per forward pass. It changes the speed, not the scores.")
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Most windows of a forward pass, and answers that decode together; null: as many as suit the "
+        "device. It changes the speed, not the scores.",
+    )
+    batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens of a forward pass, padding included; null: as many as suit the device. It changes the "
+        "speed, not the scores.",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="In which the model reads. auto: bf16 on a GPU, unless it was trained in fp32; fp32 on a CPU. "
+        "Results name it, and scores of different precision are not compared.",
+    )
     bootstrap_samples: int = Field(1000, ge=100, description="Bootstrap resamples for each 95% interval.")
 
     @model_validator(mode="after")

@@ -6,6 +6,8 @@ from eval.results import Result
 
 # Keys of sacrebleu's signature that affect the interval, not the score.
 _OF_THE_INTERVAL = {"bs", "seed"}
+# Settings that results of earlier versions do not name, with the value that they had.
+_UNNAMED = {"precision": "fp32"}
 
 
 def difference(one: Result, other: Result) -> str | None:
@@ -18,7 +20,7 @@ def difference(one: Result, other: Result) -> str | None:
     if one.task_version != other.task_version:
         reasons.append(f"task version {one.task_version} against {other.task_version}")
     for key in sorted(one.settings.keys() | other.settings.keys()):
-        reasons += _unequal(key, one.settings.get(key), other.settings.get(key))
+        reasons += _unequal(key, *(result.settings.get(key, _UNNAMED.get(key)) for result in (one, other)))
     ours, theirs = _signature(one), _signature(other)
     for key in sorted(ours.keys() | theirs.keys()):
         reasons += _unequal(key, ours.get(key), theirs.get(key))

@@ -42,10 +42,25 @@ def open_reader(checkpoint: CheckpointInfo, vocab: Vocab, recipe: Recipe, place:
     Raises:
         ValueError: when the checkpoint is damaged.
     """
-    device = place.own_device
-    model = load_weights(checkpoint).to(device)
+    device, section = place.own_device, recipe.evaluation
+    dtype = torch.bfloat16 if reading_precision(recipe, device) == "bf16" else torch.float32
+    model = load_weights(checkpoint).to(device, dtype)
     rewards = _reward_scorer(checkpoint, vocab, device)
-    return LocalReader(model, vocab.size, recipe.evaluation.batch_size, rewards)
+    return LocalReader(model, vocab.size, section.batch_size, rewards, section.batch_tokens)
+
+
+def reading_precision(recipe: Recipe, device: torch.device) -> str:
+    """Returns `fp32` or `bf16`. Where the recipe leaves it open: bf16 on a GPU that has it, unless trained in fp32.
+
+    A reward model is read in fp32, as in training.
+    """
+    wanted, trained = recipe.evaluation.precision, recipe.train.precision
+    if isinstance(recipe.train.objective, RewardModelling):
+        return "fp32"
+    if wanted != "auto":
+        return wanted
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return "bf16" if has_bf16 and trained != "fp32" else "fp32"
 
 
 def _reward_scorer(checkpoint: CheckpointInfo, vocab: Vocab, device: torch.device) -> RowScorer | None:

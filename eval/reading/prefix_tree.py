@@ -62,15 +62,6 @@ class _Draft:
     windows: list[int] = field(default_factory=list)
 
 
-def reading_order(windows: Sequence[Window]) -> tuple[list[int], list[int]]:
-    """Returns the windows in lexicographic order of their inputs, and the new tokens of each after the one before it.
-
-    A contiguous range of this order shares as much as can be shared. So cut here to divide windows by cost.
-    """
-    order, shared = _sorted(windows)
-    return order, [max(1, len(windows[index].tokens) - 1 - same) for index, same in zip(order, shared, strict=True)]
-
-
 def prefix_forest(windows: Sequence[Window]) -> list[Node]:
     """Returns the roots of the tree of some windows; every target is scored in one node."""
     top = _drafted(windows)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
+
 from eval.reading.scoring import BatchSize, scored_windows
 from eval.reading.windows import Report, Score, Window
 from pretrain.generation.player import Answer, Player, Request
@@ -16,6 +18,13 @@ from pretrain.model.transformer import Transformer
 # Scores rows of tokens: prompt, answer and its end.
 RowScorer = Callable[[Sequence[Sequence[int]]], Sequence[float]]
 _REWARDED_ROWS = 32  # rows that a reward model scores between two reports
+# Tokens of a forward pass. On a CPU more do not fit the caches of its cores, and are slower (docs/lab-notes.md).
+_PASS_TOKENS = {"cpu": 1024, "cuda": 32_768}
+# Answers that decode together.
+_DECODED_ROWS = {"cpu": 64, "cuda": 256}
+
+
+_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 class Reader(Protocol):
@@ -67,22 +76,31 @@ class LocalReader:
     Args:
         model: in evaluation mode.
         vocab_size: as in `Reader`.
-        batch_size: windows per forward pass, and answers that decode together. It does not change the results, except
-            for fp32 rounding of matrix products.
+        batch_size: most rows of a forward pass, and answers that decode together; None: chosen for the device. No size
+            changes the results, except for rounding of matrix products.
         rewards: scores rows of tokens, of a reward model.
+        batch_tokens: most tokens of a forward pass, padding included; None: chosen for the device.
     """
 
     def __init__(
-        self, model: Transformer, vocab_size: int, batch_size: int = 16, rewards: RowScorer | None = None
+        self,
+        model: Transformer,
+        vocab_size: int,
+        batch_size: int | None = None,
+        rewards: RowScorer | None = None,
+        batch_tokens: int | None = None,
     ) -> None:
-        self._model, self._batch_size, self._rewards = model, batch_size, rewards
-        self.batch_tokens = 1024
-        self.context_length, self.vocab_size, self.precision = model.config.context_length, vocab_size, "fp32"
+        device = model.embed.weight.device.type
+        self._model, self._rewards = model, rewards
+        self._decoded_rows = batch_size or _DECODED_ROWS.get(device, _DECODED_ROWS["cpu"])
+        self._size = BatchSize(batch_tokens or _PASS_TOKENS.get(device, _PASS_TOKENS["cpu"]), batch_size)
+        self.context_length, self.vocab_size = model.config.context_length, vocab_size
+        self.precision = _PRECISIONS[model.embed.weight.dtype]
 
     def score(self, windows: Sequence[Window], report: Report | None = None) -> list[Score]:
-        """See `Reader.score`."""
+        """See `Reader.score`. What windows begin with alike is read once."""
         scores: dict[int, Score] = {}
-        for done in scored_windows(self._model, windows, self.vocab_size, BatchSize(self.batch_tokens, None)):
+        for done in scored_windows(self._model, windows, self.vocab_size, self._size):
             scores.update(done)
             if report is not None:
                 report(len(scores), total=len(windows))
@@ -91,7 +109,7 @@ class LocalReader:
     def generate(self, requests: Sequence[Request], report: Report | None = None) -> list[Answer]:
         """See `Reader.generate`. Where one answer ends, the next takes its place."""
         samples = max((request.samples for request in requests), default=1)
-        player = Player(self._model, max_rows=max(self._batch_size, samples))
+        player = Player(self._model, max_rows=max(self._decoded_rows, samples))
         # The longest first, so that the cache is as large as it must be from the beginning.
         order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt), reverse=True)
         numbers = {index: player.add(requests[index]) for index in order}

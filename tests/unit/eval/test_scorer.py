@@ -74,7 +74,8 @@ def test_what_decides_a_part(vocab: Vocab) -> None:
 
     usual = inputs()
     assert usual.keys() == {"samples/prompts", "perplexity/p", "compression/p", "samples/document"}
-    assert inputs(path="y", batch_size=3) == usual
+    assert inputs(path="y", batch_size=3, batch_tokens=99) == usual
+    assert all(value["precision"] == "fp32" for value in usual.values())  # type: ignore[index]
     changed = {name for name, value in inputs(stride=3).items() if value != usual[name]}
     assert changed == {"perplexity/p", "samples/document"}
     changed = {name for name, value in inputs(samples=Samples(prompts=["x"])).items() if value != usual[name]}
@@ -110,5 +111,9 @@ def test_scores_say_what_they_are_of(vocab: Vocab) -> None:
     assert scores(["some text"], 3)["perplexity"].settings == usual | {"new tokens per window": 3}
     assert one["xz_bits_per_byte"].settings == {"normalize": "none", "detokenize": "none"}
     assert difference_within(one["bits_per_byte"], one["xz_bits_per_byte"]) is None
+    made = scorer(vocab, Evaluation(perplexity=[PerplexitySet(name="p", path="x")]))
+    made._texts["p"] = [SetText("1", "some text")]
+    named = {part.name: [result.settings.get("precision") for result in part.work().results] for part in made.parts()}
+    assert set(named["perplexity/p"]) == {"fp32"} and set(named["compression/p"]) == {None}
     with pytest.raises(ValueError, match="stride 9 is more than"):
         scores(["some text"], 9)

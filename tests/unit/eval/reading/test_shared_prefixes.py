@@ -10,7 +10,7 @@ import torch
 
 from configs.schema.model import Model, RopeScaling
 from eval.reading import scoring
-from eval.reading.prefix_tree import Node, prefix_forest, reading_order
+from eval.reading.prefix_tree import Node, prefix_forest
 from eval.reading.scoring import BatchSize, scored_windows
 from eval.reading.windows import Score, Window
 from pretrain.model.transformer import Transformer
@@ -96,8 +96,6 @@ def test_a_shared_beginning_is_one_node() -> None:
     assert [child.tokens.tolist() for child in root.children] == questions
     for child in root.children:
         assert not child.children and sorted(int(part.targets[0]) for part in child.parts) == [1, 2, 3, 4]
-    order, new = reading_order(windows)
-    assert new == [42, 1, 1, 1, 15, 1, 1, 1] and sorted(order) == list(range(8))
 
 
 def test_every_target_is_scored_in_one_node() -> None:
@@ -122,7 +120,7 @@ def test_a_few_equal_tokens_are_no_node() -> None:
 
 
 def test_no_windows() -> None:
-    assert prefix_forest([]) == [] and reading_order([]) == ([], [])
+    assert prefix_forest([]) == []
 
 
 def test_memory_of_waiting_nodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
