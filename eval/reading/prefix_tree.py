@@ -32,11 +32,11 @@ class Node:
     begin: int
     tokens: Tokens
     children: list[Node] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
+    parts: list[Targets] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Targets:
     """Targets of one window that are scored in one node.
 
     Attributes:
@@ -128,7 +128,7 @@ def _score_in(path: Sequence[Node], window: Window, number: int) -> None:
             continue
         stop = min(end, node.begin + len(node.tokens))
         node.parts.append(
-            Part(
+            Targets(
                 number,
                 np.arange(begin - node.begin, stop - node.begin),
                 window.tokens[begin + 1 : stop + 1],
