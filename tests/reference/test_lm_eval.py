@@ -16,6 +16,7 @@ from configs.schema.data import Tokenizer
 from configs.schema.evaluation import Benchmarks
 from configs.schema.model import Model
 from data_prep.decontamination.benchmark_tasks import quiet
+from data_prep.tokens.encode import NASTY
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.harness.benchmarks import benchmark_results, load_tasks
@@ -107,6 +108,17 @@ def test_loglikelihood_equals_hf(models: tuple[Transformer, Vocab, Any], batch_s
     for pair, (value, greedy), (their_value, their_greedy) in zip(PAIRS, ours, expected, strict=True):
         assert value == pytest.approx(their_value, rel=1e-4), pair
         assert greedy == their_greedy, pair
+
+
+def test_texts_are_encoded_as_the_vocabulary_does(models: tuple[Transformer, Vocab, Any]) -> None:
+    """By the fast encoder of data preparation, and by `tokenizers` for a vocabulary that it does not know."""
+    model, vocab, _ = models
+    for own, fast in ((vocab, True), (train_vocab(Tokenizer(vocab_size=300, pattern=r"\S+|\s+"), [TEXT] * 3), False)):
+        adapter = ReplicaLM(LocalReader(model, own.size), own, progress=False)
+        assert (adapter._encode != own.encode) == fast
+        for text in (*NASTY, TEXT, ""):
+            assert adapter.tok_encode(text) == own.framed(text)
+            assert adapter.tok_encode(text, add_special_tokens=False) == own.encode(text)
 
 
 def test_rolling_equals_hf(models: tuple[Transformer, Vocab, Any]) -> None:
