@@ -115,23 +115,26 @@ class ItemTable:
     def items(self) -> Iterator[Item]:
         """Yields all items, in order."""
         names = self.table.column_names
+        plain = [name for name in names if "/" not in name]
+        with_prefix = {
+            prefix: [(name.removeprefix(prefix), name) for name in names if name.startswith(prefix)]
+            for prefix in (NUMERATOR, STATISTICS, UNITS, NOTE)
+        }
         for row in self.table.to_pylist():
-            measures = {
-                metric: (row[NUMERATOR + metric], row[DENOMINATOR + metric])
-                for metric in self.metrics()
-                if row[NUMERATOR + metric] is not None
+            present = {
+                prefix: [(short, row[name]) for short, name in known if row[name] is not None]
+                for prefix, known in with_prefix.items()
             }
-            lists = ({
-                name.removeprefix(prefix): tuple(row[name])
-                for name in names
-                if name.startswith(prefix) and row[name] is not None
-            } for prefix in (STATISTICS, UNITS))  # fmt: skip
-            notes = {name.removeprefix(NOTE): row[name] for name in names if name.startswith(NOTE) and row[name]}
-            plain = {name: row[name] for name in names if "/" not in name}
-            for name in ("choices", "log_likelihoods", "tags"):
-                plain[name] = tuple(plain[name])
-            statistics, units = lists
-            yield Item(**plain, measures=measures, statistics=statistics, units=units, notes=notes)
+            own: dict[str, Any] = {
+                name: tuple(value) if isinstance(value := row[name], list) else value for name in plain
+            }
+            yield Item(
+                **own,
+                measures={metric: (above, row[DENOMINATOR + metric]) for metric, above in present[NUMERATOR]},
+                statistics={name: tuple(values) for name, values in present[STATISTICS]},
+                units={name: tuple(values) for name, values in present[UNITS]},
+                notes=dict(present[NOTE]),
+            )
 
     def measure(self, metric: str, subject: str | None = None, tag: str | None = None) -> Units | None:
         """Returns what a score is made of, in the order of the items; None where it has no such measure.

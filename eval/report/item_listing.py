@@ -72,7 +72,10 @@ def _print_view(view: ItemView) -> None:
         table.add_column(title, overflow="fold")
     for one in view.worst:
         table.add_row(*_row(one, several))
-    console.print(table)
+    if view.worst:
+        console.print(table)
+    else:
+        console.print("No item can be better.")
     if view.n > len(view.worst):
         console.print(f"… and {view.n - len(view.worst):,} more; write all of them with --to FILE.parquet")
 

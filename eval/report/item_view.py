@@ -37,6 +37,10 @@ class Metric:
         """Returns the metric of one item; None where it has no such score."""
         return None if item is None else self.score([item])
 
+    def perfect(self, value: float) -> bool:
+        """Tells whether no item can be better: a right answer, a translation that is the reference."""
+        return self.higher and value >= (100 if self.corpus else 1)
+
     def score(self, items: Sequence[Item]) -> float | None:
         """Returns the metric over some items, from their sums; None where they have no such score."""
         if self.corpus:
@@ -112,7 +116,7 @@ class ItemView:
         part: its name.
         metric: the order of its items; None where no item has a score of its own.
         n: number of items.
-        worst: the worst first; ties by confidence.
+        worst: the worst first, without perfect ones; ties by confidence.
         lengths, length_of: scores by length, and of what the length is.
         subjects: task, number of items, score; of a part with several tasks.
         change: against the other run; None without one.
@@ -162,7 +166,8 @@ def item_view(table: ItemTable, metric: Metric | None, other: ItemTable | None =
             there = before.get(key)
             judged.append(Judged(item, value, there, metric.value(there)))
     sign = -1.0 if metric.higher else 1.0
-    worst = sorted(judged, key=lambda one: (-sign * one.value, -one.confidence))[:most]
+    imperfect = [one for one in judged if not metric.perfect(one.value)]
+    worst = sorted(imperfect, key=lambda one: (-sign * one.value, -one.confidence))[:most]
     length_of, size = _length(items)
     named = [(subject, [one for one in judged if one.item.subject == subject]) for subject in table.subjects]
     subjects = [(subject, len(own), metric.score([one.item for one in own]) or 0.0) for subject, own in named if own]

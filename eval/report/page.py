@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from configs.common import rendering
 from configs.common.files import write_text
-from configs.common.layout import REPORT
+from configs.common.layout import REPORT, RESULTS
 from configs.common.numerics_record import numerics_lines
 from configs.common.versions import own_version
 from configs.safety.hide_secrets import mask
@@ -21,10 +21,12 @@ from eval.currency import check_current
 from eval.report.chain import KINDS, chain_facts, changes_facts
 from eval.report.gates import Delta, Gate, compare, evaluate_gates, results_of_stages
 from eval.report.history import History, read_history
+from eval.report.item_pages import OtherRun, write_item_pages
 from eval.report.mixture_table import mixture_rows
 from eval.report.rollout_examples import example_rollouts
 from eval.report.training_charts import training_charts
 from eval.results import Result, Results, load_results
+from eval.stage_facts import stage_of
 
 _HERE = Path(__file__).parent
 _VERDICTS = {
@@ -61,11 +63,23 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
     facts["rollouts"] = example_rollouts(run, results.checkpoint["step"])
     facts["lead"] += _chosen(results, whole)
     facts["numerics"] = numerics_lines(run)
+    environment = _environment(autoescape=True)
+    facts["items"] = write_item_pages(run, results, environment, facts, _other_run(recipe, baseline))
     page = run / REPORT / "index.html"
-    write_text(page, _environment(autoescape=True).get_template("page.html.j2").render(facts))
+    write_text(page, environment.get_template("page.html.j2").render(facts))
     summary = _environment(finalize=_as_markdown).get_template("summary.md.j2").render(facts)
     write_text(run / REPORT / "report.md", summary)
     return page
+
+
+def _other_run(recipe: Recipe, baseline: Path | None) -> OtherRun | None:
+    """Returns the run that items are compared with: the baseline, or what a stage started from."""
+    if baseline is not None:
+        return OtherRun(baseline.resolve().name, baseline, load_results(baseline))
+    stage = stage_of(recipe)
+    if stage is None or not (stage.parent_run / RESULTS).is_file():
+        return None
+    return OtherRun(stage.parent, stage.parent_run, load_results(stage.parent_run))
 
 
 def _environment(**escaping: Any) -> jinja2.Environment:

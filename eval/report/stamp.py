@@ -8,12 +8,13 @@ from configs.common.files import content_identity, fingerprint, read_json, write
 from configs.common.layout import MANIFEST, REPORT, RESULTS, STAGES
 from configs.common.versions import code_version
 from configs.schema.recipe import load_run
+from eval.report.item_pages import item_pages_are_there
 from pretrain.metrics.metrics_file import metric_files
 
 PAGES = ("index.html", "report.md")
 # Code that affects the page, with templates, styles and tables.
 CODE = (
-    *("eval/report", "eval/comparison", "eval/results", "eval/stage_facts", "eval/statistics"),
+    *("eval/report", "eval/comparison", "eval/items", "eval/results", "eval/stage_facts", "eval/statistics"),
     *("data_prep/funnel/table", "data_prep/funnel/tally", "pretrain/metrics/metrics_file"),
     *("configs/common/rendering", "configs/common/style.css", "configs/common/numerics_record"),
     *("configs/safety/hide_secrets", "configs/safety/terminal", "pretrain/rollout/rollout_record"),
@@ -35,6 +36,9 @@ def page_is_current(run: Path) -> bool:
     """Tells whether the page without a baseline exists and is current."""
     stamp = run / REPORT / MANIFEST
     if not all(path.is_file() for path in (stamp, *(run / REPORT / name for name in PAGES))):
+        return False
+    items = read_json(run / RESULTS).get("items", {}) if (run / RESULTS).is_file() else {}
+    if not item_pages_are_there(run, list(items)):
         return False
     return bool(read_json(stamp).get("fingerprint") == page_fingerprint(run, None))
 
