@@ -6,10 +6,9 @@ have sufficient statistics instead, which are added up over the items before the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-from data_prep.decontamination.evaluation_sets import item_key
 
 MOST_CHARACTERS = 4000
 _CUT = " …"
@@ -60,7 +59,8 @@ class Item:
 
 def hash_of(*passages: str) -> str:
     """Returns 16 hexadecimal digits of an item's passages, uncut; they keep their borders."""
-    return item_key(passages)
+    text = "\x00".join(passages).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def beginning(text: str, most: int = MOST_CHARACTERS) -> str:
