@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.schema.chat import CHAT_TOKENS
-from configs.schema.evaluation import Benchmarks, Evaluation
+from configs.schema.evaluation import Benchmarks, Core, Evaluation
 from configs.schema.objectives import Objective, RewardModelling, unit_of
 from configs.schema.recipe import RESOLVED_NAME, Recipe, load_run
 from configs.schema.section import Custom
@@ -89,7 +89,7 @@ def applicable(section: Evaluation, role: Role, asked: bool = False) -> Evaluati
         asked: keep the prompts for a model that is no assistant, see `asks_base`.
     """
     if role == "reward":
-        nothing = {"perplexity": [], "translation": [], "benchmarks": Benchmarks(), "chat": []}
+        nothing = {"perplexity": [], "translation": [], "benchmarks": Benchmarks(), "core": Core(), "chat": []}
         return section.model_copy(update={**nothing, "samples": section.samples.model_copy(update={"prompts": []})})
     chat: dict[str, Any] = {} if role == "assistant" or asked else {"chat": []}
     return section.model_copy(update={"preference": [], **chat})

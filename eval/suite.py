@@ -17,6 +17,7 @@ from configs.safety.hide_secrets import mask as masked
 from configs.safety.hide_secrets import mask_urls
 from configs.schema.recipe import Recipe, load_run
 from data_prep.tokens.vocab import Vocab
+from eval.aggregate import add_core
 from eval.comparison.paired import compare_paired
 from eval.contamination import facts, identity
 from eval.contamination import load as load_touched
@@ -29,6 +30,7 @@ from eval.reading.journal import Journal
 from eval.reading.kept import KeptReader
 from eval.reading.opening import HERE, Place, open_reader
 from eval.reading.ranked import RankedReader
+from eval.remarks import tell
 from eval.results import Change, Failure, Result, Results, ScoresBroken, ScoresFailed, load_results
 from eval.scorer import Scorer
 from eval.stage_facts import stage_of
@@ -119,6 +121,9 @@ class _Evaluation:
         scored = score_parts(parts, directory, again, ranks, journal)
         if parts and len(scored.failures) == len(parts):
             raise _complaint(scored.failures, None)
+        add_core(recipe.evaluation.core, scored)
+        if ranks.is_main:
+            tell(scored.results)
         path = ranks.of_main(lambda: self._results(scored, sets, vocab, touched, began).save(self.run), "the results")
         if scored.failures:
             raise _complaint(scored.failures, path)

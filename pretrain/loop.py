@@ -14,12 +14,14 @@ from typing import Any
 
 from configs.common.progress import progress_bar
 from configs.schema.train import Train
+from configs.schema.validation import more_is_better
 from pretrain.batches.source import Batches, prefetched
-from pretrain.checkpoint.manifest import OBJECTIVE_STATE, VALIDATION_LOSS
+from pretrain.checkpoint.manifest import MEASURED, OBJECTIVE_STATE, VALIDATION_LOSS
 from pretrain.checkpoint.saver import Saver
 from pretrain.engine.engine import Engine, StepResult
 from pretrain.engine.non_finite import NonFiniteLoss
 from pretrain.garbage import collected_at_steps
+from pretrain.metrics.evaluated import Evaluator, undisturbed
 from pretrain.metrics.meter import Meter, Tracker
 from pretrain.objectives.objective import Objective, Validate
 from pretrain.optimizer.schedule import learning_rate
@@ -45,6 +47,7 @@ class TrainingRun:
     validator: Validate
     saver: Saver
     facts: dict[str, Any]  # what every checkpoint of this run keeps and no step changes
+    evaluator: Evaluator | None = None
 
     def is_due(self, done: int, every: int) -> bool:
         """Whether something is to be done after `done` updates; it always is after the last one."""
@@ -59,6 +62,7 @@ class TrainingRun:
             "faults": self.guard.state,
             OBJECTIVE_STATE: self.objective.state,
             VALIDATION_LOSS: self.meter.validation_loss,
+            MEASURED: {curve: list(found) for curve, found in self.meter.measured.items()},
             **self.facts,
         }
 
@@ -116,7 +120,7 @@ def fit(run: TrainingRun) -> int:
             ending = ending or outcome.stop
             owed = owed or bool(ending) or run.is_due(done, run.train.checkpoint.every)
             saves = owed and (run.objective.boundary(done) or done == steps.stop)
-            _after_step(run, done, saves, ends=bool(ending))
+            _after_step(run, done, saves, bool(ending), stop)
             owed = owed and not saves
             if ending and saves and done < steps.stop:
                 return ending
@@ -159,7 +163,7 @@ def _accepts(run: TrainingRun, step: int, loss: float, statistics: dict[str, flo
     return run.guard.decide(step, loss, statistics)
 
 
-def _after_step(run: TrainingRun, done: int, saves: bool, ends: bool) -> None:
+def _after_step(run: TrainingRun, done: int, saves: bool, ends: bool, stop: Callable[[], int]) -> None:
     """Compares ranks, validates and saves after `done` updates, where it is due; training's clock stands meanwhile."""
     engine, train = run.engine, run.train
     with run.meter.paused():
@@ -170,11 +174,23 @@ def _after_step(run: TrainingRun, done: int, saves: bool, ends: bool) -> None:
         if run.is_due(done, train.validation.every):
             engine.report_phase(Phase.VALIDATION, done)
             values = run.validator(engine)
-            run.meter.note_validation(values)
+            run.meter.note_measured(values, more_is_better)
             run.tracker.log(done, values)
             check_validation(done, values)
+        if run.evaluator is not None and run.is_due(done, train.validation.evaluation_every):
+            _evaluate(run, run.evaluator, done, stop)
         if saves:
             engine.report_phase(Phase.SAVING, done)
             run.saver.save(done, run.state(), last=ends or done == run.steps.stop)
             run.guard.saved(done)
         engine.report_phase(Phase.BETWEEN_STEPS, done)
+
+
+def _evaluate(run: TrainingRun, evaluator: Evaluator, done: int, stop: Callable[[], int]) -> None:
+    """Scores parts of the evaluation after `done` updates."""
+    run.engine.report_phase(Phase.EVALUATION, done)
+    with undisturbed(run.engine):
+        found = evaluator(run.engine, done, stop)
+    run.meter.note_measured(found.values, found.more_is_better.get)
+    run.tracker.log(done, dict(found.values))
+    run.tracker.show(done, found.texts)

@@ -20,6 +20,7 @@ class Phase(StrEnum):
     SUM_LOSS = "all-reduce of the loss"
     UPDATE = "update"
     VALIDATION = "validation"
+    EVALUATION = "evaluation"
     SAVING = "checkpoint"
     COMPARING_RANKS = "all-gather of digests"
     COMPARING_KERNELS = "comparing fast code with plain code"

@@ -46,6 +46,7 @@ from pretrain.engine.loss_module import LossModule
 from pretrain.garbage import imports_set_apart
 from pretrain.interchange.warm_start import weights_to_start_from
 from pretrain.loop import TrainingRun, fit
+from pretrain.metrics.evaluated import MakeEvaluator
 from pretrain.metrics.meter import Meter, Tracker
 from pretrain.metrics.start_times import Laps
 from pretrain.model.transformer import Transformer
@@ -74,6 +75,7 @@ class Session:
     ranks: Ranks
     device: torch.device
     laps: Laps
+    make_evaluator: MakeEvaluator | None = None
 
     def mirror(self) -> Mirror | None:
         """A new connection to the mirror, where the recipe has one."""
@@ -115,10 +117,13 @@ class Prepared:
     parents: list[dict[str, Any]]  # the checkpoints that a stage reads, see `parents_now`
 
 
-def run(recipe: Recipe, laps: Laps | None = None) -> bool:
+def run(recipe: Recipe, laps: Laps | None = None, make_evaluator: MakeEvaluator | None = None) -> bool:
     """Trains to the end, or until a signal; see `pretrain.train.train`.
 
-    `laps` has run since the start, for what is said about the time until the first step.
+    Args:
+        recipe: validated.
+        laps: has run since the start, for what is said about the time until the first step.
+        make_evaluator: makes what scores parts of the evaluation during training; None: nothing does.
     """
     laps = laps or Laps()
     data = load_manifest(recipe.data_directory)
@@ -130,7 +135,7 @@ def run(recipe: Recipe, laps: Laps | None = None) -> bool:
             if is_packing(recipe):
                 _pack(data, recipe.model.context_length, ranks)
                 laps.lap("packing")
-            session = Session(recipe, data, ranks, device, laps)
+            session = Session(recipe, data, ranks, device, laps, make_evaluator)
             start = _find_start(session)
             if ranks.rank == 0:
                 if start.checkpoint is not None and (jump := rate_jump(start.checkpoint, recipe)):
@@ -249,6 +254,7 @@ def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: 
     spans_of, faults = objective.spans(data, source, session.ranks.count), start.state.get("faults", {})
     guard = LossGuard(recipe, start.step, faults, session.ranks, spans_of, objective.watched)
     tracker = Tracker(recipe, start.step, engine.is_main)
+    evaluator = None if session.make_evaluator is None else session.make_evaluator(recipe, data, engine, start.step)
     saver = Saver(engine, recipe, data, source.windows, session.mirror())
     laps.lap("first save's buffers")
     if engine.is_main:
@@ -281,11 +287,14 @@ def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: 
                 validator=validator,
                 saver=saver,
                 facts=facts,
+                evaluator=evaluator,
             )
         )
     finally:
         saver.close()
         tracker.close()
+        if evaluator is not None:
+            evaluator.close()
 
 
 def _set_base(session: Session, prepared: Prepared, start: StartPoint, base: str) -> None:

@@ -39,9 +39,10 @@ def train(recipe: Recipe, laps: Laps | None = None) -> bool:
     if check_finished(recipe):
         return True
     check_parents(recipe)
-    from pretrain.session import run  # torch and DeepSpeed take seconds to import
+    from pretrain.metrics.evaluated import find_evaluator  # torch and DeepSpeed take seconds to import
+    from pretrain.session import run
 
-    return run(recipe, laps)
+    return run(recipe, laps, find_evaluator(recipe))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

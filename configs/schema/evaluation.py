@@ -205,6 +205,19 @@ class Benchmarks(Section):
         return list(dict.fromkeys(entry.task for entry in self.entries))
 
 
+class Core(Section):
+    """Tasks whose centred accuracies are averaged into one score, as CORE of DCLM (arXiv:2406.11794) does."""
+
+    tasks: list[str] = Field(
+        [],
+        description="Tasks of `benchmarks.tasks`, as `task` or `task/metric`; without a metric `acc` counts, or else "
+        "`exact_match`. Runs can be compared if their lists are equal.",
+    )
+    chance: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        {}, description="Task -> accuracy of guessing, where a task does not tell it; 0 for one without choices."
+    )
+
+
 class ChatSet(Section):
     """Prompts whose answers are checked: accuracy, pass@k and stop rate of an assistant."""
 
@@ -251,6 +264,7 @@ class Evaluation(Section):
     perplexity: list[PerplexitySet] = Field([], description="Sets for perplexity and bits per byte.")
     translation: list[TranslationSet] = Field([], description="Sets for BLEU and chrF.")
     benchmarks: Benchmarks = Benchmarks()
+    core: Core = Core()
     chat: list[ChatSet] = Field(
         [], description="Prompts for assistants. The base of a recipe with stages is asked too, if it has chat tokens."
     )
@@ -281,6 +295,9 @@ class Evaluation(Section):
         _refuse_repeated("names of translation sets", [item.name for item in self.translation])
         _refuse_repeated("names of chat sets", [item.name for item in self.chat])
         _refuse_repeated("names of preference sets", [item.name for item in self.preference])
+        _refuse_repeated("core tasks", self.core.tasks)
+        if foreign := [task for task in self.core.tasks if task.partition("/")[0] not in self.benchmarks.tasks]:
+            raise ValueError(f"core.tasks are not among benchmarks.tasks: {', '.join(foreign)}; add them there")
         return self
 
 

@@ -41,6 +41,7 @@ from configs.schema.stage import Stage
 from configs.schema.stage_recipe import BASE, directory_of, stage_problems, stage_values
 from configs.schema.train import Train
 from configs.schema.unit_limits import check_units
+from configs.schema.validation import check_parts
 
 RESOLVED_NAME = "recipe.yaml"
 
@@ -90,6 +91,7 @@ class Recipe(Section):
         check_deepspeed(self.deepspeed)
         check_rollouts(self.train)
         check_units(self.data, unit_of(self.train.objective))
+        check_parts(self.train.validation, self.evaluation, self.train.parallel.sharing)
         return self
 
     @property

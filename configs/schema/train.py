@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.schema.objectives import Objective
 from configs.schema.section import PathText, Section
+from configs.schema.validation import CURVE, ValidationPolicy, more_is_better
 
 
 class MuonPolicy(Section):
@@ -130,8 +131,15 @@ class CheckpointPolicy(Section):
     keep_best: int = Field(
         0,
         ge=0,
-        description="Number of checkpoints with the lowest validation loss to keep in addition. `every` must then be a "
-        "multiple of `train.validation.every`.",
+        description="Number of checkpoints to keep in addition, those that are best by `best_by`. `every` must then be "
+        "a multiple of the steps between its measurements.",
+    )
+    best_by: str = Field(
+        "val/loss",
+        pattern=r"^(val|eval)/\S+$",
+        description="Curve that decides which checkpoint is the best, for `keep_best` and `--best`: `val/loss`, "
+        "`val/reward`, …, or a score of `train.validation.evaluation` behind `eval/`, such as "
+        "`eval/benchmark/piqa/acc`. Whether less or more of it is better is known.",
     )
     asynchronous: bool = Field(
         True,
@@ -147,15 +155,6 @@ class CheckpointPolicy(Section):
         [],
         description="Continue even if these changed since the checkpoint. The step is kept, and the position in the "
         "data is step x global_batch_size; see docs/resume.md.",
-    )
-
-
-class ValidationPolicy(Section):
-    """Validation loss during training."""
-
-    every: int = Field(250, ge=1, description="Steps between validations. The last step is always validated.")
-    max_tokens: int = Field(
-        200_000, ge=1, description="Target tokens to score each time, from the start of the validation split."
     )
 
 
@@ -305,10 +304,27 @@ class Train(Section):
         given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of steps, tokens and epochs (given: {', '.join(given) or 'none'})")
-        saves, scores = self.checkpoint, self.validation.every
-        if saves.keep_best and saves.every % scores:
-            raise ValueError(
-                f"checkpoint.keep_best needs a validation at every checkpoint, but {saves.every} (checkpoint.every) is "
-                f"not a multiple of {scores} (validation.every); change one of them"
-            )
+        _check_best(self.checkpoint, self.validation)
         return self
+
+
+def _check_best(saves: CheckpointPolicy, measured: ValidationPolicy) -> None:
+    """Raises `ValueError` when the best checkpoint is to be kept by what is not measured at each."""
+    if not saves.keep_best:
+        return
+    curve = saves.best_by.startswith(CURVE)
+    if not curve and more_is_better(saves.best_by) is None:
+        raise ValueError(f"checkpoint.best_by {saves.best_by}: neither more nor less of it is known to be better")
+    if curve and not measured.evaluation.parts:
+        raise ValueError(
+            f"checkpoint.best_by {saves.best_by} is a score, but validation.evaluation.parts names none; add its part, "
+            f"such as {saves.best_by.removeprefix(CURVE).rpartition('/')[0]}"
+        )
+    every, key = measured.every, "validation.every"
+    if curve:
+        every, key = measured.evaluation_every, "validation.evaluation.every"
+    if saves.every % every:
+        raise ValueError(
+            f"checkpoint.keep_best needs a validation at every checkpoint, but {saves.every} (checkpoint.every) is "
+            f"not a multiple of {every} ({key}); change one of them"
+        )

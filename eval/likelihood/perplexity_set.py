@@ -14,7 +14,7 @@ from configs.schema.evaluation import PerplexitySet
 from data_prep.decontamination.evaluation_sets import SetText, set_key
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import Mask, labelled, split
-from eval.likelihood.compressors import compression_results
+from eval.likelihood.compressors import PROGRAMS, compression_results
 from eval.likelihood.conventions import Convention, counted_texts, described, of_text
 from eval.likelihood.document_items import document_items
 from eval.likelihood.perplexity import counted, perplexity_results, score_texts
@@ -79,11 +79,13 @@ def perplexity_set_results(
     return Scored(results, items=items)
 
 
-def compressed_set_results(item: PerplexitySet, documents: Sequence[SetText]) -> list[Result]:
+def compressed_set_results(
+    item: PerplexitySet, documents: Sequence[SetText], programs: Sequence[str] = PROGRAMS
+) -> list[Result]:
     """Compresses what is scored, as a whole and by the field `by`."""
     scored = [one for one in documents if one.text]
     texts = [text.text for text in counted_texts(item, [one.text for one in documents])]
-    make = partial(compression_results, item.name, settings=of_text(item), of=byte_kind(item))
+    make = partial(compression_results, item.name, settings=of_text(item), of=byte_kind(item), programs=programs)
     results = make(texts)
     for group, mask in group_masks(item, scored).items():
         results += _of_group(make([text for text, inside in zip(texts, mask, strict=True) if inside]), group)

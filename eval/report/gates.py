@@ -16,6 +16,7 @@ from pathlib import Path
 from configs.common.layout import RESULTS, STAGES
 from configs.schema.recipe import Recipe, load_run
 from configs.schema.stage_recipe import BASE, parent_name
+from eval.aggregate import CENTRED
 from eval.comparison.comparable import difference, difference_within
 from eval.results import Failure, Result, Results, ScoreName, load_results
 from eval.stage_facts import Role, applicable, asks_base, kind_of, role_of
@@ -148,6 +149,8 @@ def _scores(recipe: Recipe, role: Role, asked: bool = False, of_stage: int | Non
         yield from (f"perplexity/{item.name}/{metric}{part}" for metric in metrics for part in apart)
         if of_stage is None:  # the same for each stage
             yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
+    if section.core.tasks:
+        yield CENTRED
     for pairs in section.translation:
         yield from (f"translation/{pairs.name}/{metric}{part}" for metric in TRANSLATION for part in parts)
     for chat in section.chat:

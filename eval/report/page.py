@@ -18,7 +18,10 @@ from configs.safety.hide_secrets import mask
 from configs.schema.recipe import Recipe, load_run, published, to_yaml
 from data_prep.funnel.table import funnel_rows
 from eval.currency import check_current
+from eval.in_training.record import read_records
+from eval.remarks import remarks
 from eval.report.chain import KINDS, chain_facts, changes_facts
+from eval.report.evaluation_charts import evaluation_facts
 from eval.report.gates import Delta, Gate, compare, evaluate_gates, results_of_stages
 from eval.report.history import History, read_history
 from eval.report.item_pages import OtherRun, write_item_pages
@@ -60,6 +63,9 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
     deltas = compare(results, load_results(baseline)) if baseline is not None else []
     facts = _facts(recipe, results, history, gates, deltas, baseline)
     facts |= chain_facts(recipe, results, stages) | changes_facts(results, run)
+    facts["evaluations"] = evaluation_facts(
+        [one for one in read_records(run) if one.step <= results.checkpoint["step"]]
+    )
     facts["rollouts"] = example_rollouts(run, results.checkpoint["step"])
     facts["lead"] += _chosen(results, whole)
     facts["numerics"] = numerics_lines(run)
@@ -113,6 +119,7 @@ def _facts(
         "verdict": _verdict(failed, len(gates)),
         "compression": compression,
         "charts": training_charts(history),
+        "remarks": _remarks(results, history),
         "benchmarks": benchmarks,
         "any_chance": any(row["chance"] is not None for row in benchmarks),
         "translations": _translations(results),
@@ -185,12 +192,29 @@ def _chosen(results: Results, whole: History) -> str:
     """Returns a remark if the scores are of another than the newest checkpoint, or used overrides."""
     said, chosen = "", results.chosen
     if chosen.get("best") or chosen.get("step") is not None:
-        why = "the lowest validation loss" if chosen["best"] else "chosen by hand"
+        why = _why_best(results) if chosen["best"] else "chosen by hand"
         went_on = f"; training went on to step {whole.steps:,.0f}" if whole.steps > results.checkpoint["step"] else ""
         said += f" All figures are of step {results.checkpoint['step']:,} ({why}){went_on}."
     if chosen.get("overrides"):
         said += f" It was scored with {', '.join(chosen['overrides'])}."
     return said
+
+
+def _why_best(results: Results) -> str:
+    curve = results.recipe.get("train", {}).get("checkpoint", {}).get("best_by", "val/loss")
+    return "the lowest validation loss" if curve == "val/loss" else f"the best {curve}"
+
+
+def _remarks(results: Results, history: History) -> list[str]:
+    """Returns what the scores say of a model that has learnt nothing that they ask for."""
+    found = [f"{text[:1].upper()}{text[1:]}." for text in remarks(results.results).values()]
+    ours, theirs = history.last("val/bits_per_byte"), history.last("val/unigram_bits_per_byte")
+    if ours is not None and theirs is not None and ours >= theirs:
+        found.append(
+            f"The validation split takes {ours:.3f} bits per byte, the frequencies of tokens alone {theirs:.3f}: the "
+            "model has learnt nothing of their order."
+        )
+    return found
 
 
 def _training_seconds(history: History) -> float | None:

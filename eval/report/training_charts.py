@@ -11,6 +11,7 @@ from eval.report.history import History
 
 # Series with more points are smoothed.
 _NOISY = 60
+_LINES = 6  # colours
 
 
 def training_charts(history: History) -> list[dict[str, Any]]:
@@ -26,10 +27,20 @@ def training_charts(history: History) -> list[dict[str, Any]]:
         *_objective_charts(history),
         _chart(history, title, loss),
         _chart(history, "Bits per byte", size),
+        *_source_charts(history),
         _chart(history, "Learning rate", [("train/lr", "rate")], zero=True, small=True, y_format=_power),
         _chart(history, "Tokens per second", [("train/tokens_per_s", "tokens/s")], zero=True, small=True),
     ]
     return [chart for chart in charts if chart is not None]
+
+
+def _source_charts(history: History) -> list[dict[str, Any] | None]:
+    """Bits per byte of each source of the validation split."""
+    prefix = "val/bits_per_byte/"
+    names = sorted(name for name in history.series if name.startswith(prefix))
+    parts = [names[start : start + _LINES] for start in range(0, len(names), _LINES)]
+    title = "Bits per byte of each source, validation"
+    return [_chart(history, title, [(name, name.removeprefix(prefix)) for name in part], small=True) for part in parts]
 
 
 def stage_charts(history: History) -> list[dict[str, Any]]:

@@ -167,6 +167,7 @@ def _print(plan: dict[str, Any], console: Console) -> None:
         _print_choice(title, row, console)
     source = "measured by the probe" if "probe" in plan else "assumed; `--probe` measures it"
     console.print(f"Time at {mfu[0]:.0%} MFU ({mfu[1]:.0%} to {mfu[2]:.0%}), {source}.")
+    _print_validation(plan["validation"], console)
     if "tokens" in plan:
         ratio, told = plan["tokens_per_parameter"], "the prepared data" if plan["bytes_are_measured"] else "assumed"
         console.print(f"data {short(plan['tokens'])} tokens, about {size(plan['text_bytes'])} of text")
@@ -182,6 +183,21 @@ def _print(plan: dict[str, Any], console: Console) -> None:
     console.print("More: docs/planning.md")
     for warning in plan["warnings"]:
         console.print(f"warning: {warning}")
+
+
+def _print_validation(cost: dict[str, Any], console: Console) -> None:
+    """Prints what measuring adds to the time of training."""
+
+    def all_of(times: int | None, seconds: float) -> str:
+        return "" if times is None else f", {_time(times * seconds)} for {times:,}"
+
+    text = f"validation       {cost['tokens']:,} tokens"
+    if cost["seconds_each"] is not None:
+        text += f", about {cost['seconds_each']:.2f} s{all_of(cost['times'], cost['seconds_each'])}"
+    console.print(text)
+    if cost["parts"]:
+        most = cost["evaluation_seconds_at_most"]
+        console.print(f"evaluation       at most {most:g} s each{all_of(cost['evaluation_times'], most)}")
 
 
 def _print_stage(stage: dict[str, Any], console: Console) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.common.notices import warn
-from configs.schema.recipe import RESOLVED_NAME
+from configs.schema.recipe import RESOLVED_NAME, load
+from configs.schema.train import CheckpointPolicy
 from pretrain.checkpoint.manifest import (
     DIRECTORY,
-    VALIDATION_LOSS,
+    MEASURED,
     CheckpointInfo,
     DamagedCheckpoint,
     all_checkpoints,
@@ -18,11 +18,12 @@ from pretrain.checkpoint.manifest import (
     read_info,
     step_directories,
 )
+from pretrain.checkpoint.ranking import penalty
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which checkpoint of a run is meant: of a step, the one with the lowest validation loss, or else the newest."""
+    """Which checkpoint of a run is meant: of a step, the best by `train.checkpoint.best_by`, or else the newest."""
 
     step: int | None = None
     best: bool = False
@@ -88,17 +89,27 @@ def checkpoint_of_step(run: Path, step: int) -> CheckpointInfo:
 
 
 def best_checkpoint(run: Path) -> CheckpointInfo:
-    """The undamaged checkpoint with the lowest validation loss, the newest of equal ones.
+    """The undamaged checkpoint that is best by `train.checkpoint.best_by` of the run, the newest of equal ones.
 
     Raises:
-        ValueError: when no checkpoint has a validation loss.
+        ValueError: when that was measured of no checkpoint.
     """
+    policy = _policy(run)
     whole = [found for found in all_checkpoints(run) if isinstance(found, CheckpointInfo)]
-    losses = [(info.state.get(VALIDATION_LOSS), -info.step, info) for info in whole]
-    measured = [(loss, step, info) for loss, step, info in losses if loss is not None and math.isfinite(loss)]
+    ranked = [(penalty(info.state, policy), -info.step, info) for info in whole]
+    measured = [(least, step, info) for least, step, info in ranked if least is not None]
     if not measured:
+        known = sorted({curve for info in whole for curve in info.state.get(MEASURED, {})})
+        what = "a validation loss" if policy.best_by == "val/loss" else f"a value of {policy.best_by}"
         raise ValueError(
-            f"{run} has no checkpoint with a validation loss; choose one with --step, or train with "
-            "train.checkpoint.every as a multiple of train.validation.every"
+            f"{run} has no checkpoint with {what}; choose one with --step, or train with train.checkpoint.every as a "
+            "multiple of the steps between its measurements"
+            + (f" (measured: {', '.join(known)}; train.checkpoint.best_by chooses)" if known else "")
         )
     return min(measured, key=lambda entry: entry[:2])[2]
+
+
+def _policy(run: Path) -> CheckpointPolicy:
+    """What the run says about its checkpoints; the defaults for one without a recipe."""
+    file = run / RESOLVED_NAME
+    return load(file).train.checkpoint if file.is_file() else CheckpointPolicy()

@@ -28,6 +28,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 OBJECTIVE_STATE = "objective_state"  # in the state: `Objective.state`
 VALIDATION_LOSS = "validation_loss"  # in the state: None when it was not measured at that step
+MEASURED = "measured"  # in the state: curve -> [value, more is better] of what was measured of these weights
 SCHEMA = 1
 IMPORTED = "imported, "  # begins the fingerprint of the data of a model that came from elsewhere
 

@@ -15,7 +15,8 @@ from configs.common.notices import say, warn
 from configs.common.stores import open_store
 from configs.safety.parsing import parse_json
 from configs.schema.train import CheckpointPolicy
-from pretrain.checkpoint.manifest import MANIFEST, VALIDATION_LOSS
+from pretrain.checkpoint.manifest import MANIFEST
+from pretrain.checkpoint.ranking import penalty
 from pretrain.checkpoint.retention import expired
 
 _OWNER = "mirror.json"  # in the run directory and at the URL: a name for the run whose checkpoints these are
@@ -194,7 +195,7 @@ class Mirror:
 
     def _score(self, name: str) -> float | None:
         state: dict[str, Any] = parse_json(self._store.cat_file(f"{self._root}/{name}/{MANIFEST}"))["state"]
-        return state.get(VALIDATION_LOSS)
+        return penalty(state, self._policy)
 
     def _remove(self, name: str) -> None:
         manifest = f"{self._root}/{name}/{MANIFEST}"

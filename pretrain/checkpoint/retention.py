@@ -11,8 +11,8 @@ def expired(scores: Mapping[int, float | None], policy: CheckpointPolicy) -> set
     """The steps whose checkpoints may be removed, because newer complete ones are kept.
 
     Args:
-        scores: step of each complete checkpoint -> its validation loss (nats per token), if it was measured there.
-        policy: what the recipe keeps: the last ones, every n steps, the best ones. Of equal losses the later is better.
+        scores: step of each complete checkpoint -> its `penalty`, if what decides it was measured there.
+        policy: what the recipe keeps: the last ones, every n steps, the best ones. Of equal ones the later is better.
     """
     newest = sorted(scores, reverse=True)
     kept = set(newest[: policy.keep])

@@ -38,12 +38,12 @@ from pretrain.checkpoint.manifest import (
     DIRECTORY,
     MANIFEST,
     TOKENIZER,
-    VALIDATION_LOSS,
     CheckpointInfo,
     all_checkpoints,
     manifest_content,
 )
 from pretrain.checkpoint.mirror import Mirror
+from pretrain.checkpoint.ranking import penalty
 from pretrain.checkpoint.retention import expired
 from pretrain.parallel.collectives import background_group, gather
 from pretrain.parallel.ranks import Ranks
@@ -244,11 +244,12 @@ def remove_directory(directory: Path) -> None:
 def remove_expired(recipe: Recipe, spare: str | None = None) -> None:
     """Removes the checkpoints that the recipe does not keep; `spare`: the name of one that is being read."""
     found: dict[int, Path] = {}
+    policy = recipe.train.checkpoint
     scores: dict[int, float | None] = {}
     for info in all_checkpoints(recipe.run_directory):
         if isinstance(info, CheckpointInfo):  # a damaged one is set aside when training starts again
-            found[info.step], scores[info.step] = info.directory, info.state.get(VALIDATION_LOSS)
-    for step in expired(scores, recipe.train.checkpoint):
+            found[info.step], scores[info.step] = info.directory, penalty(info.state, policy)
+    for step in expired(scores, policy):
         if found[step].name != spare:
             remove_directory(found[step])
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,9 @@ class Writer(Protocol):
     def log(self, step: int, values: dict[str, float]) -> None:
         """Writes the values of a step."""
 
+    def show(self, step: int, texts: Mapping[str, str]) -> None:
+        """Writes generated texts of a step, title -> text, where there is a place for them."""
+
     def close(self) -> None:
         """Flushes and closes."""
 
@@ -42,8 +46,17 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
+    def show(self, step: int, texts: Mapping[str, str]) -> None:
+        for title, text in texts.items():
+            self._writer.add_text(title, _indented(text), step)
+
     def close(self) -> None:
         self._writer.close()
+
+
+def _indented(text: str) -> str:
+    """The text as a block of Markdown that shows every character as it is."""
+    return "".join(f"    {line}\n" for line in text.splitlines())
 
 
 class WeightsAndBiases:
@@ -71,6 +84,13 @@ class WeightsAndBiases:
     def log(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
 
+    def show(self, step: int, texts: Mapping[str, str]) -> None:
+        import wandb
+
+        shown = {title: wandb.Html(f"<pre>{html.escape(text)}</pre>") for title, text in texts.items()}
+        if shown:
+            self._run.log(shown, step=step)
+
     def close(self) -> None:
         self._run.finish()
 
@@ -92,6 +112,11 @@ class Tracker:
         """Writes the values measured after `step` updates."""
         for writer in self._writers:
             writer.log(step, values)
+
+    def show(self, step: int, texts: Mapping[str, str]) -> None:
+        """Writes texts, title -> text, that the weights after `step` updates generated."""
+        for writer in self._writers:
+            writer.show(step, texts)
 
     def close(self) -> None:
         """Flushes and closes all writers."""
@@ -123,7 +148,8 @@ class Meter:
         self.state: dict[str, float] = {"targets": 0.0, "code_nats": 0.0, "code_bytes": 0.0, **state}
         self._since, self._targets, self._wait = time.monotonic(), 0.0, 0.0
         self._speed, self._once, self._codes_text = 0.0, dict[str, float](), codes_text
-        self._validated: tuple[float, float] | None = None  # targets seen, and the validation loss there
+        self._measured_at: float | None = None  # targets seen when these were measured
+        self._measured: dict[str, tuple[float, bool]] = {}  # curve -> value, and whether more is better
 
     def remark(self, values: dict[str, float]) -> None:
         """Adds values to the next measurement, once."""
@@ -177,17 +203,22 @@ class Meter:
             )
             self._measure_peak = None
 
-    def note_validation(self, values: dict[str, float]) -> None:
-        """Keeps the validation loss of now, if `values` hold one."""
-        if "val/loss" in values:
-            self._validated = self.state["targets"], values["val/loss"]
+    def note_measured(self, values: Mapping[str, float], more_is_better: Callable[[str], bool | None]) -> None:
+        """Keeps what was measured of the present weights, as far as its direction is known."""
+        if self._measured_at != self.state["targets"]:
+            self._measured_at, self._measured = self.state["targets"], {}
+        directions = {name: more_is_better(name) for name in values}
+        self._measured |= {name: (values[name], more) for name, more in directions.items() if more is not None}
+
+    @property
+    def measured(self) -> dict[str, tuple[float, bool]]:
+        """Curve -> value, and whether more is better, of the present weights; empty if none since the last update."""
+        return self._measured if self._measured_at == self.state["targets"] else {}
 
     @property
     def validation_loss(self) -> float | None:
         """The validation loss of the present weights; None when it was not measured since the last update."""
-        if self._validated is None or self._validated[0] != self.state["targets"]:
-            return None
-        return self._validated[1]
+        return self.measured.get("val/loss", (None, False))[0]
 
     @contextmanager
     def paused(self) -> Iterator[None]:

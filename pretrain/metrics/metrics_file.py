@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,28 @@ from configs.common.files import fsync_path
 from configs.common.notices import warn
 from configs.safety.parsing import parse_json
 
-METRICS = "metrics.jsonl"
-_FULL_PARTS = "metrics-*.jsonl"
+METRICS = "metrics"
 PART_BYTES = 64 * 2**20
 _BLOCK_BYTES = 2**16
 
 
-def metric_files(run: Path) -> list[Path]:
-    """The parts that are there, in the order of their steps."""
-    newest = run / METRICS
-    return [*sorted(run.glob(_FULL_PARTS)), *([newest] if newest.is_file() else [])]
+def metric_files(run: Path, name: str = METRICS) -> list[Path]:
+    """The parts that are there, in the order of their steps; `name`: of another record of the same form."""
+    newest = run / f"{name}.jsonl"
+    return [*_full_parts(run, name), *([newest] if newest.is_file() else [])]
 
 
-def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
+def _full_parts(run: Path, name: str) -> list[Path]:
+    return sorted(run.glob(f"{name}-*.jsonl"))
+
+
+def read_metrics(run: Path, name: str = METRICS) -> Iterator[dict[str, Any]]:
     """Yields all lines of a run, part by part, without an unfinished last line.
 
     Raises:
         ValueError: a whole line is not JSON.
     """
-    for file in metric_files(run):
+    for file in metric_files(run, name):
         with file.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):
                 if not line.endswith("\n"):
@@ -51,11 +54,12 @@ def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
 class JsonLines:
     """Appends to a run's metrics; removes lines after the checkpoint on resuming, so that each step stands once."""
 
-    def __init__(self, run: Path, start_step: int, part_bytes: int = PART_BYTES) -> None:
+    def __init__(self, run: Path, start_step: int, part_bytes: int = PART_BYTES, name: str = METRICS) -> None:
         """Drops the lines of steps after `start_step`; starts a new part after `part_bytes`."""
-        self._run, self._file, self._part_bytes = run, run / METRICS, part_bytes
+        self._run, self._name, self._part_bytes = run, name, part_bytes
+        self._file = run / f"{name}.jsonl"
         run.mkdir(parents=True, exist_ok=True)
-        for file in reversed(metric_files(run)):
+        for file in reversed(metric_files(run, name)):
             if _cut_after(file, start_step):
                 break
             if file != self._file:  # which somebody may be following
@@ -63,7 +67,7 @@ class JsonLines:
         self._stream = self._file.open("ab", buffering=0)
         self._unwritten = b""
 
-    def log(self, step: int, values: dict[str, float]) -> None:
+    def log(self, step: int, values: dict[str, Any]) -> None:
         """Writes one line; keeps lines in memory while the disk is full, as a save may make it."""
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n"
         waiting = bool(self._unwritten)
@@ -78,10 +82,13 @@ class JsonLines:
             return
         if self._stream.tell() > self._part_bytes:
             self.close()
-            full = sorted(self._run.glob(_FULL_PARTS))
-            number = int(full[-1].stem.partition("-")[2]) + 1 if full else 1
-            self._file.rename(self._run / f"metrics-{number:05d}.jsonl")
+            full = _full_parts(self._run, self._name)
+            number = int(full[-1].stem.rpartition("-")[2]) + 1 if full else 1
+            self._file.rename(self._run / f"{self._name}-{number:05d}.jsonl")
             self._stream = self._file.open("ab", buffering=0)
+
+    def show(self, step: int, texts: Mapping[str, str]) -> None:
+        """Writes nothing: texts are no measurements."""
 
     def _write(self) -> None:
         while self._unwritten:

@@ -4,11 +4,15 @@ The first `train.validation.max_tokens` targets, an equal fraction of every sour
 laid side by side; the last window of a source may be shorter. What is reported are ratios of sums over all of them, so
 the batch size and the number of ranks change nothing but rounding. A model trained with document masking is scored with
 it: documents in one window do not see each other.
+
+Beside them stands what the frequencies of tokens alone would give, a unigram model of the training split: a model that
+is no better has learnt nothing of the order of tokens.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +21,27 @@ from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, TokenStream
 from pretrain.batches.source import Batch, document_positions
 from pretrain.engine.engine import Engine
+
+_COUNTED_TOKENS = 2**20  # of the training split, for the frequencies of tokens
+
+Window = tuple[int, int, int]  # source, first token, targets
+
+
+@dataclass(frozen=True)
+class TargetSums:
+    """TargetSums over targets: nats, the targets themselves, and their bytes of text."""
+
+    nats: float
+    targets: float
+    target_bytes: float
+
+    def __add__(self, other: TargetSums) -> TargetSums:
+        return TargetSums(self.nats + other.nats, self.targets + other.targets, self.target_bytes + other.target_bytes)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The unit that does not depend on the vocabulary."""
+        return self.nats / math.log(2) / max(self.target_bytes, 1.0)
 
 
 class Validator:
@@ -29,24 +54,48 @@ class Validator:
         self._streams = [TokenStream(source.prefixes, source.name, data.vocab_size) for source in data.validation]
         available = [max(0, stream.length - 1) for stream in self._streams]
         fraction = min(1.0, recipe.train.validation.max_tokens / max(1, sum(available)))
-        # (stream, first token, targets) of each window
         self._windows = [
             (index, start, min(self._context, targets - start))
             for index, targets in enumerate(math.ceil(length * fraction) for length in available)
             for start in range(0, targets, self._context)
         ]
+        self._names = [source.name for source in data.validation]
+        self._by_source = recipe.train.validation.by_source and len({window[0] for window in self._windows}) > 1
+        self._data = data
+        self._unigram: float | None = None  # bits per byte, of the same targets
 
     def __call__(self, engine: Engine) -> dict[str, float]:
         """`val/loss` (nats per token), `val/perplexity` and `val/bits_per_byte`; empty without a validation split.
 
-        Every rank must call it, and gets the same answer.
+        With several sources also `val/bits_per_byte/SOURCE`, and `val/unigram_bits_per_byte` for comparison. Every rank
+        must call it, and gets the same answer.
         """
         if not self._windows:
             return {}
+        groups = [self._windows]
+        if self._by_source:  # a batch has rows of one source
+            groups = [[one for one in self._windows if one[0] == index] for index in range(len(self._streams))]
+        sums = [self._sums(engine, group) for group in groups]
+        whole = sum(sums, start=TargetSums(0.0, 0.0, 0.0))
+        if self._unigram is None:
+            self._unigram = self._unigram_bits_per_byte()
+        loss = whole.nats / whole.targets
+        named = zip(self._names, sums, strict=True) if self._by_source else ()
+        sources = {f"val/bits_per_byte/{name}": one.bits_per_byte for name, one in named if one.targets}
+        return {
+            "val/loss": loss,
+            "val/perplexity": math.exp(min(loss, 700.0)),  # a float ends near exp(709)
+            "val/bits_per_byte": whole.bits_per_byte,
+            "val/unigram_bits_per_byte": self._unigram,
+            **sources,
+        }
+
+    def _sums(self, engine: Engine, windows: list[Window]) -> TargetSums:
+        """The sums over these windows, on all ranks."""
         rank, ranks, size = engine.rows.rank, engine.rows.count, engine.plan.micro_batch
-        mine = self._windows[rank::ranks]
+        mine = windows[rank::ranks]
         # The same number of forward passes on every rank, because ZeRO-3 gathers weights in each.
-        rounds = -(-len(self._windows) // (ranks * size))
+        rounds = -(-len(windows) // (ranks * size))
         nats = torch.zeros((), dtype=torch.float64, device=engine.device)
         targets = target_bytes = 0
         for start in range(0, rounds * size, size):
@@ -54,15 +103,23 @@ class Validator:
             nats += engine.score(batch)
             targets += int(batch.weights.sum())
             target_bytes += batch.target_bytes
-        total_nats, total_targets, total_bytes = engine.sum([float(nats), targets, target_bytes])
-        loss = total_nats / total_targets
-        return {
-            "val/loss": loss,
-            "val/perplexity": math.exp(min(loss, 700.0)),  # a float ends near exp(709)
-            "val/bits_per_byte": total_nats / math.log(2) / max(total_bytes, 1.0),
-        }
+        return TargetSums(*engine.sum([float(nats), targets, target_bytes]))
 
-    def _batch(self, windows: list[tuple[int, int, int]], size: int) -> Batch:
+    def _unigram_bits_per_byte(self) -> float:
+        """Bits per byte of the same targets by the frequencies of tokens in the training split, each count plus one."""
+        streams = [TokenStream(source.prefixes, source.name, self._data.vocab_size) for source in self._data.train]
+        share = min(1.0, _COUNTED_TOKENS / max(1, sum(stream.length for stream in streams)))
+        size = len(self._token_bytes)
+        counts = np.ones(size) + sum(
+            np.bincount(stream.read(0, int(stream.length * share)), minlength=size) for stream in streams
+        )
+        nats = math.log(counts.sum()) - np.log(counts)  # (V,)
+        targets = np.zeros(size)
+        for index, start, count in self._windows:
+            targets += np.bincount(self._streams[index].read(start + 1, count), minlength=size)
+        return TargetSums(float(targets @ nats), float(targets.sum()), float(targets @ self._token_bytes)).bits_per_byte
+
+    def _batch(self, windows: list[Window], size: int) -> Batch:
         """These windows, and empty rows up to `size`."""
         tokens = np.zeros((size, self._context + 1), dtype=np.int64)
         weights = torch.zeros(size, self._context)

@@ -17,6 +17,7 @@ from pretrain.engine.deepspeed_config import cpu_computes_bf16
 from pretrain.planning.memory import GPU_CONTEXT, Memory, Setup, memory, variants
 from pretrain.planning.stage_needs import stage_needs
 from pretrain.planning.step_time import Hardware, step_time
+from pretrain.planning.validation_cost import cost_warning, validation_cost
 from pretrain.sizes.embedding_rows import embedding_rows
 from pretrain.sizes.flops import count_parameters, flops_per_token
 
@@ -72,7 +73,10 @@ def make_plan(
         "warnings": warnings,
         **({} if needs is None else {"stage": needs}),
     }
+    steps = None if recipe.train.epochs is not None else total_steps(recipe, 0)
+    plan["validation"] = validation_cost(recipe, steps, own["tokens_per_s"])
     if tokens is not None:
+        warnings += cost_warning(plan["validation"], tokens / own["tokens_per_s"])
         plan["tokens"], plan["tokens_per_parameter"] = tokens, tokens / counted.total
         plan["bytes_per_token"], plan["bytes_are_measured"] = _bytes_per_token(recipe)
         plan["text_bytes"] = tokens * plan["bytes_per_token"]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from configs.schema.recipe import load
+from pretrain.metrics.evaluated import find_evaluator
 from pretrain.parallel.ranks import Ranks
 from pretrain.session import run
 
@@ -17,6 +18,6 @@ def main(ranks: Ranks, files: list[Path]) -> None:
     had_compiler = COMPILER in sys.modules
     for file in files:
         recipe = load(file)
-        run(recipe)
+        run(recipe, make_evaluator=find_evaluator(recipe))
         had_compiler |= recipe.train.compile is True
     assert had_compiler or COMPILER not in sys.modules, "the compiler takes seconds to load, and nothing is compiled"

@@ -1,0 +1,1 @@
+"""Scores parts of the evaluation while a model trains."""

@@ -1,0 +1,71 @@
+"""The mean of centred accuracies against values by hand, and what it says of tasks that are missing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from configs.schema.evaluation import Benchmarks, Core, Evaluation
+from eval.aggregate import CENTRED, core_results
+from eval.comparison.comparable import difference
+from eval.results import Result
+from eval.stage_facts import applicable
+
+
+def accuracy(name: str, value: float, chance: float | None, width: float | None = 0.1) -> Result:
+    low, high = (None, None) if width is None else (value - width, value + width)
+    return Result(f"benchmark/{name}", value, low, high, 100, "accuracy", True, "Wilson", chance=chance, set="s")
+
+
+SCORES = [
+    accuracy("copa/acc", 0.75, 0.5),
+    accuracy("arc/acc", 0.25, 0.25),
+    accuracy("arc/acc_norm", 0.4, 0.25),
+    accuracy("lambada/acc", 0.2, None),
+    accuracy("gsm8k/exact_match/strict-match", 0.1, None),
+]
+
+
+def test_values_of_dclm_by_hand() -> None:
+    """(0.75 - 0.5) / 0.5 = 0.5; (0.25 - 0.25) / 0.75 = 0; 0.2 as it is. MOVER: 0.1/0.5, 0.1/0.75 and 0.1, each / 3."""
+    section = Core(tasks=["copa", "arc", "lambada"], chance={"lambada": 0.0})
+    ((score,), failures) = core_results(section, SCORES)
+    assert not failures and score.name == CENTRED and score.value == pytest.approx(0.7 / 3)
+    spread = math.hypot(0.2, 0.1 / 0.75, 0.1) / 3
+    assert (score.low, score.high) == (pytest.approx(0.7 / 3 - spread), pytest.approx(0.7 / 3 + spread))
+    assert score.chance == 0.0 and score.n == 300 and score.higher_is_better
+    assert score.settings["tasks"] == "copa/acc (chance 0.5), arc/acc (chance 0.25), lambada/acc (chance 0)"
+
+
+def test_a_metric_can_be_named_with_its_filter() -> None:
+    section = Core(tasks=["arc/acc_norm", "gsm8k/exact_match/strict-match"], chance={"gsm8k": 0})
+    ((score,), _) = core_results(section, SCORES)
+    assert score.value == pytest.approx((0.15 / 0.75 + 0.1) / 2)
+
+
+def test_what_is_missing_is_named_and_there_is_no_mean_of_the_rest() -> None:
+    results, (failure,) = core_results(Core(tasks=["copa", "piqa", "lambada"]), SCORES)
+    assert not results and failure.name == "aggregate/core"
+    assert "`piqa` has no score" in failure.reason and "evaluation.core.chance.lambada" in failure.reason
+
+
+def test_other_lists_are_incomparable() -> None:
+    one, other = (core_results(Core(tasks=tasks), SCORES)[0][0] for tasks in (["copa"], ["copa", "arc"]))
+    assert difference(one, other) is not None and difference(one, one) is None
+
+
+def test_without_an_interval_of_a_task_there_is_none() -> None:
+    ((score,), _) = core_results(Core(tasks=["copa"]), [accuracy("copa/acc", 0.75, 0.5, None)])
+    assert score.low is None and score.interval.startswith("none")
+
+
+def test_a_list_names_tasks_of_the_evaluation() -> None:
+    with pytest.raises(ValueError, match=r"core\.tasks are not among benchmarks\.tasks: piqa"):
+        Evaluation(benchmarks=Benchmarks(tasks=["copa"]), core=Core(tasks=["copa", "piqa/acc_norm"]))
+
+
+def test_a_reward_model_has_no_aggregate() -> None:
+    values: dict[str, Any] = {"benchmarks": Benchmarks(tasks=["copa"]), "core": Core(tasks=["copa"])}
+    assert core_results(applicable(Evaluation(**values), "reward").core, []) == ([], [])
