@@ -52,7 +52,7 @@ class ValidationPolicy(Section):
         200_000,
         ge=1,
         description="Target tokens to score each time, from the start of the validation split; also of each "
-        "perplexity set in `evaluation.parts` below.",
+        "perplexity set that is scored during training.",
     )
     by_source: bool = Field(
         True, description="Also bits per byte of each source, if there are several. It costs up to a batch a source."

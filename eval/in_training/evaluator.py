@@ -29,7 +29,7 @@ from eval.results import Failure, Result, Sample
 from eval.scorer import Scorer
 from eval.stage_facts import applicable, asks_base, role_of
 from pretrain.engine.engine import Engine
-from pretrain.metrics.evaluated import Evaluated, Evaluator
+from pretrain.metrics.evaluated import Evaluator, StepScores
 from pretrain.parallel.lockstep import Lockstep
 from pretrain.phases import Phase, ReportPhase
 
@@ -85,7 +85,7 @@ class PartsEvaluator:
         self._said: dict[str, str] = {}  # remarks that hold
         self._failed = 0
 
-    def __call__(self, engine: Engine, step: int, stop: Callable[[], int]) -> Evaluated:
+    def __call__(self, engine: Engine, step: int, stop: Callable[[], int]) -> StepScores:
         """Scores the weights after `step` updates; see `pretrain.metrics.evaluated.Evaluator`."""
         began, ranks, lost = time.monotonic(), engine.ranks, list[Exception]()
         alive = _signs_of_life(engine)
@@ -155,7 +155,7 @@ class PartsEvaluator:
         return [one for name, known in texts.items() for one in compression_results(name, known, ("gzip",))]
 
     # ------------------------------------------------------------------------------------------------------------- told
-    def _told(self, step: int, found: Progress, seconds: float) -> Evaluated:
+    def _told(self, step: int, found: Progress, seconds: float) -> StepScores:
         self._failed += len(found.failures)
         standing = remarks(found.results)
         if self._recorder is not None:
@@ -167,7 +167,7 @@ class PartsEvaluator:
         values = {f"{CURVE}{one.name}": one.value for one in finite}
         if self._best_by.startswith(CURVE) and self._best_by not in values and self._recorder is not None:
             warn(f"step {step:,}: {self._best_by}, which decides the best checkpoint, was not measured")
-        return Evaluated(
+        return StepScores(
             {**values, f"{CURVE}seconds": seconds, f"{CURVE}failed_parts": float(len(found.failures))},
             {f"{CURVE}{one.name}": one.higher_is_better for one in finite if one.named.kind != "compression"},
             {f"{CURVE}samples/{number + 1} {one.title}": _shown(one) for number, one in enumerate(found.samples)},

@@ -24,7 +24,7 @@ _MAKER = "eval.in_training.evaluator"  # the module whose `make_evaluator` is a 
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class StepScores:
     """What an evaluation measured of the weights of a step, the same on all ranks."""
 
     values: Mapping[str, float]  # finite; curve -> value
@@ -35,7 +35,7 @@ class Evaluated:
 class Evaluator(Protocol):
     """Scores the present weights. It raises nothing that a score may be the cause of: that is said, and counted."""
 
-    def __call__(self, engine: Engine, step: int, stop: Callable[[], int]) -> Evaluated:
+    def __call__(self, engine: Engine, step: int, stop: Callable[[], int]) -> StepScores:
         """Scores the weights after `step` updates; every rank must call it.
 
         `stop` gives the signal that this rank got, or 0: then scoring ends early.

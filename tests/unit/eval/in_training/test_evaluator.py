@@ -22,7 +22,7 @@ from eval.scorer import Scorer
 from pretrain import session
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.manifest import read_info, step_directories
-from pretrain.metrics.evaluated import Evaluated, find_evaluator
+from pretrain.metrics.evaluated import StepScores, find_evaluator
 from pretrain.metrics.metrics_file import read_metrics
 from pretrain.signals import StoppedEarly
 from tests.parts.training_run import SENTENCES, metric_lines, prepare_data, tiny_recipe
@@ -98,7 +98,7 @@ def test_a_resumed_run_goes_on_without_double_points(
     broken = recipe("broken", checkpoint={"every": 4})
     call = evaluator.PartsEvaluator.__call__
 
-    def killed(self: Any, engine: Any, step: int, stop: Any) -> Evaluated:
+    def killed(self: Any, engine: Any, step: int, stop: Any) -> StepScores:
         found = call(self, engine, step, stop)
         if step == 6:
             raise KeyboardInterrupt
@@ -199,13 +199,13 @@ def test_training_goes_on_with_its_own_random_numbers_and_modes(
     seen: list[Any] = []
 
     class Careless:
-        def __call__(self, engine: Any, step: int, stop: Any) -> Evaluated:
+        def __call__(self, engine: Any, step: int, stop: Any) -> StepScores:
             seen.append(self.state(engine))
             random.seed(step)
             np.random.seed(step)
             torch.manual_seed(step)
             engine.module.eval()
-            return Evaluated({})
+            return StepScores({})
 
         def close(self) -> None:
             seen.append("closed")
@@ -228,9 +228,9 @@ def test_the_best_checkpoint_is_that_of_a_curve_whose_direction_is_known(
     """Of equal losses: more accuracy, fewer bits per byte."""
 
     class Measured:
-        def __call__(self, engine: Any, step: int, stop: Any) -> Evaluated:
+        def __call__(self, engine: Any, step: int, stop: Any) -> StepScores:
             values = {"eval/benchmark/t/acc": {2: 0.5, 4: 0.9, 6: 0.7}[step], BITS: float(step)}
-            return Evaluated(values, {"eval/benchmark/t/acc": True, BITS: False})
+            return StepScores(values, {"eval/benchmark/t/acc": True, BITS: False})
 
         def close(self) -> None:
             pass
