@@ -296,7 +296,8 @@ class Evaluation(Section):
         _refuse_repeated("names of chat sets", [item.name for item in self.chat])
         _refuse_repeated("names of preference sets", [item.name for item in self.preference])
         _refuse_repeated("core tasks", self.core.tasks)
-        if foreign := [task for task in self.core.tasks if task.partition("/")[0] not in self.benchmarks.tasks]:
+        listed = {entry.shown for entry in self.benchmarks.entries}
+        if foreign := [task for task in self.core.tasks if task.partition("/")[0] not in listed]:
             raise ValueError(f"core.tasks are not among benchmarks.tasks: {', '.join(foreign)}; add them there")
         return self
 

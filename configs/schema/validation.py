@@ -74,7 +74,7 @@ def more_is_better(curve: str) -> bool | None:
 
 def part_names(section: Evaluation) -> Iterator[str]:
     """Yields the names of the parts that a recipe's evaluation can have, without those of a stage's own data."""
-    yield from (f"benchmark/{task}" for task in section.benchmarks.tasks)
+    yield from (f"benchmark/{entry.shown}" for entry in section.benchmarks.entries)
     yield from ("aggregate/core",) if section.core.tasks else ()
     yield from ("samples/prompts", "samples/document")
     for kind in ("perplexity", "translation", "chat"):

@@ -46,7 +46,7 @@ def bounded_recipe(recipe: Recipe) -> Recipe:
         "perplexity": limited(section.perplexity, "max_documents"),
         "translation": limited(section.translation, "max_items"),
         "chat": limited(section.chat, "max_items"),
-        "benchmarks": benchmarks.model_copy(update={"limit": least(benchmarks.limit)}),
+        "benchmarks": benchmarks.model_copy(update={"tasks": limited(benchmarks.entries, "limit")}),
         "samples": samples.model_copy(
             update={"prompts": samples.prompts[:most], "max_new_tokens": min(samples.max_new_tokens, _SAMPLED_TOKENS)}
         ),

@@ -16,11 +16,12 @@ from configs.common.notices import note, warn
 from configs.schema.evaluation import PerplexitySet
 from configs.schema.recipe import Recipe
 from configs.schema.validation import CURVE, chosen
+from data_prep.decontamination.evaluation_sets import SetText
 from data_prep.tokens.shards import DataManifest
 from eval.aggregate import CORE, core_results, core_tasks
 from eval.in_training.bounded import AskedToStop, BoundedReader, OutOfTime, bounded_recipe, bounded_texts
 from eval.in_training.record import Record, Recorder
-from eval.likelihood.compressors import compression_results
+from eval.likelihood.perplexity_set import compressed_set_results
 from eval.parts import Part
 from eval.reading.ranked import RankedReader
 from eval.reading.reader import LocalReader
@@ -58,10 +59,10 @@ class BoundedScorer(Scorer):
 
     bytes_per_token = 4.0
 
-    def _texts_of(self, item: PerplexitySet) -> list[str]:
+    def _texts_of(self, item: PerplexitySet) -> list[SetText]:
         if item.name not in self._texts:
             most = int(self.recipe.train.validation.max_tokens * self.bytes_per_token)
-            self._texts[item.name] = bounded_texts(super()._texts_of(item), item, most)
+            self._texts[item.name] = bounded_texts(super()._texts_of(item), most)
         return self._texts[item.name]
 
 
@@ -113,7 +114,7 @@ class PartsEvaluator:
         """Scores part by part, until all are done or the time is over."""
         try:
             with lockstep.together("the parts"):
-                parts = self._parts(reader)
+                parts = self._parts(reader, lockstep)
         except Exception as error:
             if lost:
                 raise
@@ -136,11 +137,11 @@ class PartsEvaluator:
             found.samples += scored.samples
         self._first = found.unfinished[0] if found.unfinished else ""
 
-    def _parts(self, reader: BoundedReader) -> list[Part]:
+    def _parts(self, reader: BoundedReader, lockstep: Lockstep) -> list[Part]:
         if self._scorer is None:
             self._scorer = BoundedScorer(self._recipe, reader, self._vocab, None, {}, {}, progress=False)
             self._scorer.bytes_per_token = self._bytes_per_token
-        self._scorer.reader = reader
+        self._scorer.reader, self._scorer.ranks = reader, lockstep
         named = [part for part in self._scorer.parts() if part.name.partition("/")[0] not in _LEFT_OUT]
         parts = [part for part in named if chosen(part.name, self._patterns)]
         start = next((number for number, part in enumerate(parts) if part.name == self._first), 0)
@@ -151,8 +152,8 @@ class PartsEvaluator:
         assert self._scorer is not None or not results
         scored = {one.named.subject for one in results if one.named.kind == "perplexity"}
         sets = [item for item in self._recipe.evaluation.perplexity if item.name in scored]
-        texts = {item.name: self._scorer._texts_of(item) for item in sets} if self._scorer else {}
-        return [one for name, known in texts.items() for one in compression_results(name, known, ("gzip",))]
+        texts = [(item, self._scorer._texts_of(item)) for item in sets] if self._scorer else []
+        return [one for item, known in texts for one in compressed_set_results(item, known, ("gzip",))]
 
     # ------------------------------------------------------------------------------------------------------------- told
     def _told(self, step: int, found: Progress, seconds: float) -> StepScores:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema.evaluation import PerplexitySet
+from configs.schema.evaluation import Benchmarks, BenchmarkTask, PerplexitySet
+from data_prep.decontamination.evaluation_sets import SetText
 from eval.in_training.bounded import AskedToStop, BoundedReader, OutOfTime, bounded_recipe, bounded_texts
 from eval.reading.windows import Score, Window
 from pretrain.parallel.lockstep import Lockstep, OtherRankFailed
@@ -98,17 +99,20 @@ def test_a_rank_that_fails_before_it_reads_ends_the_part_on_all() -> None:
 
 
 def test_texts_are_cut_at_the_bytes_that_are_left() -> None:
-    assert bounded_texts(["abc", "déf", "ghi"], ITEM, 5) == ["abc", "d"], "no half of a character"
-    assert bounded_texts(["abc", "def"], ITEM, 100) == ["abc", "def"]
+    documents = [SetText(text, text) for text in ("abc", "déf", "ghi")]
+    assert [one.text for one in bounded_texts(documents, 5)] == ["abc", "d"], "no half of a character"
+    assert bounded_texts(documents, 100) == documents
 
 
 def test_items_are_as_few_as_both_settings_say(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, tmp_path, validation={"evaluation": {"max_items": 7}})
+    tasks = ["copa", BenchmarkTask(task="piqa", limit=5)]
     section = recipe.evaluation.model_copy(
         update={
             "perplexity": [ITEM, ITEM.model_copy(update={"name": "few", "max_documents": 3})],
-            "benchmarks": recipe.evaluation.benchmarks.model_copy(update={"limit": 200}),
+            "benchmarks": Benchmarks(tasks=tasks, limit=200),
         }
     )
     bounded = bounded_recipe(recipe.model_copy(update={"evaluation": section})).evaluation
-    assert [item.max_documents for item in bounded.perplexity] == [7, 3] and bounded.benchmarks.limit == 7
+    assert [item.max_documents for item in bounded.perplexity] == [7, 3]
+    assert [entry.limit for entry in bounded.benchmarks.entries] == [7, 5]
