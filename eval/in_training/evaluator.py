@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from configs.common.exit_codes import explain
@@ -31,6 +32,7 @@ from eval.scorer import Scorer
 from eval.stage_facts import applicable, asks_base, role_of
 from pretrain.engine.engine import Engine
 from pretrain.metrics.evaluated import Evaluator, StepScores
+from pretrain.model.transformer import Transformer
 from pretrain.parallel.lockstep import Lockstep
 from pretrain.phases import Phase, ReportPhase
 
@@ -92,11 +94,17 @@ class PartsEvaluator:
         alive = _signs_of_life(engine)
         lockstep = Lockstep(ranks.rank, ranks.count, engine.gather, ranks.local_rank, alive, lost.append)
         found = Progress()
-        with engine.reading() as model:
-            local = LocalReader(model, self._vocab.size, self._recipe.evaluation.batch_size)
-            ranked = RankedReader(local, lockstep)
-            reader = BoundedReader(ranked, lockstep, self._seconds, stop, lambda: alive(Phase.EVALUATION))
-            self._score(reader, lockstep, lost, found)
+        with ExitStack() as open_weights:
+            try:
+                with lockstep.together("the weights"):
+                    ranked = RankedReader(self._reader(engine, open_weights.enter_context(engine.reading())), lockstep)
+                    reader = BoundedReader(ranked, lockstep, self._seconds, stop, lambda: alive(Phase.EVALUATION))
+                    parts = self._parts(reader, lockstep)
+                self._score(parts, reader, lockstep, lost, found)
+            except Exception as error:  # no failure may end training, but that of a rank, which there is no way round
+                if lost:
+                    raise
+                found.failures.append(_failure("evaluation", error))
         found.results += self._baselines(found.results)
         if self._averaged and not found.unfinished:
             averaged, failures = core_results(self._recipe.evaluation.core, found.results)
@@ -110,16 +118,10 @@ class PartsEvaluator:
             self._recorder.close()
 
     # ------------------------------------------------------------------------------------------------------------ parts
-    def _score(self, reader: BoundedReader, lockstep: Lockstep, lost: list[Exception], found: Progress) -> None:
+    def _score(
+        self, parts: Sequence[Part], reader: BoundedReader, lockstep: Lockstep, lost: list[Exception], found: Progress
+    ) -> None:
         """Scores part by part, until all are done or the time is over."""
-        try:
-            with lockstep.together("the parts"):
-                parts = self._parts(reader, lockstep)
-        except Exception as error:
-            if lost:
-                raise
-            found.failures.append(_failure("evaluation", error))
-            return
         for number, part in enumerate(parts):
             try:
                 with lockstep.together(part.name):
@@ -128,14 +130,21 @@ class PartsEvaluator:
             except (OutOfTime, AskedToStop):
                 found.unfinished = [one.name for one in parts[number:]]
                 break
-            except Exception as error:  # no failure of a part may end training
-                if lost:  # of a rank, which no training goes on without
+            except Exception as error:
+                if lost:
                     raise
                 found.failures.append(_failure(part.name, error))
                 continue
             found.results += scored.results
             found.samples += scored.samples
         self._first = found.unfinished[0] if found.unfinished else ""
+
+    def _reader(self, engine: Engine, model: Transformer) -> LocalReader:
+        section = self._recipe.evaluation
+        reader = LocalReader(model, self._vocab.size, section.batch_size, batch_tokens=section.batch_tokens)
+        if engine.precision_of_autocast is not None:
+            reader.precision = "bf16"  # of the products, whatever holds the weights
+        return reader
 
     def _parts(self, reader: BoundedReader, lockstep: Lockstep) -> list[Part]:
         if self._scorer is None:

@@ -24,7 +24,7 @@ _PASS_TOKENS = {"cpu": 1024, "cuda": 32_768}
 _DECODED_ROWS = {"cpu": 64, "cuda": 256}
 
 
-_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 class Reader(Protocol):
