@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from configs.schema.model import Model
+from pretrain.generation import row_cache
 from pretrain.generation.noise import noise_keys
 from pretrain.generation.player import Answer, Event, Player, Request
 from pretrain.generation.sampling import GREEDY, Sampling
@@ -202,3 +203,27 @@ def test_events_say_what_happened(llama: Transformer) -> None:
     first, second = player.step()[0], player.step()[0]
     assert isinstance(first, Event) and (first.row, first.finished, first.forced, first.top) == (row, None, False, ())
     assert second.finished == "length" and math.isfinite(second.log_prob) and first.raw_log_prob is None
+
+
+@pytest.mark.parametrize("max_rows", [None, 2])
+def test_what_prompts_begin_with_is_read_once(
+    max_rows: int | None, model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few-shot examples, also for those that join later; the answers are those to each prompt alone."""
+    monkeypatch.setattr(row_cache, "_SHARED", 8)
+    shots = prompt(14)
+    prompts = [[*shots, *prompt(length, start)] for length, start in ((5, 3), (1, 9), (7, 20), (3, 31))]
+    prompts += [shots, prompt(12, 5), [*shots[:9], 1]]
+    requests = [Request(ids, 6, GREEDY if number % 2 else Sampling(seed=number)) for number, ids in enumerate(prompts)]
+    alone = [Player(model).run([request])[0].ids for request in requests]
+    read, ordinary = [], model.backbone
+
+    def watched(tokens: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        read.append(tokens.shape)
+        return ordinary(tokens, *arguments)
+
+    monkeypatch.setattr(model, "backbone", watched)
+    player = Player(model, max_rows)
+    assert [answer.ids for answer in player.run(requests[:4])] == alone[:4]
+    assert read[0][0] == 1 and sum(shape.numel() for shape in read) <= 14 + 4 * 7 + 7, read
+    assert [answer.ids for answer in player.run(requests)] == alone
