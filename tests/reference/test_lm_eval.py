@@ -354,6 +354,41 @@ def write_task(directory: Path, name: str, choices: list[list[str]], **changes: 
     (directory / f"{name}.yaml").write_text(json.dumps(task))
 
 
+@pytest.mark.parametrize("kind", ["multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until"])
+def test_few_shot_items_equal_hf(models: tuple[Transformer, Vocab, Any], tmp_path: Path, kind: str) -> None:
+    """Every type of output, item by item: what the items share is read once here, and for each item there."""
+    from lm_eval.evaluator import evaluate
+
+    model, vocab, theirs = models
+    rolling, generated = kind == "loglikelihood_rolling", kind == "generate_until"
+    names = TEXT.split()
+    options = [[*names[place : place + 3], f"{names[place]} {names[place + 5]} and more"] for place in range(7)]
+    write_task(
+        tmp_path,
+        "shots",
+        options,
+        output_type=kind,
+        description="Choose the word.\n\n",
+        fewshot_split="test",
+        num_fewshot=0 if rolling else 3,
+        doc_to_text="" if rolling else "Words: {{choices | join(', ')}}\n{{question}}",
+        doc_to_target="{{question}} {{choices[0]}} {{choices[3]}}" if rolling or generated else "{{choices[0]}}",
+        **({"generation_kwargs": {"until": ["\n"], "max_gen_toks": 9}} if generated else {}),
+        metric_list=[{"metric": "word_perplexity" if rolling else "exact_match" if generated else "acc"}],
+    )
+    section = Benchmarks(tasks=["shots"], include_path=str(tmp_path))
+    with quiet():
+        reader = LocalReader(model, vocab.size, batch_tokens=400)
+        ours = evaluate(ReplicaLM(reader, vocab, False), load_tasks(section, tmp_path), bootstrap_iters=0)
+        expected = evaluate(theirs, load_tasks(section, tmp_path), bootstrap_iters=0)
+    assert len(ours["samples"]["shots"]) == 7
+    for mine, reference in zip(ours["samples"]["shots"], expected["samples"]["shots"], strict=True):
+        assert mine["arguments"] == reference["arguments"]
+        assert rolling or str(mine["arguments"]).count("Words:") >= 4
+        for one, other in zip(mine["filtered_resps"], reference["filtered_resps"], strict=True):
+            assert one == (other if generated else pytest.approx(other, rel=1e-5))
+
+
 def test_chance_groups_and_files_beside_the_yaml(models: tuple[Transformer, Vocab, Any], tmp_path: Path) -> None:
     model, vocab, _ = models
     write_task(tmp_path / "inner", "two_choices", [["a truth", "a man"]] * 30)
