@@ -373,7 +373,7 @@ def test_few_shot_items_equal_hf(models: tuple[Transformer, Vocab, Any], tmp_pat
         num_fewshot=0 if rolling else 3,
         doc_to_text="" if rolling else "Words: {{choices | join(', ')}}\n{{question}}",
         doc_to_target="{{question}} {{choices[0]}} {{choices[3]}}" if rolling or generated else "{{choices[0]}}",
-        **({"generation_kwargs": {"until": ["\n"], "max_gen_toks": 9}} if generated else {}),
+        **({"generation_kwargs": {"until": ["\n"], "max_gen_toks": 9}, "doc_to_choice": None} if generated else {}),
         metric_list=[{"metric": "word_perplexity" if rolling else "exact_match" if generated else "acc"}],
     )
     section = Benchmarks(tasks=["shots"], include_path=str(tmp_path))
