@@ -101,9 +101,8 @@ def _tasks(results: Sequence[Result]) -> Iterator[tuple[str, str, str]]:
         settings, name = result.settings, result.named
         if name.kind == "benchmark" and "task" in settings and name.subject not in known:
             known.add(name.subject)
-            shots = f"{settings['shots']} shots" + (
-                f" drawn by seed {settings['seed of the shots']}" if "seed of the shots" in settings else ""
-            )
+            seed = settings.get("seed of the shots")
+            shots = f"{settings['shots']} shots" + ("" if seed is None else f" by seed {seed}")
             detail = f"version {result.task_version} of the task, {shots}, lm-eval {settings['lm-eval']}"
             yield f"Benchmark task {name.subject}", f"{settings['task']}-{settings['prompts']}", detail
 

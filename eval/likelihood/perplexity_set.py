@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # More values than this are no languages or domains, but names of documents.
 MOST_GROUPS = 200
+# What each value of a field is scored by: nats per token and perplexity per byte would say the same again.
+OF_GROUPS = ("bits_per_byte", "perplexity", "word_perplexity")
 _NOT_IN_NAMES = str.maketrans(dict.fromkeys(" \t\n\r/<>=:", "_"))
 
 
@@ -70,7 +72,8 @@ def perplexity_set_results(
             continue
         key = set_key(text for text, inside in zip(passages, mask, strict=True) if inside)
         made = stamp(make(scores=own), key=key)
-        results += labelled(made, part) if part in apart else _of_group(made, part)
+        grouped = [result for result in made if result.named.metric in OF_GROUPS]
+        results += labelled(made, part) if part in apart else _of_group(grouped, part)
     if item.stream == "documents":
         ids = [one.id for one in scored]
         items = document_items([text.text for text in texts], scores, seconds, {**groups, **apart}, ids)

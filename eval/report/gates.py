@@ -26,6 +26,7 @@ _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": opera
 # The last part of a score's name, by kind; tests compare them with what is scored.
 PERPLEXITY = ("bits_per_byte", "perplexity", "nats_per_token")
 WORDS = ("word_perplexity", "byte_perplexity")  # where a set counts words
+OF_GROUPS = ("bits_per_byte", "perplexity", "word_perplexity")  # of each value of a field
 COMPRESSORS = ("gzip", "xz", "zstd")
 TRANSLATION = ("bleu", "chrf", "copy_bleu")
 CHAT = ("accuracy", "format", "stop_rate", "length")
@@ -107,8 +108,9 @@ def _is_group(name: str, recipe: Recipe, known: Collection[str]) -> bool:
     """Tells whether a name is a score of one value of a set's field `by`, which only the set's files know."""
     whole, _, group = name.rpartition("/")
     fields = {item.name: item.by for item in recipe.evaluation.perplexity}
-    field = fields.get(ScoreName.parse(_split(name, {BASE, *recipe.stage_names})[1]).subject)
-    return field is not None and whole in known and group.startswith(f"{field}=")
+    score = ScoreName.parse(_split(name, {BASE, *recipe.stage_names})[1])
+    field, given = fields.get(score.subject), score.kind == "compression" or score.metric in OF_GROUPS
+    return field is not None and given and whole in known and group.startswith(f"{field}=")
 
 
 def gates_on_other_tasks(recipe: Recipe) -> list[str]:

@@ -87,5 +87,6 @@ def test_gates_know_the_scores_of_a_perplexity_set(tmp_path: Path) -> None:
         "perplexity/q/bits_per_byte/lang=zh < 2",
         "perplexity/p/bits_per_byte/language=zh < 2",
         "perplexity/p/bits/lang=zh < 2",
+        "perplexity/p/nats_per_token/lang=zh < 2",
     ):
         assert problems(gate), gate

@@ -23,9 +23,10 @@ from data_prep.tokens.vocab_training import train_vocab
 from eval.comparison.comparable import difference
 from eval.likelihood.conventions import Convention, count_words, described
 from eval.likelihood.perplexity import score_texts
-from eval.likelihood.perplexity_set import compressed_set_results, perplexity_set_results
+from eval.likelihood.perplexity_set import OF_GROUPS, compressed_set_results, perplexity_set_results
 from eval.reading.reader import LocalReader, Reader
 from eval.reading.windows import Window
+from eval.report.gates import OF_GROUPS as OF_GROUPS_OF_GATES
 from eval.results import Result
 from pretrain.model.transformer import Transformer
 from tests.parts.items_check import without_items
@@ -206,6 +207,13 @@ def test_scores_of_each_value_of_a_field(reader: Reader, vocab: Vocab) -> None:
             result = made[f"{metric}/language={group}"]
             assert result.value == pytest.approx(alone[metric].value, rel=1e-6)
             assert (result.n, result.set) == (len(own), alone[metric].set)
+    assert {name.rpartition("/")[0] for name in made if "=" in name and "compression" not in name} == {
+        "bits_per_byte",
+        "perplexity",
+    }
+    counted = scores(reader, vocab, by="language", words="whitespace")
+    grouped = {name.partition("/")[0] for name in counted if "=" in name and "compression" not in name}
+    assert grouped == set(OF_GROUPS) == set(OF_GROUPS_OF_GATES)
     whole = scores(reader, vocab)
     assert made["bits_per_byte"].value == whole["bits_per_byte"].value
     assert difference(made["bits_per_byte"], whole["bits_per_byte"]) is None
