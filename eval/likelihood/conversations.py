@@ -80,7 +80,7 @@ def conversation_results(
             interval=f"bootstrap over {n} conversations" if interval else no_interval(n, "conversation"),
             note=f"{int(tokens.sum()):,} tokens of answers that stage `{name}` held out",
             set=f"{data.fingerprint[:24]}-{n}",
-            settings={"train_on": objective.train_on},
+            settings={"train_on": objective.train_on, "normalize": "training"},  # they were held out of its data
             tokenizer=vocab.fingerprint,
             items=Items(nats.tolist(), tokens.tolist()),
         )
