@@ -105,6 +105,7 @@ def test_one_task_twice(place: Path, reader: Reader, vocab: Vocab) -> None:
     one, same, drawn = (found["quiz/acc"] for found in seeds)
     assert difference(one, same) is None and one.value == same.value
     assert "seed of the shots 5 against 6" in (difference(one, drawn) or "")
+    assert one.settings["prompts"] != drawn.settings["prompts"], "other examples stand in the prompts"
 
 
 def test_a_group_with_a_name(place: Path, reader: Reader, vocab: Vocab) -> None:

@@ -73,9 +73,10 @@ def scores(reader: Reader, vocab: Vocab, texts: list[str] = TEXTS, **settings: A
 )
 def test_items_give_the_scores(reader: Reader, vocab: Vocab, tmp_path: Path, settings: dict[str, Any]) -> None:
     """Those of each value of a field too; a document without a scored token is no item."""
-    item, documents = prepared([*TEXTS[:4], "s ' s , x"], **settings)
+    item, documents = prepared([*TEXTS[:3], "x", "s ' s , x"], **settings)
     scored = perplexity_set_results(item, documents, reader, vocab, 100)
     assert without_items(scored, "perplexity/p", tmp_path) == set()
+    assert len(scored.items) == scored.results[0].n == {"none": 4}.get(item.start_token, len(scored.items))
     assert scored.items[0].id == ("1" if item.stream != "documents" else "0")
 
 
@@ -127,7 +128,7 @@ def test_every_convention_is_named(reader: Reader, vocab: Vocab) -> None:
         {"detokenize": "wikitext"},
     ):
         other = scores(reader, vocab, **changes)["perplexity"]
-        assert difference(usual, other), changes
+        assert difference(usual, other) and other.settings != usual.settings, changes
         assert other.value != usual.value or changes == {"detokenize": "wikitext"}, changes
     one, two = (scores(reader, vocab, words=rule)["word_perplexity"] for rule in ("whitespace", "lm_eval"))
     assert "words whitespace against lm_eval" in (difference(one, two) or "") and one.value != two.value
