@@ -84,6 +84,11 @@ def fit_prompt(
     return ids[-room:], 0
 
 
+def _is_cut(section: TranslationSet, pair: TranslationPair, vocab: Vocab, room: int) -> bool:
+    """Tells whether not even a prompt without shots has room."""
+    return len(prompt_ids(section, [], pair.source, vocab)) > room
+
+
 def bleu_with(tokenize: str) -> Any:
     """Creates sacrebleu's BLEU with one of its tokenizers, which may need another package or a download.
 
@@ -188,6 +193,10 @@ def translation_results(
     references, sources = [pair.target for pair in pairs], [pair.source for pair in pairs]
     shown = sum(count for _, count in fitted) / len(fitted)
     note = f"{shown:.1f} of {section.shots} shots fit on average; greedy, at most {section.max_new_tokens} new tokens"
+    if cut := sum(
+        not count and _is_cut(section, pair, vocab, room) for pair, (_, count) in zip(pairs, fitted, strict=True)
+    ):
+        note += f"; {cut} of {len(pairs)} sources are longer than the context and lost their start"
     settings = {
         "normalize": section.normalize,
         "shots": section.shots,
