@@ -86,10 +86,16 @@ def recipe_problems(recipe: Recipe) -> list[str]:
 
     context, problems = recipe.model.context_length, gate_problems(recipe)
     for item in recipe.evaluation.perplexity:
-        if item.stride is not None and item.stride > context:
+        seen, whose = (context, "model.context_length") if item.context is None else (item.context, "its context")
+        if seen > context:
             problems.append(
-                f"evaluation.perplexity `{item.name}`: stride {item.stride} is more than model.context_length "
-                f"{context}, so tokens would be left out; lower it"
+                f"evaluation.perplexity `{item.name}`: context {seen} is more than model.context_length {context}; "
+                "lower it"
+            )
+        if item.stride is not None and item.stride > seen:
+            problems.append(
+                f"evaluation.perplexity `{item.name}`: stride {item.stride} is more than {whose} "
+                f"{seen}, so tokens would be left out; lower it"
             )
     for pairs in recipe.evaluation.translation:
         problems += _bleu_problem(pairs.name, pairs.tokenize) if find_spec("sacrebleu") else []

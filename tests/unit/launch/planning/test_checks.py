@@ -40,6 +40,7 @@ PROBLEMS = {
     'report.gates=["benchmark/piqa/acc > 0.5"]': "there is no metric `benchmark/piqa/acc`",
     "evaluation.perplexity=[{name: held, path: /nonexistent.jsonl}]": "`held`: /nonexistent.jsonl: no such file",
     "evaluation.perplexity.0.stride=100": "`held`: stride 100 is more than model.context_length 32",
+    "evaluation.perplexity.0.context=33": "`held`: context 33 is more than model.context_length 32",
     "evaluation.translation=[{name: t, path: gone.jsonl}]": "gone.jsonl: no such file",
     "evaluation.translation=[{name: t, path: pairs.jsonl, tokenize: klingon}]": "no tokenizer `klingon`",
     "evaluation.translation=[{name: t, path: pairs.jsonl, max_new_tokens: 31}]": "31 leaves no room for a prompt",
