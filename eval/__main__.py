@@ -50,7 +50,7 @@ def report(run: Path, baseline: Path | None = None, gate: bool = False) -> int:
 
     print(write_report(run, baseline))
     failed = 0
-    for item in check_gates(run) if gate else []:
+    for item in check_gates(run, baseline) if gate else []:
         print(f"{'passes' if item.passed else 'FAILS '}  {item}")
         failed += not item.passed
     return GATE_FAILED if failed else 0

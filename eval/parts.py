@@ -143,23 +143,12 @@ def _items_kept(part: Part, directory: Path, own: str, count: int) -> bool:
     return facts is None if count == 0 else facts is not None and (facts["fingerprint"], facts["items"]) == (own, count)
 
 
-def stored_results(directory: Path) -> list[Result]:
-    """Reads all stored scores of a run, with their items; damaged files are left out."""
-    found: list[Result] = []
-    for path in sorted(directory.glob("*.json")):
-        try:
-            found += [from_json(item) for item in read_json(path)["results"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
 def _keep(part: Part, directory: Path, scored: Scored) -> None:
     """Stores items first: scores without their items would not be used."""
     own = fingerprint(part.inputs)
     write_items(directory, part.name, own, scored.items)
     content = {
-        "results": [as_json(result, with_items=True) for result in scored.results],
+        "results": [as_json(result) for result in scored.results],
         "samples": [asdict(sample) for sample in scored.samples],
         "items": len(scored.items),
     }

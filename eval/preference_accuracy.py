@@ -18,13 +18,13 @@ from data_prep.chat.messages import Message, Pair
 from data_prep.decontamination.chat_sets import read_preferences
 from data_prep.decontamination.evaluation_sets import set_key
 from eval.chat_setting import ChatSetting
-from eval.comparison.paired import compare_paired
+from eval.comparison.significance import LEVEL, compare_ratios
 from eval.contamination import labelled, split
 from eval.items.item import Item, beginning, ending, hash_of, shared_seconds
 from eval.parts import Scored
 from eval.reading.reader import Reader
 from eval.reading.windows import Report
-from eval.results import Items, Result
+from eval.results import Result
 from eval.statistics import wilson
 
 if TYPE_CHECKING:
@@ -155,18 +155,18 @@ def _results(name: str, agreed: dict[str, list[float]], note: str, stamp: dict[s
                 interval=f"Wilson over {n} pairs",
                 chance=0.5,
                 note="; ".join(filter(None, remarks)),
-                items=Items(outcomes, [1.0] * n),
                 **stamp,
             )
         )
     ours, *baselines = results
-    said = [_beside(ours, baseline, samples) for baseline in baselines]
+    said = [_beside(agreed["accuracy"], agreed[one.named.metric], one.named.metric, samples) for one in baselines]
     return [replace(ours, note="; ".join([ours.note or "", *said])), *baselines]
 
 
-def _beside(ours: Result, baseline: Result, samples: int) -> str:
+def _beside(ours: Sequence[float], baseline: Sequence[float], label: str, samples: int) -> str:
     """Says whether the model agrees with more pairs than a baseline does, on the same pairs."""
-    label = baseline.named.metric
-    (change,) = compare_paired([ours], [replace(baseline, name=ours.name)], label, samples)
-    by = {"better": "above", "worse": "below"}.get(change.verdict, "no different from")
-    return f"{by} `{label}` ({change.method}{'' if change.p is None else f', p = {change.p:.2g}'})"
+    ones = np.ones(len(ours))
+    found = compare_ratios((np.asarray(ours), ones), (np.asarray(baseline), ones), samples)
+    above = "above" if found.after > found.before else "below"
+    by = above if found.p < LEVEL else "no different from"
+    return f"{by} `{label}` ({found.method}, p = {found.p:.2g})"

@@ -37,19 +37,6 @@ class ScoreName(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Items:
-    """What a score is made of: it is the sum of `numerators` over the sum of `denominators`.
-
-    Attributes:
-        numerators: of each item, such as 1 for a right answer, or the bits of a document.
-        denominators: of each item, such as 1, or the bytes of a document.
-    """
-
-    numerators: list[float]
-    denominators: list[float]
-
-
-@dataclass(frozen=True)
 class Result:
     """One score, with its interval, unit and origin.
 
@@ -64,8 +51,6 @@ class Result:
         set: fingerprint of the scored content.
         settings: settings of the evaluation, such as the number of shots; see `eval/comparison/comparable.py`.
         tokenizer: fingerprint of the tokenizer, if the unit is per token.
-        items: what the score is made of, for a comparison with another model on the same items. They are kept with the
-            stored scores, and `results.json` has none.
 
     In `results.json` a value or an end of an interval that is infinite is null.
     """
@@ -85,7 +70,6 @@ class Result:
     set: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
-    items: Items | None = field(default=None, repr=False, compare=False)
 
     @property
     def named(self) -> ScoreName:
@@ -100,11 +84,9 @@ class Result:
             )
 
 
-def as_json(result: Result, with_items: bool = False) -> dict[str, Any]:
-    """Converts a score to JSON, at will with its items. Infinite values become null."""
+def as_json(result: Result) -> dict[str, Any]:
+    """Converts a score to JSON. Infinite values become null."""
     values = asdict(result)
-    if result.items is None or not with_items:
-        del values["items"]
     for name in ("value", "low", "high"):
         if values[name] is not None and not math.isfinite(values[name]):
             values[name] = None
@@ -118,26 +100,29 @@ def from_json(values: dict[str, Any]) -> Result:
         value = math.inf
     if high is None and (low is not None or value == math.inf) and not values["interval"].startswith("none"):
         low, high = (math.inf if low is None else low), math.inf
-    items = Items(**values["items"]) if values.get("items") else None
-    return Result(**{**values, "value": value, "low": low, "high": high, "items": items})
+    return Result(**{**values, "value": value, "low": low, "high": high})
 
 
 @dataclass(frozen=True)
 class Change:
-    """A score compared item by item with the same score of the stage that training started from.
+    """A score compared with the same score of another run, item by item where both have items.
 
     Attributes:
         name: of the score.
-        parent: name of the other stage, or `base`.
-        before, after: the two scores.
-        low, high: 95% interval of `after - before`; both None without a spread between the items.
-        p: of the test that nothing has changed, where the items are right or wrong; else None.
-        method: of interval and verdict.
-        verdict: `better`, `worse`, `no difference`, or `incomparable`; `reason` explains the last.
+        against: name of the other run; of a stage, the one that it started from, or `base`.
+        before, after: the two scores, on the items that both have.
+        low, high: 95% interval of `after - before`; both None where no item tells the two apart.
+        p: of the test that nothing has changed; None where nothing could be tested.
+        method: of test and interval.
+        verdict: `better`, `worse`, `no difference`, or `incomparable`.
+        reason: explains the verdict, where it needs that.
+        n: number of items that both have; 0: they were not compared item by item.
+        n_before, n_after: number of items of each.
+        adjusted: p after Holm's method over all scores compared with this one. It decides the verdict.
     """
 
     name: str
-    parent: str
+    against: str
     before: float
     after: float
     low: float | None
@@ -146,6 +131,24 @@ class Change:
     method: str
     verdict: str
     reason: str | None = None
+    n: int = 0
+    n_before: int = 0
+    n_after: int = 0
+    adjusted: float | None = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Change:
+        """Reads a change; earlier versions called the other run `parent`."""
+        kept = {("against" if name == "parent" else name): value for name, value in values.items()}
+        return cls(**kept | {name: math.inf if kept[name] is None else kept[name] for name in ("before", "after")})
+
+    def as_json(self) -> dict[str, Any]:
+        """Converts the change to JSON. Infinite scores become null."""
+        values = asdict(self)
+        for name in ("before", "after", "low", "high"):
+            if values[name] is not None and not math.isfinite(values[name]):
+                values[name] = None
+        return values
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,11 @@ class Results:
     def save(self, run: Path) -> Path:
         """Writes `results.json` into the run directory, atomically."""
         target = run / RESULTS
-        values = {**asdict(self), "results": [as_json(result) for result in self.results]}
+        values = {
+            **asdict(self),
+            "results": [as_json(result) for result in self.results],
+            "changes": [change.as_json() for change in self.changes],
+        }
         write_json(target, {"schema": SCHEMA, **values})
         return target
 
@@ -270,5 +277,5 @@ def load_results(run: Path) -> Results:
     values["results"] = [from_json(item) for item in raw["results"]]
     values["samples"] = [Sample(**item) for item in raw["samples"]]
     values["failures"] = [Failure(**item) for item in raw.get("failures", [])]
-    values["changes"] = [Change(**item) for item in raw.get("changes", [])]
+    values["changes"] = [Change.from_json(item) for item in raw.get("changes", [])]
     return Results(**values)

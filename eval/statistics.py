@@ -39,7 +39,7 @@ def _draws(n: int, samples: int) -> Any:
         yield generator.integers(0, n, size=(min(step, samples - start), n))
 
 
-def _percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval | None:
+def percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval | None:
     """Returns the 2.5% and 97.5% percentiles; None if they are equal, since a zero width would claim certainty."""
     array = np.asarray(values, dtype=np.float64)
     # Interpolation between infinite values would give NaN.
@@ -62,13 +62,14 @@ def bootstrap_ratio(
         numerators[index].sum(axis=1) / np.maximum(denominators[index].sum(axis=1), np.finfo(np.float64).tiny)
         for index in _draws(n, samples)
     ]
-    return _percentiles(np.concatenate(ratios))
+    return percentiles(np.concatenate(ratios))
 
 
 def bootstrap_difference(
     ours: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
     theirs: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
     samples: int,
+    convert: Callable[[Any], Any] = lambda ratios: ratios,
 ) -> Interval | None:
     """Computes the paired percentile bootstrap of the difference of two ratios over the same units.
 
@@ -78,6 +79,7 @@ def bootstrap_difference(
         ours: numerators and denominators of one model, of shape (n,) each.
         theirs: of the other model, for the same units.
         samples: number of resamples.
+        convert: makes scores of ratios, such as e to their power.
     """
     n = len(ours[0])
     if n < 2:
@@ -86,10 +88,11 @@ def bootstrap_difference(
     differences = []
     for index in _draws(n, samples):
         one, other = (
-            above[index].sum(axis=1) / np.maximum(below[index].sum(axis=1), tiny) for above, below in (ours, theirs)
+            convert(above[index].sum(axis=1) / np.maximum(below[index].sum(axis=1), tiny))
+            for above, below in (ours, theirs)
         )
         differences.append(one - other)
-    return _percentiles(np.concatenate(differences))
+    return percentiles(np.concatenate(differences))
 
 
 def mcnemar(only_before: int, only_after: int) -> float:
@@ -136,7 +139,7 @@ def bootstrap(items: Sequence[Any], aggregate: Callable[[Any], float], samples: 
     numbers = all(isinstance(item, int | float) for item in items)
     drawn = samples if numbers else min(samples, _SLOW_SAMPLES)
     values = [float(aggregate([items[i] for i in row])) for index in _draws(n, drawn) for row in index]
-    interval = _percentiles(values)
+    interval = percentiles(values)
     return None if interval is None else (interval, drawn)
 
 

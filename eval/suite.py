@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +18,21 @@ from configs.safety.hide_secrets import mask_urls
 from configs.schema.recipe import Recipe, load_run
 from data_prep.tokens.vocab import Vocab
 from eval.aggregate import add_core
-from eval.comparison.paired import compare_paired
+from eval.comparison.paired import Scores, adjusted, compare_scores
+from eval.comparison.scored_items import ScoredItems
 from eval.contamination import facts, identity
 from eval.contamination import load as load_touched
 from eval.currency import scored_recipe, scores_fingerprint, scoring_code, set_identities
 from eval.lineage import checkpoint_facts, data_facts, lineage, model_facts, package_versions
 from eval.parts import DIRECTORY as DIRECTORY_OF_SCORES
-from eval.parts import Outcome, score_parts, stored_results
+from eval.parts import Outcome, score_parts
 from eval.reading.journal import DIRECTORY as PARTIAL
 from eval.reading.journal import Journal
 from eval.reading.kept import KeptReader
 from eval.reading.opening import HERE, Place, open_reader
 from eval.reading.ranked import RankedReader
 from eval.remarks import tell
-from eval.results import Change, Failure, Result, Results, ScoresBroken, ScoresFailed, load_results
+from eval.results import Change, Failure, Result, Results, ScoresBroken, ScoresFailed
 from eval.scorer import Scorer
 from eval.stage_facts import stage_of
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
@@ -135,9 +136,8 @@ class _Evaluation:
         recipe, checkpoint = self.recipe, self.checkpoint
         data, funnel = data_facts(recipe, checkpoint)
         data |= facts(touched)
-        stage, changes = _beside_parent(recipe, scored.results)
         outcome = scores_fingerprint(recipe, checkpoint, sets)
-        return Results(
+        results = Results(
             fingerprint=outcome,
             checkpoint=checkpoint_facts(checkpoint),
             recipe_fingerprint=recipe.fingerprint(),
@@ -159,25 +159,29 @@ class _Evaluation:
                 "overrides": [mask_urls(text) for text in self.overrides],
                 "contamination": identity(recipe, checkpoint),
             },
-            stage=stage,
-            changes=changes,
         )
+        stage, changes = _beside_parent(recipe, results, self.run)
+        return replace(results, stage=stage, changes=changes)
 
 
-def _beside_parent(recipe: Recipe, results: list[Result]) -> tuple[dict[str, Any], list[Change]]:
-    """Returns the entries of `results.json` on a stage, and its scores compared with those of its parent."""
+def _beside_parent(recipe: Recipe, results: Results, run: Path) -> tuple[dict[str, Any], list[Change]]:
+    """Returns the entries of `results.json` on a stage, and its scores compared with those of its parent.
+
+    Args:
+        recipe: of the stage.
+        results: its scores.
+        run: its run directory, which has their items.
+    """
     stage = stage_of(recipe)
     if stage is None:
         return {}, []
     known = {"name": stage.name, "kind": stage.kind, "parent": stage.parent}
     if not (stage.parent_run / RESULTS).is_file():
         return {**known, "parent_results": None}, []
-    before = load_results(stage.parent_run)
-    shown = {(result.name, result.value, result.set) for result in before.results}
-    stored = stored_results(stage.parent_run / DIRECTORY_OF_SCORES)
-    earlier = [result for result in stored if (result.name, result.value, result.set) in shown]
-    changes = compare_paired(results, earlier, stage.parent, recipe.evaluation.bootstrap_samples)
-    return {**known, "parent_results": before.fingerprint}, changes
+    before = Scores.read(stage.parent_run, stage.parent)
+    after = Scores(stage.name, run, results, ScoredItems(run, results))
+    changes = compare_scores(after, before, recipe.evaluation.bootstrap_samples)
+    return {**known, "parent_results": before.results.fingerprint}, adjusted(changes, results.by_name())
 
 
 def _in_order(results: list[Result]) -> list[Result]:

@@ -39,12 +39,12 @@ def print_headlines(run: Path, title: str = "") -> None:
         Console(soft_wrap=True).print(table)
 
 
-def print_verdict(run: Path, junit: Path | None = None) -> int:
+def print_verdict(run: Path, junit: Path | None = None, baseline: Path | None = None) -> int:
     """Prints each gate and the report's path; returns 1 when a gate failed. Writes JUnit XML to the file `junit`."""
     from eval.report.gates import check_gates
     from eval.report.junit import write_junit
 
-    gates = check_gates(run)
+    gates = check_gates(run, baseline)
     if junit is not None:
         write_junit(junit, run, gates)
     for gate in gates:

@@ -309,5 +309,11 @@ class Report(Section):
     gates: list[str] = Field(
         [],
         description="Conditions `metric op value`, such as `perplexity/heldout/bits_per_byte < 2.4`. The value can be "
-        "the name of another metric.",
+        "the name of another metric. With ` (whole interval)` behind it, both ends of the interval must meet it. Also "
+        "`metric not worse than baseline` and `metric better than baseline`.",
+    )
+    baseline: str | None = Field(
+        None,
+        description="What to compare with: a run, RUN:STAGE, or a directory with the `results.json` and `scores` of "
+        "one; null: nothing.",
     )

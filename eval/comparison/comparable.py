@@ -16,7 +16,30 @@ def difference(one: Result, other: Result) -> str | None:
     The set's content, the evaluation's settings and the versions of scoring code must be equal, and for scores per
     token also the tokenizer.
     """
-    reasons = _rules(one, other)
+    return "; ".join([*_units(one, other), *_sets(one, other), *_making(one, other)]) or None
+
+
+def other_rules(one: Result, other: Result) -> str | None:
+    """Tells why two scores cannot be compared even on the items that both have; None if they can."""
+    return "; ".join([*_units(one, other), *_making(one, other)]) or None
+
+
+def other_set(one: Result, other: Result) -> str | None:
+    """Tells that two scores are of other items; None if they are of the same set."""
+    return "; ".join(_sets(one, other)) or None
+
+
+def difference_within(one: Result, other: Result) -> str | None:
+    """Tells why two scores of one run, such as a model's and a compressor's, cannot be compared; None if they can."""
+    reasons = [*_units(one, other), *_sets(one, other)]
+    for key in sorted(one.settings.keys() & other.settings.keys()):
+        reasons += _unequal(key, one.settings[key], other.settings[key])
+    return "; ".join(reasons) or None
+
+
+def _making(one: Result, other: Result) -> list[str]:
+    """Names what made the scores another way: version of the task, settings, scorer."""
+    reasons = []
     if one.task_version != other.task_version:
         reasons.append(f"task version {one.task_version} against {other.task_version}")
     for key in sorted(one.settings.keys() | other.settings.keys()):
@@ -24,28 +47,22 @@ def difference(one: Result, other: Result) -> str | None:
     ours, theirs = _signature(one), _signature(other)
     for key in sorted(ours.keys() | theirs.keys()):
         reasons += _unequal(key, ours.get(key), theirs.get(key))
-    return "; ".join(reasons) or None
+    return reasons
 
 
-def difference_within(one: Result, other: Result) -> str | None:
-    """Tells why two scores of one run, such as a model's and a compressor's, cannot be compared; None if they can."""
-    reasons = _rules(one, other)
-    for key in sorted(one.settings.keys() & other.settings.keys()):
-        reasons += _unequal(key, one.settings[key], other.settings[key])
-    return "; ".join(reasons) or None
-
-
-def _rules(one: Result, other: Result) -> list[str]:
+def _units(one: Result, other: Result) -> list[str]:
     reasons = []
     if one.unit != other.unit or one.higher_is_better != other.higher_is_better:
         reasons.append(f"unit `{one.unit}` against `{other.unit}`")
     if one.tokenizer != other.tokenizer:
         reasons.append("another tokenizer, and the unit is per token")
-    if one.n != other.n:
-        reasons.append(f"another set: {one.n:,} against {other.n:,} units")
-    elif one.set != other.set:
-        reasons.append("another set: as many units, other content")
     return reasons
+
+
+def _sets(one: Result, other: Result) -> list[str]:
+    if one.n != other.n:
+        return [f"another set: {one.n:,} against {other.n:,} units"]
+    return ["another set: as many units, other content"] if one.set != other.set else []
 
 
 def _unequal(name: str, ours: object, theirs: object) -> list[str]:

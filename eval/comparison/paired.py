@@ -1,75 +1,205 @@
-"""Compares two models on the same items: a stage with the one that its training started from.
+"""Compares scores of two models, or of many with the first: on the same items where both have items.
 
 Items that both models find hard say nothing about their difference, so a paired test sees smaller differences than two
-intervals do. Items that are right or wrong are compared by McNemar's exact test, others by a paired bootstrap.
+intervals do. Scores without items are compared by their two intervals, and the method says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from eval.comparison.comparable import difference
-from eval.results import Change, Items, Result
-from eval.statistics import bootstrap_difference, mcnemar
+from eval.comparison.comparable import other_rules, other_set
+from eval.comparison.scored_items import NoItems, ScoredItems, ScoreItems, common
+from eval.comparison.significance import LEVEL, CorpusMetric, PairedOutcome, compare_corpora, compare_ratios, holm
+from eval.results import Change, Result, Results, load_results
 
-LEVEL = 0.05
+SAMPLES = 1000
+_Z = 1.959963984540054
+# Scores that no model makes, baselines, and what is neither better nor worse.
+_NO_MODEL = {
+    ("chat", "length"),
+    ("compression", ""),
+    ("translation", "copy_bleu"),
+    ("preference", "longer"),
+    ("preference", "less_repeated"),
+}
 
 
-def compare_paired(
-    results: Sequence[Result], earlier: Iterable[Result], parent: str, bootstrap_samples: int
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one model with their items.
+
+    Attributes:
+        label: how pages call the run.
+        directory: a run, or a directory with its `results.json` and `scores/*.items.parquet`.
+    """
+
+    label: str
+    directory: Path
+    results: Results
+    items: ScoredItems
+
+    @classmethod
+    def read(cls, directory: Path, label: str | None = None) -> Scores:
+        """Reads the scores of a directory.
+
+        Raises:
+            ValueError: when it has none.
+        """
+        results = load_results(directory)
+        return cls(label or directory.resolve().name, directory, results, ScoredItems(directory, results))
+
+
+def compare_scores(
+    after: Scores, before: Scores, samples: int = SAMPLES, names: Sequence[str] | None = None
 ) -> list[Change]:
-    """Compares each score that has items with the score of the same name of the parent.
+    """Compares the scores that both have, without an adjustment for their number; see `adjusted`.
 
     Args:
-        results: scores of a stage, with their items.
-        earlier: scores of its parent, with their items. Scores that the parent has not are left out.
-        parent: name of the parent stage, or `base`.
-        bootstrap_samples: number of resamples.
+        after: the later model, or the one that is judged.
+        before: the model that it is compared with.
+        samples: number of bootstrap resamples.
+        names: compare these scores alone.
     """
-    before = {result.name: result for result in earlier if result.items is not None}
+    earlier = before.results.by_name()
     return [
-        _change(before[result.name], result, parent, bootstrap_samples)
-        for result in results
-        if result.items is not None and result.name in before
+        _change(result, earlier[result.name], after, before, samples)
+        for result in after.results.results
+        if result.name in earlier and is_of_model(result) and (names is None or result.name in names)
     ]
 
 
-def _change(before: Result, after: Result, parent: str, samples: int) -> Change:
-    assert before.items is not None and after.items is not None
-    change = partial(Change, after.name, parent, before.value, after.value)
-    if reason := difference(after, before) or _unequal(before.items, after.items):
-        return change(None, None, None, "none", "incomparable", reason)
-    ours, theirs = _arrays(after.items), _arrays(before.items)
-    interval = bootstrap_difference(ours, theirs, samples)
-    low, high = interval or (None, None)
-    n = len(after.items.numerators)
-    if _right_or_wrong(before.items) and _right_or_wrong(after.items):
-        lost, gained = (int(((a[0] == 1) & (b[0] == 0)).sum()) for a, b in ((theirs, ours), (ours, theirs)))
-        p = mcnemar(lost, gained)
-        method = f"McNemar's exact test over {n} items: {gained} gained, {lost} lost"
-        changed = p < LEVEL
-    else:
-        p, method = None, f"paired bootstrap over {n} items"
-        changed = interval is not None and not interval[0] <= 0 <= interval[1]
-    improved = (after.value > before.value) == after.higher_is_better
-    verdict = ("better" if improved else "worse") if changed else "no difference"
-    return change(low, high, p, method, verdict)
+def is_of_model(result: Result) -> bool:
+    """Tells whether a score says how good a model is: compressors and other baselines do not change with it."""
+    named = result.named
+    return not {(named.kind, ""), (named.kind, named.metric)} & _NO_MODEL
 
 
-def _unequal(before: Items, after: Items) -> str | None:
-    """Tells why items cannot be paired: as many of them, each of the same weight."""
-    if len(before.numerators) != len(after.numerators) or before.denominators != after.denominators:
-        return "the items of both do not match"
-    return None
+def adjusted(changes: Sequence[Change], results: dict[str, Result]) -> list[Change]:
+    """Gives each change its verdict, after Holm's method over all of them.
+
+    The scores of a perplexity set (per byte, per token, e to the power of it) are one question and count once. Scores
+    without an item that differs had nothing to test, and do not count.
+
+    Args:
+        changes: of all scores that are compared at a time.
+        results: scores by name, which tell whether higher is better.
+    """
+    questions: dict[tuple[str, ...], float] = {}
+    for change in changes:
+        if change.p is not None:
+            questions[_question(change)] = max(change.p, questions.get(_question(change), 0.0))
+    corrected = dict(zip(questions, holm(list(questions.values())), strict=True))
+    return [
+        change if change.p is None else _verdict(change, corrected[_question(change)], len(questions), results)
+        for change in changes
+    ]
 
 
-def _arrays(items: Items) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    return np.asarray(items.numerators, dtype=np.float64), np.asarray(items.denominators, dtype=np.float64)
+def _question(change: Change) -> tuple[str, ...]:
+    kind, subject, rest = (*change.name.split("/", 2), "", "")[:3]
+    tag = rest.partition("/")[2]
+    return (kind, subject, tag, change.against) if kind == "perplexity" else (change.name, change.against)
 
 
-def _right_or_wrong(items: Items) -> bool:
-    return set(items.numerators) <= {0, 1} and set(items.denominators) <= {1}
+def _verdict(change: Change, corrected: float, count: int, results: dict[str, Result]) -> Change:
+    assert change.p is not None
+    improved = (change.after > change.before) == results[change.name].higher_is_better
+    verdict = ("better" if improved else "worse") if corrected < LEVEL else "no difference"
+    reason = change.reason
+    if change.p < LEVEL <= corrected:
+        alone = f"p = {change.p:.2g} alone, {corrected:.2g} among the {count} scores compared"
+        reason = "; ".join(filter(None, [reason, alone]))
+    return replace(change, adjusted=corrected, verdict=verdict, reason=reason)
+
+
+# --------------------------------------------------------------------------------------------------------------- items
+def _change(ours: Result, theirs: Result, after: Scores, before: Scores, samples: int) -> Change:
+    plain = Change(ours.name, before.label, theirs.value, ours.value, None, None, None, "none", "incomparable")
+    if reason := other_rules(ours, theirs):
+        return replace(plain, reason=reason)
+    try:
+        pair = after.items.of(ours), before.items.of(theirs)
+    except NoItems:
+        missing = [_without(scores, result) for scores, result in ((after, ours), (before, theirs))]
+        return _by_intervals(plain, ours, theirs, "; ".join(filter(None, missing)))
+    return _by_items(plain, ours, pair, (after, before), samples)
+
+
+def _without(scores: Scores, result: Result) -> str:
+    try:
+        scores.items.of(result)
+    except NoItems as error:
+        return f"{scores.label}: {error}"
+    return ""
+
+
+def _by_items(
+    plain: Change, ours: Result, pair: tuple[ScoreItems, ScoreItems], runs: tuple[Scores, Scores], samples: int
+) -> Change:
+    rows = common(pair[0].hashes, pair[1].hashes)
+    counted = replace(plain, n=len(rows[0]), n_after=len(pair[0].hashes), n_before=len(pair[1].hashes))
+    if not rows[0]:
+        return replace(counted, reason=f"no item is in both: {counted.n_after:,} and {counted.n_before:,} others")
+    chosen = [items.values[own] for items, own in zip(pair, rows, strict=True)]
+    for items, own, values, run in zip(pair, rows, chosen, runs, strict=True):
+        broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(broken):
+            name, more = items.ids[own[int(broken[0])]], f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            return replace(counted, reason=f"{run.label} has no finite number for item `{name}`{more}")
+    if not pair[0].corpus and not all(values[:, 1].sum() > 0 for values in chosen):
+        return replace(counted, reason="the items that both have add up to a denominator of 0")
+    outcome = _outcome(ours, pair, chosen, samples)
+    partly = f"on the {counted.n:,} items that both have, of {counted.n_after:,} and {counted.n_before:,}"
+    return replace(
+        counted,
+        before=outcome.before,
+        after=outcome.after,
+        low=outcome.low,
+        high=outcome.high,
+        p=outcome.p if outcome.differing else None,
+        method=outcome.method,
+        verdict="no difference",
+        reason=partly if max(counted.n_after, counted.n_before) > counted.n else None,
+    )
+
+
+def _outcome(
+    ours: Result, pair: tuple[ScoreItems, ScoreItems], chosen: Sequence[np.ndarray], samples: int
+) -> PairedOutcome:
+    if pair[0].corpus:
+        metric = CorpusMetric(ours.named.metric, ours.signature or "")
+        return compare_corpora(metric, chosen[0], chosen[1], samples)
+    one, other = ((values[:, 0], values[:, 1]) for values in chosen)
+    return compare_ratios(one, other, samples, exponential=pair[0].exponential)
+
+
+# ----------------------------------------------------------------------------------------------------------- intervals
+def _by_intervals(plain: Change, ours: Result, theirs: Result, why: str) -> Change:
+    """Compares two intervals as if they were of other items: the best that can be said without items.
+
+    The interval of the difference combines both (Zou and Donner 2008); p is that of a normal distribution of its width.
+    """
+    if reason := other_set(ours, theirs):
+        return replace(plain, reason=f"{reason}; {why}")
+    if ours.value == theirs.value:
+        return replace(plain, verdict="no difference", method=f"equal scores ({why})")
+    for score, whose in ((ours, "this run's"), (theirs, "the other's")):
+        # An interval without width claims a certainty that no estimate has.
+        if score.low is None or score.high is None or not score.low < score.high:
+            return replace(plain, reason=f"{whose} score has no interval ({score.interval}); {why}")
+    assert ours.low is not None and ours.high is not None and theirs.low is not None and theirs.high is not None
+    change = ours.value - theirs.value
+    ends = [ours.low, ours.high, theirs.low, theirs.high, change]
+    if not all(map(math.isfinite, ends)):
+        return replace(plain, reason=f"infinite; {why}")
+    low = change - math.hypot(ours.value - ours.low, theirs.high - theirs.value)
+    high = change + math.hypot(ours.high - ours.value, theirs.value - theirs.low)
+    z = _Z * abs(change) / (change - low if change > 0 else high - change)
+    method = f"not paired, from the two intervals ({why})"
+    return replace(plain, low=low, high=high, p=math.erfc(z / math.sqrt(2)), method=method, verdict="no difference")

@@ -25,7 +25,7 @@ from eval.items.item import Item, beginning, ending, hash_of, shared_seconds
 from eval.parts import Scored
 from eval.reading.reader import Reader
 from eval.reading.windows import Report
-from eval.results import Items, Result, Sample
+from eval.results import Result, Sample
 from eval.statistics import Interval, bootstrap_ratio, no_interval, pass_at_k, pass_ks, wilson
 from pretrain.generation.noise import noise_keys
 from pretrain.generation.player import Answer, Request
@@ -205,7 +205,7 @@ def _results(
         binary = metric in _SHARES and section.samples == 1
         result = _mean(f"chat/{section.name}/{metric}", of_prompts, unit, samples, binary, stamp)
         if metric == _LENGTH:
-            result = replace(result, unit="tokens per answer", higher_is_better=False, items=None)
+            result = replace(result, unit="tokens per answer", higher_is_better=False)
         results.append(result)
     return results
 
@@ -219,8 +219,7 @@ def _mean(name: str, values: Floats, unit: str, samples: int, binary: bool, stam
         interval = bootstrap_ratio(values, np.ones(n), samples)
         how = f"bootstrap over {n} prompts" if interval else no_interval(n, "prompt")
     low, high = interval or (None, None)
-    items = Items(values.tolist(), [1.0] * n)
-    return Result(name, float(values.mean()), low, high, n, unit, True, how, items=items, **stamp)
+    return Result(name, float(values.mean()), low, high, n, unit, True, how, **stamp)
 
 
 def _items(

@@ -24,7 +24,7 @@ from eval.harness.task_settings import apply_settings, named_settings
 from eval.items.item import Item
 from eval.parts import Scored
 from eval.reading.reader import Reader
-from eval.results import Items, Result
+from eval.results import Result
 from eval.statistics import bootstrap, no_interval, wilson
 
 if TYPE_CHECKING:
@@ -214,17 +214,7 @@ def _result(
             "shots": raw["n-shot"][name],
             "prompts": set_key([json.dumps(item["arguments"], default=str)] for item in items)[:8],
         },
-        items=_items(scores, value),
     )
-
-
-def _items(scores: list[Any], value: float) -> Items | None:
-    """Returns the items of a score that is their mean; None for other scores, such as a perplexity."""
-    if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
-        return None
-    if not scores or not math.isclose(value, sum(scores) / len(scores), rel_tol=1e-9, abs_tol=1e-12):
-        return None
-    return Items([float(score) for score in scores], [1.0] * len(scores))
 
 
 def _mean(items: list[Any]) -> float:

@@ -21,7 +21,7 @@ from eval.items.item import Item, beginning, ending, hash_of, shared_seconds
 from eval.parts import Scored
 from eval.reading.reader import Reader
 from eval.reading.windows import Report, Window
-from eval.results import Items, Result
+from eval.results import Result
 from eval.statistics import bootstrap_ratio, no_interval
 from pretrain.batches.unit_rows import UnitRows
 from pretrain.batches.units import learnt
@@ -82,7 +82,6 @@ def conversation_results(
             set=f"{data.fingerprint[:24]}-{n}",
             settings={"train_on": objective.train_on, "normalize": "training"},  # they were held out of its data
             tokenizer=vocab.fingerprint,
-            items=Items(nats.tolist(), tokens.tolist()),
         )
     ]
     ids = [f"{rows.sources[number].name}/{document}" for number, document in chosen]

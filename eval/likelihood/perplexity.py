@@ -19,7 +19,7 @@ from data_prep.tokens.vocab import Vocab
 from eval.likelihood.conventions import Convention, Counted, count_words
 from eval.reading.reader import Reader
 from eval.reading.windows import Report, Window
-from eval.results import Items, Result
+from eval.results import Result
 from eval.statistics import Interval, bootstrap_ratio, no_interval
 
 # With fewer documents, the interval is computed over windows instead.
@@ -200,7 +200,6 @@ def perplexity_results(
             interval=f"bootstrap over {units}" if interval else no_interval(len(nats), "unit"),
             note=f"{counts}, {stride} new tokens per window"
             + ("" if math.isfinite(convert(ratio)) else f"; e to the power of {ratio:,.0f} is beyond any number here"),
-            items=Items((nats / math.log(2)).tolist(), size.tolist()) if convert is _bits else None,
         )
         for metric, unit, ratio, interval, convert in kinds
     ]

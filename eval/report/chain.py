@@ -81,7 +81,7 @@ def changes_facts(results: Results, run: Path) -> dict[str, Any]:
         "whole": os.path.relpath(top, run / REPORT) if results.stage else None,
         "stage": results.stage or None,
         "stage_kind": KINDS.get(results.stage.get("kind", ""), ""),
-        "changes": [_change_row(change, results.by_name().get(change.name)) for change in results.changes],
+        "changes": change_rows(results.changes, results),
         "answers": share_rows(results, "chat"),
         "preferences": share_rows(results, "preference"),
     }
@@ -202,8 +202,25 @@ def _row(name: str, links: Sequence[_Link]) -> dict[str, Any]:
 
 def _against(change: Change) -> str:
     reason = f" ({change.reason})" if change.reason else ""
-    p = "" if change.p is None else f", p = {change.p:.2g}"
-    return f"{change.verdict} against {change.parent}: {change.method}{p}{reason}"
+    return f"{change.verdict} against {change.against}: {how(change)}{reason}"
+
+
+def how(change: Change) -> str:
+    """Says how a verdict was found: p, after Holm's method if that changes it, and the test."""
+    if change.p is None:
+        return change.method
+    adjusted = f", {change.adjusted:.2g} after Holm" if change.adjusted not in (None, change.p) else ""
+    return f"p = {change.p:.2g}{adjusted}: {change.method}"
+
+
+def change_rows(changes: Sequence[Change], results: Results) -> list[dict[str, Any]]:
+    """Returns what pages show of scores that were compared with another run's.
+
+    Args:
+        changes: the comparisons.
+        results: of the run, which tell the unit of a score.
+    """
+    return [_change_row(change, results.by_name().get(change.name)) for change in changes]
 
 
 def _change_row(change: Change, result: Result | None) -> dict[str, Any]:
@@ -221,7 +238,8 @@ def _change_row(change: Change, result: Result | None) -> dict[str, Any]:
         "interval": ends,
         "verdict": change.verdict,
         "mark": MARKS[change.verdict],
-        "how": change.method + ("" if change.p is None else f", p = {change.p:.2g}"),
+        "how": how(change),
+        "n": f"{change.n:,}" if change.n else "–",
         "reason": change.reason,
     }
 

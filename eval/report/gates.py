@@ -1,28 +1,28 @@
-"""Evaluates gates (conditions `metric op value` on scores), and compares scores with an earlier run.
+"""Evaluates gates: conditions on scores, on their intervals, and on their difference from a baseline.
 
 In the recipe of a chain, `STAGE:metric` is the score of a stage, as `RUN:STAGE` names its run; a metric alone is the
-run's own.
+run's own. `eval/report/conditions.py` has the syntax.
 """
 
 from __future__ import annotations
 
 import difflib
-import operator
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.common.layout import RESULTS, STAGES
-from configs.schema.recipe import Recipe, load_run
+from configs.schema.recipe import Recipe, find_run, load_run
 from configs.schema.stage_recipe import BASE, parent_name
 from eval.aggregate import CENTRED
-from eval.comparison.comparable import difference, difference_within
-from eval.results import Failure, Result, Results, ScoreName, load_results
+from eval.comparison.comparable import difference_within
+from eval.report.baseline import Baseline, read_baseline, sentence
+from eval.report.conditions import OPERATORS, Condition, read_condition, split_stage
+from eval.results import Change, Failure, Result, Results, ScoreName, load_results
 from eval.stage_facts import Role, applicable, asks_base, kind_of, role_of
 from eval.statistics import pass_ks
 
-_OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
+NO_BASELINE = "there is no baseline; set report.baseline to a run, or name one: replica report RUN --baseline RUN"
 # The last part of a score's name, by kind; tests compare them with what is scored.
 PERPLEXITY = ("bits_per_byte", "perplexity", "nats_per_token")
 WORDS = ("word_perplexity", "byte_perplexity")  # where a set counts words
@@ -31,15 +31,17 @@ COMPRESSORS = ("gzip", "xz", "zstd")
 TRANSLATION = ("bleu", "chrf", "copy_bleu")
 CHAT = ("accuracy", "format", "stop_rate", "length")
 PREFERENCE = ("accuracy", "longer", "less_repeated")
-_PATTERN = re.compile(r"^\s*(\S+?)\s*(<=|>=|==|<|>)\s*(\S+)\s*$")
 
 
 @dataclass(frozen=True)
 class Gate:
     """A gate and its outcome.
 
-    `left` and `right` are the compared values. A gate fails if its score failed, or if its two scores cannot be
-    compared; `reason` explains it.
+    Attributes:
+        left, right: the compared values; with a baseline, on the items that both runs have.
+        reason: why the gate fails without a comparison: its score failed, or the two cannot be compared.
+        detail: what the comparison with the baseline found.
+        undecided: the gate compares with a baseline, and there is none. It has not passed.
     """
 
     text: str
@@ -47,21 +49,30 @@ class Gate:
     left: float | None
     right: float | None
     reason: str | None = None
+    detail: str | None = None
+    undecided: bool = False
 
     def __str__(self) -> str:
         if self.reason is not None:
             return f"{self.text}   ({self.reason})"
+        if self.detail is not None:
+            return f"{self.text}   ({self.detail})"
         return f"{self.text}   ({self.left:.4g} against {self.right:.4g})"
 
 
-def check_gates(run: Path) -> list[Gate]:
+def check_gates(run: Path, baseline: Path | None = None) -> list[Gate]:
     """Evaluates the gates of a run's recipe on its results.
 
+    Args:
+        run: an evaluated run directory.
+        baseline: a run, or a directory with its `results.json` and items; None: `report.baseline` of the recipe.
+
     Raises:
-        ValueError: for a gate with a syntax error or an unknown metric.
+        ValueError: for a gate with a syntax error or an unknown metric, or with a baseline that is missing.
     """
-    recipe = load_run(run)
-    return evaluate_gates(recipe.report.gates, load_results(run), results_of_stages(recipe))
+    recipe, results = load_run(run), load_results(run)
+    against = read_baseline(recipe, run, results, baseline)
+    return evaluate_gates(recipe.report.gates, results, results_of_stages(recipe), against)
 
 
 def results_of_stages(recipe: Recipe) -> dict[str, Results | None]:
@@ -71,17 +82,50 @@ def results_of_stages(recipe: Recipe) -> dict[str, Results | None]:
 
 
 def evaluate_gates(
-    gates: Sequence[str], results: Results, stages: Mapping[str, Results | None] | None = None
+    gates: Sequence[str],
+    results: Results,
+    stages: Mapping[str, Results | None] | None = None,
+    baseline: Baseline | None = None,
 ) -> list[Gate]:
-    """Evaluates strings `metric op value`. The value is a number or the name of another metric.
+    """Evaluates gates, as `eval/report/conditions.py` reads them.
 
     Args:
         gates: the conditions.
         results: scores of the run itself.
         stages: scores of its stages by name; None for a stage without.
+        baseline: what `better than baseline` and `not worse than baseline` compare with.
     """
     known = {BASE: results, **(stages or {})}
-    return [_evaluate(text, known) for text in gates]
+    conditions = [read_condition(text) for text in gates]
+    compared = [condition.left for condition in conditions if condition.on_baseline]
+    found: Mapping[str, Change | str] = {}
+    if compared:
+        for condition in conditions:
+            if condition.on_baseline:
+                _score(condition.left, condition.text, known)  # an unknown name is said before a missing baseline
+        if baseline is not None:
+            found = baseline.changes([split_stage(name, known) for name in dict.fromkeys(compared)])
+    return [
+        _on_baseline(one, known, found.get(":".join(split_stage(one.left, known))))
+        if one.on_baseline
+        else _evaluate(one, known)
+        for one in conditions
+    ]
+
+
+def _on_baseline(condition: Condition, known: Mapping[str, Results | None], change: Change | str | None) -> Gate:
+    score = _score(condition.left, condition.text, known)
+    if isinstance(score, Failure):
+        return Gate(condition.text, False, None, None, f"no score: {score.reason}")
+    if change is None:
+        return Gate(condition.text, False, score.value, None, NO_BASELINE, undecided=True)
+    if isinstance(change, str):
+        return Gate(condition.text, False, score.value, None, change)
+    values = (change.after, change.before)
+    if change.verdict == "incomparable":
+        return Gate(condition.text, False, *values, f"incomparable: {change.reason}")
+    passed = change.verdict == "better" or (condition.sign == "not worse" and change.verdict != "worse")
+    return Gate(condition.text, passed, *values, detail=sentence(change))
 
 
 def gate_problems(recipe: Recipe) -> list[str]:
@@ -93,9 +137,8 @@ def gate_problems(recipe: Recipe) -> list[str]:
     problems = []
     for text in recipe.report.gates:
         try:
-            left, _, right = _read(text)
-            for name in [left, right] if _number(right) is None else [left]:
-                own = _split(name, {BASE, *recipe.stage_names})[1]
+            for name in read_condition(text).names:
+                own = split_stage(name, {BASE, *recipe.stage_names})[1]
                 opaque = bool(recipe.evaluation.benchmarks.tasks) and own.startswith("benchmark/")
                 if name not in known and not opaque and not _is_group(name, recipe, known):
                     raise _unknown(name, text, known)
@@ -108,19 +151,34 @@ def _is_group(name: str, recipe: Recipe, known: Collection[str]) -> bool:
     """Tells whether a name is a score of one value of a set's field `by`, which only the set's files know."""
     whole, _, group = name.rpartition("/")
     fields = {item.name: item.by for item in recipe.evaluation.perplexity}
-    score = ScoreName.parse(_split(name, {BASE, *recipe.stage_names})[1])
+    score = ScoreName.parse(split_stage(name, {BASE, *recipe.stage_names})[1])
     field, given = fields.get(score.subject), score.kind == "compression" or score.metric in OF_GROUPS
     return field is not None and given and whole in known and group.startswith(f"{field}=")
+
+
+def baseline_problems(recipe: Recipe) -> list[str]:
+    """Finds gates that compare with a baseline that a recipe does not name, or that has no scores."""
+    on_baseline = [text for text in recipe.report.gates if text.rstrip().endswith("baseline")]
+    if recipe.report.baseline is None:
+        return [
+            f"report.gates: gate `{text}` needs a baseline; set report.baseline to a run" for text in on_baseline[:1]
+        ]
+    try:
+        load_results(find_run(recipe.report.baseline))
+    except ValueError as error:
+        return [f"report.baseline: {error}"]
+    return []
 
 
 def gates_on_other_tasks(recipe: Recipe) -> list[str]:
     """Finds gates on a benchmark that the recipe does not list. They fail unless a listed group contains it."""
     listed = [entry.shown for entry in recipe.evaluation.benchmarks.entries]
     warnings = []
-    for text in recipe.report.gates:
-        match = _PATTERN.match(text)
-        stages = {BASE, *recipe.stage_names}
-        sides = [_split(side, stages)[1] for side in (match[1], match[3])] if match and listed else []
+    for text in recipe.report.gates if listed else []:
+        try:
+            sides = [split_stage(name, {BASE, *recipe.stage_names})[1] for name in read_condition(text).names]
+        except ValueError:
+            continue  # `gate_problems` tells it
         named = [ScoreName.parse(side) for side in sides]
         tasks = [name.subject for name in named if name.kind == "benchmark" and name.metric]
         if others := [task for task in tasks if task not in listed]:
@@ -182,46 +240,41 @@ def _parts(recipe: Recipe) -> tuple[str, ...]:
     return ("", "/clean", "/touched") if recipe.data.decontaminate else ("",)
 
 
-def _read(text: str) -> tuple[str, str, str]:
-    match = _PATTERN.match(text)
-    if match is None:
-        raise ValueError(f"gate `{text}`: write it as `metric op value`, with one of {' '.join(_OPERATORS)}")
-    left, sign, right = match.groups()
-    return left, sign, right
-
-
-def _split(name: str, stages: Collection[str]) -> tuple[str, str]:
-    """Splits `STAGE:metric` at a known stage; a metric alone is the run's own."""
-    stage, colon, rest = name.partition(":")
-    return (stage, rest) if colon and stage in stages else (BASE, name)
-
-
-def _evaluate(text: str, known: Mapping[str, Results | None]) -> Gate:
-    left_name, sign, right_name = _read(text)
-    left, right = _score(left_name, text, known), _number(right_name)
-    other = _score(right_name, text, known) if right is None else None
+def _evaluate(condition: Condition, known: Mapping[str, Results | None]) -> Gate:
+    text = condition.text
+    left, right = _score(condition.left, text, known), condition.number
+    other = _score(condition.right, text, known) if right is None else None
     failed = [side.reason for side in (left, other) if isinstance(side, Failure)]
     if failed:
         return Gate(text, False, None, None, f"no score: {failed[0]}")
     assert isinstance(left, Result)
-    reason = None
     if isinstance(other, Result):
-        right, why = other.value, difference_within(left, other)
-        reason = f"incomparable: {why}" if why else None
+        right = other.value
+        if why := difference_within(left, other):
+            return Gate(text, False, left.value, right, f"incomparable: {why}")
     assert right is not None
-    return Gate(text, reason is None and bool(_OPERATORS[sign](left.value, right)), left.value, right, reason)
+    if not condition.whole:
+        return Gate(text, bool(OPERATORS[condition.sign](left.value, right)), left.value, right)
+    return _whole(condition, left, other if isinstance(other, Result) else None, right)
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _whole(condition: Condition, left: Result, other: Result | None, right: float) -> Gate:
+    """Compares the ends of intervals that are nearest to each other."""
+    below = condition.sign.startswith("<")
+    for score in filter(None, (left, other)):
+        if score.low is None or score.high is None:
+            return Gate(condition.text, False, left.value, right, f"{score.name} has no interval ({score.interval})")
+    near = left.high if below else left.low
+    end = right if other is None else (other.low if below else other.high)
+    assert near is not None and end is not None
+    passed = bool(OPERATORS[condition.sign](near, end))
+    said = f"{near:.4g}, the {'upper' if below else 'lower'} end of the interval, against {end:.4g}"
+    return Gate(condition.text, passed, near, end, detail=said)
 
 
 def _score(name: str, gate: str, known: Mapping[str, Results | None]) -> Result | Failure:
     """Returns the score of this name, or its failure."""
-    stage, metric = _split(name, known)
+    stage, metric = split_stage(name, known)
     results = known[stage]
     if results is None:
         return Failure(metric, f"stage `{stage}` has no results yet")
@@ -242,50 +295,3 @@ def _prefixed(known: Mapping[str, Results | None]) -> Iterator[str]:
 def _unknown(name: str, gate: str, known: Sequence[str]) -> ValueError:
     near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:10])
     return ValueError(f"gate `{gate}`: there is no metric `{name}`; near: {near or 'the run has no scores'}")
-
-
-@dataclass(frozen=True)
-class Delta:
-    """A score compared with the baseline's.
-
-    `verdict` is better, worse, same (the intervals overlap), unknown (an interval is missing) or incomparable. `reason`
-    explains the last two.
-    """
-
-    result: Result
-    before: Result
-    change: float
-    verdict: str
-    reason: str | None = None
-
-
-def compare(results: Results, baseline: Results) -> list[Delta]:
-    """Compares the scores that both runs have. A difference counts if the intervals do not overlap.
-
-    Raises:
-        ValueError: when the two runs have no score in common.
-    """
-    earlier = baseline.by_name()
-    deltas = [_delta(result, earlier[result.name]) for result in results.results if result.name in earlier]
-    if not deltas:
-        raise ValueError(
-            "the run and its baseline have no score in common; evaluate both on the same sets and tasks, or leave "
-            "--baseline out"
-        )
-    return deltas
-
-
-def _delta(result: Result, before: Result) -> Delta:
-    change = result.value - before.value if result.value != before.value else 0.0  # infinite ones too
-    if why := difference(result, before):
-        return Delta(result, before, change, "incomparable", why)
-    if result.value == before.value:
-        return Delta(result, before, change, "same")
-    for score, whose in ((result, "this run's"), (before, "the baseline's")):
-        # An interval without width claims a certainty that no estimate has.
-        if score.low is None or score.high is None or score.low == score.high:
-            return Delta(result, before, change, "unknown", f"{whose} score has no interval ({score.interval})")
-    assert result.low is not None and result.high is not None and before.low is not None and before.high is not None
-    apart = result.low > before.high or result.high < before.low
-    verdict = "same" if not apart else ("better" if (change > 0) == result.higher_is_better else "worse")
-    return Delta(result, before, change, verdict)

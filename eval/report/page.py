@@ -20,9 +20,10 @@ from data_prep.funnel.table import funnel_rows
 from eval.currency import check_current
 from eval.in_training.record import read_records
 from eval.remarks import remarks
-from eval.report.chain import KINDS, chain_facts, changes_facts
+from eval.report.baseline import baseline_of, read_baseline
+from eval.report.chain import KINDS, chain_facts, change_rows, changes_facts
 from eval.report.evaluation_charts import evaluation_facts
-from eval.report.gates import Delta, Gate, compare, evaluate_gates, results_of_stages
+from eval.report.gates import Gate, evaluate_gates, results_of_stages
 from eval.report.history import History, read_history
 from eval.report.item_pages import OtherRun, write_item_pages
 from eval.report.mixture_table import mixture_rows
@@ -32,13 +33,6 @@ from eval.results import Result, Results, load_results
 from eval.stage_facts import stage_of
 
 _HERE = Path(__file__).parent
-_VERDICTS = {
-    "better": "▲ better",
-    "worse": "▼ worse",
-    "same": "within the intervals",
-    "unknown": "no verdict",
-    "incomparable": "incomparable",
-}
 _COMPRESSORS = (("gzip", "gzip -9"), ("zstd", "zstd -19"), ("xz", "xz -9e"))
 
 
@@ -47,7 +41,8 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
 
     Args:
         run: a run directory with `results.json`.
-        baseline: another one, to compare the scores with.
+        baseline: another one, or a directory with its results and items, to compare the scores with; None:
+            `report.baseline` of the recipe.
 
     Raises:
         ValueError: when there are no results, the results of the run or its baseline are not current, a gate cannot be
@@ -56,12 +51,14 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
     recipe, results, whole = load_run(run), load_results(run), read_history(run)
     check_current(run, results)
     history = whole.until(results.checkpoint["step"])  # no figure of the page is of another step than the scores
-    if baseline is not None:
-        check_current(baseline, load_results(baseline))
+    against = read_baseline(recipe, run, results, baseline)
+    if against is not None:
+        check_current(against.other, load_results(against.other))
     stages = results_of_stages(recipe)
-    gates = evaluate_gates(recipe.report.gates, results, stages)
-    deltas = compare(results, load_results(baseline)) if baseline is not None else []
-    facts = _facts(recipe, results, history, gates, deltas, baseline)
+    gates = evaluate_gates(recipe.report.gates, results, stages, against)
+    facts = _facts(recipe, results, history, gates)
+    facts["deltas"] = change_rows(against.all_changes(), results) if against is not None else []
+    facts["baseline"] = against.label if against is not None else None
     facts |= chain_facts(recipe, results, stages) | changes_facts(results, run)
     facts["evaluations"] = evaluation_facts(
         [one for one in read_records(run) if one.step <= results.checkpoint["step"]]
@@ -70,7 +67,9 @@ def write_report(run: Path, baseline: Path | None = None) -> Path:
     facts["lead"] += _chosen(results, whole)
     facts["numerics"] = numerics_lines(run)
     environment = _environment(autoescape=True)
-    facts["items"] = write_item_pages(run, results, environment, facts, _other_run(recipe, baseline))
+    facts["items"] = write_item_pages(
+        run, results, environment, facts, _other_run(recipe, baseline_of(recipe, baseline))
+    )
     page = run / REPORT / "index.html"
     write_text(page, environment.get_template("page.html.j2").render(facts))
     summary = _environment(finalize=_as_markdown).get_template("summary.md.j2").render(facts)
@@ -104,9 +103,7 @@ def _as_markdown(value: Any) -> str:
     return str(value) if isinstance(value, Markup) else rendering.markdown_text(value)
 
 
-def _facts(
-    recipe: Recipe, results: Results, history: History, gates: list[Gate], deltas: list[Delta], baseline: Path | None
-) -> dict[str, Any]:
+def _facts(recipe: Recipe, results: Results, history: History, gates: list[Gate]) -> dict[str, Any]:
     compression = _compression(results)
     benchmarks = _benchmarks(results)
     failed = sum(not gate.passed for gate in gates)
@@ -127,10 +124,7 @@ def _facts(
         "funnel": funnel_rows(results.funnel),
         "mixture": mixture_rows(results.data.get("mixture", [])),
         "contamination": results.data.get("contamination"),
-        "deltas": deltas,
-        "verdicts": _VERDICTS,
         "failures": results.failures,
-        "baseline": baseline.resolve().name if baseline is not None else None,
         "results": results.results,
         "checkpoint": f"{results.checkpoint['name']} ({results.checkpoint['fingerprint'][:12]})",
         "lineage": results.lineage,

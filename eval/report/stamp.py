@@ -8,6 +8,7 @@ from configs.common.files import content_identity, fingerprint, read_json, write
 from configs.common.layout import MANIFEST, REPORT, RESULTS, STAGES
 from configs.common.versions import code_version
 from configs.schema.recipe import load_run
+from eval.report.baseline import baseline_of
 from eval.report.item_pages import item_pages_are_there
 from pretrain.metrics.metrics_file import metric_files
 
@@ -18,6 +19,8 @@ CODE = (
     *("data_prep/funnel/table", "data_prep/funnel/tally", "pretrain/metrics/metrics_file"),
     *("configs/common/rendering", "configs/common/style.css", "configs/common/numerics_record"),
     *("configs/safety/hide_secrets", "configs/safety/terminal", "pretrain/rollout/rollout_record"),
+    *("data_prep/decontamination", "data_prep/documents/conversion", "data_prep/documents/document", "data_prep/text"),
+    *("data_prep/readers", "data_prep/extraction", "data_prep/chat", "data_prep/tokens"),
 )
 
 
@@ -26,8 +29,8 @@ def page_fingerprint(run: Path, baseline: Path | None) -> str:
     recipe = load_run(run)
     stages = [run / STAGES / name for name in recipe.stage_names]
     inputs = [place for one in (run, *stages) for place in (one / RESULTS, *metric_files(one))]
-    if baseline is not None:
-        inputs.append(baseline / RESULTS)
+    if (other := baseline_of(recipe, baseline)) is not None:
+        inputs.append(other / RESULTS)
     contents = [content_identity(path) if path.is_file() else None for path in inputs]
     return fingerprint([recipe.model_dump(mode="json"), contents, code_version(*CODE)])
 

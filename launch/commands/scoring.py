@@ -80,7 +80,9 @@ EVAL = Command(
 
 def _report_arguments(parser: ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--baseline", metavar="RUN", type=run_directory, help="compare with this run")
+    parser.add_argument(
+        "--baseline", metavar="RUN", type=run_directory, help="compare with this run (default: report.baseline)"
+    )
     parser.add_argument("--gate", action="store_true", help="exit with 1 when a gate of the recipe fails")
     parser.add_argument(
         "--junit", metavar="FILE", type=Path, help="also write gates and scores as JUnit XML, for CI's test reporters"
@@ -100,7 +102,7 @@ def replica_report(arguments: Namespace) -> int:
     try:
         run = load_run(arguments.run).run_directory
         report_stage(run, arguments.baseline)
-        code = print_verdict(run, arguments.junit)
+        code = print_verdict(run, arguments.junit, arguments.baseline)
         if arguments.keep is not None:
             keep_results(run, arguments.keep)
     except Exception as error:

@@ -58,7 +58,7 @@ def check(
         if not is_finished(one):  # a finished run needs no device, and the check no torch
             problems += training_problems(one)
             (problems if trains_here else elsewhere).extend(machine_problems(one, trains_here))
-        (problems if scores_here else elsewhere).extend(missing_packages(one))
+        (problems if scores_here else elsewhere).extend([*missing_packages(one), *missing_baseline(one)])
         notable += notes(one)
     problems = list(dict.fromkeys(problems))  # a stage inherits some from the recipe
     if problems:
@@ -105,6 +105,13 @@ def recipe_problems(recipe: Recipe) -> list[str]:
                 f"prompt in model.context_length {context}; lower it"
             )
     return problems
+
+
+def missing_baseline(recipe: Recipe) -> list[str]:
+    """Returns problems of gates that compare with a baseline: none is set, or it has no scores."""
+    from eval.report.gates import baseline_problems
+
+    return baseline_problems(recipe)
 
 
 def training_problems(recipe: Recipe) -> list[str]:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from eval.comparison.comparable import difference, difference_within
-from eval.report.gates import check_gates, compare, evaluate_gates
+from eval.comparison.paired import Scores, compare_scores
+from eval.report.baseline import Baseline
+from eval.report.gates import check_gates, evaluate_gates
 from eval.report.page import write_report
-from eval.results import Failure, Result, Results
+from eval.results import Change, Failure, Result, load_results
 from tests.parts.fake_run import fake_results, write_fake_run
 
 SIGNATURE = "nrefs:1|bs:1000|seed:12345|case:mixed|tok:13a|version:2.6.0"
@@ -53,20 +55,28 @@ def test_what_differs_is_said(other: dict[str, Any], reason: str | None) -> None
     assert difference(score(), score(**other)) == reason
 
 
-def only(result: Result) -> Results:
-    return replace(fake_results(), results=[result])
+def scores(directory: Path, *given: Result) -> Scores:
+    replace(fake_results(), results=list(given)).save(directory)
+    return Scores.read(directory)
 
 
-def test_no_claim_without_an_interval_that_has_a_width() -> None:
+def test_no_claim_without_an_interval_that_has_a_width(tmp_path: Path) -> None:
+    """Of scores without items."""
+
+    def change(one: Result, other: Result) -> Change:
+        (found,) = compare_scores(scores(tmp_path / "after", one), scores(tmp_path / "before", other))
+        return found
+
     apart = {"value": 50.0, "low": 49.0, "high": 51.0}
     for missing in ({"low": None, "high": None}, {"low": 30.0, "high": 30.0}):
         for pair in ((score(**apart), score(**missing)), (score(**missing), score(**apart))):
-            (delta,) = compare(only(pair[0]), only(pair[1]))
-            assert delta.verdict == "unknown" and "no interval" in (delta.reason or "")
-    (delta,) = compare(only(score(low=None, high=None)), only(score(low=None, high=None)))
-    assert delta.verdict == "same"
-    (delta,) = compare(only(score(value=np.inf, low=9.0, high=np.inf)), only(score(value=np.inf, low=9.0, high=np.inf)))
-    assert delta.verdict == "same" and delta.change == 0
+            found = change(*pair)
+            assert found.verdict == "incomparable" and "no interval" in (found.reason or "")
+    nothing = score(low=None, high=None)
+    assert change(nothing, nothing).verdict == "no difference"
+    infinite = score(value=np.inf, low=9.0, high=np.inf)
+    assert change(infinite, infinite).verdict == "no difference"
+    assert change(infinite, score()).verdict == change(score(), infinite).verdict == "incomparable"
 
 
 def test_other_tokenizers_have_no_better_perplexity(tmp_path: Path) -> None:
@@ -77,13 +87,14 @@ def test_other_tokenizers_have_no_better_perplexity(tmp_path: Path) -> None:
         per_token = name.endswith("perplexity")
         ours[name] = replace(ours[name], set="s", tokenizer="bpe" if per_token else None)
         theirs[name] = replace(ours[name], value=9.0, low=8.9, high=9.1, tokenizer="byte" if per_token else None)
-    now, before = (replace(results, results=list(scores.values())) for scores in (ours, theirs))
-    verdicts = {delta.result.name.rsplit("/", 1)[1]: delta.verdict for delta in compare(now, before)}
+    run = write_fake_run(tmp_path / "run", gates=[], results=list(ours.values()))
+    before = write_fake_run(tmp_path / "before", results=list(theirs.values()))
+    changes = Baseline(run, load_results(run), before, 100).all_changes()
+    verdicts = {change.name.rsplit("/", 1)[1]: change.verdict for change in changes}
     assert verdicts == {"perplexity": "incomparable", "bits_per_byte": "better"}
-    run = write_fake_run(tmp_path / "run", gates=[], results=now.results)
-    page = write_report(run, write_fake_run(tmp_path / "before", results=before.results)).read_text()
-    assert "another tokenizer, and the unit is per token" in page and page.count("incomparable") == 1
-    assert "incomparable: another tokenizer" in (run / "report" / "report.md").read_text()
+    page = write_report(run, before).read_text()
+    assert "another tokenizer, and the unit is per token" in page and page.count("≠ incomparable") == 1
+    assert "another tokenizer" in (run / "report" / "report.md").read_text()
 
 
 def test_gates_compare_only_what_can_be_compared(tmp_path: Path) -> None:

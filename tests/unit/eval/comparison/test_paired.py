@@ -1,101 +1,220 @@
-"""Two models on the same items: McNemar's exact test, paired bootstrap, pass@k."""
+"""Two runs compared: by items they have in common, and what is said where they have none."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from eval.comparison.paired import compare_paired
-from eval.results import Items, Result
-from eval.statistics import bootstrap_difference, mcnemar, pass_at_k
+from eval.comparison.paired import Scores, adjusted, compare_scores
+from eval.items.item import Item, hash_of
+from eval.items.store import items_file, write_items
+from eval.results import Change, Result, load_results
+from tests.parts.scored_run import documents, right_or_wrong, score, write_scores
+
+PART, ACC = "benchmark/copa", "benchmark/copa/acc"
 
 
-def test_mcnemar_is_the_binomial_test() -> None:
-    """Against the sum over all ways of n fair coins; and known values of scipy.stats.binomtest(k, n)."""
-    for n in range(1, 12):
-        for fewer in range(n // 2 + 1):
-            ways = sum(sum(coins) <= fewer for coins in itertools.product((0, 1), repeat=n))
-            assert mcnemar(fewer, n - fewer) == pytest.approx(min(1.0, 2 * ways / 2**n), rel=1e-12)
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(5, 15) == mcnemar(15, 5) == pytest.approx(0.04138946533203125, rel=1e-12)
-    assert mcnemar(0, 6) == 0.03125 and mcnemar(0, 5) == 0.0625
+def changes(after: Path, before: Path) -> dict[str, Change]:
+    ours = Scores.read(after)
+    found = adjusted(compare_scores(ours, Scores.read(before), 200), ours.results.by_name())
+    return {change.name: change for change in found}
 
 
-def test_mcnemar_of_many_items() -> None:
-    """Beyond the range of floats for 2 ** n; the normal approximation with continuity correction is close by then."""
-    for lost, gained in ((900, 1100), (4900, 5100), (2000, 2001)):
-        z = (abs(gained - lost) - 1) / math.sqrt(gained + lost)
-        assert mcnemar(lost, gained) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.03)
+def benchmark(directory: Path, right: list[float], names: list[str] | None = None, **more: Any) -> Path:
+    items = right_or_wrong("copa", right, names)
+    return write_scores(directory, {PART: items}, [score(ACC, items, **more)])
 
 
-def test_pass_at_k_against_enumeration() -> None:
-    for samples in range(1, 7):
-        for right in range(samples + 1):
-            answers = [True] * right + [False] * (samples - right)
-            for k in range(1, samples + 1):
-                draws = list(itertools.combinations(answers, k))
-                assert pass_at_k(samples, right, k) == pytest.approx(sum(map(any, draws)) / len(draws), abs=1e-12)
+def test_right_and_wrong_by_mcnemar_where_two_intervals_overlap(tmp_path: Path) -> None:
+    before = benchmark(tmp_path / "before", [1] * 50 + [0] * 50)
+    after = benchmark(tmp_path / "after", [1] * 49 + [0] * 1 + [1] * 9 + [0] * 41)
+    change = changes(after, before)[ACC]
+    assert (change.verdict, change.n, change.n_before, change.n_after) == ("better", 100, 100, 100)
+    assert change.method == "McNemar's exact test: 9 gained, 1 lost" and change.p == pytest.approx(22 / 1024)
+    assert change.low is not None and change.high is not None and 0 < change.low < 0.08 < change.high
+    assert change.against == "before" and change.adjusted == change.p and change.reason is None
+    back = changes(before, after)[ACC]
+    assert back.verdict == "worse" and back.p == change.p
 
 
-def test_the_paired_bootstrap_sees_what_the_spread_of_items_hides() -> None:
+def test_items_of_other_sets_are_compared_on_what_is_common(tmp_path: Path) -> None:
+    names = [f"question {number}" for number in range(30)]
+    before = benchmark(tmp_path / "before", [0] * 20, names[:20], set="s")
+    after = benchmark(tmp_path / "after", [1] * 20, names[10:], set="t")
+    change = changes(after, before)[ACC]
+    assert (change.n, change.n_before, change.n_after, change.before, change.after) == (10, 20, 20, 0.0, 1.0)
+    assert change.verdict == "better" and change.reason == "on the 10 items that both have, of 20 and 20"
+    alone = benchmark(tmp_path / "alone", [1] * 20, [f"other {number}" for number in range(20)], set="u")
+    change = changes(alone, before)[ACC]
+    assert change.verdict == "incomparable" and change.reason == "no item is in both: 20 and 20 others"
+
+
+def test_items_are_found_by_hash_in_any_order_and_as_often_as_they_stand(tmp_path: Path) -> None:
+    before = benchmark(tmp_path / "before", [1, 0, 0, 0, 1, 1], ["a", "b", "twice", "twice", "c", "gone"])
+    after = benchmark(tmp_path / "after", [0, 1, 0, 1, 1], ["twice", "c", "b", "a", "twice"])
+    change = changes(after, before)[ACC]
+    assert change.n == 5 and change.method.endswith("1 gained, 0 lost"), "the second `twice` alone is gained"
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"settings": {"shots": 5}}, "shots 5 against unknown"),
+        ({"task_version": "2"}, "task version 2 against None"),
+        ({"tokenizer": "t"}, "another tokenizer"),
+        ({"signature": "tok:zh"}, "tok zh against unknown"),
+    ],
+)
+def test_other_rules_are_not_compared_though_items_are_equal(tmp_path: Path, more: Any, reason: str) -> None:
+    before = benchmark(tmp_path / "before", [1, 0] * 20)
+    change = changes(benchmark(tmp_path / "after", [1] * 40, **more), before)[ACC]
+    assert change.verdict == "incomparable" and reason in (change.reason or "") and change.p is None
+
+
+def texts(directory: Path, bits: Any, **more: Any) -> Path:
+    items = documents(bits)
+    names = {"bits_per_byte": "bits_per_byte", "nats_per_token": "nats_per_token", "perplexity": "nats_per_token"}
+    results = [score(f"perplexity/h/{name}", items, metric, **more) for name, metric in names.items()]
+    value = math.exp(results[2].value)
+    results[2] = replace(results[2], value=value, low=value - 1, high=value + 1)
+    return write_scores(directory, {"perplexity/h": items}, results)
+
+
+def test_bits_per_byte_by_randomisation(tmp_path: Path) -> None:
     generator = np.random.default_rng(3)
-    sizes = generator.integers(50, 500, 80).astype(float)
-    theirs = sizes * generator.normal(2.0, 0.5, 80)
-    ours = theirs - sizes * generator.normal(0.02, 0.01, 80)
-    low, high = bootstrap_difference((ours, sizes), (theirs, sizes), 500) or (math.nan, math.nan)
-    change = (ours.sum() - theirs.sum()) / sizes.sum()
-    assert low < change < high < 0 and high - low < 0.01
-    assert bootstrap_difference((ours[:1], sizes[:1]), (theirs[:1], sizes[:1]), 500) is None
-    assert bootstrap_difference((ours, sizes), (ours, sizes), 500) is None
+    hard = generator.normal(2.0, 0.4, 40)
+    before = texts(tmp_path / "before", hard)
+    found = changes(texts(tmp_path / "after", hard - generator.normal(0.03, 0.03, 40)), before)
+    assert {name.rsplit("/", 1)[1]: change.verdict for name, change in found.items()} == {
+        "bits_per_byte": "better", "nats_per_token": "better", "perplexity": "better",
+    }  # fmt: skip
+    bits, perplexity = found["perplexity/h/bits_per_byte"], found["perplexity/h/perplexity"]
+    assert bits.p == perplexity.p == bits.adjusted, "one set is one question: Holm counts it once"
+    assert bits.high is not None and bits.high < 0 and "10,000 trials" in bits.method
+    assert perplexity.low is not None and perplexity.high is not None
+    assert perplexity.low < perplexity.after - perplexity.before < perplexity.high < 0
 
 
-def score(name: str, above: Sequence[float], below: Sequence[float] | None = None, **changes: object) -> Result:
-    parts = [1.0] * len(above) if below is None else list(below)
-    higher = below is None
-    own = {"items": Items(list(above), parts), "set": "s", **changes}
-    return Result(name, sum(above) / sum(parts), 0.0, 1.0, len(above), "share", higher, "Wilson", **own)  # type: ignore[arg-type]
+def test_what_is_not_finite_is_named(tmp_path: Path) -> None:
+    """A diverged model has no score at all; a single infinite item makes an infinite score."""
+    before = texts(tmp_path / "before", [2.0, 2.1, 2.2])
+    after = texts(tmp_path / "after", [2.0, math.inf, 2.2])
+    change = changes(after, before)["perplexity/h/bits_per_byte"]
+    assert change.verdict == "incomparable" and change.reason == "after has no finite number for item `1`"
+    ours = load_results(after)
+    replace(ours, changes=[change]).save(after)
+    assert load_results(after).changes == [change]
+    assert "Infinity" not in (after / "results.json").read_text()
 
 
-def test_verdicts() -> None:
-    before = [
-        score("chat/sums/accuracy", [1] * 20 + [0] * 80),
-        score("benchmark/x/acc", [1, 0] * 50),
-        score("perplexity/h/bits_per_byte", [20.0, 30.0, 41.0, 52.0], [10.0, 15.0, 20.0, 26.0]),
-        score("chat/sums/pass@8", [0.5, 0.25, 1, 0.0]),
-        score("benchmark/y/acc", [1, 0, 1]),
-        score("only/before/acc", [1]),
-    ]
-    after = [
-        score("chat/sums/accuracy", [1] * 15 + [0] * 5 + [1] * 60 + [0] * 20),
-        score("benchmark/x/acc", [0, 1] * 3 + [1, 0] * 47),
-        score("perplexity/h/bits_per_byte", [22.0, 33.0, 45.0, 56.0], [10.0, 15.0, 20.0, 26.0]),
-        score("chat/sums/pass@8", [0.5, 0.25, 1, 0.0]),
-        score("benchmark/y/acc", [1, 0, 1], set="t"),
-        score("only/after/acc", [1]),
-        score("chat/sums/length", [1], items=None),
-    ]
-    changes = compare_paired(after, before, "sft", 300)
-    assert [(change.name.split("/")[-1], change.verdict) for change in changes] == [
-        ("accuracy", "better"), ("acc", "no difference"), ("bits_per_byte", "worse"), ("pass@8", "no difference"),
-        ("acc", "incomparable"),
-    ]  # fmt: skip
-    sums = changes[0]
-    assert sums.method == "McNemar's exact test over 100 items: 60 gained, 5 lost" and sums.p == mcnemar(5, 60)
-    assert sums.low is not None and sums.high is not None and 0.4 < sums.low < sums.after - sums.before < sums.high
-    assert (
-        changes[1].p == 1.0
-        and changes[2].p is None
-        and changes[4].reason == ("another set: as many units, other content")
+def test_without_items_two_intervals_are_compared_and_it_says_so(tmp_path: Path) -> None:
+    before = benchmark(tmp_path / "before", [1, 0] * 50)
+    items = right_or_wrong("copa", [1] * 62 + [0] * 38)
+    after = write_scores(tmp_path / "after", {}, [score(ACC, items)])
+    change = changes(after, before)[ACC]
+    assert change.method == "not paired, from the two intervals (after: it has no items)" and change.n == 0
+    assert change.verdict == "better" and change.low == pytest.approx(0.12 - math.hypot(0.05, 0.05))
+    assert change.p == pytest.approx(math.erfc(1.96 * 0.12 / math.hypot(0.05, 0.05) / math.sqrt(2)), rel=0.01)
+    for other, words in (({"set": "t"}, "other content"), ({"low": None, "high": None}, "has no interval")):
+        write_scores(tmp_path / "after", {}, [score(ACC, items, **other)])
+        change = changes(after, before)[ACC]
+        assert change.verdict == "incomparable" and words in (change.reason or "")
+
+
+def test_items_of_another_evaluation_are_not_taken(tmp_path: Path) -> None:
+    """Nor damaged ones, nor those that do not add up to the score."""
+    before, after = (benchmark(tmp_path / name, [1, 0] * 30) for name in ("before", "after"))
+    write_items(after / "scores", PART, "other", right_or_wrong("copa", [1] * 60))
+    assert "of another evaluation" in changes(after, before)[ACC].method
+    write_items(after / "scores", PART, "f", right_or_wrong("copa", [1] * 60))
+    assert "its items give 1, not 0.5" in changes(after, before)[ACC].method
+    items_file(after / "scores", PART).write_bytes(b"PAR1 and so on")
+    assert changes(after, before)[ACC].method == "equal scores (after: its items are missing or damaged)"
+
+
+def test_holm_counts_what_was_tested(tmp_path: Path) -> None:
+    """One real difference among eleven tasks; two of them have no item that differs."""
+
+    def run(directory: Path, gained: dict[int, int]) -> Path:
+        parts, results = {}, []
+        for number in range(11):
+            right = [1] * (20 + gained.get(number, 0)) + [0] * (20 - gained.get(number, 0))
+            items = right_or_wrong(f"t{number}", right)
+            parts[f"benchmark/t{number}"] = items
+            results.append(score(f"benchmark/t{number}/acc", items))
+        return write_scores(directory, parts, results)
+
+    before = run(tmp_path / "before", {})
+    found = changes(run(tmp_path / "after", {0: 7, 1: 14, **dict.fromkeys(range(2, 9), 1)}), before)
+    seven, fourteen, none = (found[f"benchmark/t{number}/acc"] for number in (0, 1, 10))
+    assert seven.p == pytest.approx(2 / 2**7) and seven.adjusted == pytest.approx(8 * 2 / 2**7)
+    assert seven.verdict == "no difference" and "p = 0.016 alone, 0.12 among the 9 scores compared" in (
+        seven.reason or ""
     )
+    assert fourteen.verdict == "better" and fourteen.adjusted == pytest.approx(9 * 2 / 2**14)
+    assert (none.verdict, none.p, none.adjusted, none.method[:7]) == ("no difference", None, None, "McNemar")
 
 
-def test_items_of_other_weights_are_not_paired() -> None:
-    one = score("perplexity/h/bits_per_byte", [20.0, 30.0], [10.0, 15.0])
-    other = score("perplexity/h/bits_per_byte", [20.0, 30.0], [10.0, 16.0])
-    assert [change.reason for change in compare_paired([one], [other], "base", 300)] == [
-        "the items of both do not match"
-    ]
+def test_filters_tags_and_groups_find_their_items(tmp_path: Path) -> None:
+    def items(values: list[float]) -> list[Item]:
+        made = right_or_wrong("gsm", values)
+        return [
+            replace(
+                item,
+                measures={"exact_match/strict-match": item.measures["acc"]},
+                tags=("clean" if number < 8 else "touched",),
+            )
+            for number, item in enumerate(made)
+        ]
+
+    def run(directory: Path, values: list[float]) -> Path:
+        ours = items(values)
+        name = "benchmark/gsm/exact_match/strict-match"
+        parts = {"": ours, "/clean": ours[:8], "/touched": ours[8:]}
+        results = [score(name + tag, own, "exact_match/strict-match", unit="share") for tag, own in parts.items()]
+        return write_scores(
+            directory, {"benchmark/group": ours}, [replace(one, higher_is_better=True) for one in results]
+        )
+
+    found = changes(run(tmp_path / "after", [1.0] * 8 + [0.0] * 4), run(tmp_path / "before", [0.0] * 12))
+    assert [(name.rsplit("match", 1)[1], change.n, change.verdict) for name, change in found.items()] == [
+        ("", 12, "better"), ("/clean", 8, "better"), ("/touched", 4, "no difference"),
+    ]  # fmt: skip
+
+
+def test_bleu_is_compared_by_sacrebleus_statistics(tmp_path: Path) -> None:
+    from sacrebleu.metrics import BLEU
+
+    pairs = [("the king went to the river", "a queen went to a house")] * 6 + [
+        ("he never saw it", "he never saw me")
+    ] * 6
+
+    def run(directory: Path, side: int) -> Path:
+        metric = BLEU()
+        outputs, references = [pair[side] for pair in pairs], [pair[0] for pair in pairs]
+        value = metric.corpus_score(outputs, [references]).score
+        kept = metric._extract_corpus_statistics(outputs, [references])
+        items = [
+            Item(str(row), hash_of(str(row)), "", statistics={"bleu": tuple(map(float, numbers))})
+            for row, numbers in enumerate(kept)
+        ]
+        own = {"low": 1.0, "high": 99.0, "set": "s", "signature": str(metric.get_signature())}
+        result = Result("translation/wmt/bleu", value, n=12, unit="BLEU", higher_is_better=True, interval="b", **own)
+        copied = replace(result, name="translation/wmt/copy_bleu")
+        return write_scores(directory, {"translation/wmt": items}, [result, copied])
+
+    found = changes(run(tmp_path / "after", 0), run(tmp_path / "before", 1))
+    assert list(found) == ["translation/wmt/bleu"], "a copied source is no score of the model"
+    change = found["translation/wmt/bleu"]
+    assert change.verdict == "better" and change.after == pytest.approx(100) and change.n == 12
+    assert change.low is not None and change.low > 0 and change.method.startswith("sacrebleu's approximate")
+
+
+def test_no_score_in_common_gives_no_change(tmp_path: Path) -> None:
+    before = write_scores(tmp_path / "before", {}, [])
+    assert changes(benchmark(tmp_path / "after", [1, 0]), before) == {}

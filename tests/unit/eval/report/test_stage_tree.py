@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configs.schema.evaluation import PerplexitySet
 from configs.schema.recipe import load_run
-from eval.parts import Part, Scored, score_parts
 from eval.report.gates import check_gates, evaluate_gates, gate_problems, results_of_stages
 from eval.report.page import write_report
 from eval.report.stamp import page_is_current, write_stamp
-from eval.results import Items, load_results
+from eval.results import Results, load_results
 from eval.suite import _beside_parent
 from launch.headlines import print_headlines
 from tests.parts.fake_chain import chain_recipe, write_fake_chain
 from tests.parts.fake_run import fake_results
+from tests.parts.scored_run import right_or_wrong, score, write_scores
 from tests.unit.eval.report.test_page import Checker
 
 
@@ -74,7 +73,7 @@ def test_the_page_of_a_stage_stands_beside_its_parent(run: Path) -> None:
     for expected in (
         "Reinforcement learning (GRPO), from sft.",
         "+43.8 [+40.8, +46.8]",
-        "▲ better McNemar's exact test over 500 items: 230 gained, 11 lost, p = 1e-09",
+        "▲ better p = 1e-09: McNemar's exact test over 500 items: 230 gained, 11 lost",
         "right answers sums",
     ):
         assert expected in text, expected
@@ -144,21 +143,22 @@ def test_headlines_of_a_stage_tell_what_became_of_them(run: Path, capsys: pytest
     assert "preference/hh/longer" in capsys.readouterr().out
 
 
-def test_a_stage_is_compared_with_the_stored_scores_of_its_parent(tmp_path: Path) -> None:
-    """Only with scores that the parent's results still show, not with older ones that lie beside them."""
-    run = write_fake_chain(tmp_path / "run")
-    items = {"items": Items([1.0] * 212 + [0.0] * 288, [1.0] * 500)}
-    parent = run / "stages" / "sft"
-    before = replace(load_results(parent).by_name()["chat/sums/accuracy"], **items)
-    older = replace(before, value=0.1, name="chat/sums/stop_rate")
-    score_parts([Part("chat/sums", 1, lambda: Scored([before, older]))], parent / "scores")
-    after = replace(before, value=0.862, items=Items([1.0] * 431 + [0.0] * 69, [1.0] * 500))
-    recipe = load_run(run).stage("grpo")
-    stage, changes = _beside_parent(recipe, [after, replace(older, value=0.2)])
+def test_a_stage_is_compared_with_its_parent_item_by_item(tmp_path: Path) -> None:
+    run, name = write_fake_chain(tmp_path / "run"), "chat/sums/accuracy"
+
+    def scored(directory: Path, right: int) -> Results:
+        items = right_or_wrong("sums", [1] * right + [0] * (500 - right), metric="accuracy")
+        own = score(name, items, "accuracy", higher_is_better=True)
+        return load_results(write_scores(directory, {"chat/sums": items}, [own]))
+
+    parent, stage_run = run / "stages" / "sft", run / "stages" / "grpo"
+    scored(parent, 212)
+    results, recipe = scored(stage_run, 431), load_run(run).stage("grpo")
+    stage, changes = _beside_parent(recipe, results, stage_run)
     assert stage == {"name": "grpo", "kind": "grpo", "parent": "sft", "parent_results": "0f" * 16}
     (change,) = changes
-    assert change.verdict == "better" and change.parent == "sft"
-    assert change.method == "McNemar's exact test over 500 items: 219 gained, 0 lost"
+    assert (change.verdict, change.against, change.n) == ("better", "sft", 500)
+    assert change.method == "McNemar's exact test: 219 gained, 0 lost"
     (parent / "results.json").unlink()
-    assert _beside_parent(recipe, [after]) == ({**stage, "parent_results": None}, [])
-    assert _beside_parent(load_run(run), [after]) == ({}, [])
+    assert _beside_parent(recipe, results, stage_run) == ({**stage, "parent_results": None}, [])
+    assert _beside_parent(load_run(run), results, run) == ({}, [])

@@ -1,0 +1,136 @@
+"""Finds what a score of an evaluated directory is made of: its items, or why there are none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from eval.comparison.significance import Array
+from eval.items.store import parts_with_items, read_items
+from eval.items.table import ItemTable
+from eval.results import Result, Results
+
+# Sums of items give a score up to rounding.
+_ROUNDING = 1e-6
+# Bits per byte and the like are also given per token, and as e to the power of these.
+_PER_TOKEN = {"perplexity": "nats_per_token"}
+_EXPONENTIAL = "perplexity"
+
+
+class NoItems(ValueError):
+    """A score has no items that it could be compared by; the message says why."""
+
+
+@dataclass(frozen=True)
+class ScoreItems:
+    """What one score is made of.
+
+    Attributes:
+        ids, hashes: of its n items.
+        values: of shape (n, 2): numerators and denominators; or (n, k): sufficient statistics.
+        corpus: the values are statistics of a score of the whole corpus.
+        exponential: the score is e to the power of the ratio.
+    """
+
+    ids: list[str]
+    hashes: list[str]
+    values: Array
+    corpus: bool = False
+    exponential: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """The score that numerators and denominators give."""
+        above, below = self.values.sum(axis=0)
+        ratio = float(above / below) if below else math.nan
+        return _power(ratio) if self.exponential else ratio
+
+    def chosen(self, rows: list[int]) -> Array:
+        """Returns the values of these items, in this order."""
+        return self.values[rows]
+
+
+def _power(ratio: float) -> float:
+    return math.exp(ratio) if ratio < 709 else math.inf
+
+
+class ScoredItems:
+    """Reads the items of a directory with `results.json` and `scores/`: a run, or what was copied from one."""
+
+    def __init__(self, directory: Path, results: Results) -> None:
+        self.directory, self._results = directory, results
+
+    @cached_property
+    def _tables(self) -> dict[tuple[str, str], ItemTable | str]:
+        """(kind, subject) -> the table with its items, or what is wrong with it."""
+        found: dict[tuple[str, str], ItemTable | str] = {}
+        known = parts_with_items(self.directory)
+        lost = self._results.items.keys() - set(known)
+        found |= {(part.partition("/")[0], part.partition("/")[2]): "its items are missing or damaged" for part in lost}
+        for part in known:
+            kind = part.partition("/")[0]
+            try:
+                table = read_items(self.directory, part)
+            except ValueError as error:
+                found[kind, part.partition("/")[2]] = str(error)
+                continue
+            if self._results.items.get(part) != table.fingerprint:
+                again = f"its items of `{part}` are of another evaluation"
+                found |= {(kind, subject): again for subject in table.subjects}
+            else:
+                for subject in table.subjects:
+                    found.setdefault((kind, subject), table)
+        return found
+
+    def of(self, result: Result) -> ScoreItems:
+        """Returns the items of a score.
+
+        Raises:
+            NoItems: when there are none, they are damaged, or they do not give the score.
+        """
+        kind, subject, metric, variant = result.named
+        table = self._tables.get((kind, subject))
+        if not isinstance(table, ItemTable):
+            raise NoItems(table or "it has no items")
+        for items in _candidates(table, subject, metric, variant):
+            if items.corpus or math.isclose(items.ratio, result.value, rel_tol=_ROUNDING, abs_tol=1e-12):
+                return items
+            raise NoItems(f"its items give {items.ratio:.6g}, not {result.value:.6g}")
+        raise NoItems("it has no items")
+
+
+def _candidates(table: ItemTable, subject: str, metric: str, variant: str) -> Iterator[ScoreItems]:
+    """Yields what may be the items of a score, the likeliest first: the end of its name may be a filter or a tag."""
+    names: list[tuple[str, str | None]] = [(f"{metric}/{variant}" if variant else metric, None)]
+    if variant:
+        before, _, tag = f"{metric}/{variant}".rpartition("/")
+        names.append((before, tag))
+    for name, among in names:
+        if (kept := table.statistics(name, subject, among)) is not None:
+            yield ScoreItems(*kept, corpus=True)
+        head, slash, rest = name.partition("/")
+        for known in (name, _PER_TOKEN.get(head, head) + slash + rest):
+            if (units := table.measure(known, subject, among)) is not None:
+                values = np.stack([units.numerators, units.denominators], axis=1)
+                yield ScoreItems(units.ids, units.hashes, values, exponential=head.endswith(_EXPONENTIAL))
+
+
+def common(one: list[str], other: list[str]) -> tuple[list[int], list[int]]:
+    """Returns the rows of the items that both have, by hash; the k-th of equal items goes with the k-th."""
+    places: dict[str, list[int]] = {}
+    for row, name in enumerate(other):
+        places.setdefault(name, []).append(row)
+    taken: dict[str, int] = {}
+    ours, theirs = [], []
+    for row, name in enumerate(one):
+        count = taken.get(name, 0)
+        if count < len(places.get(name, ())):
+            ours.append(row)
+            theirs.append(places[name][count])
+            taken[name] = count + 1
+    return ours, theirs
