@@ -11,6 +11,7 @@ from configs.common.exit_codes import CONTINUES, add_debug, run_command
 from configs.common.versions import own_version
 from configs.safety.trust import trusting
 from configs.schema.shipped import shipped_recipes
+from launch.commands.comparing import COMPARE
 from launch.commands.exchanging import EXPORT, IMPORT
 from launch.commands.inspecting import DOCTOR, PLAN, SHOW, TRACE
 from launch.commands.preparing import DATA, TOKENIZER
@@ -28,6 +29,7 @@ _IN_ORDER = (
     TRAIN,
     EVAL,
     REPORT,
+    COMPARE,
     EXPORT,
     IMPORT,
     SAMPLE,

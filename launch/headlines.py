@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from configs.common.console import Console
+
+if TYPE_CHECKING:
+    from eval.comparison.many_runs import Comparison
 
 _HEADLINES = (
     *("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu", "acc", "acc_norm"),
@@ -36,6 +40,25 @@ def print_headlines(run: Path, title: str = "") -> None:
             verdict = [since.get(result.name, "")] if since else []
             table.add_row(result.name, score(result.value), interval, f"{result.n:,}", *verdict)
     if table.row_count:
+        Console(soft_wrap=True).print(table)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Prints how each run differs from the reference: scores, differences with their intervals, verdicts."""
+    from eval.report.chain import change_rows
+
+    for run in comparison.runs:
+        if run is comparison.reference:
+            continue
+        title = f"{run.label} against {comparison.reference.label}"
+        table = Table(box=None, pad_edge=False, header_style="dim", title=title, title_justify="left")
+        for name in ("score", "before", "after", "difference", "95% interval", "items", "p (Holm)", "verdict"):
+            table.add_column(name, justify="left" if name in ("score", "verdict") else "right")
+        changes = comparison.changes[run.label]
+        for change, row in zip(changes, change_rows(changes, run.results), strict=True):
+            p = "" if change.adjusted is None else f"{change.adjusted:.2g}"
+            shown = [row[key] for key in ("name", "before", "after", "change", "interval", "n")]
+            table.add_row(*shown, p, f"{row['mark']} {row['verdict']}")
         Console(soft_wrap=True).print(table)
 
 

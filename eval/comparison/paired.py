@@ -7,7 +7,7 @@ intervals do. Scores without items are compared by their two intervals, and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,30 +81,41 @@ def is_of_model(result: Result) -> bool:
 
 
 def adjusted(changes: Sequence[Change], results: dict[str, Result]) -> list[Change]:
-    """Gives each change its verdict, after Holm's method over all of them.
+    """Gives each change its verdict, after Holm's method over all of them; see `adjusted_among`."""
+    return adjusted_among({"": changes}, results)[""]
+
+
+def adjusted_among(groups: Mapping[str, Sequence[Change]], results: dict[str, Result]) -> dict[str, list[Change]]:
+    """Gives each change of each run its verdict, after Holm's method over all changes of all runs.
 
     The scores of a perplexity set (per byte, per token, e to the power of it) are one question and count once. Scores
     without an item that differs had nothing to test, and do not count.
 
     Args:
-        changes: of all scores that are compared at a time.
+        groups: name of a run -> all its scores that are compared.
         results: scores by name, which tell whether higher is better.
     """
     questions: dict[tuple[str, ...], float] = {}
-    for change in changes:
-        if change.p is not None:
-            questions[_question(change)] = max(change.p, questions.get(_question(change), 0.0))
+    for run, changes in groups.items():
+        for change in changes:
+            if change.p is not None:
+                key = _question(run, change)
+                questions[key] = max(change.p, questions.get(key, 0.0))
     corrected = dict(zip(questions, holm(list(questions.values())), strict=True))
-    return [
-        change if change.p is None else _verdict(change, corrected[_question(change)], len(questions), results)
-        for change in changes
-    ]
+    return {
+        run: [
+            change if change.p is None else _verdict(change, corrected[_question(run, change)], len(questions), results)
+            for change in changes
+        ]
+        for run, changes in groups.items()
+    }
 
 
-def _question(change: Change) -> tuple[str, ...]:
+def _question(run: str, change: Change) -> tuple[str, ...]:
     kind, subject, rest = (*change.name.split("/", 2), "", "")[:3]
     tag = rest.partition("/")[2]
-    return (kind, subject, tag, change.against) if kind == "perplexity" else (change.name, change.against)
+    own = (kind, subject, tag) if kind == "perplexity" else (change.name,)
+    return (run, change.against, *own)
 
 
 def _verdict(change: Change, corrected: float, count: int, results: dict[str, Result]) -> Change:

@@ -206,7 +206,8 @@ def corpus_randomised(
 
     Args:
         metric: computes the score.
-        ours, theirs: statistics of each sentence, of shape (n, statistics).
+        ours: statistics of each sentence of one system, of shape (n, statistics).
+        theirs: of the other system, for the same sentences.
         trials: number of ways to swap, see `TRIALS`.
         seed: of the swaps; sacrebleu's is 12345.
         ties: count trials that give the very difference of the systems. sacrebleu does not: two equal systems, or two
@@ -228,8 +229,11 @@ def corpus_bootstrap(metric: CorpusMetric, ours: Array, theirs: Array, samples: 
     """Returns the p-value of sacrebleu's `--paired-bs` (Koehn 2004), and the resampled differences.
 
     Args:
-        metric, ours, theirs, seed: as in `corpus_randomised`.
+        metric: as `ours`, `theirs` and `seed`, that of `corpus_randomised`.
+        ours: statistics of each sentence.
+        theirs: of the other system.
         samples: number of resamples.
+        seed: of the resamples.
     """
     generator, n = np.random.default_rng(seed), len(ours)
     step = max(1, _SIGNS_AT_ONCE // n)

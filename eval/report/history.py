@@ -23,6 +23,17 @@ class History:
         points = self.get(name)
         return points[-1][1] if points else None
 
+    def seconds(self) -> list[tuple[float, float]]:
+        """Returns the time of training up to each logged step: tokens / throughput of each interval, without pauses."""
+        speed, before, total = dict(self.get("train/tokens_per_s")), 0.0, 0.0
+        points = []
+        for step, seen in self.get("tokens"):
+            if speed.get(step):
+                total += (seen - before) / speed[step]
+                before = seen
+                points.append((step, total))
+        return points
+
     def until(self, step: float) -> History:
         """Returns the history up to this step."""
         return History({name: [point for point in points if point[0] <= step] for name, points in self.series.items()})

@@ -92,7 +92,7 @@ def _environment(**escaping: Any) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(_HERE), trim_blocks=True, **escaping
     )
     environment.filters["score"] = rendering.score
-    environment.filters["breakable"] = _breakable
+    environment.filters["breakable"] = breakable
     environment.filters["settings"] = _settings
     environment.filters["code"] = lambda text: Markup(rendering.markdown_code(text))
     return environment
@@ -132,7 +132,7 @@ def _facts(recipe: Recipe, results: Results, history: History, gates: list[Gate]
         "recipe": _made_with(recipe, results),
         "replica_version": own_version(),
         "style": rendering.style_sheet(),
-        "script": (_HERE / "hover.js").read_text(encoding="utf-8"),
+        "script": hover_script(),
     }
 
 
@@ -153,9 +153,14 @@ def _settings(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def _breakable(name: str) -> Markup:
+def breakable(name: str) -> Markup:
     """Formats a score's name so that a narrow column can break it after slashes and underscores."""
     return Markup(re.sub("[/_]", r"\g<0><wbr>", str(escape(name))))
+
+
+def hover_script() -> str:
+    """Reads the script that shows the value under the pointer on line charts."""
+    return (_HERE / "hover.js").read_text(encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------------------------- header
@@ -212,14 +217,9 @@ def _remarks(results: Results, history: History) -> list[str]:
 
 
 def _training_seconds(history: History) -> float | None:
-    """Computes the time of training steps: tokens of each logged interval / its throughput, without pauses."""
-    tokens, speed = history.get("tokens"), dict(history.get("train/tokens_per_s"))
-    before, seconds = 0.0, 0.0
-    for step, seen in tokens:
-        if speed.get(step):
-            seconds += (seen - before) / speed[step]
-            before = seen
-    return seconds or None
+    """Returns the time of training steps, without pauses."""
+    points = history.seconds()
+    return points[-1][1] if points else None
 
 
 def _card(name: str, value: str, detail: str = "", unit: str = "") -> dict[str, str]:

@@ -35,7 +35,7 @@ def test_help_has_an_example(command: list[str], capsys: pytest.CaptureFixture[s
 
 def test_the_table_of_commands() -> None:
     names = """
-    run data tokenizer train eval report export import sample chat serve
+    run data tokenizer train eval report compare export import sample chat serve
     trace doctor sweep plan show
     """
     assert list(COMMANDS) == names.split()
@@ -74,6 +74,8 @@ def test_debug_before_and_after_the_command() -> None:
         (["show", RECIPE, "model.num_layer=2"], "did you mean `model.num_layers`?"),
         (["show", RECIPE, "train.micro_batch_size=7"], "not a multiple of train.micro_batch_size 7"),
         (["eval", "nowhere"], "error: nowhere is not a run directory"),
+        (["compare", "nowhere", "elsewhere"], "error: nowhere has no results.json: evaluate the run first"),
+        (["compare", "nowhere"], "error: name two runs or more to compare"),
         (["tokenizer", "compare", RECIPE, "--sizes", "many"], "'many' is not a vocabulary size; write 8192 or 8k"),
         (["tokenizer", "choose", RECIPE], "invalid choice: 'choose'"),
         (["sample", "nowhere", "--prompt", "x"], "error: nowhere is not a run directory"),
