@@ -94,8 +94,9 @@ def scores_fingerprint(
     """
     from eval.contamination import identity
 
+    unneeded = dict.fromkeys(("batch_size", "batch_tokens", "divide_weights"), True)
     settings = recipe.evaluation.model_dump(
-        mode="json", exclude={"batch_size": True, "batch_tokens": True, "benchmarks": {"include_path", "batch_size"}}
+        mode="json", exclude={**unneeded, "benchmarks": {"include_path", "batch_size"}}
     )
     for kind in ("perplexity", "translation", "chat", "preference"):
         for item in settings[kind]:

@@ -22,6 +22,7 @@ from eval.items.store import facts_of, items_file, stem, write_items
 from eval.reading.journal import Journal
 from eval.results import Failure, Result, Sample, as_json, from_json
 from pretrain.parallel.lockstep import ALONE, Lockstep
+from pretrain.phases import Phase
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def score_parts(
         journal: keeps answers of the part under way.
     """
     outcome = Outcome()
-    for part in parts:
+    for number, part in enumerate(parts, start=1):
+        ranks.report_phase(Phase.WORKING, number)
         try:
             with ranks.together(part.name):
                 outcome.add(_scored(part, directory, again, ranks, journal))

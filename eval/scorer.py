@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.common.layout import MANIFEST
 from configs.common.progress import progress_bar
 from configs.common.versions import installed
-from configs.schema.evaluation import BenchmarkTask, ChatSet, PerplexitySet, PreferenceSet, TranslationSet
+from configs.schema.evaluation import Benchmarks, BenchmarkTask, ChatSet, PerplexitySet, PreferenceSet, TranslationSet
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 from eval.parts import Part, Scored
@@ -137,9 +138,19 @@ class Scorer:
 
         section = self.recipe.evaluation
         own = section.benchmarks.model_copy(update={"tasks": [entry]})
+        self._fetch_in_turn(own, entry.task)
         samples = section.bootstrap_samples
         chat = self._asked_in_template(entry)
         return benchmark_results(own, self.reader, self.vocab, samples, self.progress, self.touched, chat)
+
+    def _fetch_in_turn(self, section: Benchmarks, task: str) -> None:
+        """Lets one rank fetch the data of a task of lm-eval's own; the others then find it on their disk."""
+        if self.ranks.count == 1 or _is_local(section, task):
+            return
+        from eval.harness.benchmarks import fetch_tasks
+
+        with self.ranks.main_first(f"data of {task}"):
+            fetch_tasks(section)
 
     def _texts_of(self, item: PerplexitySet) -> list[SetText]:
         if item.name not in self._texts:
@@ -159,11 +170,13 @@ class Scorer:
     def _compress(self, item: PerplexitySet) -> Scored:
         from eval.likelihood.perplexity_set import compressed_set_results
 
-        documents = self._texts_of(item)
-        with progress_bar(f"compressors on {item.name}", 3, self.progress) as bar:
-            results = compressed_set_results(item, documents)
-            bar.update(3)
-        return Scored(results)
+        def compress() -> Scored:
+            with progress_bar(f"compressors on {item.name}", 3, self.progress) as bar:
+                results = compressed_set_results(item, self._texts_of(item))
+                bar.update(3)
+            return Scored(results)
+
+        return self.ranks.of_main(compress, f"compressors on {item.name}")
 
     def _translate(self, pairs: TranslationSet) -> Scored:
         from eval.generation.translation import read_pairs, translation_results
@@ -263,6 +276,12 @@ class Scorer:
 def _compressed(own: dict[str, Any]) -> dict[str, Any]:
     """What decides the sizes of a compressed set: not what the model reads, nor how."""
     return own | dict.fromkeys(("stride", "context", "windows", "start_token", "words"))
+
+
+def _is_local(section: Benchmarks, task: str) -> bool:
+    """Tells whether a task's file lies in `include_path`: then so does its data."""
+    place = section.include_path
+    return place is not None and any(file.stem == task for file in Path(place).rglob("*.yaml"))
 
 
 def _held_out(tuned: Recipe) -> list[Any]:

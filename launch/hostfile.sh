@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Training on the machines of a hostfile (`host slots=N` a line), by DeepSpeed's launcher on each.
+# Training, or an evaluation, on the machines of a hostfile (`host slots=N` a line), by DeepSpeed's launcher on each.
 #
 #   launch/hostfile.sh HOSTFILE RECIPE [--out DIR] [--trust DIR] [a.b=value …]
 #                                                                      on the first host, which starts the others by ssh
 #   launch/hostfile.sh --node-rank N HOSTFILE RECIPE …                 without ssh: on every host, N = 0, 1, … in the
 #                                                                      file's order
+#   launch/hostfile.sh HOSTFILE eval RUN [--step N] [--best] [--again] [--trust DIR] [evaluation.a=value …]
+#                                                                      an evaluation, in the same ways
 #
 # All hosts need the project and the run directory on a shared file system, the same environment, and prepared data
 # (`replica data RECIPE`). MASTER_ADDR (default: the first host's name) and MASTER_PORT (29500) set the rendezvous.
-# Exit codes: 0 only when the checkpoint of the last step exists, because DeepSpeed's launcher also exits with 0 after it
+# Exit codes: 0 only when the checkpoint of the last step (the new results) exists, because DeepSpeed's launcher also exits with 0 after it
 # has lost ranks. 75: stopped by a signal after saving, or not finished. 76: a rank of any host is gone or stuck. After 75
 # and 76, the same command continues. Processes that the launcher leaves on this host are ended.
 #
@@ -40,8 +42,17 @@ mapfile -t lines < <(sed 's/#.*//' "$hosts" | grep -E 'slots *= *[0-9]+' || true
 [ ${#lines[@]} -gt 0 ] || fail "$hosts names no host; a line is: host slots=8"
 [ -z "$node" ] || [ "$node" -lt ${#lines[@]} ] || fail "--node-rank $node, but $hosts names ${#lines[@]} hosts"
 read -r first _ <<<"${lines[0]}"
-run=$(replica show --run-directory "$@")
-recipe="" settings=()
+evaluates=""
+if [ "$1" = eval ]; then
+    evaluates=1 run=${2:-} settings=("${@:3}")
+    [ -d "$run" ] || [[ $run != *:* ]] || run=${run%:*}/stages/${run##*:}
+    [ -f "$run/recipe.yaml" ] || fail "there is no run directory ${2:-}; give one: launch/hostfile.sh HOSTFILE eval RUN"
+    set --
+    beats=$run/scores/ranks
+else
+    run=$(replica show --run-directory "$@")
+    recipe="" settings=() beats=$run/ranks
+fi
 while [ $# -gt 0 ]; do
     case $1 in
     --out) shift ;;
@@ -72,7 +83,7 @@ end_all() {
 # A stopped rank (SIGSTOP) cannot end itself, and its launcher waits for it. When a rank of this start, on any host, has
 # ended because of another rank (the text is in pretrain/phases.py), the ranks on this host have some seconds to end.
 given_up() {
-    find "$run/ranks" -name 'rank_*.json' -newer "$started" -exec grep -l 'ended because of another rank' {} + 2>/dev/null |
+    find "$beats" -name 'rank_*.json' -newer "$started" -exec grep -l 'ended because of another rank' {} + 2>/dev/null |
         grep -q .
 }
 watch_launcher() { # its process
@@ -100,7 +111,7 @@ start_on() { # number
     # shellcheck disable=SC2086 # it may carry options
     exec ${REPLICA_SSH:-ssh} -o BatchMode=yes -o ServerAliveInterval=15 "$host" bash -c "$(printf %q "$line")"
 }
-train_over_ssh() {
+run_over_ssh() {
     local pipe number one code=0
     mapfile -d '' -t along < <(env -0 | grep -zE '^(NCCL_|GLOO_|UCX_|TORCH_|OMP_|CUDA_|REPLICA_|PYTHON)' || true)
     along+=("MASTER_ADDR=${MASTER_ADDR:-$first}" "MASTER_PORT=${MASTER_PORT:-29500}")
@@ -136,12 +147,17 @@ leave() {
 trap leave EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
+mkdir -p "$beats"
+started=$(mktemp "$beats/.started.XXXXXX")
 if [ -z "$node" ] && [ ${#lines[@]} -gt 1 ]; then
-    train_over_ssh || code=$?
+    run_over_ssh || code=$?
 else
-    mkdir -p "$run/ranks"
-    started=$(mktemp "$run/ranks/.started.XXXXXX")
-    env "$mark" deepspeed "${how[@]}" "$root/pretrain/train.py" --recipe "$recipe" --out "$run" "${settings[@]}" &
+    if [ -n "$evaluates" ]; then
+        command=(--no_local_rank --module launch.cli eval "$run" "${settings[@]}")
+    else
+        command=("$root/pretrain/train.py" --recipe "$recipe" --out "$run" "${settings[@]}")
+    fi
+    env "$mark" deepspeed "${how[@]}" "${command[@]}" &
     launcher=$!
     watch_launcher "$launcher" &
     watcher=$!
@@ -150,6 +166,10 @@ else
     [ "$code" -eq 0 ] || ! given_up || code=76
 fi
 end_all
-python -m launch.training_finished "$run" && exit 0
-[ "$code" -ne 0 ] || echo "DeepSpeed's launcher reported success, but training is not finished" >&2
+if [ -n "$evaluates" ]; then
+    [ "$code" -ne 0 ] || [ ! "$run/results.json" -nt "$started" ] || exit 0
+else
+    python -m launch.training_finished "$run" && exit 0
+fi
+[ "$code" -ne 0 ] || echo "DeepSpeed's launcher reported success, but the work is not finished" >&2
 exit $((code == 0 ? 75 : code))

@@ -75,7 +75,7 @@ def _work(recipe: Recipe) -> list[Work]:
     return [
         Work("data: documents, tokenizer, shards", lambda: _data_is_current(recipe), lambda: data_stage(recipe)),
         Work("training", lambda: _training_is_done(recipe), lambda: train_stage(recipe)),
-        Work("evaluation", lambda: _results_are_current(run), lambda: eval_stage(run)),
+        Work("evaluation", lambda: _results_are_current(run), lambda: eval_stage(recipe)),
         Work("report", lambda: page_is_current(run), lambda: report_stage(run)),
     ]
 
@@ -220,11 +220,11 @@ def _results_are_current(run: Path) -> bool:
     return is_current(run)
 
 
-def eval_stage(run: Path) -> Path:
-    """Scores the newest checkpoint; returns results.json."""
-    from eval.suite import evaluate
+def eval_stage(recipe: Recipe) -> Path:
+    """Scores the newest checkpoint on the ranks that training had; returns results.json."""
+    from launch.processes.evaluation import evaluation_ranks, score_run
 
-    return evaluate(run)
+    return score_run(recipe.run_directory, evaluation_ranks(recipe))
 
 
 # -------------------------------------------------------------------------------------------------------------- report

@@ -6,7 +6,8 @@
 # With --stage NAME it runs that stage of the recipe, once the stages before it have finished.
 #
 # Submit from the project's directory, on a file system that all nodes share, after `make setup`. Every rank is one task:
-# --ntasks-per-node of them per node, else one per GPU, else one. The first node prepares the data and scores the result.
+# --ntasks-per-node of them per node, else one per GPU, else one. The first node prepares the data. All ranks score the
+# result.
 #
 # The job requeues itself and continues later in three cases: shortly before its time limit (Slurm sends USR1, see --signal
 # below, and the state is saved), after ranks crashed or were killed, and after a node failed. It does not requeue after a
@@ -156,6 +157,6 @@ on_ranks python -u pretrain/train.py --recipe "$run/recipe.yaml" --out "$run" "$
 python -m launch.training_finished "$run" || finish 70
 rm -f "$run/.stalls"
 
-say "evaluation on $first"
-on_first replica eval "$run" "${trust[@]}" || finish $?
+say "evaluation on $nodes nodes x $ranks ranks"
+on_ranks replica eval "$run" "${trust[@]}" || finish $?
 on_first replica report "$run" --gate || finish $?

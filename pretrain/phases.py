@@ -24,7 +24,8 @@ class Phase(StrEnum):
     SAVING = "checkpoint"
     COMPARING_RANKS = "all-gather of digests"
     COMPARING_KERNELS = "comparing fast code with plain code"
-    WORKING = "scoring"
+    WORKING = "reading and writing"
+    SCORING = "scoring"
     WAITING = "waiting for the other ranks"
     ENDED = "ended because of another rank"
 

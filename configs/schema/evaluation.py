@@ -287,6 +287,11 @@ class Evaluation(Section):
         description="In which the model reads. auto: bf16 on a GPU, unless it was trained in fp32; fp32 on a CPU. "
         "Results name it, and scores of different precision are not compared.",
     )
+    divide_weights: bool | None = Field(
+        None,
+        description="Divide the weights between the ranks, as at ZeRO-3, instead of a whole model on each; null: when "
+        "they need more than half of a GPU's memory. It changes the speed, not the scores.",
+    )
     bootstrap_samples: int = Field(1000, ge=100, description="Bootstrap resamples for each 95% interval.")
 
     @model_validator(mode="after")

@@ -132,6 +132,16 @@ def _tags(name: str, raw: dict[str, Any], touched: Touched | None) -> dict[int, 
 
 
 # --------------------------------------------------------------------------------------------------------------- tasks
+def fetch_tasks(section: Benchmarks) -> None:
+    """Fetches the data of tasks to where `datasets` keeps it on this machine.
+
+    Raises:
+        ValueError: see `load_tasks`.
+    """
+    with tempfile.TemporaryDirectory(prefix="replica-datasets-") as cache, quiet():
+        load_tasks(section, Path(cache))
+
+
 def load_tasks(section: Benchmarks, cache: Path) -> dict[str, Any]:
     """Loads the recipe's tasks for lm-eval's `evaluate`.
 

@@ -32,6 +32,7 @@ class Journal:
         self._directory, self._ranks = directory, ranks
         self._file: Path | None = None
         self._descriptor = -1
+        self._head: dict[str, str] = {}
         self._known: dict[str, Any] = {}
         self._calls = 0
 
@@ -49,17 +50,14 @@ class Journal:
             fingerprint: of all that decides the answers; answers under another one are dropped.
             again: drop all answers.
         """
-        self._file, self._calls = self._directory / f"{name}.jsonl", 0
-        head = {"fingerprint": fingerprint}
-        self._known = self._ranks.of_main(lambda: {} if again else _read(self._place(), head), f"journal of {name}")
+        self._file, self._calls, self._head = self._directory / f"{name}.jsonl", 0, {"fingerprint": fingerprint}
+        self._known = self._ranks.of_main(lambda: self._read(again), f"journal of {name}")
         if self._known and self._ranks.is_main:
             say(f"{name}: goes on after {len(self._known):,} answers of an interrupted evaluation")
         try:
-            if self._ranks.is_main:
-                self._descriptor = _open(self._place(), head, fresh=not self._known)
             yield
             if self._ranks.is_main:
-                self._place().unlink(missing_ok=True)
+                self._file.unlink(missing_ok=True)
         finally:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
@@ -83,17 +81,19 @@ class Journal:
         Raises:
             OSError: when the disk is full.
         """
-        if self._descriptor < 0:
+        if self._file is None or not self._ranks.is_main:
             return
+        if self._descriptor < 0:
+            self._descriptor = _open(self._file, self._head, fresh=not self._known)
         lines = "".join(json.dumps([key, answer], separators=(",", ":")) + "\n" for key, answer in answers.items())
         data = memoryview(lines.encode())
         while data:
             data = data[os.write(self._descriptor, data) :]
         os.fsync(self._descriptor)
 
-    def _place(self) -> Path:
+    def _read(self, again: bool) -> dict[str, Any]:
         assert self._file is not None
-        return self._file
+        return {} if again else _read(self._file, self._head)
 
 
 def _open(file: Path, head: Mapping[str, str], fresh: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +10,12 @@ import torch
 from configs.schema.objectives import RewardModelling
 from configs.schema.recipe import Recipe
 from data_prep.tokens.vocab import Vocab
+from eval.reading.divided import DividedReader, load_divided
 from eval.reading.reader import LocalReader, Reader, RowScorer
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.checkpoint.manifest import CheckpointInfo
 from pretrain.parallel.lockstep import ALONE, Lockstep
+from pretrain.sizes.shapes import parameter_shapes
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,36 @@ def open_reader(checkpoint: CheckpointInfo, vocab: Vocab, recipe: Recipe, place:
     """
     device, section = place.own_device, recipe.evaluation
     dtype = torch.bfloat16 if reading_precision(recipe, device) == "bf16" else torch.float32
+    if place.ranks.of_main(lambda: _divides(checkpoint, vocab, recipe, place, dtype), "division of the weights"):
+        model, weights = load_divided(checkpoint, place.ranks, device, dtype)
+        local = LocalReader(model, vocab.size, section.batch_size, None, section.batch_tokens)
+        return DividedReader(local, weights)
     model = load_weights(checkpoint).to(device, dtype)
     rewards = _reward_scorer(checkpoint, vocab, device)
     return LocalReader(model, vocab.size, section.batch_size, rewards, section.batch_tokens)
+
+
+def _divides(checkpoint: CheckpointInfo, vocab: Vocab, recipe: Recipe, place: Place, dtype: torch.dtype) -> bool:
+    """Tells whether the weights are divided between the ranks."""
+    config, device = checkpoint.recipe.model, place.own_device
+    numbers = sum(math.prod(shape) for _, shape in parameter_shapes(config, config.padded_vocab(vocab.size)))
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    is_reward = isinstance(checkpoint.recipe.train.objective, RewardModelling)
+    return place.ranks.count > 1 and not is_reward and must_divide(recipe, numbers * dtype.itemsize, memory)
+
+
+def must_divide(recipe: Recipe, weights: int, memory: int | None) -> bool:
+    """Tells whether a model is divided: as the recipe says, else when it needs more than half of a GPU's memory.
+
+    Args:
+        recipe: with `evaluation.divide_weights`.
+        weights: bytes of all weights.
+        memory: bytes of a GPU; None: on a CPU, where nothing is divided unless the recipe says so.
+    """
+    wanted = recipe.evaluation.divide_weights
+    if wanted is None:
+        return memory is not None and weights > memory / 2
+    return wanted
 
 
 def reading_precision(recipe: Recipe, device: torch.device) -> str:

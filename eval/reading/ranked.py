@@ -70,6 +70,7 @@ class RankedReader:
     ) -> list[Given]:
         """Answers this rank's share, and collects those of all ranks in the order of the requests."""
         own = shares[self._ranks.rank]
+        self._ranks.report_phase(Phase.SCORING)
         # Without a share too: at ZeRO-3 a rank takes part in the forward passes of the others.
         answers = answer([requests[index] for index in own], self._report_of(len(requests), report))
         found: list[Any] = [None] * len(requests)
@@ -84,7 +85,7 @@ class RankedReader:
         """Scales this rank's progress to all requests, and gives a sign of life."""
 
         def update(completed: float, note: str = "", total: float | None = None) -> None:
-            self._ranks.report_phase(Phase.WORKING)
+            self._ranks.report_phase(Phase.SCORING)
             if report is not None:
                 report(int(count * completed / total) if total else 0, note, count)
 

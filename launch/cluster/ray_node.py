@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.common.exit_codes import INTERRUPTED, STOPPED_EARLY, TERMINATED
 from configs.common.locks import locked
+from launch.processes.rank_group import STOPPED, rank_environment, wait_for_ranks
 from launch.processes.training import bound, free_port
-from pretrain.reliability.rank_heartbeat import DIRECTORY, LOST_RANK
+from pretrain.reliability.rank_heartbeat import DIRECTORY
 
-# Exit codes of ranks that stopped as ordered. -SIGTERM: the signal came before or after Python's handler was active.
-STOPPED = {0, STOPPED_EARLY, TERMINATED, INTERRUPTED, -signal.SIGTERM}
 _POLL_SECONDS = 0.5
-_LOST_GRACE_SECONDS = 5.0
 _STANDARD_ERROR = 2  # `sys.stderr` is an object of Ray's in a worker
 _SHARED_SECONDS = 10.0  # a file system shared over a network may show a new file late
 
@@ -123,57 +119,6 @@ def train_node(config: dict[str, Any]) -> None:
         # Ray Train kills all workers once one has raised, so first let the ranks of the other nodes end in order.
         ray.wait([coordinator.all_ended.remote()], timeout=start.grace)
         raise RuntimeError(f"its ranks ended with exit codes {codes}")
-
-
-def wait_for_ranks(
-    ranks: list[subprocess.Popen[bytes]],
-    order: Callable[[], float | None],
-    failed: Callable[[float], object],
-    grace: float,
-) -> list[int]:
-    """Waits for all ranks; returns their exit codes. All have ended when it returns.
-
-    Args:
-        ranks: the processes.
-        order: returns None, or after an order to stop the seconds that ranks have to save and end.
-        failed: called when a rank failed, with the seconds that the ranks of all nodes have to end.
-        grace: these seconds. They are fewer once a rank has ended because of a lost rank, since none can save then.
-
-    Ranks get SIGTERM, and after the deadline SIGKILL.
-    """
-    deadline: float | None = None
-    while None in (codes := [rank.poll() for rank in ranks]):
-        if deadline is not None:
-            if time.monotonic() > deadline:
-                _send(ranks, signal.SIGKILL)
-        elif (seconds := _after_failure(codes, grace) if any(codes) else order()) is not None:
-            if any(codes):
-                failed(seconds)
-            deadline = time.monotonic() + seconds
-            _send(ranks, signal.SIGTERM)
-        time.sleep(_POLL_SECONDS)
-    if any(codes):
-        failed(_after_failure(codes, grace))
-    return [code for code in codes if code is not None]
-
-
-def _after_failure(codes: Sequence[int | None], grace: float) -> float:
-    return min(grace, _LOST_GRACE_SECONDS) if LOST_RANK in codes else grace
-
-
-def _send(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
-    for rank in ranks:
-        rank.send_signal(number)  # does nothing when it has ended
-
-
-def rank_environment(node: int, nodes: int, local: int, ranks: int) -> dict[str, str]:
-    """Returns the variables for local rank `local` on node number `node`, with `nodes` nodes of `ranks` ranks."""
-    return {
-        "RANK": str(node * ranks + local),
-        "WORLD_SIZE": str(nodes * ranks),
-        "LOCAL_RANK": str(local),
-        "LOCAL_WORLD_SIZE": str(ranks),
-    }
 
 
 def _start_rank(start: Start, variables: dict[str, str], descriptor: int) -> subprocess.Popen[bytes]:

@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from configs.common.exit_codes import STOPPED_EARLY, USER_ERROR, add_debug, run_command
+from configs.common.exit_codes import STOPPED_EARLY, add_debug, run_command
 from configs.common.notices import say
 from configs.safety.trust import add_trust, trust_options, trusting
 from configs.schema.batch_plan import solve_batch
 from configs.schema.recipe import RESOLVED_NAME, Recipe, check_name, load
-from launch.cluster.ray_node import STOPPED, Coordinator, Start, train_node
+from launch.cluster.ray_node import Coordinator, Start, train_node
 from launch.commands.arguments import add_restarts
 from launch.planning.checks import check
+from launch.processes.rank_group import STOPPED, outcome
 from launch.processes.supervise import until_finished
 from launch.processes.training import TRAIN_SCRIPT
 from launch.run_stages import working_in
@@ -96,25 +97,6 @@ def place_ranks(recipe: Recipe, cluster: Sequence[Mapping[str, float]], asked: i
             continue
         return Placement(nodes, ranks, ranks if gpus else 0)
     raise AssertionError(most)
-
-
-def outcome(codes: Mapping[int, Sequence[int]], nodes: int) -> int:
-    """Chooses one exit code for an attempt: first a user error, then a rank's own failure, then a lost node or rank.
-
-    Args:
-        codes: exit codes of the ranks, by node, for nodes that reported.
-        nodes: number of nodes of the attempt.
-    """
-    every = [code for node in sorted(codes) for code in codes[node]]
-    if USER_ERROR in every:
-        return USER_ERROR
-    # A rank that ended because of another rank, or by an order to stop, is not the cause.
-    causes = [code for code in every if code not in STOPPED | {LOST_RANK}]
-    if causes:
-        return causes[0]
-    if len(codes) < nodes:
-        return LOST_RANK
-    return next((code for code in every if code), 0)
 
 
 def train_on(recipe: Recipe, address: str, nodes: int | None, restarts: int, pause: float) -> Path:

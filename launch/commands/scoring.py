@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from configs.safety.trust import add_trust
-from launch.commands.arguments import add_run, add_run_and_checkpoint, run_directory
+from launch.commands.arguments import add_run, add_run_and_checkpoint, positive, run_directory
 from launch.commands.command import Command
 
 
@@ -27,6 +27,12 @@ def _eval_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--to", type=Path, metavar="FILE", help="with --items: write all items to FILE.parquet, FILE.csv or FILE.jsonl"
     )
+    parser.add_argument(
+        "--ranks",
+        type=positive,
+        metavar="N",
+        help="processes on this machine (default: as many as training had, as far as there are GPUs or cores)",
+    )
 
 
 def replica_eval(arguments: Namespace) -> int:
@@ -35,12 +41,28 @@ def replica_eval(arguments: Namespace) -> int:
 
     if arguments.items is not None or arguments.to is not None:
         return _show_items(load_run(arguments.run).run_directory, arguments)
-    from eval.suite import evaluate
+    path = _evaluate(arguments)
+    if path is not None:
+        print(path)
+    return 0
+
+
+def _evaluate(arguments: Namespace) -> Path | None:
+    """Evaluates here or on ranks of this machine, or takes part as a rank that a launcher started."""
+    from configs.schema.recipe import load_run
     from pretrain.checkpoint.choice import Choice
+    from pretrain.parallel.ranks import is_launched
 
     choice = Choice(arguments.checkpoint_step, arguments.best)
-    print(evaluate(load_run(arguments.run).run_directory, arguments.overrides, choice=choice, again=arguments.again))
-    return 0
+    if is_launched():
+        from launch.processes.evaluation_rank import evaluate_as_rank
+
+        return evaluate_as_rank(arguments.run, arguments.overrides, choice, arguments.again)
+    from launch.processes.evaluation import evaluation_ranks, score_run
+
+    recipe = load_run(arguments.run)
+    ranks = evaluation_ranks(recipe, arguments.ranks)
+    return score_run(recipe.run_directory, ranks, arguments.overrides, choice, arguments.again)
 
 
 def _show_items(run: Path, arguments: Namespace) -> int:

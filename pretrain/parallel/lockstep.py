@@ -92,7 +92,8 @@ class Lockstep:
             OtherRankFailed: when another rank brought an error that its user can mend.
             OtherRankBroke: when another rank brought any other error.
             OutOfStep: when the ranks are at different places.
-            SystemExit, KeyboardInterrupt: when a rank was asked to stop.
+            SystemExit: when a rank was asked to stop.
+            KeyboardInterrupt: when a rank was asked to stop by Ctrl-C.
         """
         if self._failed is not None:  # somebody caught what ended the work on all ranks
             raise self._failed
@@ -148,7 +149,7 @@ class Lockstep:
         self.report_phase(Phase.WAITING)
         try:
             # A signal that came within a collective would leave the others inside.
-            with _signals_later():
+            with signals_later():
                 return self._gather(own)
         except Exception as error:
             self._broken = self._failed = error
@@ -208,7 +209,7 @@ def _stopping(number: int) -> BaseException:
 
 
 @contextmanager
-def _signals_later() -> Iterator[None]:
+def signals_later() -> Iterator[None]:
     """Lets SIGTERM, SIGUSR1 and Ctrl-C act when the body has ended. A second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -29,6 +29,18 @@ class Ranks:
     local_count: int  # the processes on this machine
 
 
+def is_launched() -> bool:
+    """Tells whether a launcher started this process as one of several ranks: deepspeed, torchrun, or srun.
+
+    The script of a Slurm job is no rank: there, Slurm sets the number of a job's tasks, and no step.
+    """
+    environment = os.environ
+    if "RANK" in environment:
+        return int(environment.get("WORLD_SIZE", "1")) > 1
+    tasks = int(environment.get("SLURM_NTASKS", "1"))
+    return tasks > 1 and "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment
+
+
 def find_ranks() -> Ranks:
     """Reads the environment, and completes it so that the rendezvous works under `srun` as well.
 

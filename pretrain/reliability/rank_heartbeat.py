@@ -26,9 +26,10 @@ from configs.schema.train import Watch
 from pretrain.phases import CurrentPhase, Phase
 
 DIRECTORY = "ranks"
+# Phases that may take longer than a collective, as long as every rank gives signs of life, and how long.
+_SLOW = {Phase.SAVING, Phase.WORKING, Phase.WAITING}
 LOST_RANK = 76  # EX_PROTOCOL, exit code: another rank is gone, stuck or cut off; starting again continues
-# A phase that may take longer than a collective, as long as every rank gives signs of life.
-_SAVING_SECONDS = 7200.0
+_SLOW_SECONDS = 7200.0
 _BYTES = 256
 _REPORTED_GROUPS = 8
 
@@ -56,11 +57,31 @@ def read_beats(run: Path) -> dict[int, Beat]:
     return beats
 
 
+@dataclass(frozen=True)
+class Words:
+    """How messages name what the ranks do."""
+
+    step: str = "step"
+    goes_on: str = "continues from the newest checkpoint"
+
+
+TRAINING = Words()
+
+
 class RankHeartbeat:
     """Writes one rank's heartbeat, and watches how long its phases last."""
 
-    def __init__(self, run: Path, settings: Watch, rank: int, ranks: int, phases: CurrentPhase | None = None) -> None:
+    def __init__(
+        self,
+        run: Path,
+        settings: Watch,
+        rank: int,
+        ranks: int,
+        phases: CurrentPhase | None = None,
+        words: Words = TRAINING,
+    ) -> None:
         """`phases`: where training says what it does; by default one that stays between steps."""
+        self._words = words
         self._run, self._settings, self._rank, self._ranks = run, settings, rank, ranks
         self.phases = phases or CurrentPhase()
         self._host = socket.gethostname()[:64]
@@ -113,8 +134,8 @@ class RankHeartbeat:
                 before, after = self._read_twice()
                 if self.phases.now.began != began or self._stop.is_set():
                     continue
-                saving = self.phases.now.phase is Phase.SAVING and time.monotonic() - began < _SAVING_SECONDS
-                if saving and not silent(before, after):
+                slow = self.phases.now.phase in _SLOW and time.monotonic() - began < _SLOW_SECONDS
+                if slow and not any(rank < self._ranks for rank in silent(before, after)):
                     continue
                 self._end(f"nothing for {time.monotonic() - began:.0f} s", before, after)
 
@@ -148,9 +169,9 @@ class RankHeartbeat:
         # All of them would say the same, and who ends later would name those that ended before.
         if not told and me.rank == min((rank for rank in after if rank not in still), default=me.rank):
             text = (
-                f"error: rank {me.rank} of {self._ranks} in step {me.step}, {me.phase}: {what}. "
-                f"{describe_ranks(after, still, self._ranks)}. Stacks and signs of life of all ranks: "
-                f"{self._run / DIRECTORY}. The same command continues from the newest checkpoint\n"
+                f"error: rank {me.rank} of {self._ranks} in {self._words.step} {me.step}, {me.phase}: {what}. "
+                f"{describe_ranks(after, still, self._ranks, self._words.step)}. Stacks and signs of life of all "
+                f"ranks: {self._run / DIRECTORY}. The same command {self._words.goes_on}\n"
             )
             sys.stderr.write(text)
             sys.stderr.flush()
@@ -164,8 +185,11 @@ def silent(before: dict[int, Beat], after: dict[int, Beat]) -> list[int]:
     return [rank for rank, beat in after.items() if rank in before and before[rank].time == beat.time]
 
 
-def describe_ranks(beats: dict[int, Beat], still: list[int], ranks: int) -> str:
-    """Says in which step and phase the ranks are: the silent ones first, then those that are behind."""
+def describe_ranks(beats: dict[int, Beat], still: list[int], ranks: int, word: str = "step") -> str:
+    """Says in which step and phase the ranks are: the silent ones first, then those that are behind.
+
+    `word`: what a step is called.
+    """
     groups: dict[tuple[bool, int, str], list[Beat]] = {}
     for beat in beats.values():
         if beat.rank < ranks:  # files of more ranks are of an earlier start
@@ -174,5 +198,5 @@ def describe_ranks(beats: dict[int, Beat], still: list[int], ranks: int) -> str:
     for (alive, step, phase), members in sorted(groups.items(), key=lambda item: item[0])[:_REPORTED_GROUPS]:
         names = ", ".join(f"rank {beat.rank} ({beat.host}, pid {beat.pid})" for beat in members[:_REPORTED_GROUPS])
         names += f" and {len(members) - _REPORTED_GROUPS} more" if len(members) > _REPORTED_GROUPS else ""
-        lines.append(f"{names} {'is' if alive else 'is silent, last heard of'} in step {step}, {phase}")
+        lines.append(f"{names} {'is' if alive else 'is silent, last heard of'} in {word} {step}, {phase}")
     return "; ".join(lines)

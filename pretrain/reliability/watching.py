@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Callable
-
-import torch.distributed as dist
 
 from configs.common.notices import say
 from configs.schema.recipe import Recipe
 from pretrain.engine.engine import Engine
 from pretrain.phases import CurrentPhase, Phase
 from pretrain.reliability.launches import Launches
+from pretrain.reliability.lost_rank import sign_of_a_lost_rank
 from pretrain.reliability.rank_heartbeat import RankHeartbeat, read_beats
-
-# gloo reports a peer that is gone or late as a plain RuntimeError, so its text must tell.
-_LOST = re.compile(r"gloo|nccl|timed out|connection (closed|reset|refused)|broken pipe|process ?group", re.IGNORECASE)
 
 
 def watched(recipe: Recipe, engine: Engine, phases: CurrentPhase, start: int, work: Callable[[int], int]) -> int:
@@ -57,15 +52,3 @@ def watched(recipe: Recipe, engine: Engine, phases: CurrentPhase, start: int, wo
             raise
         finish(signal.Signals(number).name if number else "done")
     return number
-
-
-def sign_of_a_lost_rank(error: Exception) -> str | None:
-    """Tells by what an error is known as another rank's end: its type or some words; None: it is this rank's own.
-
-    A RuntimeError of this rank may hold such words by chance; the log then names them.
-    """
-    if isinstance(error, dist.DistError):
-        return f"its type, {type(error).__name__}"
-    if isinstance(error, RuntimeError) and (match := _LOST.search(str(error))):
-        return f"the words {match[0]!r} in its text"
-    return None

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,7 @@ for _ in $(seq 200); do
     sleep 0.05
 done
 """
+TRAIN = ("my recipe.yaml", "--trust", "my code", "a=[b, 'c']")
 # Whether the last checkpoint is there.
 DONE = "#!/bin/sh\n[ -e calls/go ] || exit 75\n"
 
@@ -93,16 +94,13 @@ def serving_ssh(place: Path) -> Iterator[None]:
         server.communicate(timeout=10)
 
 
-def start(place: Path, fails: str = "") -> subprocess.Popen[str]:
+def start(place: Path, fails: str = "", words: Sequence[str] = TRAIN) -> subprocess.Popen[str]:
     """On the first of three hosts; `fails`: the host whose launcher ends with 2."""
     command = [
         "bash",
         str(place / "launch" / "hostfile.sh"),
         "hosts",
-        "my recipe.yaml",
-        "--trust",
-        "my code",
-        "a=[b, 'c']",
+        *words,
     ]
     environment = {
         "PATH": f"{place.parent / 'bin'}:/usr/bin:/bin",
@@ -162,3 +160,30 @@ def test_when_the_command_is_killed_all_hosts_end(place: Path) -> None:
         wait_for(place)
         process.kill()
         wait_for(place, ".ended")
+
+
+@pytest.mark.parametrize(("scored", "code"), [(True, 0), (False, 75)])
+def test_an_evaluation_is_done_when_its_results_are_new(place: Path, scored: bool, code: int) -> None:
+    """DeepSpeed's launcher also reports success after it has lost ranks."""
+    stage = place / "run" / "stages" / "sft"
+    stage.mkdir(parents=True)
+    for name in ("recipe.yaml", "results.json"):
+        (stage / name).touch()
+    with start(place, words=("eval", "run:sft", "--again", "evaluation.samples.prompts=[a b]")) as process:
+        wait_for(place)
+        if scored:
+            (stage / "results.json").touch()
+        (place / "calls" / "go").touch()
+        said = process.communicate(timeout=20)[1]
+    assert process.returncode == code, said
+    words = (place / "calls" / "1").read_text()
+    assert words.endswith(
+        "[--no_local_rank][--module][launch.cli][eval][run/stages/sft][--again][evaluation.samples.prompts=[a b]]"
+    )
+    assert not list((stage / "scores" / "ranks").glob(".started*"))
+
+
+def test_an_evaluation_needs_a_run(place: Path) -> None:
+    with start(place, words=("eval", "elsewhere")) as process:
+        said = process.communicate(timeout=20)[1]
+    assert process.returncode == 2 and "there is no run directory elsewhere" in said

@@ -100,6 +100,12 @@ def test_a_failed_part_keeps_its_answers(tmp_path: Path) -> None:
     assert len((tmp_path / "partial" / "part.jsonl").read_text().splitlines()) == 1 + len(WINDOWS)
 
 
+def test_a_part_that_fails_before_an_answer_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"), Journal(tmp_path / "partial").keeping("part", "f"):
+        raise ValueError("no such file")
+    assert not (tmp_path / "partial").exists()
+
+
 def test_progress_counts_all_requests(killed: Path) -> None:
     journal, seen = Journal(killed), []  # type: ignore[var-annotated]
     with journal.keeping("part", "f"):

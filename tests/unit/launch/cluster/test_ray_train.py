@@ -21,10 +21,10 @@ from launch.cluster.ray_node import (
     check_shared,
     environment_of_ranks,
     only_start_here,
-    rank_environment,
-    wait_for_ranks,
 )
-from launch.cluster.ray_train import Placement, forwarded, outcome, place_ranks
+from launch.cluster.ray_train import Placement, forwarded, place_ranks
+from launch.processes import rank_group
+from launch.processes.rank_group import outcome, rank_environment, wait_for_ranks
 from pretrain.reliability.rank_heartbeat import LOST_RANK
 from tests.parts.training_run import tiny_recipe
 
@@ -114,7 +114,7 @@ STUCK = f"signal.signal(15, signal.SIG_IGN); {READY}; time.sleep(60)"
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_node, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(rank_group, "POLL_SECONDS", 0.02)
 
 
 def test_ranks_that_finish_are_let_finish() -> None:
@@ -142,7 +142,7 @@ def test_a_failed_rank_ends_the_others_also_those_that_are_stuck() -> None:
 
 
 def test_when_the_run_was_given_up_nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_node, "_LOST_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(rank_group, "_LOST_GRACE_SECONDS", 0.2)
     failures: list[float] = []
     ranks = [start(f"{READY}; sys.exit({LOST_RANK})"), start(STUCK)]
     assert wait_for_ranks(ranks, lambda: None, failures.append, grace=60) == [LOST_RANK, -signal.SIGKILL]

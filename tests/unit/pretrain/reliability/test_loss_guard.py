@@ -22,10 +22,10 @@ from pretrain.engine.non_finite import NonFiniteLoss
 from pretrain.parallel.ranks import Ranks
 from pretrain.reliability.launches import Launch, Launches, next_interval
 from pretrain.reliability.loss_guard import Lineage, LossGuard, LossHistory, LossSpike, Rewind, Skipped, robust_z
+from pretrain.reliability.lost_rank import sign_of_a_lost_rank
 from pretrain.reliability.rank_heartbeat import Beat, describe_ranks, silent
 from pretrain.reliability.silent_corruption import SilentCorruption, check_replicas, deviating, digests
 from pretrain.reliability.slow_ranks import slow_ranks
-from pretrain.reliability.watching import sign_of_a_lost_rank
 from pretrain.session import run
 from tests.parts.training_run import metric_lines, prepare_data, tiny_recipe
 
