@@ -1,17 +1,19 @@
 """Seconds of an evaluation on one rank and on two, each rank on a core of its own with one thread.
 
-    python benchmarks/eval_ranks.py [--size demo] [--kinds choices shots answers text] [--items 400] [--rounds 3]
+    python benchmarks/eval_ranks.py [--size 20m] [--kinds choices shots answers text] [--items 200] [--rounds 3]
 
 The tasks are those of `benchmarks/eval_speed.py`; `text` is a perplexity set. Weights are random: time does not depend
-on them. `seconds` is what `results.json` says: from the loading of the model to the last score, reading of tasks and
-bootstrap included, without the start of Python. Ways:
+on them. `reader` is the time that rank 0 waits for log-likelihoods and answers, the exchange between ranks included:
+what is divided. `whole` is what `results.json` says: from the loading of the model to the last score. It includes what
+every rank does alike: the import of lm-eval, the reading of tasks, tokenization, bootstrap. Ways:
 
 - one: one rank on core 0.
 - two: two ranks on cores 0 and 1, over gloo.
 - apart: two evaluations by themselves at the same time, one per core, each of all items. This is what the hardware
   allows: their cores share caches and memory.
 
-Printed are medians, one / two, and 2 x one / apart. Scores of one and two are compared. Needs Linux (`taskset`).
+Printed are medians in seconds, and the ratios one / two and 2 x one / apart. Scores of one and two are compared.
+Needs Linux (`taskset`).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +74,39 @@ def start(run: Path, way: str, core: int, port: int, overrides: list[str]) -> su
         shutil.copytree(run, own)
     shutil.rmtree(own / "scores", ignore_errors=True)
     words = ["eval", str(own), "--again", "--ranks", "1", "--trust", str(run.parent / "tasks"), *overrides]
-    command = ["taskset", "-c", str(core), sys.executable, "-m", "launch.cli", *words]
+    command = ["taskset", "-c", str(core), sys.executable, __file__, "--as-rank", str(own), *words]
     with (own / f"rank-{core}.log").open("w") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
 
-def evaluate(run: Path, way: str, overrides: list[str], limit: float) -> tuple[float, dict[str, float]]:
-    """Seconds of one evaluation (the slower one of two), and its scores."""
+def as_rank(run: Path, words: list[str]) -> int:
+    """Runs `replica` with these words in this process, and notes the seconds of its reader."""
+    from eval.reading.ranked import RankedReader
+    from launch.cli import main as replica
+
+    seconds = [0.0]
+
+    def timed(method: Any) -> Any:
+        def call(*arguments: Any, **settings: Any) -> Any:
+            begin = time.monotonic()
+            try:
+                return method(*arguments, **settings)
+            finally:
+                seconds[0] += time.monotonic() - begin
+
+        return call
+
+    for name in ("score", "generate"):
+        setattr(RankedReader, name, timed(getattr(RankedReader, name)))
+    main_rank = os.environ.get("RANK", "0") == "0"  # the launcher's variables are hidden later
+    code = replica(words)
+    if main_rank:
+        (run / "reader.json").write_text(json.dumps(seconds[0]))
+    return code
+
+
+def evaluate(run: Path, way: str, overrides: list[str], limit: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of one evaluation (the slower one of two), `whole` and `reader`, and its scores."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     processes = [start(run, way, core, port, overrides) for core in range(WAYS[way])]
@@ -92,7 +121,8 @@ def evaluate(run: Path, way: str, overrides: list[str], limit: float) -> tuple[f
     places = [run] if way != "apart" else [run.with_name(f"apart-{core}") for core in range(2)]
     found = [json.loads((place / "results.json").read_text()) for place in places]
     scores = {result["name"]: result["value"] for result in found[0]["results"]}
-    return max(content["seconds"] for content in found), scores
+    reader = max(json.loads((place / "reader.json").read_text()) for place in places)
+    return {"whole": max(content["seconds"] for content in found), "reader": reader}, scores
 
 
 def measure(run: Path, kind: str, tasks: dict[str, list[str]], options: argparse.Namespace) -> dict[str, Any]:
@@ -101,30 +131,31 @@ def measure(run: Path, kind: str, tasks: dict[str, list[str]], options: argparse
         overrides = [f"evaluation.perplexity=[{{name: text, path: '{run.parent / 'text.jsonl'}'}}]"]
     else:
         overrides = [f"evaluation.benchmarks.tasks={json.dumps(tasks[kind])}"]
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     scores: dict[str, dict[str, float]] = {}
     for _ in range(options.rounds):
         for way in WAYS:
             took, scores[way] = evaluate(run, way, overrides, options.limit)
             seconds[way].append(took)
-    medians = {way: statistics.median(values) for way, values in seconds.items()}
     one, two = scores["one"], scores["two"]
     difference = max(abs(one[name] - two[name]) / max(1e-12, abs(one[name])) for name in one)
-    return {
-        "kind": kind,
-        "seconds": {way: round(value, 2) for way, value in medians.items()},
-        "two ranks": round(medians["one"] / medians["two"], 2),
-        "hardware": round(2 * medians["one"] / medians["apart"], 2),
-        "largest relative difference": difference,
-    }
+    row: dict[str, Any] = {"kind": kind, "largest relative difference": difference}
+    for part in ("reader", "whole"):
+        medians = {way: statistics.median(one[part] for one in values) for way, values in seconds.items()}
+        row[part] = {
+            "seconds": {way: round(value, 2) for way, value in medians.items()},
+            "one / two": round(medians["one"] / medians["two"], 2),
+            "hardware": round(2 * medians["one"] / medians["apart"], 2),
+        }
+    return row
 
 
 def main() -> None:
     """Prints a line of JSON for each kind, and the machine."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", choices=SIZES, default="demo")
+    parser.add_argument("--size", choices=SIZES, default="20m")
     parser.add_argument("--kinds", nargs="+", default=["choices", "shots", "answers", "text"])
-    parser.add_argument("--items", type=int, default=400)
+    parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=1800, help="seconds of one evaluation")
     options = parser.parse_args()
@@ -136,4 +167,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--as-rank"]:
+        sys.exit(as_rank(Path(sys.argv[2]), sys.argv[3:]))
     main()
