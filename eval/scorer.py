@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -280,8 +281,9 @@ def _compressed(own: dict[str, Any]) -> dict[str, Any]:
 
 def _is_local(section: Benchmarks, task: str) -> bool:
     """Tells whether a task's file lies in `include_path`: then so does its data."""
-    place = section.include_path
-    return place is not None and any(file.stem == task for file in Path(place).rglob("*.yaml"))
+    named = re.compile(rf"^(task|group): *[\"']?{re.escape(task)}[\"']?\s*$", re.MULTILINE)
+    files = [] if section.include_path is None else Path(section.include_path).rglob("*.y*ml")
+    return any(named.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
 
 
 def _held_out(tuned: Recipe) -> list[Any]:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from configs.schema.data import Tokenizer
-from configs.schema.evaluation import Evaluation, PerplexitySet, Samples
+from configs.schema.evaluation import Benchmarks, Evaluation, PerplexitySet, Samples
 from configs.schema.model import Model
 from configs.schema.recipe import Recipe
 from data_prep.decontamination.evaluation_sets import SetText
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.comparison.comparable import difference_within
+from eval.harness import benchmarks
+from eval.parts import Scored
 from eval.reading.reader import LocalReader
 from eval.results import Result
 from eval.scorer import Scorer, passage
 from pretrain.model.transformer import Transformer
+from pretrain.parallel.lockstep import Lockstep
+from pretrain.parallel.ranks import Ranks
+from tests.parts.evaluation_run import TASKS
 from tests.parts.fake_run import fake_recipe
+from tests.parts.training_run import as_ranks
 
 
 @pytest.mark.parametrize(
@@ -117,3 +126,24 @@ def test_scores_say_what_they_are_of(vocab: Vocab) -> None:
     assert set(named["perplexity/p"]) == {"fp32"} and set(named["compression/p"]) == {None}
     with pytest.raises(ValueError, match="stride 9 is more than"):
         scores(["some text"], 9)
+
+
+@pytest.mark.parametrize(("task", "fetched"), [("hellaswag", [0, 1]), ("replica_copa", [])])
+def test_one_rank_fetches_the_data_of_a_task_before_the_others(
+    vocab: Vocab, monkeypatch: pytest.MonkeyPatch, task: str, fetched: list[int]
+) -> None:
+    """Not where the data lies beside the task's file."""
+    section = Benchmarks(tasks=[task], include_path=str(TASKS))
+    begun: list[int] = []
+    turn = threading.local()
+    monkeypatch.setattr(benchmarks, "fetch_tasks", lambda section: begun.append(turn.rank))
+    monkeypatch.setattr(benchmarks, "benchmark_results", lambda *_: Scored())
+
+    def of(ranks: Ranks, gather: Callable[[Any], list[Any]]) -> None:
+        turn.rank = ranks.rank
+        own = scorer(vocab, Evaluation(benchmarks=section))
+        own.ranks = Lockstep(ranks.rank, ranks.count, gather)
+        own._score_task(section.entries[0])
+
+    as_ranks(2, of)
+    assert begun == fetched
