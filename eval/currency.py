@@ -11,6 +11,8 @@ from configs.common.layout import RESULTS
 from configs.common.versions import code_version
 from configs.schema.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
 from data_prep.sources.places import Location, expand, place_identity
+from eval.people.part import outdated, votes_name
+from eval.people.session import FILE, VOTES, sessions_of
 from eval.results import Results
 from eval.stage_facts import applicable, asks_base, role_of, stage_of
 from pretrain.checkpoint.choice import Choice
@@ -18,7 +20,7 @@ from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, newest
 
 # Code that affects scores; pages that show them are not part of it.
 CODE = (
-    *("eval/reading", "eval/aggregate"),
+    *("eval/reading", "eval/aggregate", "eval/people"),
     *("eval/likelihood", "eval/generation", "eval/harness", "eval/scorer", "eval/contamination", "eval/statistics"),
     *("eval/results", "pretrain/model", "pretrain/checkpoint/load_weights", "data_prep/text", "data_prep/tokens"),
     *("data_prep/decontamination", "data_prep/documents/conversion", "data_prep/documents/document"),
@@ -82,6 +84,8 @@ def set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:
         files["benchmark tasks"] = sorted(
             path for path in Path(section.benchmarks.include_path).rglob("*") if path.is_file()
         )
+    for directory in sessions_of(recipe.run_directory):
+        files[votes_name(directory.name)] = [path for name in (FILE, VOTES) if (path := directory / name).is_file()]
     return {name: [place_identity(path) for path in paths] for name, paths in files.items()}
 
 
@@ -94,7 +98,7 @@ def scores_fingerprint(
     """
     from eval.contamination import identity
 
-    unneeded = dict.fromkeys(("batch_size", "batch_tokens", "divide_weights"), True)
+    unneeded = dict.fromkeys(("batch_size", "batch_tokens", "divide_weights", "people"), True)
     settings = recipe.evaluation.model_dump(
         mode="json", exclude={**unneeded, "benchmarks": {"include_path", "batch_size"}}
     )
@@ -111,6 +115,8 @@ def scores_fingerprint(
     }
     if recipe.parents or recipe.evaluation.chat:
         inputs["chat"] = recipe.chat.model_dump(mode="json")
+    if old := outdated(recipe.run_directory, checkpoint.fingerprint):
+        inputs["outdated"] = sorted(old)
     if compared := identity(recipe, checkpoint) or contamination:
         inputs["contamination"] = compared
     return fingerprint(inputs)

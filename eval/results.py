@@ -17,11 +17,11 @@ class ScoreName(NamedTuple):
     """The parts of a score's name, `kind/subject/metric` and at times `/variant`.
 
     Attributes:
-        kind: `perplexity`, `compression`, `translation`, `benchmark`, `chat`, `preference` or
-            `conversations`.
+        kind: `perplexity`, `compression`, `translation`, `benchmark`, `chat`, `preference`,
+            `conversations` or `human`.
         subject: the set or task.
         metric: such as `bits_per_byte`.
-        variant: a filter of lm-eval, `clean` or `touched`; empty for the score of the whole.
+        variant: a filter of lm-eval, `clean` or `touched`, a model that people judged; empty: the whole.
     """
 
     kind: str
@@ -218,6 +218,8 @@ class Results:
         recipe: settings of the checkpoint and of this evaluation, with secrets masked.
         chosen: choice of the checkpoint (`step`, `best`; neither: the newest), and `overrides` of this evaluation.
         items: name of a part -> fingerprint of its inputs, of the parts whose items are stored (`eval/items/store.py`).
+        people: what people judged: for each session its models, raters with their habits, and number of votes; or why
+            its votes are outdated (`eval/people/part.py`).
         failures: failed parts, each with the reason. The same command tries them again.
         stage: of a stage, its `name`, the `kind` of its objective, the name of its `parent`, and the fingerprint of the
             parent's results that `changes` compares with; empty for a base model.
@@ -240,6 +242,7 @@ class Results:
     chosen: dict[str, Any] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     items: dict[str, str] = field(default_factory=dict)
+    people: list[dict[str, Any]] = field(default_factory=list)
     stage: dict[str, Any] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,27 @@ def percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval |
     array = np.asarray(values, dtype=np.float64)
     # Interpolation between infinite values would give NaN.
     low, high = np.percentile(array, [2.5, 97.5], method="linear" if np.isfinite(array).all() else "nearest")
+    return (float(low), float(high)) if low < high else None
+
+
+def student_t(freedom: int) -> float:
+    """Returns the two-sided 95% quantile of Student's t, within 0.01 from 4 degrees on (Abramowitz, Stegun 26.7.5)."""
+    terms = (
+        (_Z**3 + _Z) / 4,
+        (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96,
+        (3 * _Z**7 + 19 * _Z**5 + 17 * _Z**3 - 15 * _Z) / 384,
+    )
+    return float(_Z + sum(term / freedom**power for power, term in enumerate(terms, start=1)))
+
+
+def expanded_percentiles(values: npt.NDArray[np.float64], n: int) -> Interval | None:
+    """Returns the percentiles of a bootstrap over `n` units that cover 95%, where the 2.5% and 97.5% ones cover less.
+
+    A bootstrap of few units is too narrow by sqrt((n - 1) / n), and takes the normal distribution for Student's t. The
+    percentiles are moved outwards to make up for both (Hesterberg 2015, "expanded percentile interval").
+    """
+    tail = 100 * NormalDist().cdf(-math.sqrt(n / (n - 1)) * student_t(n - 1))
+    low, high = np.percentile(values, [tail, 100 - tail])
     return (float(low), float(high)) if low < high else None
 
 

@@ -26,6 +26,7 @@ from eval.currency import scored_recipe, scores_fingerprint, scoring_code, set_i
 from eval.lineage import checkpoint_facts, data_facts, lineage, model_facts, package_versions
 from eval.parts import DIRECTORY as DIRECTORY_OF_SCORES
 from eval.parts import Outcome, score_parts
+from eval.people.part import current_sessions, people_parts, people_section
 from eval.reading.journal import DIRECTORY as PARTIAL
 from eval.reading.journal import Journal
 from eval.reading.kept import KeptReader
@@ -119,6 +120,8 @@ class _Evaluation:
         journal = Journal(directory / PARTIAL, ranks)
         reader = KeptReader(RankedReader(open_reader(checkpoint, vocab, recipe, self.place), ranks), journal, ranks)
         parts = Scorer(recipe, reader, vocab, touched, common, sets, progress, ranks=ranks).parts()
+        judged = ranks.of_main(lambda: current_sessions(self.run, checkpoint.fingerprint), "what people judged")
+        parts += people_parts(self.run, judged, sets, common, recipe.evaluation.bootstrap_samples)
         scored = score_parts(parts, directory, again, ranks, journal)
         if parts and len(scored.failures) == len(parts):
             raise _complaint(scored.failures, None)
@@ -148,6 +151,7 @@ class _Evaluation:
             samples=scored.samples,
             failures=scored.failures,
             items=scored.items,
+            people=people_section(self.run, checkpoint.fingerprint, {failure.name for failure in scored.failures}),
             funnel=funnel,
             lineage=lineage(recipe, checkpoint, vocab, sets, outcome, scored.results),
             versions=package_versions(),

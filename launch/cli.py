@@ -14,6 +14,7 @@ from configs.schema.shipped import shipped_recipes
 from launch.commands.comparing import COMPARE
 from launch.commands.exchanging import EXPORT, IMPORT
 from launch.commands.inspecting import DOCTOR, PLAN, SHOW, TRACE
+from launch.commands.judging import JUDGE
 from launch.commands.preparing import DATA, TOKENIZER
 from launch.commands.running import RUN, SWEEP, TRAIN
 from launch.commands.scoring import EVAL, REPORT
@@ -35,6 +36,7 @@ _IN_ORDER = (
     SAMPLE,
     CHAT,
     SERVE,
+    JUDGE,
     TRACE,
     DOCTOR,
     SWEEP,

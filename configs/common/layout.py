@@ -6,6 +6,7 @@ MANIFEST = "manifest.json"  # of prepared data, of each of its stages, of a chec
 CHECKPOINTS = "checkpoints"
 RESULTS = "results.json"
 REPORT = "report"
+PEOPLE = "people"  # what people judged: a folder for each set
 METRICS = "metrics.jsonl"
 STAGES = "stages"  # of a run with stages after its base: a run directory for each
 TOKENIZER = "tokenizer"  # in prepared data and in a checkpoint

@@ -243,6 +243,70 @@ class PreferenceSet(Section):
     max_items: int | None = Field(None, ge=1, description="Score no more than the first n pairs.")
 
 
+# Names of other scores of what people say.
+_TAKEN = ("agreement", "self_agreement", "attention")
+
+
+class Scale(Section):
+    """A scale on which people rate an answer."""
+
+    name: SetName
+    question: str = Field(description="What the rater is asked.")
+    anchors: list[str] = Field(min_length=2, max_length=9, description="What each grade means, the worst first.")
+
+
+# The classic scales of the ARPA machine translation evaluations, with the anchors of LDC's guidelines (2005).
+_FLUENCY = Scale(
+    name="fluency",
+    question="How good is the language?",
+    anchors=["incomprehensible", "disfluent", "not native", "good", "flawless"],
+)
+_ADEQUACY = Scale(
+    name="adequacy",
+    question="How much of what was asked does it give?",
+    anchors=["nothing", "little", "much", "most", "everything"],
+)
+
+
+class PeopleSet(Section):
+    """Prompts whose answers people judge with `replica judge`; see docs/people.md."""
+
+    name: str = Field("main", pattern=r"^[A-Za-z0-9][\w.-]*$", description="Name used in its scores and its folder.")
+    path: PatternText = Field(description="Files in any format that `data.sources` reads; .txt: a prompt a line.")
+    shape: Shape = Field(
+        "text",
+        description="How a record becomes a prompt, as in `data.sources`. text: its field `prompt` or `text`, and its "
+        "`reference` if it has one.",
+    )
+    question: str = Field("Which is better?", min_length=1, description="What raters are asked about two answers.")
+    guidelines: str = Field("", description="What raters read before they begin.")
+    scales: list[Scale] = Field(
+        [], max_length=9, description="Scales for `replica judge --rate`; none: fluency and adequacy, from 1 to 5."
+    )
+    max_items: int | None = Field(None, ge=1, description="Ask about no more than the first n prompts.")
+    max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
+    temperature: float = Field(0.0, ge=0, description="Temperature of the answers; 0: always the likeliest token.")
+    attention: int = Field(5, ge=0, description="Trials with a planted bad answer, which tell who does not read.")
+    repeats: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="Share of trials that return, with sides swapped: do raters agree with themselves?",
+    )
+
+    @property
+    def rated_on(self) -> list[Scale]:
+        """The scales, or those that are usual."""
+        return self.scales or [_FLUENCY, _ADEQUACY]
+
+    @model_validator(mode="after")
+    def _scales_differ(self) -> PeopleSet:
+        _refuse_repeated("names of scales", [scale.name for scale in self.scales])
+        if taken := [scale.name for scale in self.scales if scale.name in _TAKEN]:
+            raise ValueError(f"a scale cannot be called {taken[0]}: another score has that name")
+        return self
+
+
 class Samples(Section):
     """Generated text for the report."""
 
@@ -269,6 +333,7 @@ class Evaluation(Section):
         [], description="Prompts for assistants. The base of a recipe with stages is asked too, if it has chat tokens."
     )
     preference: list[PreferenceSet] = Field([], description="Pairs for a reward model; not scored for other models.")
+    people: list[PeopleSet] = Field([], description="Prompts whose answers people judge; see docs/people.md.")
     samples: Samples = Samples()
     batch_size: int | None = Field(
         None,
@@ -300,6 +365,7 @@ class Evaluation(Section):
         _refuse_repeated("names of translation sets", [item.name for item in self.translation])
         _refuse_repeated("names of chat sets", [item.name for item in self.chat])
         _refuse_repeated("names of preference sets", [item.name for item in self.preference])
+        _refuse_repeated("names of sets for people", [item.name for item in self.people])
         _refuse_repeated("core tasks", self.core.tasks)
         listed = {entry.shown for entry in self.benchmarks.entries}
         if foreign := [task for task in self.core.tasks if task.partition("/")[0] not in listed]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from configs.safety.parsing import parse_json
 from configs.schema.chat import Unit
-from configs.schema.evaluation import ChatSet, PreferenceSet
-from data_prep.chat.messages import Pair, Prompt, Unusable
+from configs.schema.evaluation import ChatSet, PeopleSet, PreferenceSet
+from data_prep.chat.messages import Message, Pair, Prompt, Unusable
 from data_prep.chat.shapes import to_unit
 from data_prep.readers import Reading, read_records
 from data_prep.sources.places import expand
@@ -43,13 +43,55 @@ def read_prompts(section: ChatSet, system: str | None) -> tuple[list[Prompt], Le
     return [unit for unit in units if isinstance(unit, Prompt)], left
 
 
+def read_people_prompts(section: PeopleSet, system: str | None) -> tuple[list[Prompt], Left]:
+    """Reads the prompts that people judge the answers of; see `read_prompts`.
+
+    Of the shape `text`, a record is a prompt by its field `prompt` or `text`; a .txt file has one a line.
+    """
+    what = f"evaluation.people set `{section.name}`"
+    if section.shape != "text":
+        units, left = _units(section, "prompt", system, what)
+        return [unit for unit in units if isinstance(unit, Prompt)], left
+    found: list[Prompt] = []
+    empty = 0
+    for row in _lines(section.path, what) if _is_text(section.path) else read_rows(section.path, what):
+        text, reference = row.get("prompt", row.get("text")), row.get("reference")
+        if not isinstance(text, str):
+            raise ValueError(f"{what}: a record of {section.path} has no text in `prompt` or `text`; correct `shape`")
+        if not text.strip():
+            empty += 1
+        elif section.max_items is None or len(found) < section.max_items:
+            found.append(Prompt((Message.of("user", text),), reference if isinstance(reference, str) else None))
+    if not found:
+        raise ValueError(f"{what}: no prompt in {section.path}")
+    return found, Left({"empty": empty} if empty else {})
+
+
+def _is_text(path: str) -> bool:
+    return path.lower().endswith((".txt", ".txt.gz", ".txt.zst"))
+
+
+def _lines(path: str, what: str) -> Iterator[dict[str, Any]]:
+    """Yields each line of text files as a prompt."""
+    for file in expand(path):
+        for record in read_records(file, Reading(text_documents="line")):
+            if not isinstance(record.value, bytes):
+                raise ValueError(f"{what}: {file}, line {record.position + 1}, cannot be read ({record.reason})")
+            try:
+                yield {"prompt": record.value.decode("utf-8")}
+            except UnicodeDecodeError:
+                raise ValueError(f"{what}: {file}, line {record.position + 1}, is not UTF-8") from None
+
+
 def read_preferences(section: PreferenceSet, system: str | None) -> tuple[list[Pair], Left]:
     """Reads the pairs of a set, and counts the records that cannot be one; see `read_prompts`."""
     units, left = _units(section, "pair", system, f"preference set `{section.name}`")
     return [unit for unit in units if isinstance(unit, Pair)], left
 
 
-def _units(section: ChatSet | PreferenceSet, unit: Unit, system: str | None, what: str) -> tuple[list[Any], Left]:
+def _units(
+    section: ChatSet | PreferenceSet | PeopleSet, unit: Unit, system: str | None, what: str
+) -> tuple[list[Any], Left]:
     found: list[Any] = []
     left: Counter[str] = Counter()
     for record in read_rows(section.path, what):

@@ -14,11 +14,11 @@ from typing import Any
 
 from configs.common.versions import installed
 from configs.schema.data import Normalize
-from configs.schema.evaluation import ChatSet, Evaluation, PerplexitySet, PreferenceSet, TranslationSet
+from configs.schema.evaluation import ChatSet, Evaluation, PeopleSet, PerplexitySet, PreferenceSet, TranslationSet
 from configs.schema.recipe import Recipe
 from configs.schema.sources import Source
 from data_prep.decontamination.benchmark_tasks import SHIPPED_TASKS, check_places, task_passages
-from data_prep.decontamination.chat_sets import read_preferences, read_prompts, read_rows
+from data_prep.decontamination.chat_sets import read_people_prompts, read_preferences, read_prompts, read_rows
 from data_prep.documents.conversion import read_documents
 from data_prep.documents.document import Document, Rejected, parent_id
 from data_prep.sources.places import Location, as_pattern, expand, names_within
@@ -27,11 +27,12 @@ from data_prep.text.normalize import normalize
 # Web archives hold pages that are no text and responses without one; to leave those out is what is meant.
 _OF_OTHER_KINDS = {"http_status", "not_text_media"}
 
-_Set = PerplexitySet | TranslationSet | ChatSet | PreferenceSet
+_Set = PerplexitySet | TranslationSet | ChatSet | PreferenceSet | PeopleSet
 # Settings of a set that change no item of it.
 _HOW_TO_SCORE = {
     *("path", "stride", "context", "windows", "start_token", "stream", "separator", "detokenize", "words", "by"),
     *("max_new_tokens", "tokenize", "samples", "temperature"),
+    *("question", "guidelines", "scales", "attention", "repeats"),
 }
 
 
@@ -231,6 +232,7 @@ def _named_sets(section: Evaluation) -> Iterator[tuple[str, _Set]]:
         ("translation", section.translation),
         ("chat", section.chat),
         ("preference", section.preference),
+        ("people", section.people),
     ):
         yield from ((f"{kind}/{item.name}", item) for item in sets)
 
@@ -310,6 +312,9 @@ def _assistant_items(section: Evaluation, system: str | None) -> Iterator[Item]:
     for prompts in section.chat:
         for prompt in read_prompts(prompts, system)[0]:
             yield _item(f"chat/{prompts.name}", [prompt.text, prompt.reference or ""])
+    for asked in section.people:
+        for prompt in read_people_prompts(asked, system)[0]:
+            yield _item(f"people/{asked.name}", [prompt.text, prompt.reference or ""])
     for preferences in section.preference:
         for pair in read_preferences(preferences, system)[0]:
             said = (*pair.prompt, pair.chosen, pair.rejected)

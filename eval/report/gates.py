@@ -16,6 +16,8 @@ from configs.schema.recipe import Recipe, find_run, load_run
 from configs.schema.stage_recipe import BASE, parent_name
 from eval.aggregate import CENTRED
 from eval.comparison.comparable import difference_within
+from eval.people.missing import KIND as PEOPLE
+from eval.people.missing import why_missing
 from eval.report.baseline import Baseline, read_baseline, sentence
 from eval.report.conditions import OPERATORS, Condition, read_condition, split_stage
 from eval.results import Change, Failure, Result, Results, ScoreName, load_results
@@ -139,7 +141,9 @@ def gate_problems(recipe: Recipe) -> list[str]:
         try:
             for name in read_condition(text).names:
                 own = split_stage(name, {BASE, *recipe.stage_names})[1]
-                opaque = bool(recipe.evaluation.benchmarks.tasks) and own.startswith("benchmark/")
+                opaque = own.startswith(f"{PEOPLE}/") or (
+                    bool(recipe.evaluation.benchmarks.tasks) and own.startswith("benchmark/")
+                )
                 if name not in known and not opaque and not _is_group(name, recipe, known):
                     raise _unknown(name, text, known)
         except ValueError as error:
@@ -284,6 +288,8 @@ def _score(name: str, gate: str, known: Mapping[str, Results | None]) -> Result 
     for failure in results.failures:
         if metric.startswith(f"{failure.name}/"):
             return failure
+    if metric.startswith(f"{PEOPLE}/"):
+        return Failure(metric, why_missing(results.people, metric))
     raise _unknown(name, gate, sorted(_prefixed(known)))
 
 

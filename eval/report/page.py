@@ -27,6 +27,7 @@ from eval.report.gates import Gate, evaluate_gates, results_of_stages
 from eval.report.history import History, read_history
 from eval.report.item_pages import OtherRun, write_item_pages
 from eval.report.mixture_table import mixture_rows
+from eval.report.people_table import people_tables
 from eval.report.rollout_examples import example_rollouts
 from eval.report.training_charts import training_charts
 from eval.results import Result, Results, load_results
@@ -120,6 +121,7 @@ def _facts(recipe: Recipe, results: Results, history: History, gates: list[Gate]
         "benchmarks": benchmarks,
         "any_chance": any(row["chance"] is not None for row in benchmarks),
         "translations": _translations(results),
+        "people": people_tables(results),
         "samples": results.samples,
         "funnel": funnel_rows(results.funnel),
         "mixture": mixture_rows(results.data.get("mixture", [])),

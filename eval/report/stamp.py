@@ -15,6 +15,7 @@ from pretrain.metrics.metrics_file import metric_files
 PAGES = ("index.html", "report.md")
 # Code that affects the page, with templates, styles and tables.
 CODE = (
+    "eval/people/missing",
     *("eval/report", "eval/comparison", "eval/items", "eval/results", "eval/stage_facts", "eval/statistics"),
     *("data_prep/funnel/table", "data_prep/funnel/tally", "pretrain/metrics/metrics_file"),
     *("configs/common/rendering", "configs/common/style.css", "configs/common/numerics_record"),

@@ -7,6 +7,8 @@ import errno
 import os
 import socket
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 KEY_VARIABLE = "REPLICA_API_KEY"
-_LOOPBACK = ("127.", "::1")
+LOOPBACK = ("127.", "::1")
 
 
 def serve(arguments: Namespace) -> None:
@@ -26,16 +28,8 @@ def serve(arguments: Namespace) -> None:
     Raises:
         ValueError: for a port or host that cannot be used, a key file without a key, or a model that cannot be opened.
     """
-    try:
+    with server_packages("`replica chat` needs none"):
         from launch.chat.server import Api, Limits, make_app
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in ("uvicorn", "starlette"):
-            raise
-        raise ValueError(
-            f"the server needs the package {package}; install it with `pip install 'gpt-replica[chat]'` "
-            "(in a clone: `make setup`). `replica chat` needs none"
-        ) from None
     from configs.schema.recipe import load_run
     from launch.chat.served_model import open_served_model
     from pretrain.checkpoint.choice import Choice
@@ -48,7 +42,7 @@ def serve(arguments: Namespace) -> None:
         batcher = Batcher(served.player(), limits.rows, limits.waiting)
         app = make_app(Api(served, batcher, limits), (arguments.host, socket.gethostname(), *arguments.allow_host), key)
         address, port = bound.getsockname()[:2]
-        if not address.startswith(_LOOPBACK) and key is None:
+        if not address.startswith(LOOPBACK) and key is None:
             warn(
                 f"{address} is reached by other machines, and no key is asked for: whoever reaches it can use the "
                 f"model; give --key-file FILE or set {KEY_VARIABLE}"
@@ -58,20 +52,39 @@ def serve(arguments: Namespace) -> None:
         say(f"serving {served.name}, step {served.step}: {url(address, port)} (page), {url(address, port)}v1 (API)")
         say("Ctrl-C ends it")
         try:
-            make_server(app, batcher).run(sockets=[bound])
+            make_server(app, batcher.close).run(sockets=[bound])
         finally:
             batcher.close()
 
 
-def make_server(app: Any, batcher: Batcher) -> uvicorn.Server:
-    """Returns a server that logs errors alone. When it is told to end, it ends the answers under way at once."""
+@contextmanager
+def server_packages(instead: str) -> Iterator[None]:
+    """Imports what needs the server's packages; `instead`: what there is without them.
+
+    Raises:
+        ValueError: when one is not installed; says how to install it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("uvicorn", "starlette"):
+            raise
+        raise ValueError(
+            f"the server needs the package {package}; install it with `pip install 'gpt-replica[chat]'` "
+            f"(in a clone: `make setup`). {instead}"
+        ) from None
+
+
+def make_server(app: Any, close: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """Returns a server that logs errors alone. When it is told to end, it calls `close` to end what is under way."""
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Closes the batcher first: uvicorn waits for the answers under way."""
+        """Closes first: uvicorn waits for the answers under way."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            await asyncio.to_thread(batcher.close)
+            await asyncio.to_thread(close)
             await super().shutdown(sockets)
 
     settings = uvicorn.Config(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +11,8 @@ from importlib.resources import files
 from typing import Any, cast
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from data_prep.chat.messages import Message, Prompt, Unusable
@@ -25,11 +20,11 @@ from data_prep.chat.shapes import to_unit
 from launch.chat import answering
 from launch.chat.answering import Answering, Shape
 from launch.chat.batcher import Batcher, Deliver, Ticket
-from launch.chat.guard import Guard, refusal
 from launch.chat.protocol import ApiError, Asked, ChatRequest, CompletionRequest, parse
 from launch.chat.served_model import Draws, ServedModel, TooLong
+from launch.chat.web import guarded, page_response, read_body
 
-BODY_SECONDS = 30.0  # a body that has not arrived by then is given up
+_KNOWN = "/, /health, /v1/models, /v1/chat/completions, /v1/completions"
 DEFAULT_COMPLETION_TOKENS = 16  # of completions, as in OpenAI's API
 
 
@@ -59,7 +54,7 @@ class Api:
     # ------------------------------------------------------------------------------------------------ what one can ask
     async def page(self, _request: Request) -> Response:
         """The page, which may load and run nothing but itself."""
-        return HTMLResponse(self._page, headers={"content-security-policy": self._policy, "x-frame-options": "DENY"})
+        return page_response(self._page)
 
     async def health(self, _request: Request) -> Response:
         """Tells that the server runs, and how busy it is."""
@@ -207,45 +202,6 @@ class Api:
     def _page(self) -> str:
         return (files("launch.chat") / "page.html").read_text(encoding="utf-8")
 
-    @cached_property
-    def _policy(self) -> str:
-        """What the page may do: run its own script, use its own style, and talk to this server."""
-        script, style = (_hashes(self._page, tag) for tag in ("script", "style"))
-        return (
-            f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-
-
-def _hashes(page: str, tag: str) -> str:
-    """The hashes of what stands between these tags, as a Content-Security-Policy names them."""
-    contents = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    return " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in contents
-    )
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """Reads a body, and no more than `limit` bytes of it.
-
-    Raises:
-        ApiError: 413 for a longer one; 408 for one that does not arrive.
-    """
-    too_long = ApiError(413, f"The body is longer than {limit:,} bytes.", code="body_too_long")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise too_long
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > limit:
-                    raise too_long
-    except TimeoutError:
-        raise ApiError(408, f"The body did not arrive within {BODY_SECONDS:g} seconds.") from None
-    return bytes(body)
-
 
 # -------------------------------------------------------------------------------------------------------- application
 def make_app(api: Api, hosts: Sequence[str] = (), key: str | None = None) -> Starlette:
@@ -256,19 +212,15 @@ def make_app(api: Api, hosts: Sequence[str] = (), key: str | None = None) -> Sta
         hosts: names by which clients call the server, beside localhost and addresses.
         key: what clients have to send; None: nothing.
     """
-    return Starlette(
-        routes=[
-            Route("/", api.page),
-            Route("/health", api.health),
-            Route("/v1/models", api.models),
-            Route("/v1/models/{name:path}", api.model),
-            Route("/v1/chat/completions", _posted(api.chat), methods=["POST"]),
-            Route("/v1/completions", _posted(api.completions), methods=["POST"]),
-        ],
-        middleware=[Middleware(Guard, hosts=hosts, key=key)],
-        # What `Exception` answers is logged with a traceback as well, so what is no fault of the server has names.
-        exception_handlers=dict.fromkeys((ApiError, TooLong, HTTPException, ClientDisconnect, Exception), _refused),
-    )
+    routes = [
+        Route("/", api.page),
+        Route("/health", api.health),
+        Route("/v1/models", api.models),
+        Route("/v1/models/{name:path}", api.model),
+        Route("/v1/chat/completions", _posted(api.chat), methods=["POST"]),
+        Route("/v1/completions", _posted(api.completions), methods=["POST"]),
+    ]
+    return guarded(routes, _KNOWN, hosts, key, _explained, (TooLong,))
 
 
 def _posted(handler: Callable[[Request], Awaitable[Answering]]) -> Callable[[Request], Awaitable[Any]]:
@@ -276,15 +228,5 @@ def _posted(handler: Callable[[Request], Awaitable[Answering]]) -> Callable[[Req
     return handler
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    if isinstance(error, TooLong):
-        error = ApiError(400, str(error), "messages", "context_length_exceeded")
-    elif isinstance(error, ClientDisconnect):
-        error = ApiError(400, "The client left.")
-    elif isinstance(error, HTTPException):
-        known = "/, /health, /v1/models, /v1/chat/completions, /v1/completions"
-        wrong = f"{request.method} {request.url.path[:200]}"
-        error = ApiError(error.status_code, f"{error.detail}: {wrong}. This server has {known}.")
-    elif not isinstance(error, ApiError):
-        error = ApiError(500, f"The server failed: {type(error).__name__}. Its log says more.")
-    return refusal(error)
+def _explained(error: Exception) -> ApiError | None:
+    return ApiError(400, str(error), "messages", "context_length_exceeded") if isinstance(error, TooLong) else None

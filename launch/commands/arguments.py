@@ -93,6 +93,22 @@ def add_run_and_checkpoint(parser: argparse.ArgumentParser) -> None:
     choice.add_argument("--best", action="store_true", help="use the checkpoint with the lowest validation loss")
 
 
+def add_server(parser: argparse.ArgumentParser, default_port: int) -> None:
+    """Adds where a server listens, and what clients need to reach it."""
+    parser.add_argument(
+        "--port", type=port, default=default_port, metavar="N", help=f"port; 0: a free one (default: {default_port})"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
+    )
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a name by which clients call this server"
+    )
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="key that clients send (default: $REPLICA_API_KEY, else none)"
+    )
+
+
 def count(text: str) -> int:
     """Reads a whole number of 0 or more."""
     if not text.isdecimal():

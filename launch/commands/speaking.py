@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from launch.commands.arguments import add_run_and_checkpoint, count, number, port, positive, probability, seed, utf8
+from launch.commands.arguments import (
+    add_run_and_checkpoint,
+    add_server,
+    count,
+    number,
+    positive,
+    probability,
+    seed,
+    utf8,
+)
 from launch.commands.command import Command
 
 
@@ -89,16 +97,7 @@ CHAT = Command(
 
 def _serve_arguments(parser: ArgumentParser) -> None:
     add_run_and_checkpoint(parser)
-    parser.add_argument("--port", type=port, default=8000, metavar="N", help="port; 0: a free one (default: 8000)")
-    parser.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
-    )
-    parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="a name by which clients call this server"
-    )
-    parser.add_argument(
-        "--key-file", type=Path, metavar="FILE", help="key that clients send (default: $REPLICA_API_KEY, else none)"
-    )
+    add_server(parser, 8000)
     _add_longest_answer(parser)
     parser.add_argument(
         "--rows", type=positive, default=32, metavar="N", help="answers decoded at a time (default: 32)"

@@ -140,7 +140,7 @@ def live(
     limits = limits or Limits()
     batcher = Batcher(player or served.player(), limits.rows, limits.waiting)
     with listening("127.0.0.1", 0) as bound:
-        server = make_server(make_app(Api(served, batcher, limits), hosts, key), batcher)
+        server = make_server(make_app(Api(served, batcher, limits), hosts, key), batcher.close)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="server")
         thread.start()
         try:

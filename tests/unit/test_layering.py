@@ -33,11 +33,11 @@ ROOMS = {
     "stages __main__",
     "pretrain": "signals phases garbage rewards sizes batches model generation parallel optimizer engine checkpoint "
     "interchange reliability metrics numerics rollout objectives loop session planning train",
-    "eval": "results statistics items contamination reading parts aggregate remarks comparison stage_facts currency "
-    "chat_setting likelihood generation preference_accuracy harness scorer in_training scaling_law export_check "
-    "lineage suite report comparison_report __main__",
-    "launch": "training_finished docs headlines trace_rollout trace processes run_stages planning models chat commands "
-    "cli cluster",
+    "eval": "results statistics items contamination reading parts people aggregate remarks comparison stage_facts "
+    "currency chat_setting likelihood generation preference_accuracy harness scorer in_training scaling_law "
+    "export_check lineage suite report comparison_report __main__",
+    "launch": "training_finished docs headlines trace_rollout trace processes run_stages planning models chat judging "
+    "commands cli cluster",
 }
 # Class names that still mean two things.
 TWO_CLASSES: dict[str, set[str]] = {}
@@ -51,7 +51,7 @@ ONLY_IN = {
     "datasets": ("data_prep/", "eval/"),
     "transformers": ("eval/",),
     "ftfy": ("data_prep/",),
-    "starlette": ("launch/chat/",),
+    "starlette": ("launch/chat/", "launch/judging/"),
     "uvicorn": ("launch/chat/",),
     "lm_eval": ("eval/", "data_prep/decontamination/benchmark_tasks.py"),
 }

@@ -216,7 +216,10 @@ def test_all_that_the_recipe_evaluates_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "sums.jsonl").write_text(json.dumps({"question": " ".join(asked), "answer": "#### 7"}) + "\n")
     preferred = {"prompt": "why", "chosen": " ".join(chosen), "rejected": "no"}
     (tmp_path / "preferred.jsonl").write_text(json.dumps(preferred) + "\n")
+    wanted = prose(8, 20)
+    (tmp_path / "judged.txt").write_text(" ".join(wanted) + "\n")
     evaluation = {
+        "people": [{"name": "judged", "path": str(tmp_path / "judged.txt")}],
         "perplexity": [{"name": "held", "path": str(tmp_path / "held.txt")}],
         "translation": [{"name": "pairs", "path": str(tmp_path / "pairs.jsonl"), "shots": 0}],
         "chat": [{"name": "sums", "path": str(tmp_path / "sums.jsonl")}],
@@ -226,7 +229,7 @@ def test_all_that_the_recipe_evaluates_is_looked_at(tmp_path: Path) -> None:
     settings = recipe(tmp_path, {"tasks": ["replica_copa", "quiz"]}, **evaluation)
     documents = [
         " ".join(prose(90 + n, 30) + words)
-        for n, words in enumerate((held, source, target, question, answer, asked, chosen))
+        for n, words in enumerate((held, source, target, question, answer, asked, chosen, wanted))
     ]
     parts = make_parts(tmp_path / "documents", [[*documents, "clean text"]])
     directory, manifest = make_stage(tmp_path, stage_of(settings), parts)
@@ -235,17 +238,19 @@ def test_all_that_the_recipe_evaluates_is_looked_at(tmp_path: Path) -> None:
         "perplexity/held",
         "translation/pairs",
         "chat/sums",
+        "people/judged",
         "preference/hh",
         "benchmark/quiz",
         "benchmark/replica_copa",
     ]
-    assert [entry["touched"] for entry in manifest["sets"].values()] == [1, 1, 1, 1, 1, 0]
+    assert [entry["touched"] for entry in manifest["sets"].values()] == [1, 1, 1, 1, 1, 1, 0]
     found = load_touched(tmp_path)
     assert found is not None and found.keys["benchmark/quiz"] == {
         item_key([" ".join(question), "yes", " ".join(answer)])
     }
     assert found.keys["chat/sums"] == {item_key([" ".join(asked), "7"])}, "as scores know the item"
     assert found.keys["preference/hh"] == {item_key(["why", " ".join(chosen), "no"])}
+    assert found.keys["people/judged"] == {item_key([" ".join(wanted), ""])}
     assert found.keys["benchmark/replica_copa"] == frozenset() and found.action == "drop"
     assert load_touched(tmp_path / "elsewhere") is None
 

@@ -1,0 +1,1 @@
+"""Asks people which answer is better, and how good one is."""
