@@ -134,9 +134,9 @@ def _detail(link: _Link) -> str:
     if link.stage is None:
         parts.insert(0, f"{short(link.results.model['parameters'])} parameters")
     else:
-        counted = (link.results.data.get("train") or {}).get("documents")
+        documents = (link.results.data.get("train") or {}).get("documents")
         unit = unit_of(link.stage.objective)
-        parts += [f"{short(counted)} {unit}s"] if counted else []
+        parts += [f"{short(documents // (2 if unit == 'pair' else 1))} {unit}s"] if documents else []
         objective = link.stage.objective
         if isinstance(objective, Reinforcement) and objective.rewards.model is not None:
             parts.append(f"rewarded by {objective.rewards.model.stage}")

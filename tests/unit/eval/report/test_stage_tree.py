@@ -45,6 +45,8 @@ def test_the_page_of_the_base_shows_the_chain(run: Path) -> None:
     for expected in (
         "raw files gutenberg efefefefefef",
         "sums 86.2% [82.9, 88.9]",
+        "390 conversations",
+        "195 pairs",  # a pair is two documents
         "hh: reward model 61.1% [56.6, 65.4] hh: longer is chosen 59.4% [54.9, 63.7]",
         "86.2% ▲",
         "41.6% =",
