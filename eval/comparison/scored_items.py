@@ -17,8 +17,8 @@ from eval.results import Result, Results
 
 # Sums of items give a score up to rounding.
 _ROUNDING = 1e-6
-# Bits per byte and the like are also given per token, and as e to the power of these.
-_PER_TOKEN = {"perplexity": "nats_per_token"}
+# Perplexities are e to the power of these.
+_RATIOS = {"perplexity": "nats_per_token", "word_perplexity": "nats_per_word", "byte_perplexity": "nats_per_byte"}
 _EXPONENTIAL = "perplexity"
 
 
@@ -114,7 +114,7 @@ def _candidates(table: ItemTable, subject: str, metric: str, variant: str) -> It
         if (kept := table.statistics(name, subject, among)) is not None:
             yield ScoreItems(*kept, corpus=True)
         head, slash, rest = name.partition("/")
-        for known in (name, _PER_TOKEN.get(head, head) + slash + rest):
+        for known in (name, _RATIOS.get(head, head) + slash + rest):
             if (units := table.measure(known, subject, among)) is not None:
                 values = np.stack([units.numerators, units.denominators], axis=1)
                 yield ScoreItems(units.ids, units.hashes, values, exponential=head.endswith(_EXPONENTIAL))

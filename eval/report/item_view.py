@@ -16,7 +16,7 @@ from eval.results import Results
 BANDS = 5  # of length, with as many items each
 # Metrics of the whole corpus whose items can be judged alone, the fairer first: BLEU of one sentence is often 0.
 _CORPUS = ("chrf", "bleu")
-_LOWER_IS_BETTER = ("bits_per_byte", "nats_per_token", "perplexity")
+_LOWER_IS_BETTER = ("bits_per_byte", "nats_per_", "perplexity")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from data_prep.documents.conversion import read_documents
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.comparison.comparable import difference
+from eval.comparison.scored_items import ScoredItems
 from eval.likelihood.conventions import Convention, count_words, described
 from eval.likelihood.perplexity import score_texts
 from eval.likelihood.perplexity_set import OF_GROUPS, compressed_set_results, perplexity_set_results
@@ -76,6 +78,8 @@ def test_items_give_the_scores(reader: Reader, vocab: Vocab, tmp_path: Path, set
     item, documents = prepared([*TEXTS[:3], "x", "s ' s , x"], **settings)
     scored = perplexity_set_results(item, documents, reader, vocab, 100)
     assert without_items(scored, "perplexity/p", tmp_path) == set()
+    compared = ScoredItems(tmp_path, SimpleNamespace(items={"perplexity/p": "f" * 32}))  # type: ignore[arg-type]
+    assert all(compared.of(result).ratio == pytest.approx(result.value, rel=1e-9) for result in scored.results)
     assert len(scored.items) == scored.results[0].n == {"none": 4}.get(item.start_token, len(scored.items))
     assert scored.items[0].id == ("1" if item.stream != "documents" else "0")
 
