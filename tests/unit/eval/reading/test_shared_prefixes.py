@@ -140,3 +140,14 @@ def test_memory_of_waiting_nodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(scoring, "BranchCache", watched)
     scores(model, windows, BatchSize(40))
     assert max(seen) <= 72 + 40, "a chunk of 60 tokens and one node, and the rows of a pass"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_without_probabilities_is_named_so(value: float) -> None:
+    """Whether the weights spoil what is shared or what is not: one message, and no score."""
+    model, windows = make_model(MODELS["gpt2"]), shared_windows()
+    assert model.position is not None
+    with torch.no_grad():
+        model.position.weight[3] = value
+    with pytest.raises(ValueError, match=r"gives no finite probabilities. Did training diverge\?"):
+        scores(model, windows, BatchSize(70))
