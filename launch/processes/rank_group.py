@@ -85,4 +85,5 @@ def outcome(codes: Mapping[int, Sequence[int]], nodes: int) -> int:
         return causes[0]
     if len(codes) < nodes or LOST_RANK in every:
         return LOST_RANK
-    return next((code for code in every if code), 0)
+    # Ranks that have stopped make their launcher end the others, which may not yet have got the first order.
+    return next((code for code in (STOPPED_EARLY, INTERRUPTED, TERMINATED, -signal.SIGTERM) if code in every), 0)

@@ -72,7 +72,10 @@ def test_a_first_start_insists_and_a_restart_takes_what_is_left(tmp_path: Path) 
     [
         ({0: [0, 0], 1: [0, 0]}, 0),
         ({0: [STOPPED_EARLY], 1: [STOPPED_EARLY]}, STOPPED_EARLY),
+        ({0: [-signal.SIGTERM], 1: [STOPPED_EARLY]}, STOPPED_EARLY),
+        ({0: [-signal.SIGTERM, TERMINATED], 1: [0]}, TERMINATED),
         ({0: [LOST_RANK], 1: [-signal.SIGKILL]}, -signal.SIGKILL),
+        ({0: [-signal.SIGTERM], 1: [LOST_RANK]}, LOST_RANK),
         ({0: [TERMINATED], 1: [70]}, 70),
         ({0: [70], 1: [USER_ERROR]}, USER_ERROR),
         ({0: [LOST_RANK]}, LOST_RANK),  # node 1 is gone
