@@ -22,6 +22,7 @@ Given = TypeVar("Given")
 # shorter answers while the longest are decoded, so portions should last much longer than a batch.
 _PORTION_SECONDS = {"score": 10.0, "generate": 60.0, "rewards": 10.0}
 _FIRST_TOKENS = 16_384  # of the first portion, for each rank
+_FIRST_FACTORS = {"score": 1, "generate": 4, "rewards": 1}  # most answers end before their longest length
 _GROWTH = 4.0
 
 
@@ -44,7 +45,7 @@ class KeptReader:
             reader.vocab_size,
             reader.precision,
         )
-        self._tokens = dict.fromkeys(_PORTION_SECONDS, float(first_tokens * ranks.count))
+        self._tokens = {kind: float(factor * first_tokens * ranks.count) for kind, factor in _FIRST_FACTORS.items()}
 
     def score(self, windows: Sequence[Window], report: Report | None = None) -> list[Score]:
         """See `Reader.score`."""
