@@ -18,8 +18,8 @@ from pretrain.parallel.lockstep import ALONE, Lockstep
 
 Request_ = TypeVar("Request_")
 Given = TypeVar("Given")
-# Requests are asked in portions, and a portion's answers are kept together. Each portion ends a batch early, and drafts
-# shorter answers while the longest are decoded, so portions should last much longer than a batch.
+# Requests are asked in portions, and the answers of a portion are kept together. At the end of a portion the last batch
+# is not full, and few answers are still decoded. So a portion should last much longer than a batch.
 _PORTION_SECONDS = {"score": 10.0, "generate": 60.0, "rewards": 10.0}
 _FIRST_TOKENS = 16_384  # of the first portion, for each rank
 _FIRST_FACTORS = {"score": 1, "generate": 4, "rewards": 1}  # most answers end before their longest length
