@@ -11,7 +11,8 @@ import yaml
 from configs.schema.recipe import load
 
 ROOT = Path(__file__).resolve().parents[4]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# The blocks of ci.md are files of GitHub and GitLab; `tests/unit/test_project_files.py` looks at them.
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "ci.md")]
 
 
 def blocks(page: Path) -> list[str]:
