@@ -19,6 +19,9 @@ import pytest
 # cores a small training step took ten times longer.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Hundreds of processes start here. Without bytecode each would compile the project's modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A runner in the background of a shell ignores Ctrl-C, and so would every command that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

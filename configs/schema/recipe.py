@@ -44,6 +44,7 @@ from configs.schema.unit_limits import check_units
 from configs.schema.validation import check_parts
 
 RESOLVED_NAME = "recipe.yaml"
+_FAST: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's writer, which a build of PyYAML may lack
 
 
 class Recipe(Section):
@@ -366,7 +367,10 @@ def dump(recipe: Recipe) -> str:
 
 def to_yaml(values: dict[str, Any]) -> str:
     """Writes settings as YAML, in their own order."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 120}
+    text: str = yaml.dump(values, Dumper=_FAST, **form)
+    # libyaml writes characters such as 😀 as \U0001F600, which nobody can read.
+    return text if "\\U" not in text else yaml.safe_dump(values, **form)
 
 
 def published(recipe: Recipe) -> str:

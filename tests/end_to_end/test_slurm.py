@@ -190,6 +190,7 @@ def project(tmp_path: Path) -> Path:
     return directory
 
 
+STEPS = 600
 LONG = ("train.steps=4000", "train.checkpoint.every=20", "train.validation.every=100000", "train.log_every=5")
 
 
@@ -200,25 +201,44 @@ def reached(run: Path, step: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_job_whose_time_runs_out_goes_back_to_the_queue_and_a_cancelled_one_does_not(
-    cluster: Cluster, project: Path, prepared: Path, tmp_path: Path
+def test_from_raw_text_over_the_queue_to_a_report(
+    cluster: Cluster, project: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    """The signal before the time limit is sent by hand, because limits are whole minutes."""
+    """Two nodes; the signal before the time limit is sent by hand, because limits are whole minutes."""
     run = tmp_path / "run"
-    command = ("--nodes=2", "launch/slurm.sh", str(prepared), "--out", str(run), *LONG)
-    job = cluster.begin(project, *command)
+    command = ("--nodes=2", "launch/slurm.sh", str(tiny_recipe), "--out", str(run))
+    job = cluster.begin(project, *command, f"train.steps={STEPS}", *LONG[1:])
     cluster.until(lambda: reached(run, 20), "no checkpoint", JOB_SECONDS)
     cluster.ask("scancel", "--batch", "--signal=USR1", job)
     cluster.hurry(job)
     saved = (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
     assert int(saved.removeprefix("step_")) % 20, "the step at hand was saved"
-    again = int(saved.removeprefix("step_")) + 20
-    cluster.until(lambda: reached(run, again), "it did not go on", JOB_SECONDS)
+    state, log = cluster.outcome(project, job)
+    assert state == "JobState=COMPLETED ExitCode=0:0", log
+    assert log.count("training on 2 nodes x 1 ranks") == 2
+    assert log.count("back to the queue") == 1
+    checkpoint = (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
+    assert checkpoint == f"step_{STEPS:08d}", log
+    pieces = sorted(file.name for file in (run / "checkpoints" / checkpoint).glob("weights-*"))
+    assert pieces == [f"weights-0000{rank}-of-00002.safetensors" for rank in (0, 1)], "both nodes trained together"
+    assert (run / "report" / "index.html").is_file()
+    assert read_json(run / "results.json")["checkpoint"]["step"] == STEPS
+
+
+def test_a_cancelled_job_does_not_go_back_to_the_queue(cluster: Cluster, project: Path, tmp_path: Path) -> None:
+    """Whatever step runs: here a stand-in for `replica data`, which sleeps."""
+    (project / ".venv").unlink()
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    begun = tmp_path / "begun"
+    stand_in = f"case $1 in show) echo {tmp_path}/run ;; *) touch {begun}; exec sleep 300 ;; esac"
+    fake(project / ".venv" / "bin", "replica", stand_in)
+    job = cluster.begin(project, "--nodes=2", "launch/slurm.sh", "recipe.yaml")
+    cluster.until(begun.exists, "it did not begin", JOB_SECONDS)
     cluster.ask("scancel", job)
-    state, text = cluster.outcome(project, job)
-    assert state.startswith("JobState=CANCELLED"), text
-    assert text.count("training on 2 nodes") == 2
-    assert text.count("back to the queue") == 1
+    state, log = cluster.outcome(project, job)
+    assert state.startswith("JobState=CANCELLED"), log
+    assert "data on one" in log and "back to the queue" not in log
 
 
 @pytest.mark.chaos
@@ -264,20 +284,6 @@ def test_a_node_that_dies_under_its_step(cluster: Cluster, project: Path, prepar
     state, log = cluster.outcome(project, job)
     assert state == "JobState=COMPLETED ExitCode=0:0", log
     assert "back to the queue (restart 1)" in log
-
-
-@pytest.mark.slow
-def test_two_nodes_train_to_a_report(cluster: Cluster, project: Path, tiny_recipe: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    state, log = cluster.submit(project, "--nodes=2", "launch/slurm.sh", str(tiny_recipe), "--out", str(run))
-    assert state == "JobState=COMPLETED ExitCode=0:0", log
-    assert "training on 2 nodes x 1 ranks" in log
-    checkpoint = (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
-    assert checkpoint == "step_00000012", log
-    pieces = sorted(file.name for file in (run / "checkpoints" / checkpoint).glob("weights-*"))
-    assert pieces == [f"weights-0000{rank}-of-00002.safetensors" for rank in (0, 1)], "both nodes trained together"
-    assert (run / "report" / "index.html").is_file()
-    assert read_json(run / "results.json")["checkpoint"]["step"] == 12
 
 
 def test_a_failing_job_passes_its_exit_code_on(cluster: Cluster, project: Path, tiny_recipe: Path) -> None:

@@ -7,11 +7,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from configs.schema.batch_plan import solve_batch, total_steps
 from configs.schema.presets import PRESETS
-from configs.schema.recipe import Recipe, RecipeError, check_name, dump, load, load_run, load_with_origins, save
+from configs.schema.recipe import (
+    Recipe,
+    RecipeError,
+    check_name,
+    dump,
+    load,
+    load_run,
+    load_with_origins,
+    save,
+    to_yaml,
+)
 from configs.schema.train import Train
 from launch.cli import main as replica
 from launch.planning.sweep import Point, Sweep
@@ -363,3 +374,26 @@ def test_a_copy_does_not_run_in_the_place_of_the_original(
     assert replica(["show", str(file), "--run-directory"]) == 0
     resolved = save(load(file), tmp_path / "a run")
     assert replica(["show", str(resolved), "--run-directory"]) == 0, "a run's own recipe"
+
+
+def test_the_fast_writer_writes_what_yaml_does() -> None:
+    """And what can be read: libyaml alone would escape letters above U+FFFF."""
+    values = {
+        "prompts": [
+            "学而时习之",
+            "Zwölf 😀 boxers",
+            "line 1\nline 2\n",
+            " lead",
+            "- a",
+            "a: b",
+            ": #x",
+            "\x1b[31m",
+            "x y " * 60,
+        ],
+        "numbers": [1e-5, 1e20, float("inf"), "1e5", "yes", "0x1", None, True],
+        "empty": {"list": [], "text": ""},
+    }
+    form = {"sort_keys": False, "allow_unicode": True, "width": 120}
+    for part in (values, *({"prompt": prompt} for prompt in values["prompts"])):  # type: ignore[attr-defined]
+        assert to_yaml(part) == yaml.safe_dump(part, **form)  # type: ignore[arg-type]
+    assert "😀" in to_yaml(values)

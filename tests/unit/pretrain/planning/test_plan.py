@@ -164,6 +164,7 @@ def test_the_command_prints_a_page_and_json(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.slow
 def test_a_probe_measures_beside_the_prediction(tmp_path: Path) -> None:
     shrink = ["train.global_batch_size=4", "train.micro_batch_size=4", f"out={tmp_path / 'run'}"]
+    shrink += ["model.num_layers=2", "model.context_length=128"]
     command = ["plan", str(CONFIGS / "demo.yaml"), "--probe", "--json", *shrink, "train.compile=false"]
     # In a process of its own: what libraries print when they are first imported must not come before the JSON.
     done = subprocess.run([sys.executable, "-m", "launch.cli", *command], capture_output=True, text=True, cwd=ROOT)
