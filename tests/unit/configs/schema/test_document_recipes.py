@@ -16,9 +16,9 @@ PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.m
 
 
 def blocks(page: Path) -> list[str]:
-    """The contents of all ```yaml blocks of a page, also of those that are indented."""
+    """The contents of all ```yaml blocks of a page, also of those that are indented; without tasks of lm-eval."""
     found = re.findall(r"^( *)```yaml\n(.*?)^\1```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    return [text for _, text in found]
+    return [text for _, text in found if not text.startswith("task:")]
 
 
 BLOCKS = [
