@@ -11,14 +11,11 @@ from pathlib import Path
 
 import pytest
 from test_hosts import processes
-from test_two_nodes import SCRIPT, Machines, two_machines
+from test_two_nodes import SCRIPT, SETTINGS, Machines, saved, train, two_machines
 
-from pretrain.checkpoint.manifest import newest
 from tests.parts.rank_processes import SCRIPT as RANK
 from tests.parts.rank_processes import last_step, wait_until
 from tests.parts.training_run import metric_lines, prepare_data, write_recipe
-
-SETTINGS = {"checkpoint": {"every": 10}, "validation": {"every": 10_000}}
 
 
 @pytest.fixture
@@ -31,41 +28,11 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def train(machines: Machines, recipe: Path, *more: str) -> subprocess.Popen[str]:
-    options = ("GLOO_SOCKET_IFNAME=eth0", "OMP_NUM_THREADS=1", "REPLICA_GRACE=20", "bash", str(SCRIPT))
-    return machines.command(
-        0, "env", *options, "train", str(recipe), "--ray-address", machines.ray_address, "--pause", "1", *more
-    )
-
-
 def makes_steps(process: subprocess.Popen[str], run: Path, steps: int) -> None:
     """Waits until so many more steps are logged than before."""
     before = last_step(run)
     wait_until(lambda: last_step(run) >= before + steps or process.poll() is not None)
     assert process.poll() is None, process.communicate()
-
-
-def saved(run: Path) -> tuple[int, int]:
-    """Step of the newest checkpoint, and how many ranks wrote it."""
-    info = newest(run)
-    assert info is not None
-    return info.step, sum(name.startswith("weights-") for name in info.files)
-
-
-@pytest.mark.slow
-def test_one_node_with_two_ranks_trains_to_the_end(machines: Machines, tmp_path: Path) -> None:
-    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
-    write_recipe(recipe, prepare_data(tmp_path / "data"), **SETTINGS, steps=12, ranks=2)
-    said = (process := train(machines, recipe)).communicate(timeout=200)
-    assert process.returncode == 0, said
-    assert said[0].splitlines()[0] == str(run / "checkpoints" / "step_00000012")
-    assert "training on 1 node x 2 ranks" in said[1]
-    assert saved(run) == (12, 2)
-    assert sorted(metric_lines(run, "train/loss")) == list(range(1, 13))
-    assert {path.name for path in run.iterdir()} == {
-        *(".lock", ".training.lock", "recipe.yaml", "metrics.jsonl", "launches.json", "checkpoints", "ranks"),
-        "numerics.json",
-    }, "Ray Train leaves nothing"
 
 
 @pytest.fixture

@@ -101,32 +101,33 @@ def check_gate(run: Path, replica: Replica) -> None:
 @pytest.mark.slow
 def test_two_ranks_interrupted_then_finished(prepared: Path, tmp_path: Path, replica: Replica) -> None:
     run = tmp_path / "run"
-    settings = ["--out", str(run), "--num_accelerators", "2", "train.steps=400", "train.checkpoint.every=20"]
+    settings = ["--out", str(run), "--num_accelerators", "2", "train.steps=100000", "train.checkpoint.every=20"]
     command = [sys.executable, "-m", "launch.cli", "train", str(prepared), *settings]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for(lambda: list((run / "checkpoints").glob("step_*")), process)
+        second = replica("train", prepared, *settings, check=False)
+        assert second.returncode == 2
+        assert "another replica command uses" in second.stderr
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=90)
     assert process.returncode == 130, said
     assert "the same command continues" in said
     assert not ranks_alive(run)
     stopped_at = read_json(max((run / "checkpoints").glob("step_*")) / "manifest.json")["step"]
-    assert 0 < stopped_at < 400
+    assert stopped_at > 0
     settings[4] = f"train.steps={stopped_at + 4}"
     done = replica("train", prepared, *settings)
     assert done.stdout.strip() == str(run / "checkpoints" / f"step_{stopped_at + 4:08d}")
 
 
-@pytest.mark.slow
-def test_kill_9_leaves_no_rank_behind(prepared: Path, tmp_path: Path, replica: Replica) -> None:
+@pytest.mark.chaos
+def test_kill_9_leaves_no_rank_behind(prepared: Path, tmp_path: Path) -> None:
+    """`test_what_is_bound_to_a_process_ends_with_it` shows in a second what this rests on."""
     run = tmp_path / "run"
     settings = ["--out", str(run), "--ranks", "2", "train.steps=100000", "train.checkpoint.every=20"]
     command = [sys.executable, "-m", "launch.cli", "train", str(prepared), *settings]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_for(lambda: list((run / "checkpoints").glob("step_*")), process)
-        second = replica("train", prepared, *settings, check=False)
-        assert second.returncode == 2
-        assert "another replica command uses" in second.stderr
         process.kill()
     try:
         wait_for(lambda: not ranks_alive(run))

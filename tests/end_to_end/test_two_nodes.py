@@ -20,10 +20,13 @@ from test_data_prep import make_corpus, make_recipe, shard_hashes
 from configs.common.files import read_json, sha256_file
 from configs.schema.recipe import load
 from data_prep.stages.pipeline import prepare_inline
+from pretrain.checkpoint.manifest import newest
+from tests.parts.training_run import metric_lines, prepare_data, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch" / "ray.sh"
 SECONDS = 240
+SETTINGS = {"checkpoint": {"every": 10}, "validation": {"every": 10_000}}
 _MADE = itertools.count()
 
 
@@ -173,9 +176,42 @@ def test_a_node_dies(machines: Machines, tmp_path: Path) -> None:
     assert "the node of a worker died" in error
     assert shard_hashes(run) == shard_hashes(tmp_path / "whole" / "run")
     assert not (run / "data" / ".notes").exists()
+    check_training(machines, tmp_path / "trained")
     machines.run(0, str(SCRIPT), "stop")
     found = subprocess.run(["ip", "netns", "pids", machines.names[0]], capture_output=True, text=True, check=True)
     assert not found.stdout.split()
+
+
+def train(machines: Machines, recipe: Path, *more: str) -> subprocess.Popen[str]:
+    options = ("GLOO_SOCKET_IFNAME=eth0", "OMP_NUM_THREADS=1", "REPLICA_GRACE=20", "bash", str(SCRIPT))
+    return machines.command(
+        0, "env", *options, "train", str(recipe), "--ray-address", machines.ray_address, "--pause", "1", *more
+    )
+
+
+def saved(run: Path) -> tuple[int, int]:
+    """Step of the newest checkpoint, and how many ranks wrote it."""
+    info = newest(run)
+    assert info is not None
+    return info.step, sum(name.startswith("weights-") for name in info.files)
+
+
+def check_training(machines: Machines, directory: Path) -> None:
+    """What is left of the cluster trains to the end: one node with two ranks."""
+    recipe, run = directory / "recipe.yaml", directory / "run"
+    data = prepare_data(directory / "data")
+    said = (process := train(machines, write_recipe(recipe, data, **SETTINGS, steps=12, ranks=2))).communicate(
+        timeout=200
+    )
+    assert process.returncode == 0, said
+    assert said[0].splitlines()[0] == str(run / "checkpoints" / "step_00000012")
+    assert "training on 1 node x 2 ranks" in said[1]
+    assert saved(run) == (12, 2)
+    assert sorted(metric_lines(run, "train/loss")) == list(range(1, 13))
+    assert {path.name for path in run.iterdir()} == {
+        *(".lock", ".training.lock", "recipe.yaml", "metrics.jsonl", "launches.json", "checkpoints", "ranks"),
+        "numerics.json",
+    }, "Ray Train leaves nothing"
 
 
 @pytest.mark.chaos
