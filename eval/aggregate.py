@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from configs.schema.evaluation import Core
 from data_prep.decontamination.evaluation_sets import set_key
 from eval.parts import Outcome
-from eval.results import Failure, Result, ScoreName
+from eval.results import CENTRED, Failure, Result, ScoreName
 
 CORE = "aggregate/core"
-CENTRED = f"{CORE}/centred_accuracy"
 # Which accuracy of a task counts where the recipe names none.
 _ACCURACIES = ("acc", "exact_match")
 

@@ -11,6 +11,7 @@ from configs.common.files import read_json, write_json
 from configs.common.layout import RESULTS
 
 SCHEMA = 2
+CENTRED = "aggregate/core/centred_accuracy"  # the score that `eval/aggregate.py` makes; gates know it too
 
 
 class ScoreName(NamedTuple):

@@ -14,13 +14,12 @@ from pathlib import Path
 from configs.common.layout import RESULTS, STAGES
 from configs.schema.recipe import Recipe, find_run, load_run
 from configs.schema.stage_recipe import BASE, parent_name
-from eval.aggregate import CENTRED
 from eval.comparison.comparable import difference_within
 from eval.people.missing import KIND as PEOPLE
 from eval.people.missing import why_missing
 from eval.report.baseline import Baseline, read_baseline, sentence
 from eval.report.conditions import OPERATORS, Condition, read_condition, split_stage
-from eval.results import Change, Failure, Result, Results, ScoreName, load_results
+from eval.results import CENTRED, Change, Failure, Result, Results, ScoreName, load_results
 from eval.stage_facts import Role, applicable, asks_base, kind_of, role_of
 from eval.statistics import pass_ks
 

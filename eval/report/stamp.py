@@ -17,7 +17,7 @@ PAGES = ("index.html", "report.md")
 CODE = (
     "eval/people/missing",
     *("eval/report", "eval/comparison", "eval/items", "eval/results", "eval/stage_facts", "eval/statistics"),
-    *("eval/aggregate", "eval/remarks", "eval/in_training/record"),
+    *("eval/remarks", "eval/in_training/record"),
     *("data_prep/funnel/table", "data_prep/funnel/tally", "pretrain/metrics/metrics_file"),
     *("configs/common/rendering", "configs/common/style.css", "configs/common/numerics_record"),
     *("configs/safety/hide_secrets", "configs/safety/terminal", "pretrain/rollout/rollout_record"),

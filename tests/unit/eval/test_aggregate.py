@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from configs.schema.evaluation import Benchmarks, Core, Evaluation
-from eval.aggregate import CENTRED, core_results
+from eval.aggregate import core_results
 from eval.comparison.comparable import difference
-from eval.results import Result
+from eval.results import CENTRED, Result
 from eval.stage_facts import applicable
 
 
