@@ -38,11 +38,13 @@ def document_items(
     }
     if scores.words is not None:
         ratios |= {"nats_per_word": (scores.nats, scores.words), "nats_per_byte": (scores.nats, scores.bytes)}
+    order = np.argsort(scores.document, kind="stable")  # windows, by document
+    ends = np.searchsorted(scores.document[order], np.arange(len(texts)), side="right")
     items = []
     for index, text in enumerate(texts):
         if not tokens[index]:
             continue
-        own = np.flatnonzero(scores.document == index)
+        own = order[ends[index - 1] if index else 0 : ends[index]]
         few = scores.documents < FEW_DOCUMENTS
         items.append(
             Item(

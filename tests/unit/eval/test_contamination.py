@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -105,7 +106,12 @@ def test_benchmark_items(model: Transformer, vocab: Vocab, tmp_path: Path) -> No
         assert (whole.n, clean.n, met.n) == (6, 4, 2)
         assert 4 * clean.value + 2 * met.value == pytest.approx(6 * whole.value)
         assert met.low is not None and met.chance == 0.5 and met.note and "share an n-gram" in met.note
-    assert len(benchmark_results(section, LocalReader(model, vocab.size), vocab, 100, False).results) == 2
+    alone = benchmark_results(section, LocalReader(model, vocab.size, 1), vocab, 100, False)
+    assert len(alone.results) == 2
+    for one, other in zip(alone.items, scored.items, strict=True):
+        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, rel=1e-6)
+        same = {"seconds": 0, "tags": (), "log_likelihoods": ()}
+        assert replace(one, **same) == replace(other, **same), "whatever the batch"  # type: ignore[arg-type]
 
 
 def test_translated_pairs(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:

@@ -33,6 +33,17 @@ def test_documents_give_the_scores_of_their_set(documents: int, tmp_path: Path) 
     assert items[0].log_likelihoods == pytest.approx((-own.nats[:3].sum(),))
 
 
+def test_windows_in_any_order_belong_to_their_documents() -> None:
+    """And documents without a scored token are no items."""
+    own = scores(30)
+    texts = [f"text {number}" for number in range(31)]
+    shuffled = np.random.default_rng(1).permutation(90)
+    mixed = SetScores(own.document[shuffled], own.nats[shuffled], own.tokens[shuffled], own.bytes[shuffled])
+    for one, other in zip(document_items(texts, own), document_items(texts, mixed), strict=True):
+        assert one.measures["bits_per_byte"] == pytest.approx(other.measures["bits_per_byte"]) and one.id == other.id
+    assert len(document_items(texts, own)) == 30
+
+
 def test_few_documents_have_their_windows() -> None:
     """As the interval is computed: over windows of fewer than 20 documents, else over documents."""
     own = scores(2)
