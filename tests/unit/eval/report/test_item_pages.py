@@ -16,11 +16,14 @@ from eval.report.item_view import Metric, item_view
 from eval.report.page import write_report
 from eval.report.stamp import page_is_current, write_stamp
 from eval.results import load_results
+from launch.cli import main
 from tests.parts import browser
+from tests.parts.fake_chain import write_fake_chain
 from tests.parts.fake_items import COPA, HELDOUT, ZH, document, fake_items, question, run_with_items, store_items
 from tests.parts.fake_run import write_fake_run
 
 ACC = Metric("acc", True)
+SHIFTS = [("sft", 0), ("grpo", 1)]
 
 
 def page_of(run: Path, part: str) -> Path:
@@ -160,6 +163,23 @@ def test_pages_of_earlier_items_go_and_missing_ones_come_back(tmp_path: Path) ->
     store_items(run, {HELDOUT: fake_items()[HELDOUT]})
     write_report(run)
     assert [file.name for file in (run / "report" / "items").iterdir()] == [page_of(run, HELDOUT).name]
+
+
+def test_a_stage_is_compared_with_the_one_it_started_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_fake_chain(tmp_path / "run")
+    stages = {name: run / "stages" / name for name in ("sft", "grpo")}
+    answers = {name: [replace(item, subject="sums") for item in fake_items(shift)[COPA]] for name, shift in SHIFTS}
+    for name, stage in stages.items():
+        store_items(stage, {"chat/sums": answers[name]})
+    write_report(stages["grpo"])
+    text = page_of(stages["grpo"], "chat/sums").read_text(encoding="utf-8")
+    assert "What changed since sft" in text and "14 became better, 13 worse, 13 stayed equal" in text
+    assert main(["eval", f"{run}:grpo", "--items", "chat/sums"]) == 0
+    assert capsys.readouterr().out.startswith("chat/sums: 40 items by acc")
+    items_file(stages["sft"] / "scores", "chat/sums").unlink()
+    write_report(stages["grpo"])
+    text = page_of(stages["grpo"], "chat/sums").read_text(encoding="utf-8")
+    assert "What changed" not in text and "Not compared with sft:" in text and "is missing" in text
 
 
 @pytest.mark.skipif(browser.find() is None, reason="needs a Chromium")
