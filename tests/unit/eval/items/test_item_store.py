@@ -76,6 +76,21 @@ def test_without_items_nothing_is_left(tmp_path: Path) -> None:
     assert parts_with_items(tmp_path) == [] and list((tmp_path / "scores").iterdir()) == []
 
 
+def test_a_file_that_is_not_what_was_written_does_not_replace_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    stored(tmp_path)
+    before = items_file(tmp_path / "scores", "benchmark/all").read_bytes()
+    write = pq.write_table
+    monkeypatch.setattr(pq, "write_table", lambda table, file, **settings: write(table.slice(1), file, **settings))
+    with pytest.raises(OSError, match="is not what was written; check the disk"):
+        write_items(tmp_path / "scores", "benchmark/all", "g", STORED)
+    assert [file.name[:14] for file in (tmp_path / "scores").iterdir()] == ["benchmark-all-"]
+    assert items_file(tmp_path / "scores", "benchmark/all").read_bytes() == before
+
+
 def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no items: score the run with `replica eval"):
         read_items(tmp_path, "benchmark/all")

@@ -47,7 +47,8 @@ def test_items_of_two_runs_meet_by_their_hashes() -> None:
     """Whatever their order; equal questions meet in turn; what only one run has is counted."""
     before = [question(0, True), question(1, True), question(2, False), question(2, True), question(9, True)]
     after = [question(2, True), question(1, False), question(0, True), question(2, True), question(7, True)]
-    change = item_view(table(after), ACC, table(before)).change
+    renumbered = [replace(item, id=str(number)) for number, item in enumerate(before)]
+    change = item_view(table(after), ACC, table(renumbered)).change
     assert change is not None
     assert (change.common, change.better, change.worse, change.only_here, change.only_there) == (4, 1, 1, 1, 1)
     assert [one.item.id for one in change.most_worse] == ["1"] and [one.item.id for one in change.most_better] == ["2"]
