@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from os.path import commonprefix
 from typing import Any
 
 from eval.harness.benchmark_groups import is_score, metric_name
@@ -107,11 +108,16 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 # --------------------------------------------------------------------------------------------------------------- texts
 def _question(task: Any, sample: dict[str, Any]) -> str:
-    """The question without shots where the task has one; else the end of what was asked."""
-    if not getattr(task, "multiple_input", 0):
-        text = task.doc_to_text(sample["doc"])
-        if isinstance(text, str) and text.strip():
-            return beginning(text)
+    """The question without shots where the task has one; else the end of what was asked.
+
+    Where choices stand before the same end, as in WinoGrande: what they share, a gap, and the end.
+    """
+    if getattr(task, "multiple_input", 0):
+        before = commonprefix([str(one[0]) for one in sample["arguments"]])
+        return ending(f"{before}___{sample['arguments'][0][1]}")
+    text = task.doc_to_text(sample["doc"])
+    if isinstance(text, str) and text.strip():
+        return beginning(text)
     asked = sample["arguments"][0][0]
     rolling = len(sample["arguments"][0]) == 1
     return beginning(str(asked)) if rolling else ending(str(asked))

@@ -70,8 +70,10 @@ class Judged:
 
     @property
     def confidence(self) -> float:
-        """Nats by which the chosen option is likelier than the right one; 0 where there are no options."""
+        """Nats by which the chosen option is likelier than the right one, or that the right text alone cost; else 0."""
         item = self.item
+        if not item.choices and len(item.log_likelihoods) == 1:
+            return -item.log_likelihoods[0]
         if not item.choices or len(item.log_likelihoods) != len(item.choices) or item.reference not in item.choices:
             return 0.0
         right = item.log_likelihoods[item.choices.index(item.reference)]

@@ -65,6 +65,7 @@ def test_choices_before_the_same_end() -> None:
     samples = [sample(0, doc, arguments, [(-3.0, False), (-2.0, False)], acc=1.0)]
     (item,) = task_items("quiz", task("multiple_choice", multiple_input=1), raw(samples, acc=1.0))
     assert item.choices == ("The cup", "The table") and item.answer == item.reference == "The table"
+    assert item.asked == "The ___ is full"
 
 
 def test_generated_answers_have_a_measure_for_each_filter() -> None:

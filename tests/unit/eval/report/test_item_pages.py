@@ -38,6 +38,8 @@ def table(items: list[Item], part: str = COPA) -> ItemTable:
 def test_wrong_answers_come_first_and_the_surest_of_them_at_the_top() -> None:
     items = [question(0, True), question(1, False, 0.5), question(2, False, 3.0), question(3, True)]
     assert [one.item.id for one in item_view(table(items), ACC).worst] == ["2", "1"]
+    alone = [replace(question(n, False), choices=(), log_likelihoods=(-float(n),)) for n in (3, 5, 4)]
+    assert [one.item.id for one in item_view(table(alone), ACC).worst] == ["5", "4", "3"]
     bits = Metric("bits_per_byte", False)
     view = item_view(table([document(0, 2.0), document(1, 2.5), document(2, 1.5)], HELDOUT), bits, most=2)
     assert [one.item.id for one in view.worst] == ["2", "1"] and view.change is None
