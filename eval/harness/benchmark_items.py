@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from eval.harness.benchmark_groups import is_score, metric_name
@@ -113,8 +113,10 @@ def _question(task: Any, sample: dict[str, Any]) -> str:
     Where choices stand before the same end, as in WinoGrande: what they share, a gap, and the end.
     """
     if getattr(task, "multiple_input", 0):
-        before = commonprefix([str(one[0]) for one in sample["arguments"]])
-        return ending(f"{before}___{sample['arguments'][0][1]}")
+        contexts = [str(one[0]) for one in sample["arguments"]]
+        same = takewhile(lambda letters: len(set(letters)) == 1, zip(*contexts, strict=False))
+        before = "".join(letters[0] for letters in same)
+        return ending(f"{before[: before.rfind(' ') + 1]}___{sample['arguments'][0][1]}")
     text = task.doc_to_text(sample["doc"])
     if isinstance(text, str) and text.strip():
         return beginning(text)

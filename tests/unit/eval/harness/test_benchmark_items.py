@@ -60,11 +60,11 @@ def test_choices() -> None:
 
 def test_choices_before_the_same_end() -> None:
     """As in WinoGrande: the question is what the choices differ by."""
-    doc = {"question": 1, "choices": ["The cup", "The table"], "right": "is full"}
-    arguments = [("The cup", " is full"), ("The table", " is full")]
+    doc = {"question": 1, "choices": ["The cup", "The case"], "right": "is full"}
+    arguments = [("The cup", " is full"), ("The case", " is full")]
     samples = [sample(0, doc, arguments, [(-3.0, False), (-2.0, False)], acc=1.0)]
     (item,) = task_items("quiz", task("multiple_choice", multiple_input=1), raw(samples, acc=1.0))
-    assert item.choices == ("The cup", "The table") and item.answer == item.reference == "The table"
+    assert item.choices == ("The cup", "The case") and item.answer == item.reference == "The case"
     assert item.asked == "The ___ is full"
 
 
