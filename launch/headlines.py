@@ -62,16 +62,25 @@ def print_comparison(comparison: Comparison) -> None:
         Console(soft_wrap=True).print(table)
 
 
-def print_verdict(run: Path, junit: Path | None = None, baseline: Path | None = None) -> int:
-    """Prints each gate and the report's path; returns 1 when a gate failed. Writes JUnit XML to the file `junit`."""
+def print_verdict(run: Path, junit: Path | None = None, baseline: Path | None = None, first: bool = False) -> int:
+    """Prints each gate and the report's path; returns 1 when a gate failed.
+
+    Args:
+        run: an evaluated run directory with its report.
+        junit: a file to write as JUnit XML.
+        baseline: what gates may compare with.
+        first: nothing to compare with exists yet, so gates that need it neither pass nor fail.
+    """
     from eval.report.gates import check_gates
     from eval.report.junit import write_junit
 
     gates = check_gates(run, baseline)
     if junit is not None:
-        write_junit(junit, run, gates)
+        write_junit(junit, run, gates, first)
+    open_ones = [gate for gate in gates if first and gate.undecided]
     for gate in gates:
-        print(f"gate {'passed' if gate.passed else 'FAILED'}: {gate}")
+        outcome = "passed" if gate.passed else "not decided" if gate in open_ones else "FAILED"
+        print(f"gate {outcome}: {gate}")
     page = run / "report" / "index.html"
     print(f"report: {os.path.relpath(page) if page.is_relative_to(Path.cwd()) else page}")
-    return int(not all(gate.passed for gate in gates))
+    return int(not all(gate.passed or gate in open_ones for gate in gates))

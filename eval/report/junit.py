@@ -28,23 +28,24 @@ _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True)
 class _Case:
-    """One line of a reporter: `kind` is `failure`, `error`, or empty for what passed."""
+    """One line of a reporter: `kind` is `failure`, `error`, `skipped`, or empty for what passed."""
 
     name: str
     kind: str = ""
     reason: str = ""
 
 
-def write_junit(path: Path, run: Path, gates: Sequence[Gate]) -> None:
+def write_junit(path: Path, run: Path, gates: Sequence[Gate], first: bool = False) -> None:
     """Writes the gates of a run, and which parts of its evaluation (and of its stages') could be scored.
 
     Args:
         path: the file to write.
         run: an evaluated run directory.
         gates: its gates, as `check_gates` returns them.
+        first: gates without their baseline are skipped; else they are failures.
     """
     recipe, results = load_run(run), load_results(run)
-    judged = [_Case(gate.text, "" if gate.passed else "failure", str(gate)) for gate in gates]
+    judged = [_Case(gate.text, _outcome(gate, first), str(gate)) for gate in gates]
     scored = _scored("", results)
     for stage, of_stage in results_of_stages(recipe).items():
         scored += _scored(f"{stage}:", of_stage) if of_stage is not None else []
@@ -62,6 +63,12 @@ def write_junit_of_error(path: Path, run: Path, error: Exception) -> None:
     """Writes that there is no report, and why; so a file of an earlier report is never read as this one's."""
     case = _Case("report", "error", str(error) or type(error).__name__)
     _write(path, [(f"{run.resolve().name} report", [case], 0.0)], datetime.now(UTC), {"replica": own_version()})
+
+
+def _outcome(gate: Gate, first: bool) -> str:
+    if gate.passed:
+        return ""
+    return "skipped" if first and gate.undecided else "failure"
 
 
 def _scored(prefix: str, results: Results) -> list[_Case]:
@@ -83,7 +90,7 @@ def _write(path: Path, suites: list[tuple[str, list[_Case], float]], made: datet
 def _suite(
     number: int, name: str, cases: list[_Case], seconds: float, made: datetime, about: dict[str, str]
 ) -> ElementTree.Element:
-    counts = {kind: str(sum(case.kind == kind for case in cases)) for kind in ("failure", "error")}
+    counts = {kind: str(sum(case.kind == kind for case in cases)) for kind in ("failure", "error", "skipped")}
     suite = ElementTree.Element(
         "testsuite",
         {
@@ -96,7 +103,7 @@ def _suite(
             "tests": str(len(cases)),
             "failures": counts["failure"],
             "errors": counts["error"],
-            "skipped": "0",
+            "skipped": counts["skipped"],
         },
     )
     properties = ElementTree.SubElement(suite, "properties")
@@ -104,7 +111,9 @@ def _suite(
         ElementTree.SubElement(properties, "property", name=key, value=_line(value))
     for case in cases:
         element = ElementTree.SubElement(suite, "testcase", name=_line(case.name), classname=_line(name), time="0")
-        if case.kind:
+        if case.kind == "skipped":
+            ElementTree.SubElement(element, "skipped", message=_line(case.reason))
+        elif case.kind:
             found = ElementTree.SubElement(element, case.kind, message=_line(case.reason), type=case.kind)
             found.text = _text(case.reason)
     ElementTree.SubElement(suite, "system-out")

@@ -102,9 +102,11 @@ EVAL = Command(
 
 def _report_arguments(parser: ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument(
+    against = parser.add_mutually_exclusive_group()
+    against.add_argument(
         "--baseline", metavar="RUN", type=run_directory, help="compare with this run (default: report.baseline)"
     )
+    against.add_argument("--first", action="store_true", help="no baseline exists yet: leave gates that need one open")
     parser.add_argument("--gate", action="store_true", help="exit with 1 when a gate of the recipe fails")
     parser.add_argument(
         "--junit", metavar="FILE", type=Path, help="also write gates and scores as JUnit XML, for CI's test reporters"
@@ -124,7 +126,7 @@ def replica_report(arguments: Namespace) -> int:
     try:
         run = load_run(arguments.run).run_directory
         report_stage(run, arguments.baseline)
-        code = print_verdict(run, arguments.junit, arguments.baseline)
+        code = print_verdict(run, arguments.junit, arguments.baseline, arguments.first)
         if arguments.keep is not None:
             keep_results(run, arguments.keep)
     except Exception as error:

@@ -236,8 +236,8 @@ def machine_problems(recipe: Recipe, trains_here: bool) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------- notes
 def notes(recipe: Recipe) -> list[str]:
     """Returns notes: facts that are not mistakes, but should be known before training."""
-    from eval.report.gates import gates_on_other_tasks
+    from eval.report.gates import gates_on_other_tasks, gates_without_baseline
     from pretrain.interchange.exportable import export_problems
 
     unexportable = [f"`replica export` will not be possible: {text}" for text in export_problems(recipe)]
-    return [*unexportable, *gates_on_other_tasks(recipe)]
+    return [*unexportable, *gates_on_other_tasks(recipe), *gates_without_baseline(recipe)]

@@ -38,14 +38,16 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     repository.mkdir()
     write_corpus(repository / "corpus.jsonl", documents=100, seed=1)
     write_corpus(repository / "heldout.jsonl", documents=4, seed=2)
-    (repository / "tiny.yaml").write_text(TINY_RECIPE, encoding="utf-8")
+    gates = '< 8.5", "perplexity/heldout/bits_per_byte not worse than baseline"]'
+    (repository / "tiny.yaml").write_text(TINY_RECIPE.replace('< 8.5"]', gates), encoding="utf-8")
     commit(repository, "a recipe")
     with serving() as api:
         runner = Runner(root, repository, api.address)
         runner.check_out()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipeline, "prepare", pipeline.prepare_inline)
-            assert main(["run", str(runner.workspace / "tiny.yaml"), "--out", str(runner.temp / "run")]) == 0
+            command = ["run", str(runner.workspace / "tiny.yaml"), "--out", str(runner.temp / "run")]
+            assert main(command) == 1, "a gate has no baseline yet"
         runner.api_server = api  # type: ignore[attr-defined]
         yield runner
 
@@ -91,6 +93,7 @@ def test_github_green_then_a_gate_that_fails_then_its_comment(runner: Runner, ap
     assert job.code == 0, job.output
     assert "no green run of main has kept its results" in job.output and "[4/4] report" in job.output
     assert job.summary.startswith("## tiny") and "Against" not in job.summary
+    assert "gate not decided: perplexity/heldout/bits_per_byte not worse than baseline" in job.output
     assert (kept(runner, MAIN) / "results.json").is_file() and list(kept(runner, MAIN).rglob("recipe.yaml")) == []
 
     # A pull request of a fork may have a branch `main` and a run that ended well; older results may be gone.
@@ -107,6 +110,7 @@ def test_github_green_then_a_gate_that_fails_then_its_comment(runner: Runner, ap
     report = ElementTree.parse(kept(runner, PULL_REQUEST, "replica-summary") / "junit.xml")
     (failure,) = report.iter("failure")
     assert "perplexity/heldout/bits_per_byte < 0.1" in failure.attrib["message"]
+    assert "gate passed: perplexity/heldout/bits_per_byte not worse than baseline" in job.output
     assert api.tokens == {"Bearer T0KEN"} and not api.requests, "the evaluation reads alone"
 
     # The comment: written, then updated; that of somebody else is left alone.

@@ -216,7 +216,7 @@ def test_from_raw_text_over_the_queue_to_a_report(
     state, log = cluster.outcome(project, job)
     assert state == "JobState=COMPLETED ExitCode=0:0", log
     assert log.count("training on 2 nodes x 1 ranks") == 2
-    assert log.count("back to the queue") == 1
+    assert log.count("back to the queue") == 1 and "evaluation on 2 nodes x 1 ranks" in log
     checkpoint = (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
     assert checkpoint == f"step_{STEPS:08d}", log
     pieces = sorted(file.name for file in (run / "checkpoints" / checkpoint).glob("weights-*"))

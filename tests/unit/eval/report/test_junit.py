@@ -32,7 +32,8 @@ SCHEMA = """
       </xs:sequence></xs:complexType></xs:element>
       <xs:element name="testcase" minOccurs="0" maxOccurs="unbounded"><xs:complexType>
         <xs:choice minOccurs="0">
-          <xs:element name="skipped"/>
+          <xs:element name="skipped"><xs:complexType>
+            <xs:attribute name="message" type="xs:string"/></xs:complexType></xs:element>
           <xs:element name="error" type="problem"/>
           <xs:element name="failure" type="problem"/>
         </xs:choice>
@@ -61,7 +62,8 @@ def valid(file: Path) -> ElementTree.Element:
     etree.XMLSchema(etree.fromstring(SCHEMA)).assertValid(etree.parse(file))
     root = ElementTree.parse(file).getroot()
     for suite in root:
-        for attribute, path in (("tests", "testcase"), ("failures", "*/failure"), ("errors", "*/error")):
+        paths = {"tests": "testcase", "failures": "*/failure", "errors": "*/error", "skipped": "*/skipped"}
+        for attribute, path in paths.items():
             assert int(suite.attrib[attribute]) == len(suite.findall(path))
     return root
 
@@ -93,6 +95,18 @@ def test_gates_and_scores(tmp_path: Path) -> None:
     failed = root.find(".//failure")
     assert failed is not None and "0.57 against 0.9" in failed.attrib["message"]
     assert float(root[1].attrib["time"]) == fake_results().seconds
+
+
+def test_the_first_run_leaves_gates_open_that_need_a_baseline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gates = ["benchmark/replica_copa/acc not worse than baseline", "benchmark/replica_copa/acc >= 0.1"]
+    run, file = write_fake_run(tmp_path / "run", gates), tmp_path / "junit.xml"
+    assert main(["report", str(run), "--gate", "--junit", str(file)]) == 1
+    assert list(kinds(valid(file)).values())[:2] == ["failure", ""]
+    assert main(["report", str(run), "--gate", "--junit", str(file), "--first"]) == 0
+    assert list(kinds(valid(file)).values())[:2] == ["skipped", ""]
+    assert "gate not decided: benchmark/replica_copa/acc not worse than baseline" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
