@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from configs.common.rendering import score, short
+from configs.common.rendering import short
 from eval.in_training.record import Record
 from eval.report.charts import Axes, Point, Series, line_chart
 from eval.results import Result, ScoreName
@@ -79,15 +79,19 @@ def _chart(name: str, points: Sequence[tuple[int, Result]], programs: dict[str, 
     if latest.named.kind == "perplexity" and latest.named.subject in programs:
         size = programs[latest.named.subject]
         series.append(Series("gzip -9", [(step, size) for step, _ in points], "series-2"))
-    axes = Axes(x_label="step", x_format=short, y_format=score)
+    axes = Axes(x_label="step", x_format=short, y_format=_short)
     shown = [one for one in series if not one.faint]
     svg = line_chart(series, axes, title=name, height=200)
     return {
-        "title": f"{name} ({latest.n:,} items)",
+        "title": f"{name} (n = {latest.n:,})",
         "legend": shown if len(shown) > 1 else [],
         "svg": svg,
         "small": True,
     }
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _texts(records: Sequence[Record]) -> list[dict[str, Any]]:
