@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from eval.scorer import Scorer
 from pretrain import session
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.manifest import read_info, step_directories
-from pretrain.metrics.evaluated import StepScores, find_evaluator
+from pretrain.metrics.evaluated import StepScores, find_evaluator, undisturbed
 from pretrain.metrics.metrics_file import read_metrics
 from pretrain.signals import StoppedEarly
 from tests.parts.training_run import SENTENCES, metric_lines, prepare_data, tiny_recipe
@@ -193,33 +194,39 @@ def test_a_signal_ends_the_evaluation_not_the_save(
     assert [read_info(path).step for path in step_directories(one.run_directory)] == [3], "one step later"
 
 
-def test_training_goes_on_with_its_own_random_numbers_and_modes(
-    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Any] = []
+def test_random_numbers_and_modes_are_put_back() -> None:
+    def seeded() -> None:
+        random.seed(5)
+        np.random.seed(5)
+        torch.manual_seed(5)
 
-    class Careless:
+    def drawn() -> list[float]:
+        return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+
+    engine: Any = SimpleNamespace(module=torch.nn.Linear(1, 1).train(), device=torch.device("cpu"))
+    seeded()
+    expected = drawn()
+    seeded()
+    with pytest.raises(KeyError), undisturbed(engine):
+        engine.module.eval()
+        assert drawn() == expected
+        raise KeyError
+    assert drawn() == expected and engine.module.training
+
+
+def test_an_evaluator_is_closed_with_the_session(recipe: Callable[..., Recipe]) -> None:
+    said: list[str] = []
+
+    class Closing:
         def __call__(self, engine: Any, step: int, stop: Any) -> StepScores:
-            seen.append(self.state(engine))
-            random.seed(step)
-            np.random.seed(step)
-            torch.manual_seed(step)
-            engine.module.eval()
+            said.append(f"step {step}")
             return StepScores({})
 
         def close(self) -> None:
-            seen.append("closed")
+            said.append("closed")
 
-        @staticmethod
-        def state(engine: Any) -> Any:
-            draws = random.getstate()[1][-1], np.random.get_state()[2], torch.get_rng_state().tolist()
-            return (*draws, engine.module.training)
-
-    one = recipe(steps=3, evaluation={"every": 1})  # the last step is validated as well
-    random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    session.run(one, make_evaluator=lambda *_: Careless())
-    first, second, _, closed = seen
-    assert first == second and closed == "closed"
+    session.run(recipe(steps=3, evaluation={"every": 2}), make_evaluator=lambda *_: Closing())
+    assert said == ["step 2", "step 3", "closed"]
 
 
 def test_the_best_checkpoint_is_that_of_a_curve_whose_direction_is_known(
