@@ -12,6 +12,7 @@ from configs.common.layout import RESULTS
 
 SCHEMA = 2
 CENTRED = "aggregate/core/centred_accuracy"  # the score that `eval/aggregate.py` makes; gates know it too
+CHANCE_OF = "chance of "  # in its settings, before the name of a task's score
 
 
 class ScoreName(NamedTuple):
@@ -83,6 +84,14 @@ class Result:
                 f"{self.name} is {self.value}: the checkpoint gives no finite probabilities. Did training diverge? "
                 "See metrics.jsonl, and score an earlier checkpoint: replica eval RUN --step N, or --best."
             )
+
+
+def members_of(result: Result) -> list[tuple[str, float]]:
+    """Returns the names of the scores that an aggregate is made of, and the accuracy of guessing of each."""
+    named = [
+        (key.removeprefix(CHANCE_OF), value) for key, value in result.settings.items() if key.startswith(CHANCE_OF)
+    ]
+    return [(f"benchmark/{name}", float(chance)) for name, chance in named]
 
 
 def as_json(result: Result) -> dict[str, Any]:

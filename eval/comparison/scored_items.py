@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from eval.comparison.significance import Array
 from eval.items.store import parts_with_items, read_items
 from eval.items.table import ItemTable
-from eval.results import Result, Results
+from eval.results import Result, Results, members_of
 
 # Sums of items give a score up to rounding.
 _ROUNDING = 1e-6
@@ -94,6 +94,8 @@ class ScoredItems:
             NoItems: when there are none, they are damaged, or they do not give the score.
         """
         kind, subject, metric, variant = result.named
+        if kind == "aggregate":
+            return self._centred(result)
         table = self._tables.get((kind, subject))
         if not isinstance(table, ItemTable):
             raise NoItems(table or "it has no items")
@@ -102,6 +104,33 @@ class ScoredItems:
                 return items
             raise NoItems(f"its items give {items.ratio:.6g}, not {result.value:.6g}")
         raise NoItems("it has no items")
+
+    def _centred(self, result: Result) -> ScoreItems:
+        """Returns the items of all tasks of an aggregate."""
+        scores = self._results.by_name()
+        members = members_of(result)
+        if not members or any(name not in scores for name, _ in members):
+            raise NoItems("a task of it has no score")
+        items = centred([(self.of(scores[name]), chance) for name, chance in members])
+        if not math.isclose(items.ratio, result.value, rel_tol=_ROUNDING, abs_tol=1e-9):
+            raise NoItems(f"its items give {items.ratio:.6g}, not {result.value:.6g}")
+        return items
+
+
+def centred(members: Sequence[tuple[ScoreItems, float]]) -> ScoreItems:
+    """Returns the items of a mean of centred accuracies: each task has the same weight, and so have its items.
+
+    Args:
+        members: items of each task, and the accuracy of guessing.
+    """
+    ids, hashes, values = [], [], []
+    for number, (items, chance) in enumerate(members):
+        above, below = items.values.T
+        weights = below / below.sum() / len(members)
+        values.append(np.stack([(above - chance * below) / below * weights / (1 - chance), weights], axis=1))
+        ids += items.ids
+        hashes += [f"{number}/{one}" for one in items.hashes]  # two tasks may ask the same
+    return ScoreItems(ids, hashes, np.concatenate(values))
 
 
 def _candidates(table: ItemTable, subject: str, metric: str, variant: str) -> Iterator[ScoreItems]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from configs.schema.evaluation import Benchmarks, Core, Evaluation
 from eval.aggregate import core_results
 from eval.comparison.comparable import difference
-from eval.results import CENTRED, Result
+from eval.comparison.scored_items import ScoreItems, centred
+from eval.results import CENTRED, Result, members_of
 from eval.stage_facts import applicable
 
 
@@ -36,7 +38,8 @@ def test_values_of_dclm_by_hand() -> None:
     spread = math.hypot(0.2, 0.1 / 0.75, 0.1) / 3
     assert (score.low, score.high) == (pytest.approx(0.7 / 3 - spread), pytest.approx(0.7 / 3 + spread))
     assert score.chance == 0.0 and score.n == 300 and score.higher_is_better
-    assert score.settings["tasks"] == "copa/acc (chance 0.5), arc/acc (chance 0.25), lambada/acc (chance 0)"
+    expected = [("benchmark/copa/acc", 0.5), ("benchmark/arc/acc", 0.25), ("benchmark/lambada/acc", 0.0)]
+    assert members_of(score) == expected
 
 
 def test_a_metric_can_be_named_with_its_filter() -> None:
@@ -69,3 +72,20 @@ def test_a_list_names_tasks_of_the_evaluation() -> None:
 def test_a_reward_model_has_no_aggregate() -> None:
     values: dict[str, Any] = {"benchmarks": Benchmarks(tasks=["copa"]), "core": Core(tasks=["copa"])}
     assert core_results(applicable(Evaluation(**values), "reward").core, []) == ([], [])
+
+
+def test_two_runs_are_compared_on_the_items_of_all_tasks() -> None:
+    """0.5 of two items against a chance of 0.5, and 3 of 4 against 0.25: the mean of 0 and 2/3."""
+    tasks = [([1.0, 0.0], 0.5), ([1.0, 1.0, 0.0, 1.0], 0.25)]
+    members = [
+        (
+            ScoreItems(
+                [str(n) for n in range(len(right))], ["h"] * len(right), np.array([[one, 1.0] for one in right])
+            ),
+            c,
+        )
+        for right, c in tasks
+    ]
+    items = centred(members)
+    assert items.ratio == pytest.approx(1 / 3) and len(items.ids) == 6
+    assert items.hashes[0] != items.hashes[-1] and items.values[:, 1].sum() == pytest.approx(1.0)
