@@ -26,6 +26,7 @@ from pretrain.checkpoint.manifest import read_info, step_directories
 from pretrain.metrics.evaluated import StepScores, find_evaluator, undisturbed
 from pretrain.metrics.metrics_file import read_metrics
 from pretrain.signals import StoppedEarly
+from tests.parts.small_units import prepare_units
 from tests.parts.training_run import SENTENCES, metric_lines, prepare_data, tiny_recipe
 
 BITS = "eval/perplexity/held/bits_per_byte"
@@ -264,3 +265,20 @@ def test_every_step_stands_once_and_lines_are_finite(recipe: Callable[..., Recip
     events = EventAccumulator(str(scored / "tensorboard")).Reload()
     assert [one.step for one in events.Scalars(BITS)] == [2]
     assert any(tag.startswith("eval/samples/1 Prompt 1") for tag in events.Tags()["tensors"])
+
+
+def test_a_stage_that_answers_counts_right_answers_and_held_out_conversations(tmp_path: Path) -> None:
+    data = prepare_units(tmp_path / "data", "conversation")
+    asked = [{"question": f"What is {number} + 1?", "answer": f"#### {number + 1}"} for number in range(6)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    plain = tiny_recipe(tmp_path, data, objective={"kind": "sft"}, steps=2, checkpoint={"every": 2})
+    values = plain.model_dump(mode="json")
+    values["model"]["context_length"] = 96
+    values["evaluation"] = {"chat": [{"name": "sums", "path": str(tmp_path / "sums.jsonl"), "max_new_tokens": 4}]}
+    values["train"]["validation"]["evaluation"] = {"parts": ["chat/*", "conversations/*"], "max_items": 3}
+    run_directory = run(Recipe.model_validate(values))
+    (record,) = read_records(run_directory)
+    assert not record.failures, record.failures
+    found = {one.name: one for one in record.results}
+    assert found["chat/sums/accuracy"].n == 3 and "conversations/tiny/nats_per_token" in found
+    assert metric_lines(run_directory, "eval/chat/sums/accuracy") == {2: found["chat/sums/accuracy"].value}
