@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.comparison.significance import Array
+from eval.comparison.significance import Array, CorpusMetric
 from eval.items.store import parts_with_items, read_items
 from eval.items.table import ItemTable
 from eval.results import Result, Results, members_of
@@ -43,16 +43,13 @@ class ScoreItems:
     corpus: bool = False
     exponential: bool = False
 
-    @property
-    def ratio(self) -> float:
-        """The score that numerators and denominators give."""
+    def score(self, result: Result) -> float:
+        """Returns the score that the items give; NaN where they give none."""
+        if self.corpus:
+            return CorpusMetric(result.named.metric, result.signature or "")(self.values.sum(axis=0))
         above, below = self.values.sum(axis=0)
         ratio = float(above / below) if below else math.nan
         return _power(ratio) if self.exponential else ratio
-
-    def chosen(self, rows: list[int]) -> Array:
-        """Returns the values of these items, in this order."""
-        return self.values[rows]
 
 
 def _power(ratio: float) -> float:
@@ -93,16 +90,17 @@ class ScoredItems:
         Raises:
             NoItems: when there are none, they are damaged, or they do not give the score.
         """
-        kind, subject, metric, variant = result.named
-        if kind == "aggregate":
+        if result.named.kind == "aggregate":
             return self._centred(result)
-        table = self._tables.get((kind, subject))
+        table = self._tables.get((result.named.kind, result.named.subject))
         if not isinstance(table, ItemTable):
             raise NoItems(table or "it has no items")
-        for items in _candidates(table, subject, metric, variant):
-            if items.corpus or math.isclose(items.ratio, result.value, rel_tol=_ROUNDING, abs_tol=1e-12):
+        found = list(_candidates(table, result))
+        for items in found:
+            if math.isclose(items.score(result), result.value, rel_tol=_ROUNDING, abs_tol=1e-12):
                 return items
-            raise NoItems(f"its items give {items.ratio:.6g}, not {result.value:.6g}")
+        if found:
+            raise NoItems(f"its items give {found[0].score(result):.6g}, not {result.value:.6g}")
         raise NoItems("it has no items")
 
     def _centred(self, result: Result) -> ScoreItems:
@@ -112,8 +110,8 @@ class ScoredItems:
         if not members or any(name not in scores for name, _ in members):
             raise NoItems("a task of it has no score")
         items = centred([(self.of(scores[name]), chance) for name, chance in members])
-        if not math.isclose(items.ratio, result.value, rel_tol=_ROUNDING, abs_tol=1e-9):
-            raise NoItems(f"its items give {items.ratio:.6g}, not {result.value:.6g}")
+        if not math.isclose(items.score(result), result.value, rel_tol=_ROUNDING, abs_tol=1e-9):
+            raise NoItems(f"its items give {items.score(result):.6g}, not {result.value:.6g}")
         return items
 
 
@@ -133,20 +131,30 @@ def centred(members: Sequence[tuple[ScoreItems, float]]) -> ScoreItems:
     return ScoreItems(ids, hashes, np.concatenate(values))
 
 
-def _candidates(table: ItemTable, subject: str, metric: str, variant: str) -> Iterator[ScoreItems]:
+def _candidates(table: ItemTable, result: Result) -> Iterator[ScoreItems]:
     """Yields what may be the items of a score, the likeliest first: the end of its name may be a filter or a tag."""
+    kind, subject, metric, variant = result.named
     names: list[tuple[str, str | None]] = [(f"{metric}/{variant}" if variant else metric, None)]
     if variant:
         before, _, tag = f"{metric}/{variant}".rpartition("/")
         names.append((before, tag))
     for name, among in names:
-        if (kept := table.statistics(name, subject, among)) is not None:
-            yield ScoreItems(*kept, corpus=True)
         head, slash, rest = name.partition("/")
+        if (kept := table.statistics(name, subject, among)) is not None:
+            if kind == "translation":
+                yield ScoreItems(*kept, corpus=True)
+            elif head.endswith(_EXPONENTIAL) and kept[2].shape[1] <= 2:
+                yield ScoreItems(*kept[:2], _of_log_likelihoods(kept[2]), exponential=True)
         for known in (name, _RATIOS.get(head, head) + slash + rest):
             if (units := table.measure(known, subject, among)) is not None:
                 values = np.stack([units.numerators, units.denominators], axis=1)
                 yield ScoreItems(units.ids, units.hashes, values, exponential=head.endswith(_EXPONENTIAL))
+
+
+def _of_log_likelihoods(statistics: Array) -> Array:
+    """Returns numerators and denominators of lm-eval's perplexities: log-likelihoods, and words or bytes if counted."""
+    below = statistics[:, 1] if statistics.shape[1] > 1 else np.ones(len(statistics))
+    return np.stack([-statistics[:, 0], below], axis=1)
 
 
 def common(one: list[str], other: list[str]) -> tuple[list[int], list[int]]:

@@ -46,6 +46,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             for one in comparison.runs
         ],
         "changes": {label: [change.as_json() for change in found] for label, found in comparison.changes.items()},
+        "other_seeds": other_seeds(comparison),
         "recipes": dict(recipe_differences([one.results for one in comparison.runs])),
     }
 
@@ -65,11 +66,31 @@ def comparison_facts(comparison: Comparison) -> dict[str, Any]:
         "undecided": [row for one in others for row in _told(comparison, one, ("incomparable",))],
         "compared": sum(change.p is not None for change in judged),
         "unpaired": sum(change.p is not None and not change.n for change in judged),
+        "seeds": other_seeds(comparison),
         "runs": _runs(runs),
         "differences": recipe_differences([one.results for one in runs]),
         "without_metrics": [one.label for one in runs if _curves(one) is None],
         "replica_version": own_version(),
     }
+
+
+def other_seeds(comparison: Comparison) -> list[str]:
+    """Names the runs whose recipe is that of the reference but for the seed."""
+    reference = comparison.reference.results
+    return [
+        run.label
+        for run in comparison.runs
+        if run is not comparison.reference
+        and [path for path, _ in recipe_differences([reference, run.results])] == ["seed"]
+    ]
+
+
+def _by_seed(comparison: Comparison) -> dict[str, float]:
+    """Maps a score to the largest difference that another seed alone makes."""
+    largest: dict[str, float] = {}
+    for change in (change for label in other_seeds(comparison) for change in comparison.changes[label]):
+        largest[change.name] = max(largest.get(change.name, 0.0), abs(change.after - change.before))
+    return largest
 
 
 def _counts(comparison: Comparison, label: str) -> str:
@@ -115,7 +136,15 @@ def _cell(comparison: Comparison, run: Scores, result: Result | None) -> dict[st
 def _told(comparison: Comparison, run: Scores, verdicts: Sequence[str]) -> list[dict[str, Any]]:
     chosen = [change for change in comparison.changes[run.label] if change.verdict in verdicts]
     chosen.sort(key=_certainty)
-    return [{**row, "run": run.label} for row in change_rows(chosen, run.results)]
+    seeds, own = _by_seed(comparison), run.label in other_seeds(comparison)
+    rows = []
+    for change, row in zip(chosen, change_rows(chosen, run.results), strict=True):
+        if own:
+            row["reason"] = "; ".join(filter(None, [row["reason"], "the recipes differ in nothing but the seed"]))
+        elif change.name in seeds and abs(change.after - change.before) <= seeds[change.name]:
+            row["reason"] = "; ".join(filter(None, [row["reason"], "another seed alone makes as large a difference"]))
+        rows.append({**row, "run": run.label})
+    return rows
 
 
 def _certainty(change: Change) -> float:

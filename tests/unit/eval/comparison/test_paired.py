@@ -215,6 +215,29 @@ def test_bleu_is_compared_by_sacrebleus_statistics(tmp_path: Path) -> None:
     assert change.low is not None and change.low > 0 and change.method.startswith("sacrebleu's approximate")
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_perplexities_of_lm_eval_are_compared_by_log_likelihoods(tmp_path: Path, words: bool) -> None:
+    """e to the power of the mean, or of the sum over words; other functions of items are compared by intervals."""
+    generator = np.random.default_rng(8)
+    hard = generator.normal(-4, 1, 50)
+
+    def run(directory: Path, gain: float) -> Path:
+        kept = [(float(value) + gain, 2.0) if words else (float(value) + gain,) for value in hard]
+        items = [
+            Item(str(row), hash_of(str(row)), "", "lambada", statistics={"perplexity": numbers, "best": numbers})
+            for row, numbers in enumerate(kept)
+        ]
+        value = math.exp(-(float(hard.mean()) + gain) / (2 if words else 1))
+        own = {"low": value / 2, "high": value * 2, "n": 50, "unit": "p", "higher_is_better": False, "interval": "b"}
+        results = [Result(f"benchmark/lambada/{metric}", value, **own) for metric in ("perplexity", "best")]  # type: ignore[arg-type]
+        return write_scores(directory, {"benchmark/lambada": items}, results)
+
+    found = changes(run(tmp_path / "after", 0.05), run(tmp_path / "before", 0.0))
+    change, other = found["benchmark/lambada/perplexity"], found["benchmark/lambada/best"]
+    assert change.verdict == "better" and change.n == 50 and "10,000 trials" in change.method
+    assert "not paired" in other.method and other.n == 0
+
+
 def test_no_score_in_common_gives_no_change(tmp_path: Path) -> None:
     before = write_scores(tmp_path / "before", {}, [])
     assert changes(benchmark(tmp_path / "after", [1, 0]), before) == {}

@@ -121,6 +121,22 @@ def test_the_command(three: list[Path], tmp_path: Path, capsys: pytest.CaptureFi
         assert message in capsys.readouterr().err
 
 
+def test_what_a_seed_makes_is_no_difference_of_recipes(tmp_path: Path) -> None:
+    runs = [
+        run_with(tmp_path / "one"),
+        run_with(tmp_path / "two", -0.05),
+        run_with(tmp_path / "lr", 0.03, micro_batch_size=4),
+    ]
+    results = load_results(runs[1])
+    replace(results, recipe={**results.recipe, "seed": 2}).save(runs[1])
+    page = check_page(write_comparison(compare(runs), tmp_path / "out"))
+    text = " ".join(" ".join(page.text).split())
+    assert "two: the recipe of one with another seed." in text
+    assert "the recipes differ in nothing but the seed" in text
+    assert "another seed alone makes as large a difference" in text
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["other_seeds"] == ["two"]
+
+
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:
     runs = [run_with(tmp_path / name) for name in ("a|b", "<b>x")]
     results = load_results(runs[1])
