@@ -43,13 +43,18 @@ class ScoreItems:
     corpus: bool = False
     exponential: bool = False
 
+    @property
+    def ratio(self) -> float:
+        """The score that numerators and denominators give."""
+        above, below = self.values.sum(axis=0)
+        ratio = float(above / below) if below else math.nan
+        return _power(ratio) if self.exponential else ratio
+
     def score(self, result: Result) -> float:
         """Returns the score that the items give; NaN where they give none."""
         if self.corpus:
             return CorpusMetric(result.named.metric, result.signature or "")(self.values.sum(axis=0))
-        above, below = self.values.sum(axis=0)
-        ratio = float(above / below) if below else math.nan
-        return _power(ratio) if self.exponential else ratio
+        return self.ratio
 
 
 def _power(ratio: float) -> float:

@@ -95,7 +95,8 @@ def _by_seed(comparison: Comparison) -> dict[str, float]:
 
 def _counts(comparison: Comparison, label: str) -> str:
     counted = comparison.counted(label)
-    return ", ".join(f"{counted[verdict]} {verdict}" for verdict in MARKS if counted[verdict])
+    text = ", ".join(f"{counted[verdict]} {verdict}" for verdict in MARKS if counted[verdict])
+    return f"{text} (the same recipe with another seed)" if label in other_seeds(comparison) else text
 
 
 # --------------------------------------------------------------------------------------------------------------- table

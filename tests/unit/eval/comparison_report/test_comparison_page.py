@@ -132,7 +132,7 @@ def test_what_a_seed_makes_is_no_difference_of_recipes(tmp_path: Path) -> None:
     page = check_page(write_comparison(compare(runs), tmp_path / "out"))
     text = " ".join(" ".join(page.text).split())
     assert "two: the recipe of one with another seed." in text
-    assert "the recipes differ in nothing but the seed" in text
+    assert "the recipes differ in nothing but the seed" in text and "(the same recipe with another seed)" in text
     assert "another seed alone makes as large a difference" in text
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["other_seeds"] == ["two"]
 
