@@ -40,7 +40,7 @@ class PartsInTraining(Section):
         60.0,
         gt=0,
         description="Time of one evaluation. A part that has not ended then has no point in its curve at this step; "
-        "the next evaluation begins with it.",
+        "the next evaluation begins with it, or ends with it if it had all the time to itself.",
     )
 
 

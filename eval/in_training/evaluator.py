@@ -127,8 +127,11 @@ class PartsEvaluator:
                 with lockstep.together(part.name):
                     reader.check()
                     scored = part.work()
-            except (OutOfTime, AskedToStop):
+            except (OutOfTime, AskedToStop) as error:
                 found.unfinished = [one.name for one in parts[number:]]
+                if number == 0 and isinstance(error, OutOfTime):
+                    # It had all the time there is. If it came first again, no other part would ever be scored.
+                    found.unfinished.append(found.unfinished.pop(0))
                 break
             except Exception as error:
                 if lost:

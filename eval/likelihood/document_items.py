@@ -40,12 +40,12 @@ def document_items(
         ratios |= {"nats_per_word": (scores.nats, scores.words), "nats_per_byte": (scores.nats, scores.bytes)}
     order = np.argsort(scores.document, kind="stable")  # windows, by document
     ends = np.searchsorted(scores.document[order], np.arange(len(texts)), side="right")
+    few = scores.documents < FEW_DOCUMENTS
     items = []
     for index, text in enumerate(texts):
         if not tokens[index]:
             continue
         own = order[ends[index - 1] if index else 0 : ends[index]]
-        few = scores.documents < FEW_DOCUMENTS
         items.append(
             Item(
                 id=ids[index] if ids else str(index + 1),

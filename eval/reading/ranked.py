@@ -69,6 +69,8 @@ class RankedReader:
         report: Report | None,
     ) -> list[Given]:
         """Answers this rank's share, and collects those of all ranks in the order of the requests."""
+        # Before a forward pass: where weights are divided, it would wait for a rank that has failed meanwhile.
+        self._ranks.exchange(None, place)
         own = shares[self._ranks.rank]
         self._ranks.report_phase(Phase.SCORING)
         # Without a share too: at ZeRO-3 a rank takes part in the forward passes of the others.

@@ -22,7 +22,7 @@ _REWARDED_ROWS = 32  # rows that a reward model scores between two reports
 _PASS_TOKENS = {"cpu": 1024, "cuda": 32_768}
 # Answers that decode together.
 _DECODED_ROWS = {"cpu": 64, "cuda": 256}
-
+_REPORTED_TOKENS = 256  # of all answers, between two reports
 
 _PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -115,7 +115,7 @@ class LocalReader:
         numbers = {index: player.add(requests[index]) for index in order}
         answers = {row: Answer([], [], [], "length") for rows in numbers.values() for row in rows}
         done = 0
-        for event in player.events():
+        for number, event in enumerate(player.events()):
             answer = answers[event.row]
             answer.ids.append(event.token)
             answer.log_probs.append(event.log_prob)
@@ -123,8 +123,9 @@ class LocalReader:
             if event.finished:
                 answers[event.row] = Answer(answer.ids, answer.log_probs, answer.forced, event.finished)
                 done += 1
-                if report is not None:
-                    report(done, total=len(answers))
+            # Between the ends of long answers too: a report is a sign of life.
+            if report is not None and (event.finished or number % _REPORTED_TOKENS == 0):
+                report(done, total=len(answers))
         return [answers[row] for index in range(len(requests)) for row in numbers[index]]
 
     def rewards(self, rows: Sequence[Sequence[int]], report: Report | None = None) -> list[float]:

@@ -29,7 +29,7 @@ Window = tuple[int, int, int]  # source, first token, targets
 
 @dataclass(frozen=True)
 class TargetSums:
-    """TargetSums over targets: nats, the targets themselves, and their bytes of text."""
+    """Sums over targets: nats, the targets themselves, and their bytes of text."""
 
     nats: float
     targets: float

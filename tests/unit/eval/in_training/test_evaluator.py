@@ -17,6 +17,7 @@ import torch
 
 from configs.schema.recipe import Recipe
 from eval.in_training import evaluator
+from eval.in_training.bounded import OutOfTime
 from eval.in_training.record import read_records
 from eval.parts import Part, Scored
 from eval.scorer import Scorer
@@ -177,6 +178,25 @@ def test_what_the_time_is_not_enough_for_comes_first_next_time(
     run(recipe(steps=4, evaluation={"every": 2, "max_seconds": 7.0}))
     assert made == ["a", "b", "c", "a"]
     assert "not scored within train.validation.evaluation.max_seconds 7: perplexity/c;" in capsys.readouterr().err
+
+
+def test_a_part_that_all_the_time_is_not_enough_for_lets_others_go_first(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+
+    def long() -> Any:
+        made.append("long")
+        raise OutOfTime("no time left")
+
+    def other() -> Any:
+        made.append("other")
+        return Scored()
+
+    parts_of(monkeypatch, long=long, other=other)
+    run(recipe(steps=4, evaluation={"every": 2}))
+    assert made == ["long", "other", "long"]
+    assert ": perplexity/other, perplexity/long; the next evaluation begins with the first" in capsys.readouterr().err
 
 
 def test_a_signal_ends_the_evaluation_not_the_save(

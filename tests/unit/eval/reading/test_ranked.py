@@ -73,6 +73,20 @@ def test_ranks_that_are_asked_for_other_things_are_told_so() -> None:
     as_ranks(2, of)
 
 
+def test_no_rank_reads_when_another_has_failed_before() -> None:
+    """Where weights are divided, its forward pass would wait for that rank."""
+
+    def of(ranks: Ranks, gather: Callable[[Any], list[Any]]) -> list[tuple[int, ...]]:
+        lockstep, reader = Lockstep(ranks.rank, 2, gather), CountingReader()
+        with pytest.raises(ValueError, match="no such set"), lockstep.together("part"):
+            if ranks.rank:
+                raise ValueError("no such set")
+            RankedReader(reader, lockstep).score(windows(8))
+        return reader.asked
+
+    assert as_ranks(2, of) == [[], []]
+
+
 def test_windows_that_begin_alike_stay_together_and_ranks_have_equal_work() -> None:
     shots = [RANDOM.integers(0, 90, 300) for _ in range(8)]
     made = [Window(np.append(shot, RANDOM.integers(0, 90, 12)), 2) for shot in shots for _ in range(25)]
@@ -99,6 +113,15 @@ def model() -> Transformer:
     torch.manual_seed(0)
     config = Model(num_layers=2, hidden_size=32, num_heads=2, context_length=64)
     return Transformer(config, 96).eval()
+
+
+def test_long_answers_are_reported_before_they_end(model: Transformer) -> None:
+    """A report is a sign of life, and slow machines need minutes until the first of many answers ends."""
+    told: list[float] = []
+    LocalReader(model, 90).generate(
+        [Request([1, number], 30) for number in range(20)], lambda done, note="", total=None: told.append(done)
+    )
+    assert told.count(0) >= 2 and told[-20:] == list(range(1, 21))
 
 
 def test_scores_and_texts_of_a_model_do_not_depend_on_ranks(model: Transformer) -> None:
