@@ -158,8 +158,8 @@ def test_items_that_are_longer_than_the_context_are_counted(place: Path, reader:
     ("changes", "words"),
     [
         (
-            {"doc_to_text": "qestion"},
-            "its doc_to_text names the field `qestion`, which its items lack .*question, choices",
+            {"doc_to_text": "enquiry"},
+            "its doc_to_text names the field `enquiry`, which its items lack .*question, choices",
         ),
         ({"doc_to_target": "answer"}, "its doc_to_target names the field `answer`"),
         ({"docs": []}, "`bad`: its data could not be loaded|`bad` has no items"),
