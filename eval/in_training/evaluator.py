@@ -82,7 +82,8 @@ class PartsEvaluator:
         self._best_by = recipe.train.checkpoint.best_by if recipe.train.checkpoint.keep_best else ""
         self._vocab = data.vocab
         self._bytes_per_token = _bytes_per_token(data)
-        self._scorer: BoundedScorer | None = None
+        self._scorer: BoundedScorer | None = None  # of the evaluation under way
+        self._texts: dict[str, list[SetText]] = {}  # of all of them
         self._recorder = Recorder(recipe.run_directory, start_step) if engine.is_main else None
         self._first = ""  # the part to begin with
         self._said: dict[str, str] = {}  # remarks that hold
@@ -97,7 +98,8 @@ class PartsEvaluator:
         with ExitStack() as open_weights:
             try:
                 with lockstep.together("the weights"):
-                    ranked = RankedReader(self._reader(engine, open_weights.enter_context(engine.reading())), lockstep)
+                    model = open_weights.enter_context(engine.reading(keep=False))
+                    ranked = RankedReader(self._reader(engine, model), lockstep)
                     reader = BoundedReader(ranked, lockstep, self._seconds, stop, lambda: alive(Phase.EVALUATION))
                     parts = self._parts(reader, lockstep)
                 self._score(parts, reader, lockstep, lost, found)
@@ -106,6 +108,7 @@ class PartsEvaluator:
                     raise
                 found.failures.append(_failure("evaluation", error))
         found.results += self._baselines(found.results)
+        self._scorer = None  # with its model, which at ZeRO stage 3 is a copy that training has no room for
         if self._averaged and not found.unfinished:
             averaged, failures = core_results(self._recipe.evaluation.core, found.results)
             found.results += averaged
@@ -150,10 +153,8 @@ class PartsEvaluator:
         return reader
 
     def _parts(self, reader: BoundedReader, lockstep: Lockstep) -> list[Part]:
-        if self._scorer is None:
-            self._scorer = BoundedScorer(self._recipe, reader, self._vocab, None, {}, {}, progress=False)
-            self._scorer.bytes_per_token = self._bytes_per_token
-        self._scorer.reader, self._scorer.ranks = reader, lockstep
+        self._scorer = BoundedScorer(self._recipe, reader, self._vocab, None, {}, {}, False, lockstep, self._texts)
+        self._scorer.bytes_per_token = self._bytes_per_token
         named = [part for part in self._scorer.parts() if part.name.partition("/")[0] not in _LEFT_OUT]
         parts = [part for part in named if chosen(part.name, self._patterns)]
         start = next((number for number, part in enumerate(parts) if part.name == self._first), 0)

@@ -90,7 +90,9 @@ def add_run_and_checkpoint(parser: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--step", dest="checkpoint_step", type=count, metavar="N", help="use the checkpoint of step N, not the newest"
     )
-    choice.add_argument("--best", action="store_true", help="use the checkpoint with the lowest validation loss")
+    choice.add_argument(
+        "--best", action="store_true", help="use the checkpoint that is best by train.checkpoint.best_by (val/loss)"
+    )
 
 
 def add_server(parser: argparse.ArgumentParser, default_port: int) -> None:

@@ -282,11 +282,12 @@ class Engine:
         return torch.autocast(self.device.type, casts or torch.bfloat16, enabled=casts is not None)
 
     @contextmanager
-    def reading(self) -> Iterator[Transformer]:
+    def reading(self, keep: bool = True) -> Iterator[Transformer]:
         """Yields the weights of now as a plain model in evaluation mode, to generate with; every rank must call it.
 
         At ZeRO stages 0 to 2 the trained module itself; at stage 3 a copy, whole on every rank in training's dtype,
-        which is made again parameter by parameter. So no rank waits for another inside.
+        which is made again parameter by parameter. So no rank waits for another inside. With `keep` its memory stays
+        for the next time; without, the caller must keep no reference either.
         """
         model, training = self.module.model, self.module.training
         self.module.eval()
@@ -295,6 +296,8 @@ class Engine:
                 yield self._refreshed_copy() if self.stage == 3 else model
         finally:
             self.module.train(training)
+            if not keep:
+                self._copy = None
 
     def _refreshed_copy(self) -> Transformer:
         model = self.module.model

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
 import signal
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +28,7 @@ from eval.scorer import Scorer
 from pretrain import session
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.manifest import read_info, step_directories
+from pretrain.engine.engine import Engine
 from pretrain.metrics.evaluated import StepScores, find_evaluator, undisturbed
 from pretrain.metrics.metrics_file import read_metrics
 from pretrain.signals import StoppedEarly
@@ -213,6 +218,40 @@ def test_a_signal_ends_the_evaluation_not_the_save(
         run(one)
     assert not made and next(iter(read_records(one.run_directory))).unfinished == ["perplexity/b"]
     assert [read_info(path).step for path in step_directories(one.run_directory)] == [3], "one step later"
+
+
+def test_the_model_that_was_read_is_let_go(recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At ZeRO stage 3 it is a whole copy of the weights on each rank."""
+    read: list[weakref.ref[Any]] = []
+    reading = Engine.reading
+
+    @contextmanager
+    def of_a_copy(engine: Engine, keep: bool = True) -> Iterator[Any]:
+        gc.collect()
+        assert not keep and not any(one() for one in read)
+        with reading(engine, keep) as model:
+            copied = deepcopy(model)
+            read.append(weakref.ref(copied))
+            yield copied
+
+    monkeypatch.setattr(Engine, "reading", of_a_copy)
+    scored = run(recipe())
+    assert len(read) == 3 and set(metric_lines(scored, "eval/failed_parts").values()) == {0.0}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_copy_of_divided_weights_is_kept_if_it_is_to_be(keep: bool) -> None:
+    module = SimpleNamespace(model="divided", training=True, eval=lambda: None, train=lambda mode: None)
+    engine: Any = SimpleNamespace(module=module, stage=3, autocast=nullcontext, _copy=None)
+
+    def refreshed() -> str:
+        engine._copy = "whole"
+        return "whole"
+
+    engine._refreshed_copy = refreshed
+    with Engine.reading(engine, keep) as model:
+        assert model == "whole"
+    assert engine._copy == ("whole" if keep else None)
 
 
 def test_random_numbers_and_modes_are_put_back() -> None:
