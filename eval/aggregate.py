@@ -33,7 +33,10 @@ def core_results(section: Core, results: Sequence[Result]) -> tuple[list[Result]
     members, problems = [], []
     for entry in section.tasks:
         try:
-            members.append(_member(section, entry, results))
+            member = _member(section, entry, results)
+            if member in members:
+                raise ValueError(f"`{entry}` is on the list twice, as {member[0].name}; remove one")
+            members.append(member)
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -61,6 +64,8 @@ def _member(section: Core, entry: str, results: Sequence[Result]) -> tuple[Resul
                 raise ValueError(
                     f"chance of `{task}` is not known; set evaluation.core.chance.{task}, 0 for a task without choices"
                 )
+            if chance >= 1:
+                raise ValueError(f"guessing is always right at `{task}`, so it tells nothing; take it off the list")
             return result, chance
     raise ValueError(f"`{entry}` has no score")
 

@@ -54,6 +54,15 @@ def test_what_is_missing_is_named_and_there_is_no_mean_of_the_rest() -> None:
     assert "`piqa` has no score" in failure.reason and "evaluation.core.chance.lambada" in failure.reason
 
 
+def test_a_task_counts_once_and_tells_something() -> None:
+    """`copa` is `copa/acc`: it would have twice the weight of others. And nothing can be divided by 1 - 1."""
+    scores = [*SCORES, accuracy("same/acc", 1.0, 1.0)]
+    results, (failure,) = core_results(Core(tasks=["copa", "copa/acc", "same"]), scores)
+    assert not results
+    assert "`copa/acc` is on the list twice, as benchmark/copa/acc" in failure.reason
+    assert "guessing is always right at `same`" in failure.reason
+
+
 def test_other_lists_are_incomparable() -> None:
     one, other = (core_results(Core(tasks=tasks), SCORES)[0][0] for tasks in (["copa"], ["copa", "arc"]))
     assert difference(one, other) is not None and difference(one, one) is None
