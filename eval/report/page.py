@@ -114,7 +114,7 @@ def _facts(recipe: Recipe, results: Results, history: History, gates: list[Gate]
         "cards": _cards(results, history, compression),
         "gates": gates,
         "gates_passed": failed == 0,
-        "verdict": _verdict(failed, len(gates)),
+        "verdict": _verdict(gates),
         "compression": compression,
         "charts": training_charts(history),
         "remarks": _remarks(results, history),
@@ -145,7 +145,11 @@ def _made_with(recipe: Recipe, results: Results) -> str:
     return to_yaml(mask({**results.recipe, "report": recipe.report.model_dump(mode="json")}))
 
 
-def _verdict(failed: int, count: int) -> str:
+def _verdict(gates: list[Gate]) -> str:
+    count, undecided = len(gates), sum(gate.undecided for gate in gates)
+    failed = sum(not gate.passed for gate in gates) - undecided
+    if undecided and not failed:
+        return f"Without a baseline, {undecided} of {count} gates {'is' if undecided == 1 else 'are'} not decided"
     if count == 1:
         return "The gate fails" if failed else "The gate passes"
     return f"{failed} of {count} gates fail" if failed else f"All {count} gates pass"

@@ -108,7 +108,7 @@ def recipe_problems(recipe: Recipe) -> list[str]:
 
 
 def missing_baseline(recipe: Recipe) -> list[str]:
-    """Returns problems of gates that compare with a baseline: none is set, or it has no scores."""
+    """Returns the problem of a baseline that has no scores."""
     from eval.report.gates import baseline_problems
 
     return baseline_problems(recipe)

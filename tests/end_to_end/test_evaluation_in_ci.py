@@ -77,6 +77,7 @@ def evaluate(runner: Runner, number: int, **inputs: str) -> Any:
         path = runner.temp / left
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     runner.event = {"repository": {"default_branch": "main"}}
+    runner.event_name = "pull_request" if number == PULL_REQUEST else "push"
     install = f'echo {shlex.quote(str(BIN))} >> "$GITHUB_PATH"'
     return runner.github(EVALUATE, number, **{"recipe": "tiny.yaml", "install": install, **inputs})
 

@@ -72,6 +72,7 @@ class Runner:
     repository: Path  # what `actions/checkout` clones
     api: str
     event: dict[str, Any] = field(default_factory=dict)
+    event_name: str = "push"
 
     @property
     def workspace(self) -> Path:
@@ -114,7 +115,7 @@ class Runner:
         )
         contexts: dict[str, Any] = {
             "inputs": given,
-            "github": {"token": "T0KEN", "event": self.event},
+            "github": {"token": "T0KEN", "event": self.event, "event_name": self.event_name},
             "runner": {"temp": str(self.temp)},
             "steps": {},
         }

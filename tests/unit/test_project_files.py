@@ -216,3 +216,42 @@ def test_release_says_how_it_is_used() -> None:
     script = [sys.executable, str(ROOT / ".ci" / "release.py")]
     done = subprocess.run([*script, "publish", "v1"], capture_output=True, text=True)
     assert done.returncode == 2 and "usage" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "earlier", "event", "expected"),
+    [
+        ("", False, "push", "--first"),  # else no push would ever be green, and become the baseline
+        ("", False, "pull_request", ""),  # a gate that compares fails, rather than to be passed over
+        ("", True, "pull_request", "--baseline {baseline}"),
+        ("nowhere", False, "push", "--baseline nowhere"),  # a slip of the pen is an error
+    ],
+)
+@pytest.mark.parametrize("system", ["github", "gitlab"])
+def test_ci_compares_with_what_there_is(
+    tmp_path: Path, system: str, given: str, earlier: bool, event: str, expected: str
+) -> None:
+    replica = tmp_path / "replica"
+    replica.write_text(
+        '#!/bin/bash\n[ "$1" = report ] || exit 0\necho "$@" > said\nmkdir -p "$2/report"\ntouch "$2/report/report.md"\n'
+    )
+    replica.chmod(0o755)
+    own = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUNNER_TEMP": str(tmp_path), "GITHUB_STEP_SUMMARY": "summary"}
+    if system == "github":
+        workflow = yaml.safe_load((ROOT / ".github/workflows/evaluate.yml").read_text(encoding="utf-8"))
+        (script,) = [step["run"] for step in workflow["jobs"]["evaluate"]["steps"] if step.get("name") == "Report"]
+        baseline = tmp_path / "baseline"
+        own |= {"RUN": "run", "BASELINE": given or str(baseline), "GIVEN": given, "EVENT": event}
+    else:
+        template = yaml.safe_load((ROOT / ".gitlab/evaluate.yml").read_text(encoding="utf-8"))
+        script = "mkdir evaluated\nbaseline=${REPLICA_BASELINE:-earlier}\n" + template["evaluate"]["script"][-1]
+        baseline = tmp_path / "earlier"
+        branch = "main" if event == "push" else ""
+        own |= {"REPLICA_RUN": "run", "REPLICA_BASELINE": given, "REPLICA_BRANCH": "main", "CI_COMMIT_BRANCH": branch}
+    if earlier:
+        baseline.mkdir()
+        (baseline / "results.json").touch()
+    subprocess.run(["bash", "-eo", "pipefail", "-c", script], cwd=tmp_path, env=own, check=True)
+    words = (tmp_path / "said").read_text().split(" --keep ")[1].split(maxsplit=1)
+    said = words[1].strip() if len(words) > 1 else ""
+    assert said == expected.format(baseline=baseline if system == "github" else "earlier")

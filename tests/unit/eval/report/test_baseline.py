@@ -113,7 +113,9 @@ def test_a_gate_that_needs_a_baseline_has_not_passed_without_one(tmp_path: Path)
         gates[0].reason == "there is no baseline; set report.baseline to a run, or name one: replica report RUN "
         "--baseline RUN"
     )
-    assert "there is no baseline" in write_report(run).read_text()
+    page = write_report(run).read_text()
+    assert "there is no baseline" in page and "Without a baseline, 1 of 2 gates is not decided" in page
+    assert "? not decided" in page and "✗ fails" not in page
 
 
 def test_a_baseline_without_scores_or_with_other_ones(tmp_path: Path) -> None:
