@@ -50,22 +50,22 @@ class Judgement:
         """Number of votes that count, without repeats and tests of attention."""
         return sum(len(rater.first) for rater in self.raters)
 
-    @property
-    def over_raters(self) -> bool:
-        """Tells whether intervals are over raters too."""
-        return len(self.raters) >= FEWEST_RATERS
-
     def raters_of(self, numbers: Ints) -> Ints | None:
-        """Returns the numbers of the votes' raters if intervals are over raters, else None."""
-        return numbers if self.over_raters else None
+        """Returns the numbers of the votes' raters if intervals are over raters too, else None."""
+        return numbers if _count(numbers) >= FEWEST_RATERS else None
 
-    def over(self, prompts: int) -> str:
-        """Says what an interval is over."""
-        count = len(self.raters)
-        if self.over_raters:
+    def over(self, prompts: int, numbers: Ints) -> str:
+        """Says what an interval of votes by these raters is over."""
+        count = _count(numbers)
+        if count >= FEWEST_RATERS:
             return f"bootstrap over {prompts} prompts and {count} raters"
         whom = "this rater" if count == 1 else f"these {count} raters"
         return f"bootstrap over {prompts} prompts; it holds for {whom}, not for others"
+
+
+def _count(raters: Ints) -> int:
+    """Counts the raters of votes. Who voted only in tests, or took every vote back, is none of them."""
+    return len(np.unique(raters[raters >= 0]))
 
 
 def load_judgement(directory: Path) -> Judgement:
@@ -153,7 +153,7 @@ def _compared(judgement: Judgement, samples: int) -> list[Result]:
         return np.concatenate([found.elo, found.left_share[:, None]], axis=1)
 
     found = intervals(estimates, votes.prompt, judgement.raters_of(votes.rater), samples)
-    how = judgement.over(prompts) if found[0] else no_interval(prompts, "prompt")
+    how = judgement.over(prompts, votes.rater) if found[0] else no_interval(prompts, "prompt")
     results = []
     for number, name in enumerate(session.names):
         unit = "Elo points, the mean of the models is 0"
@@ -209,7 +209,7 @@ def _shares(judgement: Judgement, votes: PairVotes, samples: int) -> list[Result
         interval = _ratio_interval(
             votes.weight * share, votes.weight, votes.prompt, judgement.raters_of(votes.rater), samples
         )
-        how = judgement.over(prompts) if interval else no_interval(prompts, "prompt")
+        how = judgement.over(prompts, votes.rater) if interval else no_interval(prompts, "prompt")
         found = _score(name, float((votes.weight * share).sum() / total), interval, prompts, unit, how)
         note = f"{unseen} pairs of identical answers, which nobody was shown, are ties" if unseen else None
         out.append(replace(found, higher_is_better=False, note=note))
@@ -243,7 +243,7 @@ def _rated(judgement: Judgement, samples: int) -> list[Result]:
             grades, prompts, raters = np.array(rows).T
             ones, n = np.ones(len(rows)), len(np.unique(prompts))
             interval = _ratio_interval(grades.astype(np.float64), ones, prompts, judgement.raters_of(raters), samples)
-            how = judgement.over(n) if interval else no_interval(n, "prompt")
+            how = judgement.over(n, raters) if interval else no_interval(n, "prompt")
             unit = f"mean grade from 1 ({scale.anchors[0]}) to {len(scale.anchors)} ({scale.anchors[-1]})"
             results.append(_score(f"{scale.name}/{model}", float(grades.mean()), interval, n, unit, how))
     return results

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def parse_vote(raw: Any, session: Session) -> Vote:
         key=_text(raw, "key", 64, least=1),
         slot=_number(raw, "slot", _MOST_SLOTS),
         trial=_text(raw, "trial", 64, least=1),
-        shown=tuple(raw["shown"]) if isinstance(raw.get("shown"), list) else (),
+        shown=tuple(map(str, raw["shown"])) if isinstance(raw.get("shown"), list) else (),
         choice=raw.get("choice"),
         ratings=raw.get("ratings") or {},
         milliseconds=_number(raw, "milliseconds", _MOST_MILLISECONDS),
@@ -95,7 +95,7 @@ def parse_vote(raw: Any, session: Session) -> Vote:
     trial = session.by_id.get(vote.trial)
     if trial is None:
         raise ValueError(f"the page has no trial {vote.trial!r}")
-    if sorted(map(str, vote.shown)) != sorted(map(text_hash, trial.answers)):
+    if sorted(vote.shown) != sorted(map(text_hash, trial.answers)):
         raise ValueError(f"trial {vote.trial} has other answers than the vote says")
     if vote.withdrawn:
         return vote
@@ -119,11 +119,13 @@ def _text(raw: Mapping[str, Any], name: str, most: int, least: int = 0) -> str:
     text = raw.get(name, "")
     if not isinstance(text, str) or not least <= len(text.strip()) or len(text) > most:
         raise ValueError(f"`{name}` must be a text of {least} to {most:,} characters")
+    if name == "rater":
+        text = " ".join(text.split())  # a Japanese keyboard writes wide blanks
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ValueError(f"`{name}` holds half of a surrogate pair, which is not a character")
     if name != "note" and not text.isprintable():
         raise ValueError(f"`{name}` holds characters that cannot be printed")
-    return text.strip() if name == "rater" else text
+    return text
 
 
 def _number(raw: Mapping[str, Any], name: str, most: int) -> int:
@@ -161,12 +163,12 @@ class VotesFile:
     def labels(self) -> dict[tuple[str, str], str]:
         """Maps (name, key) to the name of the rater: `Ada`, and `Ada (2)` for another person of that name."""
         found: dict[tuple[str, str], str] = {}
-        times: Counter[str] = Counter()
+        taken: set[str] = set()  # somebody may be called `Ada (2)`
         for vote in self.lines:
             if (vote.rater, vote.key) not in found:
-                times[vote.rater] += 1
-                number = times[vote.rater]
-                found[vote.rater, vote.key] = vote.rater if number == 1 else f"{vote.rater} ({number})"
+                names = (f"{vote.rater} ({number})" for number in count(2))
+                found[vote.rater, vote.key] = next(name for name in chain([vote.rater], names) if name not in taken)
+                taken.add(found[vote.rater, vote.key])
         return found
 
     def by_rater(self) -> dict[str, list[Vote]]:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from configs.common.files import atomic_directory
 from configs.common.layout import REPORT
-from eval.comparison.comparable import difference
+from eval.comparison.comparable import other_rules
 from eval.items.item import beginning
 from eval.items.store import stem
 from eval.items.table import ItemTable
 from eval.report.item_view import Judged, Metric, item_view, metric_of
 from eval.report.run_items import open_items
-from eval.results import Result, Results
+from eval.results import Results
 
 if TYPE_CHECKING:
     import jinja2
@@ -126,16 +126,9 @@ def _same_part(
     ours, theirs = results.by_name(), other.results.by_name()
     for subject in table.subjects:
         name = f"{kind}/{subject}/{metric.name if metric else ''}"
-        if name in ours and name in theirs and (reason := _other_rules(ours[name], theirs[name])):
+        if name in ours and name in theirs and (reason := other_rules(ours[name], theirs[name])):
             return None, f"Not compared with {other.name}: {reason}"
     return there, ""
-
-
-def _other_rules(ours: Result, theirs: Result) -> str | None:
-    """Tells why values of equal items cannot be compared; another number of items is no such reason."""
-    if ours.unit != theirs.unit or ours.tokenizer != theirs.tokenizer:
-        return difference(ours, theirs)
-    return None
 
 
 def _shown(one: Judged, metric: Metric | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def page_fingerprint(run: Path, baseline: Path | None) -> str:
     stages = [run / STAGES / name for name in recipe.stage_names]
     inputs = [place for one in (run, *stages) for place in (one / RESULTS, *metric_files(one))]
     if (other := baseline_of(recipe, baseline)) is not None:
-        inputs.append(other / RESULTS)
+        inputs += [other / RESULTS, *(other / STAGES / name / RESULTS for name in recipe.stage_names)]
     contents = [content_identity(path) if path.is_file() else None for path in inputs]
     return fingerprint([recipe.model_dump(mode="json"), contents, code_version(*CODE)])
 

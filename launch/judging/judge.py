@@ -51,6 +51,8 @@ def judge(arguments: Namespace) -> None:
 
 
 def _wanted(arguments: Namespace) -> Wanted:
+    if not any(isinstance(run, Path) for run in arguments.runs):
+        raise ValueError("no run is named; give its directory: replica judge RUN")
     stages = tuple(filter(None, (arguments.models or "").split(",")))
     return Wanted(
         runs=[run for run in arguments.runs if isinstance(run, Path)],
@@ -124,7 +126,7 @@ def doubts(judgement: Judgement) -> list[str]:
     session, found = judgement.session, []
     for rater in judgement.raters:
         found += [f"{rater.name} {remark}" for remark in habits(session, rater)]
-        if rater.name.endswith(")"):
+        if any(vote.rater != rater.name for vote in rater.first):
             found.append(f"{rater.name} voted under a name that another browser had; both are counted")
     if found:
         found.append("these votes are counted; leave a rater's out with --set-aside RATER --because TEXT")

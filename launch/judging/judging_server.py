@@ -56,7 +56,7 @@ class JudgingApi:
             raw = await read_body(request, LARGEST_BODY)
             return JSONResponse({"saved": await asyncio.to_thread(self.save, raw)})
         rater, key = (request.query_params.get(name, "") for name in ("rater", "key"))
-        return JSONResponse(await asyncio.to_thread(self.known, rater.strip(), key))
+        return JSONResponse(await asyncio.to_thread(self.known, " ".join(rater.split()), key))
 
     def save(self, body: bytes) -> int:
         """Appends the votes of a request that are not there yet, all or none; returns their number.

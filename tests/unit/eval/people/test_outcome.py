@@ -109,6 +109,16 @@ def test_from_five_raters_on_intervals_are_over_raters_too() -> None:
     assert few.interval.endswith("it holds for these 4 raters, not for others")
 
 
+def test_who_took_every_vote_back_is_no_rater_of_an_interval() -> None:
+    """Five names, and one rater: nothing is known of other raters."""
+    session = small_session(12)
+    votes = list(cast(session, "Ada", mixed(session, "grpo", 3)))
+    for name in "BCDE":
+        votes += [replace(vote, choice=None) for vote in cast(session, name, prefers(session, "sft"))[:3]]
+    found = results_of(session, *votes)["elo/grpo"]
+    assert found.interval == "bootstrap over 12 prompts; it holds for this rater, not for others"
+
+
 def test_identical_answers_are_ties_of_the_typical_weight() -> None:
     asked = [Asked(f"{number}?", (answer_of(0, number), answer_of(int(number > 3), number))) for number in range(10)]
     session = plan(people_set(), "pairs", judged(("a", "b")), asked, "now", 0)

@@ -75,6 +75,17 @@ def test_two_people_with_one_name_are_two_raters(tmp_path: Path) -> None:
     }
 
 
+def test_nobody_is_taken_for_a_namesake(tmp_path: Path) -> None:
+    """The second Ada is not the person who is called `Ada (2)`."""
+    path = write(tmp_path / "v", vote_on(), vote_on(rater="Ada (2)", key="b"), vote_on(key="c", choice="right"))
+    raters = read_votes(path, SESSION).by_rater()
+    assert list(raters) == ["Ada", "Ada (2)", "Ada (3)"] and raters["Ada (3)"][0].choice == "right"
+
+
+def test_wide_blanks_of_a_japanese_keyboard_are_blanks() -> None:
+    assert parse_vote(vote_on(rater=" 山田\u3000太郎\u00a0", key="a"), SESSION).rater == "山田 太郎"
+
+
 def test_a_torn_last_line_is_left_out_and_removed_by_the_next_vote(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,6 +154,10 @@ def test_damaged_and_foreign_items_are_named_and_do_not_stop_the_report(tmp_path
     assert "is missing; make it again" in page_of(run, ZH).read_text(encoding="utf-8")
     held = re.sub("&#3[49];", "", page_of(run, HELDOUT).read_text(encoding="utf-8"))
     assert "Not compared with other: unit `bits per byte of normalised text` against" in held
+    rounded = [replace(one, settings={**one.settings, "precision": "bf16"}) for one in known.results]
+    replace(known, results=rounded).save(other)
+    write_report(run, other)
+    assert "Not compared with other: precision fp32 against bf16" in page_of(run, HELDOUT).read_text(encoding="utf-8")
 
 
 def test_pages_of_earlier_items_go_and_missing_ones_come_back(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_a_set_of_the_recipe_and_overrides(runs: Path) -> None:
         (["one", "--set-aside", "Ada"], "has no session"),
         (["one", "--because", "no"], "--because is the reason of --set-aside"),
         (["nowhere"], "nowhere is not a run directory"),
+        (["evaluation.people.0.max_items=3"], "no run is named; give its directory"),
         (["one", "two", "--file", "a", "--results"], "not allowed with argument"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -135,13 +136,14 @@ def test_doubtful_raters_are_named(runs: Path, capsys: pytest.CaptureFixture[str
     directory = runs / "one" / "people" / "main"
     session.save(directory)
     lazy = cast(session, "Lee", lambda _, place: place)
-    namesake = [{**raw_vote(session, session.trials[0]), "rater": "Lee", "key": "other"}]
+    namesake = [raw_vote(session, session.trials[0], rater=name, key="other") for name in ("Lee", "Bo (sales)")]
     lines = [*(vote.as_json(session.page) for vote in lazy), *namesake]
     (directory / VOTES).write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn')
     assert judge("one", "--results") == 0
     said = capsys.readouterr()
     assert "Lee pressed left in 20 of 20 votes for a side" in said.err
     assert "Lee (2) voted under a name that another browser had; both are counted" in said.err
+    assert "Bo (sales) voted" not in said.err
     assert "leave a rater's out with --set-aside RATER --because TEXT" in said.err
     assert "the last line was torn" in said.err and "human/main/position_effect" in said.out
 

@@ -96,6 +96,17 @@ def test_a_session_by_keyboard_alone(tab: Tab, tmp_path: Path) -> None:
     assert len((tmp_path / VOTES).read_text().splitlines()) == 8  # a vote and its withdrawal stay in the file
 
 
+def test_a_name_is_written_as_votes_may_have_it(tab: Tab, tmp_path: Path) -> None:
+    """Else a file of votes could not be imported, when all of them are given."""
+    session = small_session(3, attention=0, repeats=0)
+    with judging(session, tmp_path) as address:
+        tab.show(address)
+        begin(tab, "علی\u200cرضا\u3000A")
+        press(tab, "ArrowLeft")
+        saved(tab)
+    assert list(read_votes(tmp_path / VOTES, session).by_rater()) == ["علیرضا A"]
+
+
 def test_it_goes_on_where_it_was_and_a_namesake_is_asked(tab: Tab, chromium: Browser, tmp_path: Path) -> None:
     session = small_session(6, attention=0, repeats=0)
     with judging(session, tmp_path) as address:
