@@ -233,7 +233,7 @@ def test_ci_compares_with_what_there_is(
 ) -> None:
     replica = tmp_path / "replica"
     replica.write_text(
-        '#!/bin/bash\n[ "$1" = report ] || exit 0\necho "$@" > said\nmkdir -p "$2/report"\ntouch "$2/report/report.md"\n'
+        '#!/bin/bash\n[ "$1" = report ] || exit 0\necho "$@" > said\nmkdir -p run/report\ntouch run/report/report.md\n'
     )
     replica.chmod(0o755)
     own = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUNNER_TEMP": str(tmp_path), "GITHUB_STEP_SUMMARY": "summary"}
