@@ -48,13 +48,21 @@ def replica_eval(arguments: Namespace) -> int:
 
 
 def _evaluate(arguments: Namespace) -> Path | None:
-    """Evaluates here or on ranks of this machine, or takes part as a rank that a launcher started."""
+    """Evaluates here or on ranks of this machine, or takes part as a rank that a launcher started.
+
+    Raises:
+        ValueError: when such a rank is to start ranks itself; see also `eval.suite.evaluate`.
+    """
     from configs.schema.recipe import load_run
     from pretrain.checkpoint.choice import Choice
     from pretrain.parallel.ranks import is_launched
 
     choice = Choice(arguments.checkpoint_step, arguments.best)
     if is_launched():
+        if arguments.ranks is not None:
+            raise ValueError(
+                "--ranks starts processes, but a launcher has started this one as a rank; leave --ranks out"
+            )
         from launch.processes.evaluation_rank import evaluate_as_rank
 
         return evaluate_as_rank(arguments.run, arguments.overrides, choice, arguments.again)

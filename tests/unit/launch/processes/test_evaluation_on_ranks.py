@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs.common.exit_codes import USER_ERROR
 from configs.schema.recipe import Recipe
 from eval.results import ScoresBroken, ScoresFailed
+from launch.cli import main
 from launch.processes import evaluation
 from launch.processes.evaluation import evaluation_ranks, score_run
 from launch.processes.evaluation_rank import check_devices, device_of
@@ -51,6 +53,15 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="--ranks 4 asks for 4 processes, but this machine has 2 GPUs"):
         evaluation_ranks(trained_on(None), 4)
+
+
+def test_a_rank_of_a_launcher_starts_no_ranks(
+    monkeypatch: pytest.MonkeyPatch, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["eval", str(run), "--ranks", "4"]) == USER_ERROR
+    assert "leave --ranks out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
