@@ -21,7 +21,7 @@ from data_prep.decontamination.evaluation_sets import SetText, read_set
 from data_prep.documents.conversion import read_documents
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
-from eval.comparison.comparable import difference
+from eval.comparison.comparable import difference, difference_within
 from eval.comparison.scored_items import ScoredItems
 from eval.likelihood.conventions import Convention, count_words, described
 from eval.likelihood.perplexity import score_texts
@@ -169,6 +169,14 @@ def test_streams(reader: Reader, vocab: Vocab) -> None:
     (direct,) = reader.score([Window(ids, 5)])
     assert joined["nats_per_token"].value == pytest.approx(direct.nats / 5, rel=1e-6)
     assert joined["byte_perplexity"].value == pytest.approx(math.exp(direct.nats / 4), rel=1e-6)
+
+
+@pytest.mark.parametrize("stream", ["documents", "text", "end_of_document"])
+def test_gates_can_compare_each_stream_with_compressors(reader: Reader, vocab: Vocab, stream: str) -> None:
+    item, documents = prepared([*TEXTS, ""], stream=stream)
+    bits = perplexity_set_results(item, documents, reader, vocab, 100).results[0]
+    for compressed in compressed_set_results(item, documents, ["gzip"]):
+        assert difference_within(bits, compressed) is None
 
 
 def test_pieces_read_their_first_token_only(reader: Reader, vocab: Vocab) -> None:
