@@ -26,6 +26,14 @@ def find() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+# What Chromium answers when a page goes while it is asked.
+_LEFT = ("navigated or closed", "context was destroyed", "Promise was collected")
+
+
+class Left(AssertionError):
+    """The page was left before it answered."""
+
+
 class Tab:
     """One page."""
 
@@ -62,7 +70,12 @@ class Tab:
     def wait(self, condition: str) -> None:
         """Returns when a condition holds; it is looked at in the page whenever the page draws or a moment passed."""
         look = f"const look = () => ({condition}) ? done(true) : setTimeout(look, 10); look();"
-        assert self.run(f"new Promise((done) => {{ {look} }})") is True
+        while True:
+            try:
+                assert self.run(f"new Promise((done) => {{ {look} }})") is True
+                return
+            except Left:  # the next page is asked
+                continue
 
     def type(self, text: str) -> None:
         """Types into what has the focus; a line end is the Enter key."""
@@ -96,6 +109,8 @@ class Browser:
         while True:
             answer = self._read()
             if answer.get("id") == number:
+                if any(text in str(answer.get("error")) for text in _LEFT):
+                    raise Left(f"{method}: {answer['error']}")
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
             if "method" in answer and note is not None and answer.get("sessionId") == session:
