@@ -100,6 +100,11 @@ def test_copies_of_results_and_runs_of_the_same_name(three: list[Path], tmp_path
     assert "No metrics.jsonl, so no curve: ci/one." in " ".join(page.text)
 
 
+def test_a_run_that_is_named_by_a_dot_is_called_by_its_directory(three: list[Path]) -> None:
+    comparison = compare(three, [".", "..", three[2].name])
+    assert [one.label for one in comparison.runs] == [run.name for run in three]
+
+
 def test_the_command(three: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path)]
     assert main(["compare", *map(str, three), *out]) == 0
