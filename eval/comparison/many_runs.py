@@ -60,7 +60,9 @@ def _labels(places: Sequence[Path], names: Sequence[str] | None) -> list[str]:
     """Returns a name for each run: its directory's, with those above it where two have the same."""
     given = [place.name for place in places]
     if names:  # `.` and `..` are no names
-        given = [own if (own := Path(name).name).strip(".") else place for name, place in zip(names, given, strict=True)]
+        given = [
+            own if (own := Path(name).name).strip(".") else place for name, place in zip(names, given, strict=True)
+        ]
     labels, depth = list(given), 1
     while len(set(labels)) < len(labels) and depth < 8:
         depth += 1
