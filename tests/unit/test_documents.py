@@ -135,8 +135,10 @@ def _parts(node: object, schema: dict[str, object]) -> Iterator[dict[str, object
 
 
 def is_setting(path: str) -> bool:
-    """Whether a dotted path names a key of the recipe; list items may be numbers."""
+    """Whether a dotted path names a key of the recipe; list items may be numbers, and stages names."""
     names = ["N" if part.isdigit() else part for part in path.split(".")]
+    if names[0] == "stages" and len(names) > 1:
+        names[1] = "N"
     plain = ".".join(names)
     return plain in settings() or any(f"{'.'.join(names[:end])}.*" in settings() for end in range(1, len(names)))
 
@@ -145,6 +147,7 @@ def test_settings_are_known() -> None:
     assert (
         is_setting("train.optimizer.lr") and is_setting("data.sources.0.weight") and is_setting("train.wandb.project")
     )
+    assert is_setting("stages.grpo.objective.rewards") and not is_setting("stages.grpo.objective.reward")
     assert is_setting("deepspeed.zero_optimization.reduce_bucket_size") and is_setting("data.quality.rules.0.min_words")
     assert (
         not is_setting("train.optimizer.rate")
