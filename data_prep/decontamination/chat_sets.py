@@ -61,10 +61,16 @@ def read_people_prompts(section: PeopleSet, system: str | None) -> tuple[list[Pr
         if not text.strip():
             empty += 1
         elif section.max_items is None or len(found) < section.max_items:
-            found.append(Prompt((Message.of("user", text),), reference if isinstance(reference, str) else None))
+            right = _whole(reference) if isinstance(reference, str) else None
+            found.append(Prompt((Message.of("user", _whole(text)),), right))
     if not found:
         raise ValueError(f"{what}: no prompt in {section.path}")
     return found, Left({"empty": empty} if empty else {})
+
+
+def _whole(text: str) -> str:
+    """Replaces halves of surrogate pairs, such as those of an emoji that was cut, by `?`: no page can show them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _is_text(path: str) -> bool:

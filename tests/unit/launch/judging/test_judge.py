@@ -131,6 +131,14 @@ def test_mistakes_are_named(runs: Path, words: list[str], message: str, capsys: 
     assert not list(runs.glob("*/people")) and not list(runs.glob("*.html"))
 
 
+def test_half_an_emoji_in_a_prompt_or_reference_is_no_end(runs: Path) -> None:
+    records = [{"prompt": "the sea \ud83d", "reference": "a b c d e f \ud83d"}, {"prompt": "the tower"}]
+    (runs / "cut.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert judge("one", "two", "--prompts", "cut.jsonl", "--file", "page.html") == 0
+    (first, _) = load_session(runs / "one" / "people" / "main").prompts
+    assert (first.text, first.reference) == ("the sea ?", "a b c d e f ?")
+
+
 def test_doubtful_raters_are_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     session = small_session(20)
     directory = runs / "one" / "people" / "main"
