@@ -93,6 +93,13 @@ def test_an_objective_of_ones_own_trains_and_validation_stays_in_nats(
     assert losses[0] - nats[-1] > 0.02, (losses, nats)
 
 
+def test_a_coin_for_a_reward_knows_nothing(
+    example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    example("coin_reward").main()
+    assert capsys.readouterr().out == "right answers: 0.50\nwrong answers: 0.50\n"
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda file: file.stem)
 def test_each_example_is_short_and_listed(program: Path) -> None:
     text = program.read_text()
