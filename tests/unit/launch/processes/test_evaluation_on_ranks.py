@@ -114,12 +114,20 @@ run, rank = pathlib.Path(sys.argv[1]), int(os.environ["RANK"])
 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 (run / f"rank_{rank}.partial").write_text(json.dumps([sys.argv[1:], [os.environ[name] for name in names]]))
 (run / f"rank_{rank}.partial").rename(run / f"rank_{rank}")
-end = json.loads((run / "ends").read_text())[rank]
+ends = json.loads((run / "ends").read_text())
+end = ends[rank]
+while not all((run / f"rank_{other}").exists() for other in range(len(ends))):
+    time.sleep(0.01)
+while "results" in ends and end != "results" and not (run / "results.json").exists():
+    time.sleep(0.01)
+while "killed" in ends and end != "killed" and not (run / "dying").exists():
+    time.sleep(0.01)
 if end == "results":
     (run / "results.json").write_text("{}")
 elif end == "waits":
     time.sleep(60)
 elif end == "killed":
+    (run / "dying").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 else:
     sys.exit(end)
