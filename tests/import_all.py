@@ -25,8 +25,12 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configs", "data_prep", "pretrain", "eval", "launch")
 # The only modules that need more than the first group to be imported: one derives from a class of lm-eval, the others
-# are a web server.
-NEED_MORE = {"eval.harness.lm_eval_adapter", "launch.chat.answering", "launch.chat.guard", "launch.chat.server"}
+# are web servers.
+NEED_MORE = {
+    "eval.harness.lm_eval_adapter",
+    *(f"launch.chat.{name}" for name in ("answering", "guard", "server", "web")),
+    "launch.judging.judging_server",
+}
 
 
 def modules() -> Iterator[str]:
