@@ -45,7 +45,7 @@ check: setup ## The inner loop: format, lint, types and the fast unit tests
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -q -m "not slow and not chaos" --durations=0 --durations-min=5 tests/unit
 
 # Two processes: most of the time goes to starting and importing, which uses one core. The longest files come first.
-test: setup ## The tests, about twelve minutes on two cores (chaos apart)
+test: setup ## The tests, about fifteen minutes on two cores (chaos apart)
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 chaos: setup ## What takes minutes: kills, stops, cut links, damaged inputs, two hosts, ssh, Slurm, Ray (root, Linux)
