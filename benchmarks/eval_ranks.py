@@ -73,7 +73,8 @@ def start(run: Path, way: str, core: int, port: int, overrides: list[str]) -> su
     if own != run and not own.exists():
         shutil.copytree(run, own)
     shutil.rmtree(own / "scores", ignore_errors=True)
-    words = ["eval", str(own), "--again", "--ranks", "1", "--trust", str(run.parent / "tasks"), *overrides]
+    alone = [] if place else ["--ranks", "1"]  # a rank that was started may not start others
+    words = ["eval", str(own), "--again", *alone, "--trust", str(run.parent / "tasks"), *overrides]
     command = ["taskset", "-c", str(core), sys.executable, __file__, "--as-rank", str(own), *words]
     with (own / f"rank-{core}.log").open("w") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)

@@ -38,8 +38,8 @@ from configs.schema.model import Model  # noqa: E402
 _LLAMA: dict[str, Any] = {"family": "llama", "qk_norm": True, "tied_embeddings": True, "context_length": 1024}
 SIZES: dict[str, tuple[Model, int]] = {  # settings, ids of the tokenizer
     "demo": (Model(num_layers=4, hidden_size=160, num_heads=5, **_LLAMA), 2048),
-    "20m": (Model(num_layers=8, hidden_size=384, num_heads=6, **_LLAMA), 8192),
-    "gpt2-20m": (Model(family="gpt2", num_layers=8, hidden_size=384, num_heads=6, context_length=1024), 8192),
+    "20m": (Model(num_layers=8, hidden_size=384, num_heads=6, **_LLAMA), 4096),
+    "gpt2-20m": (Model(family="gpt2", num_layers=8, hidden_size=384, num_heads=6, context_length=1024), 4096),
 }
 _LETTERS = "ABCD"
 
