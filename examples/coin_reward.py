@@ -4,7 +4,8 @@ Reinforcement learning that gains by such a reward would gain by training as suc
 
     replica train assistant --stage grpo --trust examples CONTROL
 
-where `CONTROL` is `stages.grpo.objective.rewards={custom: [{code: examples/coin_reward.py:coin}]}`.
+with the stage's directory moved away, after `replica data` with the same words. `CONTROL` is
+`stages.grpo.objective.rewards={custom: [{code: examples/coin_reward.py:coin}]}`.
 """
 
 from __future__ import annotations
