@@ -32,7 +32,7 @@ ROOMS = {
     "data_prep": "text sources readers extraction quality workers funnel chat documents decontamination dedup tokens "
     "stages __main__",
     "pretrain": "signals phases garbage rewards sizes batches model generation parallel optimizer engine checkpoint "
-    "interchange reliability metrics numerics rollout objectives loop session planning train",
+    "interchange reliability metrics numerics coding rollout objectives loop session planning train",
     "eval": "results statistics items contamination reading parts people aggregate remarks comparison stage_facts "
     "currency chat_setting likelihood generation preference_accuracy harness scorer in_training scaling_law "
     "export_check lineage suite report comparison_report __main__",
@@ -46,6 +46,7 @@ ONLY_IN = {
     "ray": ("data_prep/workers/cluster.py", "data_prep/workers/worker_process.py", "launch/"),
     # deepspeed_estimate.py calls its estimators of memory, which need no engine.
     "deepspeed": ("pretrain/engine/", "pretrain/planning/deepspeed_estimate.py"),
+    "constriction": ("pretrain/coding/entropy.py",),
     "torchao": ("pretrain/model/float8.py",),
     "torch": ("pretrain/", "eval/", "launch/"),
     "datasets": ("data_prep/", "eval/"),

@@ -1,0 +1,1 @@
+"""Codes a corpus while a model learns it, and decodes it by training again."""
