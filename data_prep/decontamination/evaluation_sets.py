@@ -148,23 +148,26 @@ def _all_documents(source: Source, what: str) -> Iterator[Document]:
     Raises:
         ValueError: naming the file, the record and what is wrong with it.
     """
-    broken: list[Rejected] = []
-    for document in read_documents(source, on_reject=broken.append):
-        _refuse(broken, what)
-        yield document
-    _refuse(broken, what)
+    yield from read_documents(source, on_reject=lambda item: refuse_broken(item, what))
 
 
-def _refuse(broken: list[Rejected], what: str) -> None:
-    for item in broken:
-        if item.reason not in _OF_OTHER_KINDS:
-            file, _, place = item.where.rpartition(":")
-            where = f"{file}, record {int(place) + 1}," if place.isdecimal() else item.where
-            raise ValueError(
-                f"{what}: {where} is not a document ({item.reason}: {item.excerpt}); correct it or take it out, and "
-                "check that text_field names the field with the text"
-            )
-    broken.clear()
+def refuse_broken(item: Rejected, what: str) -> None:
+    """Raises `ValueError` for a record that is no document, naming its file, its number and what is wrong with it.
+
+    Responses of a web archive without text are meant to be left out.
+
+    Args:
+        item: the record.
+        what: names the set in the message.
+    """
+    if item.reason in _OF_OTHER_KINDS:
+        return
+    file, _, place = item.where.rpartition(":")
+    where = f"{file}, record {int(place) + 1}," if place.isdecimal() else item.where
+    raise ValueError(
+        f"{what}: {where} is not a document ({item.reason}: {item.excerpt}); correct it or take it out, and "
+        "check that text_field names the field with the text"
+    )
 
 
 def read_all_pairs(section: TranslationSet) -> list[TranslationPair]:

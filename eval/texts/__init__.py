@@ -1,0 +1,1 @@
+"""Reads documents at paths, and scores them one by one."""
