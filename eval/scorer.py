@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from configs.common.layout import MANIFEST
 from configs.common.progress import progress_bar
 from configs.common.versions import installed
-from configs.schema.evaluation import Benchmarks, BenchmarkTask, ChatSet, PerplexitySet, PreferenceSet, TranslationSet
+from configs.schema.evaluation import Benchmarks, BenchmarkTask, ChatSet, PerplexitySet, PreferenceSet
+from configs.schema.pair_sets import TranslationSet
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 from eval.parts import Part, Scored
@@ -180,7 +181,8 @@ class Scorer:
         return self.ranks.of_main(compress, f"compressors on {item.name}")
 
     def _translate(self, pairs: TranslationSet) -> Scored:
-        from eval.generation.translation import read_pairs, translation_results
+        from eval.generation.translation import translation_results
+        from eval.pairs.prompts import read_pairs
 
         section = self.recipe.evaluation
         count = len(read_pairs(pairs)[1])

@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from configs.schema.chat import Shape
-from configs.schema.section import PathText, PatternText, Section
-
-# Scores are named `perplexity/NAME/…`, and gates separate names by blanks.
-SetName = Annotated[str, Field(pattern=r"^[^\s/]+$", description="Name used in its scores; no blanks, no `/`.")]
-
-
-def _unicode(text: str) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # YAML's escapes can spell it
-        raise ValueError("it contains half of a surrogate pair, which is not a character; remove it")
-    return text
-
-
-Prompt = Annotated[str, AfterValidator(_unicode)]
+from configs.schema.pair_sets import TranslationSet
+from configs.schema.section import PathText, PatternText, Section, SetName, UnicodeText
 
 
 def _refuse_repeated(what: str, names: Sequence[str]) -> None:
@@ -89,35 +78,6 @@ class PerplexitySet(Section):
         if self.stride is not None and self.windows != "sliding":
             raise ValueError("`stride` needs `windows: sliding`; pieces do not overlap")
         return self
-
-
-class TranslationSet(Section):
-    """Sentence pairs for BLEU and chrF. `path` is a .jsonl file (also .gz, .zst) with one object per pair."""
-
-    name: SetName
-    path: PatternText = Field(description="The file with the pairs.")
-    source_field: str = Field("source", description="Field with the source sentence.")
-    target_field: str = Field("target", description="Field with the reference translation.")
-    normalize: Literal["none", "spaces"] = Field(
-        "none",
-        description="none: take the sentences as they stand, as published scores do. spaces: write each run of white "
-        "space as one blank, and none at the ends.",
-    )
-    template: Literal["labels", "chat"] = Field(
-        "labels",
-        description="labels: sentences after the labels below. chat: the source is a message of the user, and the "
-        "answer is the translation. The labels are not used.",
-    )
-    source_label: Prompt = Field("Source", description="Written before a source sentence in the prompt.")
-    target_label: Prompt = Field("Target", description="Written before a translation in the prompt.")
-    shots: int = Field(
-        4, ge=0, description="Solved examples in the prompt. They come from the start of the file and are not scored."
-    )
-    max_items: int | None = Field(None, ge=1, description="Score no more than this many pairs.")
-    max_new_tokens: int = Field(96, ge=1, description="Maximum length of a translation, in tokens.")
-    tokenize: str = Field(
-        "13a", description="Tokenizer of sacrebleu: 13a, zh, ja-mecab, char, flores200, …. It is part of the signature."
-    )
 
 
 class GenerationSettings(Section):
@@ -310,7 +270,7 @@ class PeopleSet(Section):
 class Samples(Section):
     """Generated text for the report."""
 
-    prompts: list[Prompt] = Field(["Once upon a time"], description="Texts that the model continues.")
+    prompts: list[UnicodeText] = Field(["Once upon a time"], description="Texts that the model continues.")
     max_new_tokens: int = Field(128, ge=1, description="Maximum length of a continuation, in tokens.")
     temperature: float = Field(0.8, ge=0, description="Sampling temperature; 0: always the likeliest token.")
     top_k: int | None = Field(None, ge=0, description="Sample among the k likeliest tokens; 0 or null: all.")

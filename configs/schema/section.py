@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,19 @@ PathText = Annotated[str, PathMarker(), Field(min_length=1)]
 PatternText = Annotated[str, PathMarker(pattern=True), Field(min_length=1)]
 
 CodeText = Annotated[str, PathMarker(), Field(pattern=r"\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+# Scores are named `perplexity/NAME/…`, and gates separate names by blanks.
+SetName = Annotated[str, Field(pattern=r"^[^\s/]+$", description="Name used in its scores; no blanks, no `/`.")]
+
+
+def _unicode(text: str) -> str:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # YAML's escapes can spell it
+        raise ValueError("it contains half of a surrogate pair, which is not a character; remove it")
+    return text
+
+
+UnicodeText = Annotated[str, AfterValidator(_unicode)]
 
 
 class Section(BaseModel):

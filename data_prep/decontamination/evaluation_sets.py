@@ -14,11 +14,13 @@ from typing import Any
 
 from configs.common.versions import installed
 from configs.schema.data import Normalize
-from configs.schema.evaluation import ChatSet, Evaluation, PeopleSet, PerplexitySet, PreferenceSet, TranslationSet
+from configs.schema.evaluation import ChatSet, Evaluation, PeopleSet, PerplexitySet, PreferenceSet
+from configs.schema.pair_sets import PairSet
 from configs.schema.recipe import Recipe
 from configs.schema.sources import Source
 from data_prep.decontamination.benchmark_tasks import SHIPPED_TASKS, check_places, task_passages
-from data_prep.decontamination.chat_sets import read_people_prompts, read_preferences, read_prompts, read_rows
+from data_prep.decontamination.chat_sets import read_people_prompts, read_preferences, read_prompts
+from data_prep.decontamination.pair_files import read_all_pairs
 from data_prep.documents.conversion import read_documents
 from data_prep.documents.document import Document, Rejected, parent_id
 from data_prep.sources.places import Location, as_pattern, expand, names_within
@@ -27,21 +29,13 @@ from data_prep.text.normalize import normalize
 # Web archives hold pages that are no text and responses without one; to leave those out is what is meant.
 _OF_OTHER_KINDS = {"http_status", "not_text_media"}
 
-_Set = PerplexitySet | TranslationSet | ChatSet | PreferenceSet | PeopleSet
+_Set = PerplexitySet | PairSet | ChatSet | PreferenceSet | PeopleSet
 # Settings of a set that change no item of it.
 _HOW_TO_SCORE = {
     *("path", "stride", "context", "windows", "start_token", "stream", "separator", "detokenize", "words", "by"),
     *("max_new_tokens", "tokenize", "samples", "temperature"),
     *("question", "guidelines", "scales", "attention", "repeats"),
 }
-
-
-@dataclass(frozen=True)
-class TranslationPair:
-    """A sentence and its translation."""
-
-    source: str
-    target: str
 
 
 @dataclass(frozen=True)
@@ -57,11 +51,6 @@ def item_key(passages: Sequence[str]) -> str:
     """16 hexadecimal digits; passages keep their borders."""
     text = "\x00".join(passages).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=8).hexdigest()
-
-
-def is_unicode(text: str) -> bool:
-    """Tells whether the text can be written as UTF-8: JSON's escapes can spell half a surrogate pair, which cannot."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def set_key(items: Iterable[Sequence[str]]) -> str:
@@ -168,37 +157,6 @@ def refuse_broken(item: Rejected, what: str) -> None:
         f"{what}: {where} is not a document ({item.reason}: {item.excerpt}); correct it or take it out, and "
         "check that text_field names the field with the text"
     )
-
-
-def read_all_pairs(section: TranslationSet) -> list[TranslationPair]:
-    """All pairs of a set, as they stand or with white space evened out.
-
-    Raises:
-        ValueError: a missing file, a broken one, or a missing field.
-    """
-    pairs: list[TranslationPair] = []
-    for row in _rows(section):
-        for field in (section.source_field, section.target_field):
-            if not isinstance(row.get(field), str):
-                raise ValueError(
-                    f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has no text in the "
-                    f"field `{field}` (its fields: {', '.join(row)}); set source_field and target_field"
-                )
-            if not is_unicode(row[field]):
-                raise ValueError(
-                    f"translation set `{section.name}`: item {len(pairs) + 1} of {section.path} has half of a "
-                    f"surrogate pair in the field `{field}`, which is not a character; correct it"
-                )
-        source, target = row[section.source_field], row[section.target_field]
-        if section.normalize == "spaces":
-            source, target = " ".join(source.split()), " ".join(target.split())
-        pairs.append(TranslationPair(source, target))
-    return pairs
-
-
-def _rows(section: TranslationSet) -> Iterator[dict[str, Any]]:
-    fields = section.source_field, section.target_field
-    return read_rows(section.path, f"translation set `{section.name}`", "line", fields)
 
 
 # ------------------------------------------------------------------------------------------------------ decontamination

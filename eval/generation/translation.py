@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from configs.schema.evaluation import TranslationSet
-from data_prep.chat.messages import Message
-from data_prep.decontamination.evaluation_sets import TranslationPair as TranslationPair
-from data_prep.decontamination.evaluation_sets import read_all_pairs, set_key
+from configs.schema.pair_sets import TranslationSet
+from data_prep.decontamination.evaluation_sets import set_key
 from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.vocab import Vocab
 from eval.contamination import labelled, split
 from eval.generation.completions import Stops, complete
 from eval.items.item import Item, beginning, hash_of, shared_seconds
+from eval.pairs.prompts import fit_prompt, is_cut, read_pairs
 from eval.parts import Scored
 from eval.reading.reader import Reader
 from eval.reading.windows import Report
@@ -26,67 +25,6 @@ if TYPE_CHECKING:
     from data_prep.decontamination.decontaminate import Touched
 
 SHOWN_SAMPLES = 3
-
-
-def read_pairs(section: TranslationSet) -> tuple[list[TranslationPair], list[TranslationPair]]:
-    """Reads the set; returns the solved examples and the pairs to score.
-
-    Raises:
-        ValueError: when the file or a field is missing, or no pair is left to score.
-    """
-    pairs = read_all_pairs(section)
-    if section.template == "labels":
-        for number, pair in enumerate(pairs, start=1):
-            if "\n" in pair.source + pair.target:
-                raise ValueError(
-                    f"translation set `{section.name}`: item {number} of {section.path} has a line break, which ends a "
-                    "translation after labels; set `normalize: spaces`, or correct the item"
-                )
-    scored = pairs[section.shots :][: section.max_items]
-    if not scored:
-        raise ValueError(
-            f"translation set `{section.name}`: {section.path} has {len(pairs)} pairs, none left after "
-            f"{section.shots} shots"
-        )
-    return pairs[: section.shots], scored
-
-
-def build_prompt(section: TranslationSet, shots: Sequence[TranslationPair], source: str) -> str:
-    """Builds the prompt: solved examples, then the sentence to translate. The translation ends at a line end."""
-    solved = "".join(
-        f"{section.source_label}: {pair.source}\n{section.target_label}: {pair.target}\n\n" for pair in shots
-    )
-    return f"{solved}{section.source_label}: {source}\n{section.target_label}:"
-
-
-def prompt_ids(section: TranslationSet, shots: Sequence[TranslationPair], source: str, vocab: Vocab) -> list[int]:
-    """Returns the ids of the prompt: after labels, or as a conversation whose answers are the translations.
-
-    Raises:
-        ValueError: for the chat template with a vocabulary that lacks its tokens.
-    """
-    if section.template == "labels":
-        return vocab.prompt(build_prompt(section, shots, source))
-    solved = [
-        Message.of(role, text) for pair in shots for role, text in (("user", pair.source), ("assistant", pair.target))
-    ]
-    return ChatTemplate(vocab).prompt([*solved, Message.of("user", source)])
-
-
-def fit_prompt(
-    section: TranslationSet, shots: Sequence[TranslationPair], source: str, vocab: Vocab, room: int
-) -> tuple[list[int], int]:
-    """Returns prompt ids of at most `room` tokens with as many of the last shots as fit, and the number of shots."""
-    for dropped in range(len(shots) + 1):
-        ids = prompt_ids(section, shots[dropped:], source, vocab)
-        if len(ids) <= room:
-            return ids, len(shots) - dropped
-    return ids[-room:], 0
-
-
-def _is_cut(section: TranslationSet, pair: TranslationPair, vocab: Vocab, room: int) -> bool:
-    """Tells whether not even a prompt without shots has room."""
-    return len(prompt_ids(section, [], pair.source, vocab)) > room
 
 
 def bleu_with(tokenize: str) -> Any:
@@ -194,7 +132,7 @@ def translation_results(
     shown = sum(count for _, count in fitted) / len(fitted)
     note = f"{shown:.1f} of {section.shots} shots fit on average; greedy, at most {section.max_new_tokens} new tokens"
     if cut := sum(
-        not count and _is_cut(section, pair, vocab, room) for pair, (_, count) in zip(pairs, fitted, strict=True)
+        not count and is_cut(section, pair, vocab, room) for pair, (_, count) in zip(pairs, fitted, strict=True)
     ):
         note += f"; {cut} of {len(pairs)} sources are longer than the context and lost their start"
     settings = {

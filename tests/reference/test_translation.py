@@ -14,22 +14,16 @@ import zstandard
 
 from configs.schema.chat import CHAT_TOKENS
 from configs.schema.data import Tokenizer
-from configs.schema.evaluation import TranslationSet
 from configs.schema.model import Model
+from configs.schema.pair_sets import TranslationSet
 from data_prep.chat.messages import Message
+from data_prep.decontamination.pair_files import TextPair
 from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.generation.completions import Stops, complete
-from eval.generation.translation import (
-    TranslationPair,
-    build_prompt,
-    corpus_scores,
-    fit_prompt,
-    prompt_ids,
-    read_pairs,
-    translation_results,
-)
+from eval.generation.translation import corpus_scores, translation_results
+from eval.pairs.prompts import build_prompt, fit_prompt, prompt_ids, read_pairs
 from eval.reading.reader import LocalReader
 from pretrain.generation.generate import generate
 from pretrain.generation.player import Player
@@ -100,13 +94,13 @@ def write_pairs(path: Path, count: int = 8) -> TranslationSet:
 
 def test_prompt() -> None:
     section = TranslationSet(name="x", path="x", source_label="Old", target_label="New")
-    prompt = build_prompt(section, [TranslationPair("a", "b"), TranslationPair("c", "d")], "e")
+    prompt = build_prompt(section, [TextPair("a", "b"), TextPair("c", "d")], "e")
     assert prompt == "Old: a\nNew: b\n\nOld: c\nNew: d\n\nOld: e\nNew:"
 
 
 def test_shots_that_do_not_fit_are_left_out(vocab: Vocab) -> None:
     section = TranslationSet(name="x", path="x")
-    shots = [TranslationPair("a" * 20, "b" * 20), TranslationPair("c", "d")]
+    shots = [TextPair("a" * 20, "b" * 20), TextPair("c", "d")]
     bare = len(build_prompt(section, [], "e"))
     one = len(build_prompt(section, shots[1:], "e"))
     assert [fit_prompt(section, shots, "e", vocab, room)[1] for room in (500, one, one - 1, bare)] == [2, 1, 0, 0]
@@ -117,12 +111,12 @@ def test_shots_that_do_not_fit_are_left_out(vocab: Vocab) -> None:
 def test_in_the_chat_template_sentences_are_messages_and_the_end_of_a_message_ends_the_translation() -> None:
     chat = train_vocab(Tokenizer(kind="byte", special_tokens=list(CHAT_TOKENS)), [])
     section = TranslationSet(name="x", path="x", template="chat")
-    ids = prompt_ids(section, [TranslationPair("a", "b"), TranslationPair("c", "d")], "e", chat)
+    ids = prompt_ids(section, [TextPair("a", "b"), TextPair("c", "d")], "e", chat)
     template = ChatTemplate(chat)
     turns = [Message.of(role, text) for role, text in zip(["user", "assistant"] * 3, "abcde", strict=False)]
     assert ids == template.prompt(turns)
-    one = len(prompt_ids(section, [TranslationPair("c", "d")], "e", chat))
-    assert fit_prompt(section, [TranslationPair("a", "b"), TranslationPair("c", "d")], "e", chat, one)[1] == 1
+    one = len(prompt_ids(section, [TextPair("c", "d")], "e", chat))
+    assert fit_prompt(section, [TextPair("a", "b"), TextPair("c", "d")], "e", chat, one)[1] == 1
 
 
 def test_scores_do_not_depend_on_batch_size(model: Transformer, vocab: Vocab, tmp_path: Path) -> None:

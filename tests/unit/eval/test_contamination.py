@@ -15,8 +15,9 @@ import torch
 from configs.common.files import write_json
 from configs.safety.trust import trusting
 from configs.schema.data import Tokenizer
-from configs.schema.evaluation import Benchmarks, TranslationSet
+from configs.schema.evaluation import Benchmarks
 from configs.schema.model import Model
+from configs.schema.pair_sets import TranslationSet
 from configs.schema.recipe import Recipe, load
 from data_prep.decontamination.decontaminate import Touched
 from data_prep.decontamination.evaluation_sets import contents_of, item_key

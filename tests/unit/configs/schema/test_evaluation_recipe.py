@@ -10,9 +10,11 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from configs.schema.data import Normalize
-from configs.schema.evaluation import Benchmarks, Evaluation, PerplexitySet, Samples, TranslationSet
+from configs.schema.evaluation import Benchmarks, Evaluation, PerplexitySet, Samples
+from configs.schema.pair_sets import TranslationSet
 from configs.schema.recipe import Recipe, RecipeError, load
-from data_prep.decontamination.evaluation_sets import read_all_pairs, read_items, read_texts
+from data_prep.decontamination.evaluation_sets import read_items, read_texts
+from data_prep.decontamination.pair_files import read_all_pairs
 from launch.cli import parse
 from tests.parts.training_run import write_recipe
 

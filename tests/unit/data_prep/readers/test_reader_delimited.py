@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from configs.schema.data import Limits
-from configs.schema.evaluation import TranslationSet
-from data_prep.decontamination.evaluation_sets import read_all_pairs
+from configs.schema.pair_sets import TranslationSet
+from data_prep.decontamination.pair_files import read_all_pairs
 from data_prep.readers import delimited
 from tests.parts.reading import read, reasons, texts
 

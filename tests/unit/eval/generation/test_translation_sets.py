@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from configs.schema.data import Tokenizer
-from configs.schema.evaluation import TranslationSet
 from configs.schema.model import Model
+from configs.schema.pair_sets import TranslationSet
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.comparison.comparable import difference
-from eval.generation.translation import read_pairs, translation_results
+from eval.generation.translation import translation_results
+from eval.pairs.prompts import read_pairs
 from eval.reading.reader import LocalReader, Reader
 from pretrain.model.transformer import Transformer
 

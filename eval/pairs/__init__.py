@@ -1,0 +1,1 @@
+"""Writes pairs of texts as prompts: solved examples first, then the source."""

@@ -1,0 +1,78 @@
+"""Writes few-shot prompts of pairs: after labels, or in the chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from configs.schema.pair_sets import GeneratedPairSet, PairSet
+from data_prep.chat.messages import Message
+from data_prep.decontamination.pair_files import TextPair, read_all_pairs
+from data_prep.tokens.chat_template import ChatTemplate
+from data_prep.tokens.vocab import Vocab
+
+
+def read_pairs(section: GeneratedPairSet) -> tuple[list[TextPair], list[TextPair]]:
+    """Reads the set; returns the solved examples and the pairs to score.
+
+    Raises:
+        ValueError: when the file or a field is missing, or no pair is left to score.
+    """
+    pairs = read_all_pairs(section)
+    if section.template == "labels":
+        for number, pair in enumerate(pairs, start=1):
+            if "\n" in pair.source + pair.target:
+                raise ValueError(
+                    f"{section.called}: item {number} of {section.path} has a line break, which ends a "
+                    f"{section.kind} after labels; set `normalize: spaces`, or correct the item"
+                )
+    return without_shots(section, pairs, section.shots)
+
+
+def without_shots(section: PairSet, pairs: Sequence[TextPair], shots: int) -> tuple[list[TextPair], list[TextPair]]:
+    """Divides pairs into the first `shots`, which are solved examples, and the at most `max_items` to score.
+
+    Raises:
+        ValueError: when no pair is left to score.
+    """
+    scored = list(pairs[shots:][: section.max_items])
+    if not scored:
+        raise ValueError(f"{section.called}: {section.path} has {len(pairs)} pairs, none left after {shots} shots")
+    return list(pairs[:shots]), scored
+
+
+def build_prompt(section: PairSet, shots: Sequence[TextPair], source: str) -> str:
+    """Builds the prompt after labels: solved examples, then the source. The target ends at a line end."""
+    solved = "".join(
+        f"{section.source_label}: {pair.source}\n{section.target_label}: {pair.target}\n\n" for pair in shots
+    )
+    return f"{solved}{section.source_label}: {source}\n{section.target_label}:"
+
+
+def prompt_ids(section: GeneratedPairSet, shots: Sequence[TextPair], source: str, vocab: Vocab) -> list[int]:
+    """Returns the ids of the prompt: after labels, or as a conversation whose answers are the targets.
+
+    Raises:
+        ValueError: for the chat template with a vocabulary that lacks its tokens.
+    """
+    if section.template == "labels":
+        return vocab.prompt(build_prompt(section, shots, source))
+    solved = [
+        Message.of(role, text) for pair in shots for role, text in (("user", pair.source), ("assistant", pair.target))
+    ]
+    return ChatTemplate(vocab).prompt([*solved, Message.of("user", source)])
+
+
+def fit_prompt(
+    section: GeneratedPairSet, shots: Sequence[TextPair], source: str, vocab: Vocab, room: int
+) -> tuple[list[int], int]:
+    """Returns prompt ids of at most `room` tokens with as many of the last shots as fit, and the number of shots."""
+    for dropped in range(len(shots) + 1):
+        ids = prompt_ids(section, shots[dropped:], source, vocab)
+        if len(ids) <= room:
+            return ids, len(shots) - dropped
+    return ids[-room:], 0
+
+
+def is_cut(section: GeneratedPairSet, pair: TextPair, vocab: Vocab, room: int) -> bool:
+    """Tells whether not even a prompt without shots has room."""
+    return len(prompt_ids(section, [], pair.source, vocab)) > room
