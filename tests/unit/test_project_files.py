@@ -26,10 +26,12 @@ def read(file: Path) -> Any:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
-def jobs() -> Iterator[Any]:
+def jobs(calls: bool = False) -> Iterator[Any]:
+    """Jobs with steps of their own, or those that call a workflow."""
     for file in WORKFLOWS:
         for name, job in read(file)["jobs"].items():
-            yield pytest.param(job, id=f"{file.stem}-{name}")
+            if ("uses" in job) == calls:
+                yield pytest.param(job, id=f"{file.stem}-{name}")
 
 
 def commands(job: dict[str, Any]) -> Iterator[str]:
@@ -53,6 +55,17 @@ def test_every_job_ends_by_itself_and_its_actions_cannot_change(job: dict[str, A
     assert (job["timeout-minutes"] == "${{ inputs.timeout }}") or job["timeout-minutes"] <= 180
     for step in job["steps"]:
         assert "uses" not in step or re.search(r"@[0-9a-f]{40}$", step["uses"]), f"{step['uses']}: pin it to a commit"
+
+
+@pytest.mark.parametrize("job", list(jobs(calls=True)))
+def test_a_job_that_calls_a_workflow_of_ours_gives_what_that_takes(job: dict[str, Any]) -> None:
+    called = read(ROOT / job["uses"])
+    given = job.get("with", {})
+    assert set(given) <= set(called[True]["workflow_call"]["inputs"])  # YAML 1.1 reads the key `on` as true
+    assert set(re.findall(r"\bmake ([a-z-]+)", given.get("install", ""))) <= TARGETS
+    assert "recipe" not in given or (ROOT / given["recipe"]).is_file()
+    for inner in called["jobs"].values():
+        assert inner["permissions"].items() <= {"contents": "read", **job["permissions"]}.items()
 
 
 def test_jobs_wait_for_jobs_that_exist_and_none_may_write_by_default() -> None:
