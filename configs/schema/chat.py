@@ -11,6 +11,7 @@ from configs.schema.section import Section
 END_OF_TEXT = "<|endoftext|>"
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant")
+MASK = "<|mask|>"  # stands for a hidden token in masked diffusion; no template writes it
 CALL, CALL_END, RESULT, RESULT_END = "<|call|>", "<|/call|>", "<|result|>", "<|/result|>"
 # All that a chat template writes beside the end of a document, which may be another token in an imported vocabulary.
 TEMPLATE_TOKENS = (PAD, *(f"<|{role}|>" for role in ROLES), END, CALL, CALL_END, RESULT, RESULT_END)

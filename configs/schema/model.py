@@ -52,7 +52,7 @@ class RopeScaling(Section):
 
 
 class Model(Section):
-    """A decoder-only transformer. `family` sets defaults for other keys, which can also be set individually."""
+    """A transformer of one stack of blocks. `family` sets defaults for other keys; each can be set individually."""
 
     family: Literal["gpt2", "llama"] = Field(
         "llama", description="Defaults for position, norm, activation, bias and tied_embeddings."
@@ -78,6 +78,11 @@ class Model(Section):
         description="Width inside the MLP; null: 4 x hidden_size (gelu, relu2), 8/3 x up to a multiple of 64 (swiglu).",
     )
     context_length: int = Field(1024, ge=2, description="Tokens in a window, in training and in evaluation.")
+    causal: bool = Field(
+        True,
+        description="Each token sees only the tokens before it. `false`: tokens on both sides, which only "
+        "`train.objective: {kind: masked_diffusion}` trains, and it sets this (docs/any-order.md).",
+    )
     position: Literal["learned", "rope"] = Field(
         "rope", description="Position encoding: learned absolute embeddings, or rotary embeddings."
     )

@@ -19,6 +19,12 @@ class Supervised(Section):
     )
 
 
+class MaskedDiffusion(Section):
+    """Masked diffusion: text predicted in any order (MDLM, arXiv:2406.07524). It implies `model.causal: false`."""
+
+    kind: Literal["masked_diffusion"]
+
+
 class RewardModelling(Section):
     """A reward model, trained on preference pairs (Bradley and Terry 1952; arXiv:2203.02155)."""
 
@@ -212,6 +218,7 @@ def _tag(value: Any) -> str:
 Objective = Annotated[
     Annotated[Custom, Tag("custom")]
     | Annotated[Supervised, Tag("sft")]
+    | Annotated[MaskedDiffusion, Tag("masked_diffusion")]
     | Annotated[RewardModelling, Tag("reward")]
     | Annotated[Preference, Tag("dpo")]
     | Annotated[GroupPolicy, Tag("grpo")]

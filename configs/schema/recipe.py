@@ -26,13 +26,14 @@ from configs.schema.deepspeed_keys import check_deepspeed
 from configs.schema.evaluation import Evaluation, Report
 from configs.schema.float8_limits import check_float8
 from configs.schema.model import Model
-from configs.schema.objective_limits import check_objective
+from configs.schema.objective_limits import check_mask_token, check_objective
 from configs.schema.objectives import unit_of
 from configs.schema.overrides import RecipeError as RecipeError
 from configs.schema.overrides import apply_override, set_value
 from configs.schema.paths import resolve_paths
 from configs.schema.presets import PRESETS
 from configs.schema.problems import describe
+from configs.schema.reading_direction import with_direction
 from configs.schema.rollout_limits import check_rollouts
 from configs.schema.scaling import derive, filled, has_dial
 from configs.schema.section import PathText, Section
@@ -78,6 +79,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _turn_dial(cls, values: Any) -> Any:
+        values = with_direction(values)
         if not has_dial(values):
             return values
         try:
@@ -92,6 +94,7 @@ class Recipe(Section):
         check_deepspeed(self.deepspeed)
         check_rollouts(self.train)
         check_units(self.data, unit_of(self.train.objective))
+        check_mask_token(self.data, self.train)
         check_parts(self.train.validation, self.evaluation, self.train.parallel.sharing)
         return self
 

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from configs.common.layout import STAGES, TOKENIZER
-from configs.schema.objectives import ProximalPolicy, Reinforcement, RewardModelling, Supervised, unit_of
+from configs.schema.chat import CHAT_TOKENS, END_OF_TEXT, MASK
+from configs.schema.objectives import (
+    MaskedDiffusion,
+    ProximalPolicy,
+    Reinforcement,
+    RewardModelling,
+    Supervised,
+    unit_of,
+)
 from configs.schema.presets import merged
 from configs.schema.stage import Stage
 
@@ -72,9 +80,17 @@ def stage_problems(stages: Sequence[Stage], index: int, train: Mapping[str, Any]
     yield from _muon_problems(stage, train)
 
 
+def is_masked(stage: Stage) -> bool:
+    """Tells whether a stage trains masked diffusion, from any base; its model then reads both ways."""
+    return isinstance(stage.objective, MaskedDiffusion)
+
+
 def _kinds_fit(stages: Sequence[Stage], index: int) -> Iterator[tuple[Where, str]]:
     stage, known = stages[index], {one.name: one for one in stages[:index]}
     reward = known.get(parent_name(stages, index))
+    if reward is not None and is_masked(reward) and not is_masked(stage):
+        why = "trains masked diffusion, whose model reads both ways, and this objective needs a causal one"
+        yield ("from",), f"`{reward.name}` {why}; say which stage it starts from, such as {BASE}"
     if stage.parent is None and reward is not None and isinstance(reward.objective, RewardModelling):
         yield (
             ("from",),
@@ -157,7 +173,7 @@ def stage_values(values: Mapping[str, Any], stages: Sequence[Stage], index: int,
         "name": f"{values.get('name', '')}.{stage.name}",
         "out": directory_of(run, stage.name),
         "data": _data(values, stages, index, run),
-        "model": {**model, **stage.model},
+        "model": {**model, **stage.model, **({"causal": False} if is_masked(stage) else {})},
         "train": _train(_section(values, "train"), stage, needed[parent_name(stages, index)]),
         "parents": needed,
     }
@@ -178,9 +194,19 @@ def _data(values: Mapping[str, Any], stages: Sequence[Stage], index: int, run: P
         own = _data(values, stages, number, run)
         return {**own, "directory": own.get("directory") or str(Path(directory_of(run, stages[number].name)) / "data")}
     defaults = {key: base[key] for key in _DATA_INHERITED if key in base}
-    chat = {} if unit_of(stage.objective) == "document" else {"special_tokens": "chat"}
-    tokenizer = {"kind": "file", "path": str(Path(base_data) / TOKENIZER), **chat}
+    tokenizer = {"kind": "file", "path": str(Path(base_data) / TOKENIZER), **_special_tokens(base, stage)}
     return merged({**defaults, "validation_fraction": 0.05, "tokenizer": tokenizer}, stage.data)
+
+
+def _special_tokens(base: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    """What a stage's vocabulary has beyond the base's, which need not have been made for it."""
+    if unit_of(stage.objective) != "document":
+        return {"special_tokens": "chat"}
+    if not isinstance(stage.objective, MaskedDiffusion):
+        return {}
+    known = _section(base, "tokenizer").get("special_tokens") or [END_OF_TEXT]
+    known = list(CHAT_TOKENS) if known == "chat" else known
+    return {"special_tokens": [*known, *([] if MASK in known else [MASK])]}
 
 
 def _train(base: Mapping[str, Any], stage: Stage, init_from: str) -> dict[str, Any]:

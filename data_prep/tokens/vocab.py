@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from configs.common.files import fingerprint, write_json, write_text
-from configs.schema.chat import END_OF_TEXT
+from configs.schema.chat import END_OF_TEXT, MASK
 from data_prep.tokens.special_tokens import SpecialTokens, read_special_tokens
 from data_prep.tokens.vocab_checks import (
     BYTE_TOKEN,
@@ -230,6 +230,12 @@ class Vocab:
         """Ids that no text may give: the end-of-document id and those of special added tokens."""
         added = self.tokenizer.get_added_tokens_decoder().items()
         return frozenset({self.eod_id, self.begin_id, *(index for index, token in added if token.special)})
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id of the special token `<|mask|>`, which hides tokens in masked diffusion; None: there is none."""
+        index = self.vocabulary.get(MASK)
+        return index if index in self.special_ids else None
 
     @cached_property
     def unknown_id(self) -> int | None:

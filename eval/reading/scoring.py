@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from configs.schema.reading_direction import needs_causal
 from eval.reading.prefix_tree import Node, prefix_forest
 from eval.reading.windows import Score, Window
 from pretrain.generation.sampling import NO_PROBABILITIES, largest
@@ -95,8 +96,9 @@ def scored_windows(
         size: of a forward pass.
 
     Raises:
-        ValueError: when the model's logits are NaN or infinite.
+        ValueError: when the model is not causal, or its logits are NaN or infinite.
     """
+    needs_causal(model.config, "scoring a text token by token")
     scores = _Scores(windows)
     with torch.inference_mode():
         store = TokenStore(model)

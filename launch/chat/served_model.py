@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.common.files import read_object
 from configs.schema.objectives import RewardModelling, Supervised, unit_of
+from configs.schema.reading_direction import needs_causal
 from configs.schema.recipe import Recipe
 from data_prep.chat.messages import Message
 from data_prep.tokens.chat_template import JINJA, ChatTemplate
@@ -159,7 +160,7 @@ def open_served_model(run: Path, choice: Choice) -> ServedModel:
     """Loads the model of a checkpoint.
 
     Raises:
-        ValueError: when there is none, or it is a reward model, which scores answers and writes none.
+        ValueError: when there is none, it is a reward model, which scores answers and writes none, or not causal.
     """
     checkpoint = choose_checkpoint(run, choice)
     recipe = checkpoint.recipe
@@ -167,6 +168,7 @@ def open_served_model(run: Path, choice: Choice) -> ServedModel:
         raise ValueError(
             f"{recipe.name} is a reward model: it scores answers and writes none; name another stage, as in RUN:sft"
         )
+    needs_causal(recipe.model, "`replica chat`")
     vocab = Vocab.load(checkpoint.tokenizer)
     template = ChatTemplate(vocab) if answers(recipe, checkpoint) and ChatTemplate.fits(vocab) else None
     import torch  # takes seconds

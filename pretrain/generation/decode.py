@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.schema.model import Model
+from configs.schema.reading_direction import needs_causal
 from pretrain.model.attention import HeadNorm
 from pretrain.model.transformer import Block, Transformer
 
@@ -152,6 +153,7 @@ class Decoder:
     @torch.no_grad()
     def __init__(self, model: Transformer) -> None:
         assert not model.training, "call model.eval() first: dropout has no place in generation"
+        needs_causal(model.config, "decoding token by token")
         self._model, self.config = model, model.config
         self._layers = [_Layer.of(block, model.config) for block in model.blocks if isinstance(block, Block)]
         self._final = _Norm.of(model.norm, model.config)

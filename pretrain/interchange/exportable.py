@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from configs.schema.model import Model
+from configs.schema.reading_direction import needs_causal
 from configs.schema.recipe import Recipe
 
 _PLAIN: dict[str, Any] = {"value_residual": False, "logit_softcap": None}
@@ -41,6 +42,7 @@ def architecture_of(config: Model) -> str:
     Raises:
         ValueError: naming, for the classes that come nearest, the settings in the way.
     """
+    needs_causal(config, "an export")
     wrong = {name: _mismatch(config, name) for name in REQUIRED}
     fewest = min(map(len, wrong.values()))
     nearest = {name: settings for name, settings in wrong.items() if len(settings) == fewest}

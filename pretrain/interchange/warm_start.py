@@ -10,6 +10,7 @@ from torch import Tensor
 
 from configs.schema.model import Model
 from configs.schema.objectives import unit_of
+from configs.schema.reading_direction import needs_causal
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest
 from data_prep.tokens.vocab import Vocab
@@ -22,7 +23,7 @@ from pretrain.model.weight_names import EXTRA_WEIGHTS
 Read = Callable[[str], Tensor]
 
 # What may differ, because no weight depends on it; and what stands for a default, compared by what it comes to.
-_FREE = {"family", "context_length", "rope_scaling", "rope_theta", "dropout", "init_std", "zero_init"}
+_FREE = {"family", "context_length", "rope_scaling", "rope_theta", "dropout", "init_std", "zero_init", "causal"}
 _RESOLVED = {"num_kv_heads": "kv_heads", "head_dim": "head_width", "intermediate_size": "mlp_width"}
 _VOCABULARY = {"vocab_size", "vocab_multiple"}
 
@@ -48,6 +49,8 @@ def weights_of(path: Path, model: Model, vocab: Vocab, initial: Read, what: str)
     `what` begins the message of a `ValueError`.
     """
     theirs = _opened(path, what)
+    if model.causal:
+        needs_causal(theirs.model, f"{what} {path}")
     if different := _differences(theirs.model, model):
         raise ValueError(f"{what} {path} has another model: {'; '.join(different)}; make the recipe's the same")
     known = Vocab.load(theirs.tokenizer)
@@ -57,7 +60,8 @@ def weights_of(path: Path, model: Model, vocab: Vocab, initial: Read, what: str)
             f"{what} {path} has other tokens than the data; prepare the data with "
             f"data.tokenizer={{kind: file, path: {theirs.tokenizer}}}"
         )
-    untrained = {index for index in known.special_ids - {known.eod_id, known.begin_id} if theirs.of_text}
+    seen = {known.eod_id, known.begin_id, None if theirs.model.causal else known.mask_id}
+    untrained = {index for index in known.special_ids - seen if theirs.of_text}
 
     def value(name: str) -> Tensor:
         if name.startswith(EXTRA_WEIGHTS) and not theirs.has(name):

@@ -1,4 +1,7 @@
-"""Computes causal self-attention with rotary positions. Letters of shapes as in `pretrain.model.transformer`."""
+"""Computes self-attention with rotary positions, causal or both ways.
+
+Letters of shapes as in `pretrain.model.transformer`.
+"""
 
 from __future__ import annotations
 
@@ -37,24 +40,24 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Causal attention of q (B, H, T, E) over k and v (B, K, T, E) as matrix products: (B, H, T, E).
+def product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = True) -> Tensor:
+    """Attention of q (B, H, T, E) over k and v (B, K, T, E) as matrix products: (B, H, T, E).
 
     For compiled training on a CPU at short lengths. There the products run at full speed and the compiler fuses what is
-    between them, while torch's own kernel took three times as long (docs/lab-notes.md). Queries go in a few blocks,
-    each over the keys up to its end, so that little of the masked half is computed.
+    between them, while torch's own kernel took three times as long (docs/lab-notes.md). Queries go in a few blocks.
+    Where attention is causal, each sees the keys up to its end alone, so that little of the masked half is computed.
 
-    `mask`: (B, 1, T, T), causal as well, 0 and -inf as from `pretrain.model.masking.document_mask`.
+    `mask`: (B, 1, T, T), 0 and -inf as from `pretrain.model.masking.document_mask`; causal where `causal` is.
     """
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    out: Tensor = _Products.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
+    out: Tensor = _Products.apply(q, k, v, mask, causal)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Products(torch.autograd.Function):
-    """`causal_attention` with as many heads everywhere, and its gradient.
+    """`product_attention` with as many heads everywhere, and its gradient.
 
     Written out, because what autograd makes of the forward pass writes the gradients of keys and values transposed and
     padded with zeros, and keeps the weights in fp32 as well, which cost 6% of a step (docs/lab-notes.md). The sum that
@@ -66,20 +69,22 @@ class _Products(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         batch, heads, length, width = q.shape
         block = _attention_block(length)
+        ctx.causal = causal
         q, k, v = (x.reshape(batch * heads, length, width) for x in (q, k, v))
         position = torch.arange(length, device=q.device)
         weights, parts = [], []
         for start in range(0, length, block):
-            end = start + block
-            scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2)).float() / math.sqrt(width)
-            if mask is None:
-                hidden = position[:end] > position[start:end, None]  # (block, end)
+            last = start + block
+            end = last if causal else length
+            scores = torch.bmm(q[:, start:last], k[:, :end].transpose(1, 2)).float() / math.sqrt(width)
+            if mask is not None:
+                scores = (scores.view(batch, heads, block, end) + mask[:, :, start:last, :end]).flatten(0, 1)
+            elif causal:
+                hidden = position[:end] > position[start:last, None]  # (block, end)
                 scores = scores.masked_fill(hidden, -math.inf)
-            else:
-                scores = (scores.view(batch, heads, block, end) + mask[:, :, start:end, :end]).flatten(0, 1)
             weights.append(scores.softmax(dim=-1).to(q.dtype))
             parts.append(torch.bmm(weights[-1], v[:, :end]))
         out = torch.cat(parts, dim=1)
@@ -87,7 +92,7 @@ class _Products(torch.autograd.Function):
         return out.view(batch, heads, length, width)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, *weights = ctx.saved_tensors
         shape, block = gradient.shape, _attention_block(q.shape[1])
         gradient = gradient.reshape(q.shape)
@@ -96,7 +101,7 @@ class _Products(torch.autograd.Function):
         of_k: list[Tensor] = []
         of_v: list[Tensor] = []
         for number, weight in enumerate(weights):
-            rows, end = slice(number * block, (number + 1) * block), (number + 1) * block
+            rows, end = slice(number * block, (number + 1) * block), weight.shape[2]
             of_weight = torch.bmm(gradient[:, rows], v[:, :end].transpose(1, 2)).float()
             of_scores = weight.float() * (of_weight - sums[:, rows]) / math.sqrt(q.shape[2])
             of_scores = of_scores.to(q.dtype)
@@ -104,11 +109,13 @@ class _Products(torch.autograd.Function):
             of_k.append(torch.bmm(of_scores.transpose(1, 2), q[:, rows]))
             of_v.append(torch.bmm(weight.transpose(1, 2), gradient[:, rows]))
         whole = torch.cat(of_q, dim=1), _add_up(of_k, block), _add_up(of_v, block)
-        return whole[0].view(shape), whole[1].view(shape), whole[2].view(shape), None
+        return whole[0].view(shape), whole[1].view(shape), whole[2].view(shape), None, None
 
 
 def _add_up(parts: list[Tensor], block: int) -> Tensor:
-    """Sum of (B H, block, E), (B H, 2 block, E), …, each counted from the first position."""
+    """Sum of (B H, block, E), (B H, 2 block, E), …, each counted from the first position; or of parts of one length."""
+    if parts[0].shape == parts[-1].shape:
+        return sum(parts[1:], start=parts[0])
     added = []
     for number in range(len(parts)):
         rows = slice(number * block, (number + 1) * block)
@@ -127,7 +134,7 @@ def _attention_block(length: int) -> int:
 
 
 def attends_by_products(device: torch.device, dropout: float, length: int) -> bool:
-    """Tells whether compiled training takes `causal_attention`, where no FlexAttention is asked for."""
+    """Tells whether compiled training takes `product_attention`, where no FlexAttention is asked for."""
     return device.type == "cpu" and not dropout and _attention_block(length) > 0
 
 
@@ -143,11 +150,11 @@ class HeadNorm(nn.RMSNorm):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped queries; one matrix for queries, keys and values, in this order."""
+    """Self-attention with grouped queries, causal or not; one matrix for queries, keys and values, in this order."""
 
     def __init__(self, config: Model, layer: int) -> None:
         super().__init__()
-        self.layer, self.dropout, self.width = layer, config.dropout, config.head_width
+        self.layer, self.dropout, self.width, self.causal = layer, config.dropout, config.head_width, config.causal
         self.heads, self.kv_heads = config.num_heads, config.kv_heads
         self.query_scale = config.query_scale
         self.qkv = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.width, bias=config.bias)
@@ -191,9 +198,9 @@ class Attention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
         compiled_training = self.training and torch.compiler.is_compiling()
         by_products = compiled_training and attends_by_products(q.device, self.dropout, q.shape[2])
-        if by_products and not isinstance(mask, BlockMask):  # in training a tensor is a mask of documents: causal
-            return causal_attention(q, k, v, mask)
-        return attend(q, k, v, mask, self.dropout if self.training else 0.0)
+        if by_products and not isinstance(mask, BlockMask):  # in training a tensor is a mask of documents
+            return product_attention(q, k, v, mask, self.causal)
+        return attend(q, k, v, mask, self.dropout if self.training else 0.0, self.causal)
 
 
 class ValueMix(nn.Module):

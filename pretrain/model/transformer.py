@@ -1,4 +1,6 @@
-"""Defines the model: a decoder-only transformer, with the GPT-2 and the Llama families as settings of the same blocks.
+"""Defines the model: a transformer of one stack of blocks, causal or reading both ways (`model.causal`).
+
+The GPT-2 and the Llama families are settings of the same blocks.
 
 Shapes, in every comment:
     B sequences   T new tokens   S tokens so far (cached and new)   V rows of the vocabulary (padded)   L layers
@@ -21,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.schema.model import Model
+from configs.schema.reading_direction import needs_causal
 from pretrain.model.attention import Attention, Rotation, attends_by_products, rotation_table
 from pretrain.model.cross_entropy import linear_cross_entropy
 from pretrain.model.kv_cache import Cache, KVCache
@@ -151,8 +154,10 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, cache: Cache | None = None, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V), in the dtype of the weights, of the token after each of `tokens` (B, T) int64.
 
-        With a cache, `tokens` continue what it holds, and are added to it. With `positions` (B, T) int64, rows hold
-        documents side by side, and each token sees its own document alone (`pretrain.model.masking`); not with a cache.
+        A model with `causal: false` predicts the same token, and sees all `tokens` for it: what it is to predict must
+        be masked among them. With a cache, `tokens` continue what it holds, and are added to it. With `positions` (B,
+        T) int64, rows hold documents side by side, and each token sees its own document alone
+        (`pretrain.model.masking`); not with a cache.
 
         Raises:
             ValueError: when the tokens, with those in the cache, are more than `context_length`.
@@ -160,7 +165,12 @@ class Transformer(nn.Module):
         return self.head(self.backbone(tokens, cache, positions))
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` columns."""
+        """An empty cache for `batch` rows of up to `capacity` columns.
+
+        Raises:
+            ValueError: for a model that reads both ways: the keys of its earlier tokens change with each new one.
+        """
+        needs_causal(self.config, "decoding with a key/value cache")
         return KVCache(self.config, self.embed.weight, batch, capacity)
 
     def backbone(self, tokens: Tensor, cache: Cache | None = None, positions: Tensor | None = None) -> Tensor:
@@ -178,7 +188,7 @@ class Transformer(nn.Module):
             assert cache is None
             seen = positions if self.sequence is None else self.sequence.gather_columns(positions)
             flex = prefers_flex(self.config, x.device) and not only_plain()
-            mask = document_mask(seen, x.dtype, flex)
+            mask = document_mask(seen, x.dtype, flex, self.config.causal)
         else:
             positions = columns if cache is None else cache.positions(columns)  # (T,) or (B, T)
             mask = None if cache is None else cache.mask(columns)
@@ -214,7 +224,7 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         chunk: int | None = None,
     ) -> Tensor:
-        """Sum over (B, T) of weight x -log p(target | tokens before it): nats, a scalar in fp32.
+        """Sum over (B, T) of weight x -log p(target | tokens it may see): nats, a scalar in fp32.
 
         `chunk`: positions whose logits exist at a time; None chooses (`limits.chunk_positions`).
         """
@@ -233,7 +243,7 @@ class Transformer(nn.Module):
         chunk: int | None = None,
         temperature: float = 1.0,
     ) -> Tensor:
-        """(B, T) fp32: log p(target | tokens before it) of softmax(logits / temperature). Arguments as in `loss`."""
+        """(B, T) fp32: log p(target | tokens it may see) of softmax(logits / temperature). Arguments as in `loss`."""
         return self.log_probs_and_entropy(tokens, targets, positions, chunk, temperature)[0]
 
     def log_probs_and_entropy(
@@ -287,7 +297,7 @@ class Transformer(nn.Module):
         return self
 
     def attends_by_products(self, device: torch.device) -> bool:
-        """Tells whether compiled training computes attention as `pretrain.model.attention.causal_attention` does."""
+        """Tells whether compiled training computes attention as `pretrain.model.attention.product_attention` does."""
         return attends_by_products(device, self.config.dropout, self.config.context_length)
 
     @torch.no_grad()

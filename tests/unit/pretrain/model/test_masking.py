@@ -14,7 +14,7 @@ from torch.nn.attention import flex_attention
 import pretrain.model.transformer
 from configs.schema.model import Model
 from pretrain.batches.source import document_positions
-from pretrain.model.attention import causal_attention
+from pretrain.model.attention import product_attention
 from pretrain.model.masking import attend, document_mask
 from pretrain.model.transformer import Transformer
 from pretrain.objectives.language_modelling import LanguageModelling
@@ -24,6 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpt2": {"family": "gpt2"},
     "llama": {"family": "llama", "num_kv_heads": 2},
     "qwen3": {"family": "llama", "num_kv_heads": 1, "qk_norm": True, "tied_embeddings": True, "head_dim": 16},
+    "both ways": {"family": "llama", "num_kv_heads": 2, "causal": False},
 }
 VOCAB, EOD = 40, 0
 # Where end-of-document tokens stand in the rows of a window of 24: first, last, two in a row, none.
@@ -92,12 +93,14 @@ def test_a_window_computes_what_its_documents_compute_alone(
     assert abs(unmasked - expected) > 1e-3 * expected, "the mask changes something"
 
 
-def test_attention_by_products_and_kernel_agree_on_a_mask() -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_by_products_and_kernel_agree_on_a_mask(causal: bool) -> None:
     q, k, v = torch.randn(3, 2, 2, 256, 16)
     positions = document_positions(np.random.default_rng(0).integers(0, 50, (2, 256)) == EOD)
-    mask = document_mask(positions, torch.float32, flex=False)
+    mask = document_mask(positions, torch.float32, flex=False, causal=causal)
     assert isinstance(mask, Tensor)
-    torch.testing.assert_close(causal_attention(q, k, v, mask), attend(q, k, v, mask, 0.0), atol=1e-5, rtol=1e-5)
+    ours, theirs = product_attention(q, k, v, mask, causal), attend(q, k, v, mask, 0.0, causal)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_positions_count_from_the_end_of_the_document_before() -> None:

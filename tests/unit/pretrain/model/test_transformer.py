@@ -13,8 +13,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs.schema.model import Model
+from eval.reading.scoring import BatchSize, scored_windows
+from eval.reading.windows import Window
+from pretrain.generation.decode import Decoder
 from pretrain.interchange.exportable import architecture_of
-from pretrain.model.attention import HeadNorm, causal_attention
+from pretrain.model.attention import HeadNorm, product_attention
 from pretrain.model.transformer import Transformer
 
 SHAPE: dict[str, Any] = {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "context_length": 16}
@@ -51,6 +54,24 @@ def test_no_position_sees_the_future(model: Transformer) -> None:
     with torch.no_grad():
         difference = (model(tokens()) - model(changed)).abs().amax(dim=(0, 2))
     assert (difference[:9] == 0).all() and (difference[9:] > 0).all()
+
+
+def test_a_model_that_reads_both_ways_sees_the_future_and_decodes_with_no_cache() -> None:
+    both = Transformer(Model(**SHAPE, causal=False, init_std=0.2), VOCAB).eval()
+    changed = tokens().clone()
+    changed[:, 9] = (changed[:, 9] + 1) % VOCAB
+    with torch.no_grad():
+        difference = (both(tokens()) - both(changed)).abs().amax(dim=(0, 2))
+    assert (difference > 0).all()
+    refused = [
+        lambda: both.new_cache(1, 8),
+        lambda: Decoder(both),
+        lambda: architecture_of(both.config),
+        lambda: next(scored_windows(both, [Window((0, 1, 2), 2)], VOCAB, BatchSize(64, None))),
+    ]
+    for ask in refused:
+        with pytest.raises(ValueError, match=r"needs a model that predicts each token from those before it"):
+            ask()
 
 
 def test_too_many_tokens_are_refused(model: Transformer) -> None:
@@ -161,12 +182,13 @@ def test_every_weight_is_used_inside_its_own_module(model: Transformer) -> None:
     assert used == set(owners)
 
 
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("heads", "kv_heads", "length"), [(4, 4, 16), (4, 2, 256), (2, 1, 384), (2, 2, 512)])
-def test_attention_by_products_equals_torchs(heads: int, kv_heads: int, length: int) -> None:
+def test_attention_by_products_equals_torchs(heads: int, kv_heads: int, length: int, causal: bool) -> None:
     q = torch.randn(2, heads, length, 8, requires_grad=True)
     k, v = (torch.randn(2, kv_heads, length, 8, requires_grad=True) for _ in range(2))
-    ours = causal_attention(q, k, v)
-    theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    ours = product_attention(q, k, v, causal=causal)
+    theirs = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
     torch.testing.assert_close(ours, theirs)
     upstream = torch.randn_like(ours)
     for mine, reference in zip(

@@ -1,0 +1,70 @@
+"""Recipes of masked diffusion: what the objective implies, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from configs.schema.chat import CHAT_TOKENS, MASK
+from configs.schema.model import Model
+from configs.schema.reading_direction import needs_causal
+from configs.schema.recipe import Recipe
+
+TOKENIZER: dict[str, Any] = {"kind": "byte", "special_tokens": ["<|endoftext|>", MASK]}
+MASKED: dict[str, Any] = {"kind": "masked_diffusion"}
+SHAPE: dict[str, Any] = {"num_layers": 1, "hidden_size": 16, "num_heads": 2}
+
+
+def recipe(
+    model: dict[str, Any] | None = None,
+    train: dict[str, Any] | None = None,
+    tokenizer: dict[str, Any] = TOKENIZER,
+    **other: Any,
+) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "r",
+            "data": {"sources": [{"name": "a", "path": "a.txt"}], "tokenizer": tokenizer},
+            "model": {**SHAPE, **(model or {})},
+            "train": {"steps": 1, "objective": MASKED, **(train or {})},
+            **other,
+        }
+    )
+
+
+def test_the_objective_implies_a_model_that_reads_both_ways() -> None:
+    made = recipe()
+    assert not made.model.causal and not Recipe.model_validate(made.model_dump(mode="json")).model.causal
+    assert recipe(train={"objective": None}).model.causal
+    with pytest.raises(
+        ValueError, match=r"^`replica compress` needs a model that predicts each token from those before"
+    ):
+        needs_causal(made.model, "`replica compress`")
+    needs_causal(Model(**SHAPE), "anything")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"causal": True}}, r"model\.causal is true; leave model\.causal out"),
+        ({"model": {"causal": False}, "train": {"objective": None}}, r"would read what it is to predict; set train\."),
+        ({"model": {"causal": False}, "train": {"objective": {"kind": "dpo"}}}, r"would read what it is to predict"),
+        ({"tokenizer": {"kind": "byte"}}, r'set it to \["<\|endoftext\|>", "<\|mask\|>"\]'),
+        ({"tokenizer": {"kind": "byte", "special_tokens": [MASK]}}, r"special_tokens lacks"),  # it would end documents
+        ({"train": {"packing": "best_fit"}}, r"would see the padding.*set train\.document_masking: true"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        recipe(**changes)
+
+
+def test_a_stage_of_masked_diffusion_starts_from_any_base() -> None:
+    base = {"tokenizer": {"kind": "byte", "special_tokens": "chat"}, "train": {"objective": None}}
+    sources = {"sources": [{"name": "b", "path": "b.txt"}]}
+    stage = {"name": "diffuse", "objective": MASKED, "data": sources, "train": {"steps": 2}}
+    made = recipe(**base, stages=[stage]).stage("diffuse")  # type: ignore[arg-type]
+    assert not made.model.causal and made.data.tokenizer.special_tokens == [*CHAT_TOKENS, MASK]
+    assert recipe(stages=[{**stage, "data": {"like": "base"}}]).stage("diffuse").data.tokenizer.kind == "byte"
