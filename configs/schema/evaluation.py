@@ -307,6 +307,9 @@ class Evaluation(Section):
         description="Most tokens of a forward pass, padding included; null: as many as suit the device. It changes the "
         "speed, not the scores.",
     )
+    bound_draws: int = Field(
+        16, ge=1, description="Draws of hidden tokens for each window that a masked model scores (docs/any-order.md)."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="In which the model reads. auto: bf16 on a GPU, unless it was trained in fp32; fp32 on a CPU. "

@@ -23,6 +23,9 @@ class MaskedDiffusion(Section):
     """Masked diffusion: text predicted in any order (MDLM, arXiv:2406.07524). It implies `model.causal: false`."""
 
     kind: Literal["masked_diffusion"]
+    validation_draws: int = Field(
+        4, ge=1, description="Draws of hidden tokens for each window of validation; the bound is their mean."
+    )
 
 
 class RewardModelling(Section):

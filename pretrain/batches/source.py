@@ -49,6 +49,7 @@ class Batch:
     count: float | None = None  # this rank's share of what the loss is a mean over; None: the sum of `weights`
     lengths: tuple[int, ...] | None = None  # (B,): positions of each row before its padding, which has no weight
     statistics: dict[str, float] = field(default_factory=dict)  # of how it was made, the same on all ranks
+    read: int | None = None  # targets that were read, where not all have a weight; None: those that have one
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:

@@ -193,7 +193,8 @@ class Engine:
     def _totals(self, batch: Batch) -> Tensor:
         """(3,) float64: this rank's count, targets and bytes."""
         count = batch.weights.sum(dtype=torch.float64) if batch.count is None else self._scalar(batch.count)
-        targets = batch.weights.count_nonzero().double() if batch.lengths is None else self._scalar(sum(batch.lengths))
+        read = batch.read if batch.lengths is None else sum(batch.lengths)
+        targets = batch.weights.count_nonzero().double() if read is None else self._scalar(read)
         return torch.stack([count, targets, self._scalar(batch.target_bytes)])
 
     def _seed_dropout(self, step: int) -> None:

@@ -7,35 +7,15 @@ that a double holds. The token is the first whose cumulative probability exceeds
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.batches.splitmix import STEP, mix
-
-_Counts = Sequence[int] | NDArray[np.integer]
-
-
-def noise_keys(seed: int, name: str, slots: _Counts, samples: _Counts) -> NDArray[np.uint64]:
-    """The key of each row (R,), from its slot (of a prompt) and its sample number (both (R,), 0 or more)."""
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    base = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
-    # One round for each count: with the sum of both, slot 1 of sample 0 could be slot 0 of sample 1.
-    of_slots = mix(base + np.asarray(slots).astype(np.uint64) * STEP)
-    return mix(of_slots + (np.asarray(samples).astype(np.uint64) + np.uint64(1)) * STEP)
+from pretrain.batches.splitmix import Counts
+from pretrain.batches.splitmix import key_uniforms as key_uniforms
+from pretrain.batches.splitmix import noise_keys as noise_keys
 
 
-def key_uniforms(keys: NDArray[np.uint64], positions: _Counts | int) -> NDArray[np.float64]:
-    """The numbers in [0, 1) at these positions of these keys, broadcast against each other."""
-    counts = np.atleast_1d(positions).astype(np.uint64) + np.uint64(1)
-    return (mix(keys + counts * STEP) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def uniforms(seed: int, name: str, slots: _Counts, samples: _Counts, position: _Counts | int) -> Tensor:
+def uniforms(seed: int, name: str, slots: Counts, samples: Counts, position: Counts | int) -> Tensor:
     """The uniform numbers in [0, 1), fp64 (R,), of R rows at a position (or each at its own)."""
     return torch.from_numpy(key_uniforms(noise_keys(seed, name, slots, samples), position))
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, TokenStream
@@ -99,11 +100,17 @@ class Validator:
         nats = torch.zeros((), dtype=torch.float64, device=engine.device)
         targets = target_bytes = 0
         for start in range(0, rounds * size, size):
-            batch = engine.rows.cut(self._batch(mine[start : start + size], size))
-            nats += engine.score(batch)
+            chosen = mine[start : start + size]
+            whole = self._batch(chosen, size)
+            nats += self._score(engine, whole, chosen)
+            batch = engine.rows.cut(whole)
             targets += int(batch.weights.sum())
             target_bytes += batch.target_bytes
         return TargetSums(*engine.sum([float(nats), targets, target_bytes]))
+
+    def _score(self, engine: Engine, batch: Batch, windows: list[Window]) -> Tensor:
+        """The nats of this rank's part of a batch of these windows, fp64; every rank takes part."""
+        return engine.score(engine.rows.cut(batch))
 
     def _unigram_bits_per_byte(self) -> float:
         """Bits per byte of the same targets by the frequencies of tokens in the training split, each count plus one."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from configs.safety.user_code import UserCode
-from configs.schema.objectives import Preference, RewardModelling, Supervised
+from configs.schema.objectives import MaskedDiffusion, Preference, RewardModelling, Supervised
 from configs.schema.recipe import Recipe
 from configs.schema.section import Custom
 from pretrain.objectives.language_modelling import language_modelling, of_user
+from pretrain.objectives.masked_diffusion import MaskedDiffusionTraining
 from pretrain.objectives.objective import Objective
 from pretrain.objectives.of_pairs import PreferenceTuning, RewardTraining
 from pretrain.objectives.reinforcement import PolicyOptimisation
@@ -28,6 +29,8 @@ def make_objective(recipe: Recipe) -> Objective:
         return of_user(recipe, code)
     if isinstance(chosen, Supervised):
         return SupervisedTuning(recipe, chosen)
+    if isinstance(chosen, MaskedDiffusion):
+        return MaskedDiffusionTraining(recipe, chosen)
     if isinstance(chosen, RewardModelling):
         return RewardTraining(recipe, chosen)
     if isinstance(chosen, Preference):

@@ -33,7 +33,7 @@ class RowSlice:
     slices: int  # of each row: as many as ranks share it, one after the other
 
     def cut(self, batch: Batch) -> Batch:
-        """This rank's slice of whole rows; their bytes are counted on the first rank alone."""
+        """This rank's slice of whole rows; what it counts of whole rows is counted on the first rank alone."""
         if self.slices == 1:
             return batch
         width = batch.tokens.shape[1] // self.slices
@@ -41,7 +41,8 @@ class RowSlice:
         tensors = {name: getattr(batch, name) for name in ("tokens", "targets", "weights", "positions")}
         sliced = {name: value[:, columns].contiguous() for name, value in tensors.items() if value is not None}
         assert not batch.columns and batch.count is None and batch.lengths is None  # see `check_sequence`
-        return replace(batch, **sliced, target_bytes=0 if self.index else batch.target_bytes)
+        read = None if batch.read is None else 0 if self.index else batch.read
+        return replace(batch, **sliced, target_bytes=0 if self.index else batch.target_bytes, read=read)
 
 
 def row_slice(ranks: Ranks, parallel: Parallel) -> RowSlice:

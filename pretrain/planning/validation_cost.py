@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from configs.common.layout import MANIFEST
-from configs.schema.objectives import unit_of
+from configs.schema.objectives import MaskedDiffusion, unit_of
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
 
@@ -28,8 +28,10 @@ def validation_cost(recipe: Recipe, steps: int | None, tokens_per_s: float) -> d
     tokens = policy.max_tokens
     if (recipe.data_directory / MANIFEST).is_file():
         tokens = min(tokens, sum(source.tokens for source in load_manifest(recipe.data_directory).validation))
+    objective = recipe.train.objective
+    passes = objective.validation_draws if isinstance(objective, MaskedDiffusion) else 1
     # Answers are drawn for prompts, which takes another time than reading them.
-    seconds = None if unit_of(recipe.train.objective) == "prompt" else tokens * _FORWARD / tokens_per_s
+    seconds = None if unit_of(objective) == "prompt" else passes * tokens * _FORWARD / tokens_per_s
     parts = policy.evaluation.parts
     return {
         "tokens": tokens,

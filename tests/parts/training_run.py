@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from configs.common.files import write_json
+from configs.schema.chat import END_OF_TEXT, MASK
 from configs.schema.data import Tokenizer
 from configs.schema.recipe import Recipe, load
 from data_prep.tokens.shards import beside
@@ -35,10 +36,16 @@ _SHAPES = {"sft": "alpaca", "reward": "pairs", "dpo": "pairs"}
 
 
 def prepare_data(
-    directory: Path, sources: dict[str, int] | None = None, weights: dict[str, float] | None = None
+    directory: Path,
+    sources: dict[str, int] | None = None,
+    weights: dict[str, float] | None = None,
+    masked: bool = False,
 ) -> Path:
-    """Writes byte-level shards of about that many tokens a source, and a validation split, with a manifest."""
-    vocab = train_vocab(Tokenizer(kind="byte"), [])
+    """Writes byte-level shards of about that many tokens a source, and a validation split, with a manifest.
+
+    `masked`: the vocabulary has the mask token.
+    """
+    vocab = train_vocab(Tokenizer(kind="byte", special_tokens=[END_OF_TEXT, *[MASK] * masked]), [])
     vocab.save(directory / "tokenizer")
     weight = (weights or {}).get
     splits = {
@@ -79,14 +86,15 @@ def _source(directory: Path, vocab: Vocab, name: str, tokens: int, weight: float
 def write_recipe(file: Path, data: Path, **train: Any) -> Path:
     """A recipe for a model of 30,000 parameters in fp32; `train` replaces settings of that section."""
     kind = (train.get("objective") or {}).get("kind")
-    shape = "text" if kind is None else _SHAPES.get(kind, "gsm8k")
+    shape = "text" if kind in (None, "masked_diffusion") else _SHAPES.get(kind, "gsm8k")
+    special = {} if kind is None else {"special_tokens": [END_OF_TEXT, MASK] if kind == "masked_diffusion" else "chat"}
     content = {
         "name": "tiny",
         "out": str(file.parent / "run"),
         "data": {
             "sources": [{"name": "tiny", "path": "none.txt", "shape": shape}],
             "directory": str(data),
-            "tokenizer": {"kind": "byte", **({"special_tokens": "chat"} if kind else {})},
+            "tokenizer": {"kind": "byte", **special},
         },
         "model": {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "context_length": 32},
         "train": {
