@@ -68,6 +68,10 @@ class PerplexitySet(Section):
         None, min_length=1, description="Also score the documents of each value of this field, such as `language`."
     )
     max_documents: int | None = Field(None, ge=1, description="Score no more than the first n documents.")
+    late_minus_early: bool = Field(
+        False,
+        description="Also score the loss of the last quarter of the context minus that of the first (docs/meta.md).",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> PerplexitySet:

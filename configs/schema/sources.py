@@ -116,6 +116,12 @@ class Source(Section):
         None, ge=1, description="Stop reading a file after the document that reaches this many bytes."
     )
     licence: str | None = Field(None, description="Licence of the text, shown in the report.")
+    prefix: str = Field(
+        "",
+        max_length=200,
+        description="Tag before every document, such as `<zh> `: the model reads it as text. It is written with the "
+        "tokens, so steps before see documents without it. A prompt that begins with it asks for this kind of text.",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -130,6 +136,10 @@ class Source(Section):
             raise ValueError("`reader` reads files by itself: leave out `format`, and give `path` or `paths_file`")
         if self.hub is not None and (self.sample is not None or self.max_files is not None):
             raise ValueError("`sample` and `max_files` choose among files; with `hub` use `max_documents`")
+        if self.prefix and self.shape != "text":
+            raise ValueError(
+                f"`prefix` goes before documents; records of shape {self.shape} have a chat template: drop `prefix`"
+            )
         return self
 
     @property

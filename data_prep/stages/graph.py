@@ -34,7 +34,7 @@ _IDENTITIES = "inputs.json"
 _CHAIN = ("extract", "normalize", "lines", "language", "quality", "privacy", "limits")
 _NOT_READ = {
     "path", "paths_file", "paths_prefix", "sample", "max_files", "hub", "split", "weight", "max_epochs", "licence",
-    "storage_options", "reader",
+    "storage_options", "reader", "prefix",
 }  # fmt: skip
 # Modules and packages of data_prep that decide what a stage writes; tests/unit/data_prep/stages/test_fingerprints.py
 # compares these with the imports.
@@ -237,7 +237,7 @@ class Plan:
             if settings.special_tokens == list(CHAT_TOKENS):  # documents end as the files beside it say
                 inputs["end_of_document"] = Vocab.load(path).end_of_document
         elif settings.kind in ("bpe", "char"):
-            inputs |= {"documents": self.last, "split": self._split}
+            inputs |= {"documents": self.last, "split": self._split, **self._prefixes}
             inputs["sample_code"] = _code(*PACKING_CODE)
         if settings.kind == "kmer":
             inputs |= {"kmer": settings.kmer, "alphabet": settings.alphabet}
@@ -255,6 +255,7 @@ class Plan:
             "shard_tokens": self.data.shard_tokens,
             "keep_dropped": self.data.keep_dropped,
             "code": _code(*PACKING_CODE),
+            **self._prefixes,
         }
         if self.unit != "document":
             inputs |= {"unit": self.unit, "room": self.room, "system": self.recipe.chat.system}
@@ -266,6 +267,12 @@ class Plan:
             "validation_fraction": self.data.validation_fraction,
             "sources": {source.name: source.split for source in self.data.sources},
         }
+
+    @property
+    def _prefixes(self) -> dict[str, Any]:
+        """The sources' prefixes, where there are some; data of older recipes is what it was."""
+        found = {source.name: source.prefix for source in self.data.sources if source.prefix}
+        return {"prefixes": found} if found else {}
 
     def _content(self, source: Source) -> Any:
         """Names and contents of files, never where they lie; of a hub dataset, what it is called."""

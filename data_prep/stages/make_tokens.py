@@ -97,6 +97,7 @@ def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> 
             dtype=dtype.str,
             token_bytes=token_bytes,
             unit=plan.unit,
+            tag_bytes=len(source.prefix.encode()),
         )
         for split in pack.SPLITS
         for source in plan.data.sources
@@ -181,7 +182,7 @@ def _fast_is_right(vocab: Vocab, tasks: list[pack.SplitPart]) -> bool:
     texts = []
     for task in tasks[:: max(1, len(tasks) // _CHECK_PARTS)]:
         for (_, row), _ in zip(pack.by_split(task, ["text"]), range(_CHECK_DOCUMENTS), strict=False):
-            texts.append(row["text"][:_CHECK_CHARACTERS])
+            texts.append(task.source.prefix + row["text"][:_CHECK_CHARACTERS])
     if encode is not None and agrees(encode, vocab, dtype, texts):
         return True
     why = "its pieces are not known to the fast encoder" if encode is None else "the fast encoder gave other ids"

@@ -41,8 +41,8 @@ SIDECAR = pa.schema(
         ("url", pa.string()),
         ("source", pa.string()),
         ("offset", pa.int64()),  # UTF-8 bytes before this part in the original text
-        ("bytes", pa.int32()),  # of the normalised text as UTF-8
-        ("tokens", pa.int32()),  # with the end-of-document id
+        ("bytes", pa.int32()),  # of the normalised text as UTF-8, without the source's prefix
+        ("tokens", pa.int32()),  # with the prefix and the end-of-document id
         ("first_token", pa.int64()),  # position in the shard
     ]
 )
@@ -157,7 +157,7 @@ def _training_texts(task: SampleTask) -> Iterator[str]:
     for split, row in by_split(task.part, ["text"]):
         # Another hash than that of the split, or the sample would be taken from one end of it.
         if split == "train" and (task.fraction >= 1 or unit_interval(b"sample " + row["id"].encode()) < task.fraction):
-            yield row["text"]
+            yield task.part.source.prefix + row["text"]
 
 
 def without_long(chunk: str, pieces: list[str], limit: int) -> str:
@@ -200,7 +200,7 @@ def encode_part(task: EncodeTask) -> None:
         content = write(task, vocab, encode, files)
     content |= files.finish()
     if task.part.data.keep_dropped:
-        content["dropped_tokens"] = _dropped_tokens(task.part.part, encode, dtype)
+        content["dropped_tokens"] = _dropped_tokens(task.part, encode, dtype)
     task.part.stage.commit(task.part.name, content)
 
 
@@ -253,9 +253,10 @@ def _write_documents(task: EncodeTask, vocab: Vocab, encode: Encode, files: _Par
     end = np.array([vocab.eod_id], dtype=dtype).tobytes()
     lost = Count()
     for split, row in by_split(task.part, ["text", "url", "offset", "bytes"]):
-        ids = encode(row["text"])
+        text = task.part.source.prefix + row["text"]
+        ids = encode(text)
         files.add(split, ids + end, row, row["bytes"])
-        if not vocab.lossless and (gone := vocab.lost(row["text"], np.frombuffer(ids, dtype))):
+        if not vocab.lossless and (gone := vocab.lost(text, np.frombuffer(ids, dtype))):
             lost = lost.plus(1, gone)
     return {"lost": lost} if lost.documents else {}
 
@@ -291,8 +292,9 @@ def _write_units(task: EncodeTask, vocab: Vocab, encode: Encode, files: _PartFil
     return {"units": dict(counts), **({"lost": lost} if lost.documents else {})}
 
 
-def _dropped_tokens(part: Part, encode: Encode, dtype: np.dtype[Any]) -> dict[str, int]:
-    """Tokens of the documents that did not stay, by stage/reason, with their end-of-document ids."""
+def _dropped_tokens(task: SplitPart, encode: Encode, dtype: np.dtype[Any]) -> dict[str, int]:
+    """Tokens of the documents that did not stay, by stage/reason, with prefixes and end-of-document ids."""
+    part = task.part
     tokens: dict[str, int] = defaultdict(int)
     aside = (
         (row["key"], row["text"])
@@ -300,7 +302,7 @@ def _dropped_tokens(part: Part, encode: Encode, dtype: np.dtype[Any]) -> dict[st
         for row in table.to_pylist()
     )
     for key, text in chain(aside, dropped(part)):
-        tokens[key] += len(encode(text)) // dtype.itemsize + 1
+        tokens[key] += len(encode(task.source.prefix + text)) // dtype.itemsize + 1
     return dict(tokens)
 
 
@@ -313,10 +315,11 @@ class ShardTask:
     split: str
     shard: str  # its name
     parts: tuple[str, ...]
-    bytes: int  # of the parts' text
+    bytes: int  # of the parts' text, without prefixes
     dtype: str
     token_bytes: np.ndarray | None  # of a vocabulary that loses nothing
     unit: Unit = "document"
+    tag_bytes: int = 0  # of the source's prefix before each document
 
     @property
     def prefix(self) -> Path:
@@ -389,9 +392,10 @@ def assemble_shard(task: ShardTask) -> None:
             lengths.append(tokens)
             first += int(tokens.sum())
             size += int(table["bytes"].to_numpy().astype(np.int64).sum())
-    if task.token_bytes is not None and decoded != size:
+    expected = size + task.tag_bytes * sum(map(len, lengths))
+    if task.token_bytes is not None and decoded != expected:
         raise ValueError(
-            f"{task.prefix}: the tokens stand for {decoded} bytes of {size}; this is a fault of the encoder"
+            f"{task.prefix}: the tokens stand for {decoded} bytes of {expected}; this is a fault of the encoder"
         )
     with atomic_path(beside(task.prefix, ".idx")) as temporary, temporary.open("wb") as stream:
         write_index(stream, np.concatenate(lengths), dtype)

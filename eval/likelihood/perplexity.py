@@ -85,7 +85,7 @@ def score_texts(
     windows: list[Window] = []
     documents: list[int] = []
     sizes: list[int] = []
-    for index, (ids, lengths) in enumerate(_sequences(vocab, texts, how)):
+    for index, (ids, lengths) in enumerate(sequences(vocab, texts, how)):
         for window, first in how.windows(ids):
             windows.append(window)
             documents.append(index)
@@ -104,7 +104,7 @@ def score_texts(
     )
 
 
-def _sequences(vocab: Vocab, texts: Sequence[str], how: Convention) -> Iterator[tuple[Ints, Ints]]:
+def sequences(vocab: Vocab, texts: Sequence[str], how: Convention) -> Iterator[tuple[Ints, Ints]]:
     """Yields the ids of each sequence that windows are cut from, and the bytes that each stands for, (n,) both."""
     encoded: Iterator[tuple[Ints, Ints]] = (_encoded(vocab, index, text) for index, text in enumerate(texts))
     if how.joined:

@@ -17,6 +17,7 @@ from eval.contamination import Mask, labelled, split
 from eval.likelihood.compressors import PROGRAMS, compression_results
 from eval.likelihood.conventions import Convention, counted_texts, described, of_text
 from eval.likelihood.document_items import document_items
+from eval.likelihood.in_context import gain_results, score_gains, with_gains
 from eval.likelihood.perplexity import counted, perplexity_results, score_texts
 from eval.parts import Scored
 from eval.reading.reader import Reader
@@ -45,7 +46,7 @@ def perplexity_set_results(
     """Scores the documents of a set; see `configs.schema.evaluation.PerplexitySet` for the conventions.
 
     Raises:
-        ValueError: as `Convention.of` and `score_texts`, and for too many values of the field `by`.
+        ValueError: as `Convention.of`, `score_texts` and `score_gains`, and for too many values of the field `by`.
     """
     how = Convention.of(item, reader.context_length)
     scored = [one for one in documents if one.text]
@@ -79,6 +80,10 @@ def perplexity_set_results(
         items = document_items([text.text for text in texts], scores, seconds, {**groups, **apart}, ids)
     else:
         items = document_items([vocab.end_of_document.join(text.text for text in texts)], scores, seconds)
+    if item.late_minus_early:
+        gains = score_gains(reader, vocab, [text.read for text in texts], how, report)
+        results += stamp(gain_results(item.name, gains, bootstrap_samples), key=set_key(passages))
+        items = with_gains(items, np.unique(scores.document).tolist(), gains)
     return Scored(results, items=items)
 
 

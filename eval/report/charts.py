@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -19,7 +19,7 @@ _MOST_POINTS = 400
 class Series:
     """One line of a chart. `style` is its CSS class (`series-1`, …). A `faint` line is drawn behind the others.
 
-    A series that is not `joined` has markers only.
+    A series that is not `joined` has markers only. `labels` name its points, in their order.
     """
 
     label: str
@@ -28,6 +28,7 @@ class Series:
     faint: bool = False
     markers: bool = False
     joined: bool = True
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _bounds(series: Sequence[Series], zero: bool) -> tuple[float, float, float, 
 
 def line_chart(series: Sequence[Series], axes: Axes, *, title: str, width: int = 560, height: int = 260) -> Markup:
     """Renders lines over a shared pair of axes; `title` describes the chart for screen readers."""
-    series = [Series(s.label, thin(s.points), s.style, s.faint, s.markers, s.joined) for s in series if s.points]
+    series = [replace(line, points=thin(line.points)) for line in series if line.points]
     x_low, x_high, y_low, y_high = _bounds(series, axes.zero)
     inner_width, inner_height = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
 
@@ -128,6 +129,10 @@ def line_chart(series: Sequence[Series], axes: Axes, *, title: str, width: int =
                 f'<circle class="dot {line.style}" cx="{across(x):.1f}" cy="{down(y):.1f}" r="3"/>'
                 for x, y in line.points
             ]
+        parts += [
+            f'<text class="label" x="{across(x) + 6:.1f}" y="{down(y) + 4:.1f}">{escape(name)}</text>'
+            for name, (x, y) in zip(line.labels, line.points, strict=False)
+        ]
     hover = [
         {
             "label": line.label,

@@ -29,6 +29,7 @@ PERPLEXITY = ("bits_per_byte", "perplexity", "nats_per_token")
 WORDS = ("word_perplexity", "byte_perplexity")  # where a set counts words
 OF_GROUPS = ("bits_per_byte", "perplexity", "word_perplexity")  # of each value of a field
 COMPRESSORS = ("gzip", "xz", "zstd")
+IN_CONTEXT = ("late_minus_early_nats", "other_minus_early_nats")  # where a set asks for them
 TRANSLATION = ("bleu", "chrf", "copy_bleu")
 CHAT = ("accuracy", "format", "stop_rate", "length")
 PREFERENCE = ("accuracy", "longer", "less_repeated")
@@ -219,6 +220,7 @@ def _scores(recipe: Recipe, role: Role, asked: bool = False, of_stage: int | Non
         metrics = PERPLEXITY if item.words == "none" else (*PERPLEXITY, *WORDS)
         apart = parts if item.stream == "documents" else ("",)
         yield from (f"perplexity/{item.name}/{metric}{part}" for metric in metrics for part in apart)
+        yield from (f"perplexity/{item.name}/{metric}" for metric in IN_CONTEXT if item.late_minus_early)
         if of_stage is None:  # the same for each stage
             yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
     if section.core.tasks:
