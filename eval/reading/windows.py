@@ -39,10 +39,15 @@ class Window:
 
 @dataclass(frozen=True)
 class Score:
-    """Negative log-likelihood of a window's targets, and whether greedy decoding predicts all of them."""
+    """Negative log-likelihood of a window's targets, and whether greedy decoding predicts all of them.
+
+    Attributes:
+        variance: of `nats`, where they are estimated by draws (`eval.reading.bound`).
+    """
 
     nats: float
     greedy: bool
+    variance: float = 0.0
 
 
 def sliding_windows(tokens: Tokens, first: int, context_length: int, stride: int) -> Iterator[Window]:

@@ -100,6 +100,24 @@ class Answer:
     finish: Finish
 
 
+def check_request(request: Request, vocab_size: int) -> None:
+    """Raises `ValueError` for an empty prompt, an id beyond `vocab_size`, nothing to generate, and too few keys."""
+    prompt = request.prompt
+    if not prompt:
+        raise ValueError("a prompt is empty; give at least one token, such as the end-of-text token")
+    if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+        raise ValueError(
+            f"a prompt has token ids {min(prompt)} to {max(prompt)}, but the model's vocabulary has "
+            f"{vocab_size}; encode it with the tokenizer the model was trained with"
+        )
+    if request.max_new_tokens < 1 or request.samples < 1:
+        raise ValueError(
+            f"max_new_tokens {request.max_new_tokens} and samples {request.samples}: give 1 or more of both"
+        )
+    if request.keys is not None and len(request.keys) != request.samples:
+        raise ValueError(f"{len(request.keys)} keys for {request.samples} samples; give one for each")
+
+
 @dataclass
 class _Row:
     number: int
@@ -154,7 +172,11 @@ class Player:
         Raises:
             ValueError: for an empty prompt, an unknown token id, nothing to generate, or more samples than rows.
         """
-        self._check(request)
+        check_request(request, self._model.vocab_size)
+        if self._max_rows is not None and request.samples > self._max_rows:
+            raise ValueError(
+                f"{request.samples} samples need more rows than the {self._max_rows} there are; ask for fewer"
+            )
         keys = request.keys
         if keys is None:
             seeds = noise_keys(request.sampling.seed, "text", [0] * request.samples, range(request.samples))
@@ -167,26 +189,6 @@ class Player:
         self._next_number += request.samples
         self._waiting.append(rows)
         return [row.number for row in rows]
-
-    def _check(self, request: Request) -> None:
-        prompt, rows = request.prompt, self._model.vocab_size
-        if not prompt:
-            raise ValueError("a prompt is empty; give at least one token, such as the end-of-text token")
-        if not 0 <= min(prompt) <= max(prompt) < rows:
-            raise ValueError(
-                f"a prompt has token ids {min(prompt)} to {max(prompt)}, but the model's vocabulary has "
-                f"{rows}; encode it with the tokenizer the model was trained with"
-            )
-        if request.max_new_tokens < 1 or request.samples < 1:
-            raise ValueError(
-                f"max_new_tokens {request.max_new_tokens} and samples {request.samples}: give 1 or more of both"
-            )
-        if self._max_rows is not None and request.samples > self._max_rows:
-            raise ValueError(
-                f"{request.samples} samples need more rows than the {self._max_rows} there are; ask for fewer"
-            )
-        if request.keys is not None and len(request.keys) != request.samples:
-            raise ValueError(f"{len(request.keys)} keys for {request.samples} samples; give one for each")
 
     @torch.inference_mode()
     def cancel(self, row: int) -> None:
