@@ -26,7 +26,13 @@ CODE = (
     *("data_prep/decontamination", "data_prep/documents/conversion", "data_prep/documents/document"),
     *("data_prep/extraction", "data_prep/readers", "eval/parts", "eval/items", "pretrain/sizes", "eval/stage_facts"),
     *("eval/preference_accuracy", "eval/chat_setting", "eval/comparison", "data_prep/chat", "pretrain/generation"),
-    *("pretrain/rewards", "pretrain/batches", "pretrain/objectives/reward_scorer", "pretrain/engine/loss_module"),
+    *(
+        "pretrain/denoising",
+        "pretrain/rewards",
+        "pretrain/batches",
+        "pretrain/objectives/reward_scorer",
+        "pretrain/engine/loss_module",
+    ),
     *("pretrain/objectives/reward_modelling", "pretrain/objectives/pair_sums", "pretrain/parallel/lockstep"),
 )
 

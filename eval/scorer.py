@@ -16,6 +16,7 @@ from configs.schema.evaluation import Benchmarks, BenchmarkTask, ChatSet, Perple
 from configs.schema.pair_sets import TranslationSet
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import load_manifest
+from eval.likelihood.bound_notes import bound_inputs, bound_noted
 from eval.parts import Part, Scored
 from eval.results import Sample
 from eval.stage_facts import is_assistant, tuned_of
@@ -94,7 +95,12 @@ class Scorer:
 
     def _part(self, name: str, inputs: dict[str, Any], work: Any, *arguments: Any) -> Part:
         bootstrap = self.recipe.evaluation.bootstrap_samples
-        common = {**self.common, "bootstrap": bootstrap, "precision": self.reader.precision}
+        common = {
+            **self.common,
+            "bootstrap": bootstrap,
+            "precision": self.reader.precision,
+            **bound_inputs(self.recipe),
+        }
         return Part(name, {**common, "own": inputs}, partial(self._scored, work, *arguments))
 
     def _scored(self, work: Callable[..., Scored], *arguments: Any) -> Scored:
@@ -103,7 +109,7 @@ class Scorer:
         if work == self._compress:
             return scored
         results = [replace(result, settings={**result.settings, "precision": precision}) for result in scored.results]
-        return replace(scored, results=results)
+        return replace(scored, results=bound_noted(self.recipe, results))
 
     def _benchmark(self, entry: BenchmarkTask) -> dict[str, Any]:
         own = {**entry.model_dump(mode="json"), "chat_template": self._asked_in_template(entry)}

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from configs.schema.chat import Shape
+from configs.schema.denoising import Denoising
 from configs.schema.pair_sets import TranslationSet
 from configs.schema.section import PathText, PatternText, Section, SetName, UnicodeText
 
@@ -312,7 +313,7 @@ class Evaluation(Section):
         "speed, not the scores.",
     )
     bound_draws: int = Field(
-        16, ge=1, description="Draws of hidden tokens for each window that a masked model scores (docs/any-order.md)."
+        16, ge=2, description="Draws of hidden tokens for each window that a masked model scores (docs/any-order.md)."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
@@ -324,6 +325,7 @@ class Evaluation(Section):
         description="Divide the weights between the ranks, as at ZeRO-3, instead of a whole model on each; null: when "
         "they need more than half of a GPU's memory. It changes the speed, not the scores.",
     )
+    denoising: Denoising = Denoising()
     bootstrap_samples: int = Field(1000, ge=100, description="Bootstrap resamples for each 95% interval.")
 
     @model_validator(mode="after")

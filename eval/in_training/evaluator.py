@@ -24,6 +24,8 @@ from eval.in_training.bounded import AskedToStop, BoundedReader, OutOfTime, boun
 from eval.in_training.record import Record, Recorder
 from eval.likelihood.perplexity_set import compressed_set_results
 from eval.parts import Part
+from eval.reading.bound import BoundReader
+from eval.reading.opening import reader_of
 from eval.reading.ranked import RankedReader
 from eval.reading.reader import LocalReader
 from eval.remarks import remarks
@@ -145,9 +147,8 @@ class PartsEvaluator:
             found.samples += scored.samples
         self._first = found.unfinished[0] if found.unfinished else ""
 
-    def _reader(self, engine: Engine, model: Transformer) -> LocalReader:
-        section = self._recipe.evaluation
-        reader = LocalReader(model, self._vocab.size, section.batch_size, batch_tokens=section.batch_tokens)
+    def _reader(self, engine: Engine, model: Transformer) -> LocalReader | BoundReader:
+        reader = reader_of(model, self._vocab, self._recipe)
         if engine.precision_of_autocast is not None:
             reader.precision = "bf16"  # of the products, whatever holds the weights
         return reader

@@ -33,7 +33,7 @@ Ints = npt.NDArray[np.int64]
 class SetScores:
     """Sums per window, shape (windows,) each: document index, nats, tokens, bytes and words of text scored.
 
-    A document of which no token is scored has no window.
+    A document of which no token is scored has no window. `variance` is that of the nats, where they are estimated.
     """
 
     document: npt.NDArray[np.int64]
@@ -41,6 +41,7 @@ class SetScores:
     tokens: Floats
     bytes: Floats
     words: Floats | None = None
+    variance: Floats | None = None
 
     @property
     def documents(self) -> int:
@@ -71,6 +72,7 @@ class SetScores:
             self.tokens[chosen],
             self.bytes[chosen],
             None if self.words is None else self.words[chosen],
+            None if self.variance is None else self.variance[chosen],
         )
 
 
@@ -101,6 +103,7 @@ def score_texts(
         np.array([score.nats for score in scores]),
         np.array([window.scored for window in windows], dtype=np.float64),
         np.array(sizes, dtype=np.float64),
+        variance=np.array([score.variance for score in scores]) if any(score.variance for score in scores) else None,
     )
 
 
@@ -186,6 +189,7 @@ def perplexity_results(
             ("word_perplexity", "perplexity per word", nats.sum() / sums.words.sum(), by_word, _exp),
             ("byte_perplexity", f"perplexity per byte{of}", nats.sum() / size.sum(), by_byte, _exp),
         ]
+    error = 0.0 if scores.variance is None else math.sqrt(scores.variance.sum()) / scores.nats.sum()
     counts = f"{int(size.sum()):,} bytes, {int(tokens.sum()):,} tokens"
     counts += "" if sums.words is None else f", {round(sums.words.sum()):,} words"
     return [
@@ -199,6 +203,7 @@ def perplexity_results(
             higher_is_better=False,
             interval=f"bootstrap over {units}" if interval else no_interval(len(nats), "unit"),
             note=f"{counts}, {stride} new tokens per window"
+            + (f", standard error of the draws {convert(ratio * (1 + error)) - convert(ratio):.2g}" if error else "")
             + ("" if math.isfinite(convert(ratio)) else f"; e to the power of {ratio:,.0f} is beyond any number here"),
         )
         for metric, unit, ratio, interval, convert in kinds

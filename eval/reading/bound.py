@@ -118,7 +118,7 @@ def _seed_of(window: Window, seed: int) -> int:
 class BoundReader:
     """Reads with a masked model of this process; see `eval.reading.reader.Reader`.
 
-    `Score.greedy` tells whether filling in all targets at temperature 0, one at a time and the surest first, gives them.
+    `Score.greedy` tells whether filling in all targets at temperature 0, the surest first, one a pass, gives them.
 
     Args:
         predictor: predicts tokens behind masks.

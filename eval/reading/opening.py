@@ -10,10 +10,14 @@ import torch
 from configs.schema.objectives import RewardModelling
 from configs.schema.recipe import Recipe
 from data_prep.tokens.vocab import Vocab
+from eval.reading.bound import BoundReader, Draws
 from eval.reading.divided import DividedReader, load_divided
-from eval.reading.reader import LocalReader, Reader, RowScorer
+from eval.reading.reader import LocalReader, Reader, RowScorer, precision_of, sizes_for
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.checkpoint.manifest import CheckpointInfo
+from pretrain.denoising.denoise import Denoiser
+from pretrain.denoising.predictor import predictor_of
+from pretrain.model.transformer import Transformer
 from pretrain.parallel.lockstep import ALONE, Lockstep
 from pretrain.sizes.shapes import parameter_shapes
 
@@ -45,15 +49,32 @@ def open_reader(checkpoint: CheckpointInfo, vocab: Vocab, recipe: Recipe, place:
     Raises:
         ValueError: when the checkpoint is damaged.
     """
-    device, section = place.own_device, recipe.evaluation
+    device = place.own_device
     dtype = torch.bfloat16 if reading_precision(recipe, device) == "bf16" else torch.float32
     if place.ranks.of_main(lambda: _divides(checkpoint, vocab, recipe, place, dtype), "division of the weights"):
         model, weights = load_divided(checkpoint, place.ranks, device, dtype)
-        local = LocalReader(model, vocab.size, section.batch_size, None, section.batch_tokens)
-        return DividedReader(local, weights)
+        return DividedReader(reader_of(model, vocab, recipe), weights)
     model = load_weights(checkpoint).to(device, dtype)
     rewards = _reward_scorer(checkpoint, vocab, device)
-    return LocalReader(model, vocab.size, section.batch_size, rewards, section.batch_tokens)
+    return reader_of(model, vocab, recipe, rewards)
+
+
+def reader_of(
+    model: Transformer, vocab: Vocab, recipe: Recipe, rewards: RowScorer | None = None
+) -> LocalReader | BoundReader:
+    """Returns a reader of a model in evaluation mode that this process holds; of a masked model, one of bounds.
+
+    Raises:
+        ValueError: when a masked model's vocabulary has no mask.
+    """
+    section = recipe.evaluation
+    if model.config.causal:
+        return LocalReader(model, vocab.size, section.batch_size, rewards, section.batch_tokens)
+    size, rows = sizes_for(model, section.batch_size, section.batch_tokens)
+    predictor = predictor_of(model, vocab)
+    denoiser = Denoiser(predictor, vocab.size, section.denoising, rows, size.tokens)
+    draws = Draws(section.bound_draws, recipe.seed)
+    return BoundReader(predictor, vocab.size, precision_of(model), denoiser, draws, size)
 
 
 def _divides(checkpoint: CheckpointInfo, vocab: Vocab, recipe: Recipe, place: Place, dtype: torch.dtype) -> bool:

@@ -70,6 +70,18 @@ class Reader(Protocol):
         ...
 
 
+def sizes_for(model: Transformer, batch_size: int | None, batch_tokens: int | None) -> tuple[BatchSize, int]:
+    """Returns the size of a forward pass and the number of answers that decode together, as set or for the device."""
+    device = model.embed.weight.device.type
+    tokens = batch_tokens or _PASS_TOKENS.get(device, _PASS_TOKENS["cpu"])
+    return BatchSize(tokens, batch_size), batch_size or _DECODED_ROWS.get(device, _DECODED_ROWS["cpu"])
+
+
+def precision_of(model: Transformer) -> str:
+    """Returns `Reader.precision` of a model."""
+    return _PRECISIONS[model.embed.weight.dtype]
+
+
 class LocalReader:
     """Reads with a model of this process.
 
@@ -90,12 +102,10 @@ class LocalReader:
         rewards: RowScorer | None = None,
         batch_tokens: int | None = None,
     ) -> None:
-        device = model.embed.weight.device.type
         self._model, self._rewards = model, rewards
-        self._decoded_rows = batch_size or _DECODED_ROWS.get(device, _DECODED_ROWS["cpu"])
-        self._size = BatchSize(batch_tokens or _PASS_TOKENS.get(device, _PASS_TOKENS["cpu"]), batch_size)
+        self._size, self._decoded_rows = sizes_for(model, batch_size, batch_tokens)
         self.context_length, self.vocab_size = model.config.context_length, vocab_size
-        self.precision = _PRECISIONS[model.embed.weight.dtype]
+        self.precision = precision_of(model)
 
     def score(self, windows: Sequence[Window], report: Report | None = None) -> list[Score]:
         """See `Reader.score`. What windows begin with alike is read once."""

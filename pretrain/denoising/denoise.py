@@ -1,7 +1,7 @@
 """Fills in the masks of many texts side by side, each by its own settings and its own noise.
 
 A pass predicts the masks of the present block of each text. Then tokens are drawn, and as many are kept as the plan
-says (`pretrain.denoising.plan`). What a text becomes does not depend on its neighbours (but for rounding).
+says (`configs.schema.denoising`). What a text becomes does not depend on its neighbours (but for rounding).
 
 A prompt without masks is continued: `max_new_tokens` masks are put behind it. Tokens that are no masks never change, no
 mask is ever drawn, and no token that ends a text is drawn before a fixed one. When a text is longer than the context, a
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.denoising.plan import Plan, Text
+from configs.schema.denoising import Denoising
 from pretrain.denoising.predictor import LOWEST, Predictor, Tokens, state_at
+from pretrain.denoising.text import Text
 from pretrain.generation.noise import noise_keys
 from pretrain.generation.player import Answer, Request, check_request
 from pretrain.generation.sampling import NO_PROBABILITIES, Chooser
@@ -47,11 +48,11 @@ class Denoiser:
         self,
         predictor: Predictor,
         vocab_size: int,
-        plan: Plan | None = None,
+        plan: Denoising | None = None,
         max_rows: int = 64,
         pass_tokens: int = _PASS_TOKENS,
     ) -> None:
-        self._predictor, self._vocab_size, self._plan = predictor, vocab_size, plan or Plan()
+        self._predictor, self._vocab_size, self._plan = predictor, vocab_size, plan or Denoising()
         self._max_rows, self._pass_tokens = max_rows, pass_tokens
 
     @torch.inference_mode()

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from configs.schema.chat import MASK
+from data_prep.tokens.vocab import Vocab
 from pretrain.model.transformer import Transformer
 
 Tokens = npt.NDArray[np.int64]
@@ -77,6 +79,19 @@ class MaskedPredictor:
         logits = self._model.head(states)[:, : self._vocab_size].float()
         logits[:, self.mask_id] = LOWEST
         return logits
+
+
+def predictor_of(model: Transformer, vocab: Vocab) -> MaskedPredictor:
+    """Returns the predictor of a masked model.
+
+    Raises:
+        ValueError: when its vocabulary has no mask.
+    """
+    if vocab.mask_id is None:
+        raise ValueError(
+            f"the tokenizer of a masked model has no special token {MASK}; use the one it was trained with"
+        )
+    return MaskedPredictor(model, vocab.size, vocab.mask_id)
 
 
 # Finite, so that logits can be checked for it, and so low that its probability is 0 in fp32.

@@ -39,7 +39,8 @@ class Joint:
         seen = {index: token for index, token in enumerate(row) if token < self.ids and index != place - 1}
         part = self.joint[tuple(seen.get(index, slice(None)) for index in range(self.length))]
         own = sorted(set(range(self.length)) - seen.keys()).index(place - 1)
-        return np.log(part.sum(axis=tuple(axis for axis in range(part.ndim) if axis != own)))
+        sums: np.ndarray = part.sum(axis=tuple(axis for axis in range(part.ndim) if axis != own))
+        return np.log(sums)
 
     def states(self, rows: Sequence[Tokens]) -> Tensor:
         self.read += [tuple(map(int, row)) for row in rows]
@@ -57,7 +58,8 @@ class Inconsistent(Joint):
     """Conditionals that belong to no joint distribution, as those of a model do: each order has other nats."""
 
     def _logits(self, key: tuple[int, ...]) -> np.ndarray:
-        return np.random.default_rng(key).normal(0, 2, self.ids)
+        values: np.ndarray = np.random.default_rng(key).normal(0, 2, self.ids)
+        return values
 
     def nats(self, row: Tokens, order: Sequence[int]) -> float:
         """Nats of the tokens behind the begin token, one by one in an order of their places; the last is no input."""

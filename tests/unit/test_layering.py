@@ -31,8 +31,8 @@ ROOMS = {
     "configs": "safety common schema",
     "data_prep": "text sources readers extraction quality workers funnel chat documents decontamination dedup tokens "
     "stages __main__",
-    "pretrain": "signals phases garbage rewards sizes batches model generation parallel optimizer engine checkpoint "
-    "interchange reliability metrics numerics coding rollout objectives loop session planning train",
+    "pretrain": "signals phases garbage rewards sizes batches model generation denoising parallel optimizer engine "
+    "checkpoint interchange reliability metrics numerics coding rollout objectives loop session planning train",
     "eval": "results statistics items contamination reading parts pairs people aggregate remarks comparison "
     "stage_facts currency chat_setting likelihood generation preference_accuracy harness scorer in_training "
     "scaling_law export_check lineage texts suite report comparison_report __main__",

@@ -1,43 +1,19 @@
-"""Says how masks are filled in: settings, and what a text looks like while it is filled in."""
+"""Follows a text while its masks are filled in: its blocks, its noise and its end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from configs.schema.denoising import Denoising
 from pretrain.denoising.predictor import Tokens
 from pretrain.generation.noise import key_uniforms, noise_keys
 from pretrain.generation.player import Answer, Finish, Request
 
 Places = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How masks are filled in.
-
-    Attributes:
-        steps: forward passes for all masks of a text. With fewer than masks, several tokens are drawn at a time, as if
-            they did not depend on each other. None: one for each token.
-        order: confidence: of the tokens drawn for all masks, the likeliest are kept (LLaDA, arXiv:2502.09992). random:
-            the order is drawn, whatever the tokens.
-        block: masks that are filled in before any to their right; more than there are: no such order.
-
-    Raises:
-        ValueError: for numbers below 1.
-    """
-
-    steps: int | None = None
-    order: Literal["confidence", "random"] = "confidence"
-    block: int = 32
-
-    def __post_init__(self) -> None:
-        if (self.steps is not None and self.steps < 1) or self.block < 1:
-            raise ValueError(f"steps {self.steps} and block {self.block}: give 1 or more of both")
 
 
 @dataclass
@@ -78,7 +54,7 @@ class Text:
         end = 1 + max(place for place, token in enumerate(tokens) if token != mask_id)
         return cls(number, request, key, tokens, places, end)
 
-    def begin_block(self, plan: Plan, context: int) -> None:
+    def begin_block(self, plan: Denoising, context: int) -> None:
         """Opens the next masks; in a text longer than the context no more than half of it, so that a pass sees more."""
         block = plan.block if len(self.tokens) <= context else min(plan.block, context // 2)
         self.open = self.places[self._begun : self._begun + block]
