@@ -197,8 +197,8 @@ class Sample:
     """Generated text.
 
     Attributes:
-        kind: `prompt` (the recipe's), `document` (the beginning of a held-out one), `translation` (of `prompt`) or
-            `chat` (an answer to `prompt`).
+        kind: `prompt` (the recipe's), `document` (the beginning of a held-out one), `translation` (of `prompt`),
+            `chat` (an answer to `prompt`), or `infill` (`prompt` with its gaps filled in).
         reference: the real continuation of the document, a human translation, or the right answer.
         right: of an answer that was checked.
     """

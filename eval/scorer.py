@@ -15,6 +15,7 @@ from configs.common.versions import installed
 from configs.schema.evaluation import Benchmarks, BenchmarkTask, ChatSet, PerplexitySet, PreferenceSet
 from configs.schema.pair_sets import TranslationSet
 from configs.schema.recipe import Recipe
+from data_prep.tokens.gaps import has_gaps, no_gaps, without_escapes
 from data_prep.tokens.shards import load_manifest
 from eval.likelihood.bound_notes import bound_inputs, bound_noted
 from eval.parts import Part, Scored
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from data_prep.tokens.vocab import Vocab
     from eval.chat_setting import ChatSetting
     from eval.reading.reader import Reader
+    from pretrain.generation.sampling import Sampling
 
 _PROMPT_TOKENS = 48
 _REFERENCE_CHARACTERS = 400
@@ -236,37 +238,52 @@ class Scorer:
         named = {key: value for key, value in given.items() if value is not None}
         return ", ".join(f"{key.replace('_', '-')} {value:g}" for key, value in named.items())
 
-    def _continued(self, text: str, seed: int) -> str:
-        """Samples a continuation of the text; an empty text gives the beginning of a document."""
-        from eval.generation.completions import Stops, sample
+    def _sampling(self, seed: int) -> Sampling:
         from pretrain.generation.sampling import Sampling
 
         section = self.recipe.evaluation.samples
-        sampling = Sampling(section.temperature, section.top_k, section.top_p, seed)
-        return sample(self.reader, Stops(self.vocab), self.vocab.prompt(text), section.max_new_tokens, sampling)
+        return Sampling(section.temperature, section.top_k, section.top_p, seed)
+
+    def _continued(self, text: str, seed: int) -> str:
+        """Samples a continuation of the text; an empty text gives the beginning of a document."""
+        from eval.generation.completions import Stops, sample
+
+        most = self.recipe.evaluation.samples.max_new_tokens
+        return sample(self.reader, Stops(self.vocab), self.vocab.prompt(text), most, self._sampling(seed))
 
     def _replied(self, text: str, seed: int) -> str:
         """Samples the answer to a user's message."""
         from data_prep.chat.messages import Message
         from data_prep.tokens.chat_template import ChatTemplate
         from eval.generation.completions import Stops, sample
-        from pretrain.generation.sampling import Sampling
 
         section, template = self.recipe.evaluation.samples, ChatTemplate(self.vocab)
         system = self.recipe.chat.system
         messages = [*([Message.of("system", system)] if system else []), Message.of("user", text)]
-        sampling = Sampling(section.temperature, section.top_k, section.top_p, seed)
         stops = Stops(self.vocab, end_ids=template.end_ids)
-        return sample(self.reader, stops, template.prompt(messages), section.max_new_tokens, sampling)
+        return sample(self.reader, stops, template.prompt(messages), section.max_new_tokens, self._sampling(seed))
+
+    def _sample_prompt(self, number: int, prompt: str) -> Sample:
+        """Lets the model answer a prompt, fill in its gaps, or continue it."""
+        seed, title = self.recipe.seed + number, f"Prompt {number}"
+        if self.assistant:
+            return Sample("chat", title, prompt, self._replied(prompt, seed), self._described())
+        if not has_gaps(prompt):
+            plain = without_escapes(prompt)
+            return Sample("prompt", title, plain, self._continued(plain, seed), self._described())
+        from eval.generation.infill import infill
+
+        if self.recipe.model.causal:
+            raise ValueError(no_gaps("the model reads from left to right"))
+        text = infill(self.reader, self.vocab, prompt, self._sampling(seed))
+        return Sample("infill", title, prompt, text, self._described())
 
     def _sample_prompts(self) -> Scored:
         section = self.recipe.evaluation.samples
         out = []
         with progress_bar("samples", len(section.prompts), self.progress) as bar:
             for number, prompt in enumerate(section.prompts, start=1):
-                text = (self._replied if self.assistant else self._continued)(prompt, self.recipe.seed + number)
-                kind = "chat" if self.assistant else "prompt"
-                out.append(Sample(kind, f"Prompt {number}", prompt, text, self._described()))
+                out.append(self._sample_prompt(number, prompt))
                 bar.update(number)
         return Scored(samples=out)
 

@@ -275,7 +275,10 @@ class PeopleSet(Section):
 class Samples(Section):
     """Generated text for the report."""
 
-    prompts: list[UnicodeText] = Field(["Once upon a time"], description="Texts that the model continues.")
+    prompts: list[UnicodeText] = Field(
+        ["Once upon a time"],
+        description="Texts that the model continues; a masked model fills in gaps such as `<|mask|>*12`.",
+    )
     max_new_tokens: int = Field(128, ge=1, description="Maximum length of a continuation, in tokens.")
     temperature: float = Field(0.8, ge=0, description="Sampling temperature; 0: always the likeliest token.")
     top_k: int | None = Field(None, ge=0, description="Sample among the k likeliest tokens; 0 or null: all.")
