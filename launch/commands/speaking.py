@@ -11,6 +11,7 @@ from launch.commands.arguments import (
     number,
     positive,
     probability,
+    run_directory,
     seed,
     utf8,
 )
@@ -38,7 +39,9 @@ def _add_longest_answer(parser: ArgumentParser) -> None:
 
 def _sample_arguments(parser: ArgumentParser) -> None:
     add_run_and_checkpoint(parser)
-    parser.add_argument("--prompt", type=utf8, required=True, help="text to continue")
+    parser.add_argument(
+        "--prompt", type=utf8, required=True, help="text to continue, or with gaps such as '<|mask|>*12' to fill in"
+    )
     parser.add_argument(
         "--max-new-tokens", type=count, default=200, metavar="N", help="generate at most N tokens (default: 200)"
     )
@@ -46,10 +49,24 @@ def _sample_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=seed, default=0, metavar="S", help="the same seed gives the same text (default: 0)"
     )
+    masked = parser.add_argument_group("of a masked model (docs/any-order.md)")
+    masked.add_argument("--steps", type=positive, metavar="N", help="forward passes (default: one for each token)")
+    masked.add_argument(
+        "--order", choices=["confidence", "random"], help="which masks are filled in first (default: confidence)"
+    )
+    masked.add_argument(
+        "--block", type=positive, metavar="N", help="fill in N masks before any to their right (default: 32)"
+    )
+    masked.add_argument(
+        "--critic", type=run_directory, metavar="RUN", help="let the causal model of this run choose among candidates"
+    )
+    masked.add_argument(
+        "--candidates", type=positive, metavar="N", help="candidates of each pass, with --critic (default: 8)"
+    )
 
 
 def replica_sample(arguments: Namespace) -> int:
-    """`replica sample`: prints the prompt and streams its continuation."""
+    """`replica sample`: prints the prompt and streams its continuation, or prints it with its gaps filled in."""
     from launch.models.sampling import stream_sample
 
     stream_sample(arguments)
@@ -58,7 +75,7 @@ def replica_sample(arguments: Namespace) -> int:
 
 SAMPLE = Command(
     "sample",
-    "Continue a prompt, token by token.",
+    "Continue a prompt, or fill in its gaps.",
     'replica sample runs/demo --prompt "It was"',
     _sample_arguments,
     replica_sample,

@@ -1,4 +1,4 @@
-"""Implements `replica sample`: continues a prompt and streams the text."""
+"""Implements `replica sample`: continues a prompt and streams the text; a masked model fills in gaps."""
 
 from __future__ import annotations
 
@@ -6,26 +6,46 @@ import sys
 from argparse import Namespace
 
 from configs.schema.recipe import load_run
+from data_prep.tokens.gaps import has_gaps, no_gaps, without_escapes
 from data_prep.tokens.vocab import Vocab
 from launch.models.text_stream import decode_stream
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 
+# Options that say how masks are filled in.
+_OF_MASKED = ("steps", "order", "block", "critic", "candidates")
+
 
 def stream_sample(arguments: Namespace) -> None:
-    """Prints the prompt, then each piece of its continuation as it is generated."""
+    """Prints the prompt, then each piece of its continuation as it is generated; of a masked model the whole text.
+
+    Raises:
+        ValueError: for gaps or settings of masked models, where the model is none.
+    """
     choice = Choice(arguments.checkpoint_step, arguments.best)
     checkpoint = choose_checkpoint(load_run(arguments.run).run_directory, choice)
+    if not checkpoint.recipe.model.causal:
+        from launch.models.infilling import filled_sample
+
+        sys.stdout.write(filled_sample(arguments, checkpoint) + "\n")
+        return
+    if has_gaps(arguments.prompt):
+        raise ValueError(no_gaps(f"the model of {arguments.run} reads from left to right"))
+    if named := [name for name in _OF_MASKED if getattr(arguments, name) is not None]:
+        raise ValueError(
+            f"--{named[0]} says how masks are filled in, and the model of {arguments.run} has none: it continues token "
+            "by token; leave it out"
+        )
     from pretrain.checkpoint.load_weights import load_weights  # torch takes seconds to import
     from pretrain.generation.generate import generate
     from pretrain.generation.sampling import Sampling
 
-    vocab = Vocab.load(checkpoint.tokenizer)
-    prompt = vocab.prompt(arguments.prompt)
+    vocab, text = Vocab.load(checkpoint.tokenizer), without_escapes(arguments.prompt)
+    prompt = vocab.prompt(text)
     sampling = Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed, vocab.end_ids, vocab.size
     )
     tokens = generate(load_weights(checkpoint), prompt, arguments.max_new_tokens, sampling)
-    print(arguments.prompt, end="", flush=True)
-    for text in decode_stream(vocab, prompt, tokens):
-        print(text, end="", flush=True)
+    print(text, end="", flush=True)
+    for piece in decode_stream(vocab, prompt, tokens):
+        print(piece, end="", flush=True)
     sys.stdout.write("\n")

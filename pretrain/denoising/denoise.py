@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,11 +28,24 @@ from pretrain.generation.sampling import NO_PROBABILITIES, Chooser
 
 # Told how many of all answers are complete.
 Report = Callable[..., None]
-# Log-probabilities of whole rows by another model; see `pretrain.denoising.critic`.
-Judge = Callable[[Sequence[Tokens]], "np.ndarray"]
+Floats = npt.NDArray[np.float64]
 # Tokens of a forward pass, and size of its (N, V) logits, at most.
 _PASS_TOKENS = 8192
 _LOGIT_BYTES = 256 * 2**20
+
+
+class Drawn(NamedTuple):
+    """Tokens for N places.
+
+    Attributes:
+        tokens: (N,) ids.
+        log_probs: (N,) in the distributions that they were drawn from; 0 at temperature 0.
+        sure: (N,) log-probabilities by the model.
+    """
+
+    tokens: Tokens
+    log_probs: Floats
+    sure: Floats
 
 
 class Denoiser:
@@ -140,14 +155,15 @@ class Denoiser:
         places = [self._wanted(text, count) for text, count in zip(texts, counts, strict=True)]
         local = [np.array(own, dtype=np.int64) - begin for own, (begin, _) in zip(places, windows, strict=True)]
         logits = self._allowed(texts, places, self._predictor.logits(state_at(states, local)))
-        tokens, log_probs, sure = self._drawn(texts, places, logits)
+        drawn = self._drawn(texts, places, logits)
         start = 0
         for text, own, count in zip(texts, places, counts, strict=True):
             part = slice(start, start + len(own))
-            order = np.argsort(-sure[part], kind="stable") if self._plan.order == "confidence" else range(len(own))
-            for index in list(order)[:count]:
+            by_chance = self._plan.order == "random"
+            order = np.argsort(text.ranks(own) if by_chance else -drawn.sure[part], kind="stable")
+            for index in order[:count]:
                 if own[index] in text.open:  # not behind a token of this pass that ends the text
-                    text.fill(own[index], int(tokens[part][index]), float(log_probs[part][index]))
+                    text.fill(own[index], int(drawn.tokens[part][index]), float(drawn.log_probs[part][index]))
             text.passes, text.done = text.passes - 1, text.done + 1
             start += len(own)
 
@@ -170,21 +186,25 @@ class Denoiser:
             start += len(own)
         return logits
 
-    def _drawn(
-        self, texts: Sequence[Text], places: Sequence[Sequence[int]], logits: Tensor
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens of all places (N,), their log-probabilities as drawn, and by the model itself.
+    def _drawn(self, texts: Sequence[Text], places: Sequence[Sequence[int]], logits: Tensor) -> Drawn:
+        """Draws a token for each place."""
+        numbers = [text.uniforms(own) for text, own in zip(texts, places, strict=True)]
+        return self._tokens(texts, places, logits, np.concatenate(numbers))
+
+    def _tokens(
+        self, texts: Sequence[Text], places: Sequence[Sequence[int]], logits: Tensor, uniforms: Floats
+    ) -> Drawn:
+        """Draws by given numbers (N,).
 
         Raises:
             ValueError: when logits are NaN or infinite.
         """
         samplings = [text.request.sampling for text, own in zip(texts, places, strict=True) for _ in own]
-        numbers = np.concatenate([text.uniforms(own) for text, own in zip(texts, places, strict=True)])
         by_model = logits.log_softmax(dim=-1)
         chooser = Chooser(samplings, self._vocab_size, logits.device)
-        tokens, log_probs, sound = chooser(logits, torch.from_numpy(numbers).to(logits.device)).cpu().numpy()
+        tokens, log_probs, sound = chooser(logits, torch.from_numpy(uniforms).to(logits.device)).cpu().numpy()
         if not np.isfinite(sound).all():
             raise ValueError(NO_PROBABILITIES)
         ids = torch.from_numpy(tokens.astype(np.int64)).to(logits.device)
         sure = by_model.gather(-1, ids.unsqueeze(-1)).squeeze(-1).double().cpu().numpy()
-        return tokens.astype(np.int64), log_probs, sure
+        return Drawn(tokens.astype(np.int64), log_probs, sure)
