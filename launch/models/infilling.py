@@ -13,7 +13,7 @@ from eval.generation.infill import filled
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 from pretrain.checkpoint.load_weights import load_weights
 from pretrain.checkpoint.manifest import CheckpointInfo
-from pretrain.denoising.critic import Critic, CriticDenoiser, causal_critic
+from pretrain.denoising.candidates import Critic, CriticDenoiser, causal_critic
 from pretrain.denoising.denoise import Denoiser
 from pretrain.denoising.predictor import predictor_of
 from pretrain.generation.player import Request

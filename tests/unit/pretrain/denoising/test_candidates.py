@@ -10,7 +10,7 @@ from configs.schema.denoising import Denoising
 from configs.schema.model import Model
 from eval.reading.reader import LocalReader
 from eval.reading.windows import Window
-from pretrain.denoising.critic import CriticDenoiser, causal_critic
+from pretrain.denoising.candidates import CriticDenoiser, causal_critic
 from pretrain.denoising.denoise import Denoiser
 from pretrain.generation.player import Request
 from pretrain.generation.sampling import Sampling
