@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.denoising.denoise import Denoiser, Drawn, Floats
+from pretrain.denoising.denoise import Denoiser, DrawnTokens, Floats
 from pretrain.denoising.predictor import Tokens
 from pretrain.denoising.text import Text
 from pretrain.generation.noise import key_uniforms, noise_keys
@@ -64,7 +64,7 @@ class CriticDenoiser(Denoiser):
     def _wanted(self, text: Text, count: int) -> list[int]:
         return list(text.open)  # a candidate has a token for each
 
-    def _drawn(self, texts: Sequence[Text], places: Sequence[Sequence[int]], logits: Tensor) -> Drawn:
+    def _drawn(self, texts: Sequence[Text], places: Sequence[Sequence[int]], logits: Tensor) -> DrawnTokens:
         found = []
         for candidate in range(self._candidates):
             pairs = zip(texts, places, strict=True)
@@ -81,7 +81,7 @@ class CriticDenoiser(Denoiser):
         weights = by_critic - np.array([one.log_probs.sum() for one in candidates])
         best = [_pick(own, text) for text, own in zip(texts, np.split(weights, len(texts)), strict=True)]
         kept = [(found[number], span) for number, span in zip(best, spans, strict=True)]
-        return Drawn(
+        return DrawnTokens(
             np.concatenate([drawn.tokens[span] for drawn, span in kept]),
             np.concatenate([drawn.log_probs[span] for drawn, span in kept]),
             np.concatenate([drawn.sure[span] for drawn, span in kept]),

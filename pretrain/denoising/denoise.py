@@ -34,7 +34,7 @@ _PASS_TOKENS = 8192
 _LOGIT_BYTES = 256 * 2**20
 
 
-class Drawn(NamedTuple):
+class DrawnTokens(NamedTuple):
     """Tokens for N places.
 
     Attributes:
@@ -186,14 +186,14 @@ class Denoiser:
             start += len(own)
         return logits
 
-    def _drawn(self, texts: Sequence[Text], places: Sequence[Sequence[int]], logits: Tensor) -> Drawn:
+    def _drawn(self, texts: Sequence[Text], places: Sequence[Sequence[int]], logits: Tensor) -> DrawnTokens:
         """Draws a token for each place."""
         numbers = [text.uniforms(own) for text, own in zip(texts, places, strict=True)]
         return self._tokens(texts, places, logits, np.concatenate(numbers))
 
     def _tokens(
         self, texts: Sequence[Text], places: Sequence[Sequence[int]], logits: Tensor, uniforms: Floats
-    ) -> Drawn:
+    ) -> DrawnTokens:
         """Draws by given numbers (N,).
 
         Raises:
@@ -207,4 +207,4 @@ class Denoiser:
             raise ValueError(NO_PROBABILITIES)
         ids = torch.from_numpy(tokens.astype(np.int64)).to(logits.device)
         sure = by_model.gather(-1, ids.unsqueeze(-1)).squeeze(-1).double().cpu().numpy()
-        return Drawn(tokens.astype(np.int64), log_probs, sure)
+        return DrawnTokens(tokens.astype(np.int64), log_probs, sure)
