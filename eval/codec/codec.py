@@ -199,7 +199,7 @@ def _of_all(report: Report | None, layout: Layout) -> Callable[[float], None] | 
     return None if report is None else lambda done: report(done, layout.tokens)
 
 
-# -------------------------------------------------------------------------------------------------------------- decoding
+# ------------------------------------------------------------------------------------------------------------ decoding
 def decompress(
     run: Path,
     file: bytes,
@@ -293,7 +293,7 @@ def _complaint(what: str, differing: Sequence[str]) -> str:
     if differing:
         return f"decoding gave {what}; what differs from the machine that coded it: {', '.join(differing)}"
     return (
-        f"decoding gave {what}, though checkpoint, tokenizer, threads, device, processor, torch and code are those that "
-        "the header names. Libraries of matrix products may still choose other code, by the environment (MKL_…, "
+        f"decoding gave {what}, though checkpoint, tokenizer, threads, device, processor, torch and code are those of "
+        "the header. Libraries of matrix products may still choose other code, by the environment (MKL_…, "
         "ONEDNN_…) or the model of the processor; try the machine that coded it"
     )

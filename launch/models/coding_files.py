@@ -15,7 +15,8 @@ from configs.common.notices import say
 from configs.common.progress import progress_bar
 from configs.safety.terminal import unguarded
 from configs.schema.recipe import load_run
-from eval.codec.codec import MOST_BYTES, Coded, Coder, NotACodedFile, check_size, compress, decompress
+from eval.codec.codec import MOST_BYTES, Coded, Coder, check_size, compress, decompress
+from eval.codec.container import NotACodedFile
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 
 SUFFIX = ".replica"
@@ -68,7 +69,7 @@ def decompress_files(arguments: Namespace) -> None:
             print(f"{target or name}: {len(data):,} bytes, as they were coded")
 
 
-# ----------------------------------------------------------------------------------------------------------------- files
+# --------------------------------------------------------------------------------------------------------------- files
 def _targets(arguments: Namespace, named: Callable[[str], str]) -> list[tuple[str, str]]:
     """Pairs each source with where it goes, before any work is done.
 
