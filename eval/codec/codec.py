@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from configs.common.notices import warn
 from configs.schema.objectives import RewardModelling
+from configs.schema.reading_direction import needs_causal
 from data_prep.tokens.encode import exact_encoder, fast_encoder
 from data_prep.tokens.vocab import Vocab
 from eval.codec.circumstances import differences, held, here
@@ -66,13 +67,14 @@ class Coder:
             device: `cpu` or `cuda`.
 
         Raises:
-            ValueError: when it is damaged, is no model of text, or there is no such device.
+            ValueError: when it is damaged, is no causal model of text, or there is no such device.
         """
         if isinstance(checkpoint.recipe.train.objective, RewardModelling):
             raise ValueError(
                 f"{checkpoint.directory}: a reward model gives scores, not text, so it codes none; take the stage that "
                 "it started from"
             )
+        needs_causal(checkpoint.recipe.model, "coding a file")
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device cuda: this machine has no GPU that torch can use; take --device cpu")
         if problem := find_damage(checkpoint, hashes=True):

@@ -294,6 +294,15 @@ def test_a_reward_model_codes_nothing(tmp_path: Path) -> None:
         Coder.open(Choice().find(tmp_path / "run"))
 
 
+def test_a_model_that_reads_both_ways_codes_nothing(run: Path) -> None:
+    own = Choice().find(run)
+    both = own.recipe.model.model_copy(update={"causal": False})
+    other = replace(own)
+    other.__dict__["recipe"] = own.recipe.model_copy(update={"model": both})
+    with pytest.raises(ValueError, match="coding a file needs a model that predicts each token from those before it"):
+        Coder.open(other)
+
+
 @pytest.mark.parametrize("streams", [0, -1, 2**20])
 def test_numbers_of_streams_are_bounded(coder: Coder, streams: int) -> None:
     with pytest.raises(ValueError, match="give a number from 1 to"):
