@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from configs.common.exit_codes import explain
 from configs.common.files import fingerprint, read_json, write_json
 from configs.common.notices import say
+from configs.schema.recipe import Recipe
 from eval.items.item import Item
 from eval.items.store import DIRECTORY as DIRECTORY
 from eval.items.store import facts_of, items_file, stem, write_items
@@ -23,6 +24,11 @@ from eval.reading.journal import Journal
 from eval.results import Failure, Result, Sample, as_json, from_json
 from pretrain.parallel.lockstep import ALONE, Lockstep
 from pretrain.phases import Phase
+
+if TYPE_CHECKING:
+    from data_prep.decontamination.decontaminate import Touched
+    from data_prep.tokens.vocab import Vocab
+    from eval.reading.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,32 @@ class Part:
     def file(self, directory: Path) -> Path:
         """Returns the file of its scores. The file name is safe for any part name."""
         return directory / f"{stem(self.name)}.json"
+
+
+class PartMaker(Protocol):
+    """What a kind of score builds its parts from; see `eval.scorer.Scorer`."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    @property
+    def reader(self) -> Reader: ...
+
+    @property
+    def vocab(self) -> Vocab: ...
+
+    @property
+    def touched(self) -> Touched | None: ...
+
+    @property
+    def sets(self) -> dict[str, Any]: ...
+
+    @property
+    def progress(self) -> bool: ...
+
+    def part(self, name: str, inputs: dict[str, Any], work: Callable[..., Scored], *arguments: Any) -> Part:
+        """Returns a part that calls `work` with the arguments; `inputs` are its own, beside those of every part."""
+        ...
 
 
 @dataclass

@@ -17,6 +17,7 @@ from configs.schema.pair_sets import TranslationSet
 from configs.schema.recipe import Recipe
 from data_prep.tokens.gaps import has_gaps, no_gaps, without_escapes
 from data_prep.tokens.shards import load_manifest
+from eval.information.information_parts import information_parts
 from eval.likelihood.bound_notes import bound_inputs, bound_noted
 from eval.parts import Part, Scored
 from eval.results import Sample
@@ -62,32 +63,33 @@ class Scorer:
         section = self.recipe.evaluation
         # Benchmarks first, because their data may need a network, and a failure should come early.
         parts = [
-            self._part(f"benchmark/{entry.shown}", self._benchmark(entry), self._score_task, entry)
+            self.part(f"benchmark/{entry.shown}", self._benchmark(entry), self._score_task, entry)
             for entry in section.benchmarks.entries
         ]
         if section.samples.prompts:
             own = self._shown() | {"prompts": section.samples.prompts} | (self._chat() if self.assistant else {})
-            parts.append(self._part("samples/prompts", own, self._sample_prompts))
+            parts.append(self.part("samples/prompts", own, self._sample_prompts))
         for item in section.perplexity:
             own = self._perplexity(item)
-            parts.append(self._part(f"perplexity/{item.name}", own, self._score_texts, item))
+            parts.append(self.part(f"perplexity/{item.name}", own, self._score_texts, item))
             if not self.recipe.parents:  # the same numbers for each stage
-                parts.append(self._part(f"compression/{item.name}", _compressed(own), self._compress, item))
+                parts.append(self.part(f"compression/{item.name}", _compressed(own), self._compress, item))
         for item in section.perplexity[:1]:
             own = self._perplexity(item) | self._shown()
             if not self.assistant:
-                parts.append(self._part("samples/document", own, self._sample_document, item))
+                parts.append(self.part("samples/document", own, self._sample_document, item))
         for pairs in section.translation:
-            parts.append(self._part(f"translation/{pairs.name}", self._translation(pairs), self._translate, pairs))
+            parts.append(self.part(f"translation/{pairs.name}", self._translation(pairs), self._translate, pairs))
+        parts += information_parts(self)
         if self.assistant and (tuned := self._tuned()) is not None:
             own = {"data": load_manifest(tuned.data_directory).fingerprint, "tuned": _held_out(tuned)}
-            parts.append(self._part(f"conversations/{tuned.name.rpartition('.')[2]}", own, self._converse, tuned))
+            parts.append(self.part(f"conversations/{tuned.name.rpartition('.')[2]}", own, self._converse, tuned))
         for chat in section.chat:
             own = self._set("chat", chat) | self._chat()
-            parts.append(self._part(f"chat/{chat.name}", own, self._answer, chat))
+            parts.append(self.part(f"chat/{chat.name}", own, self._answer, chat))
         for preference in section.preference:
             own = self._set("preference", preference) | self._chat()
-            parts.append(self._part(f"preference/{preference.name}", own, self._prefer, preference))
+            parts.append(self.part(f"preference/{preference.name}", own, self._prefer, preference))
         return parts
 
     @property
@@ -95,7 +97,8 @@ class Scorer:
         """Tells whether the model is one that answers."""
         return is_assistant(self.recipe)
 
-    def _part(self, name: str, inputs: dict[str, Any], work: Any, *arguments: Any) -> Part:
+    def part(self, name: str, inputs: dict[str, Any], work: Callable[..., Scored], *arguments: Any) -> Part:
+        """See `eval.parts.PartMaker.part`."""
         bootstrap = self.recipe.evaluation.bootstrap_samples
         common = {
             **self.common,

@@ -11,7 +11,6 @@ from configs.common.exit_codes import CONTINUES, add_debug, run_command
 from configs.common.versions import own_version
 from configs.safety.trust import trusting
 from configs.schema.shipped import shipped_recipes
-from launch.commands.coding import COMPRESS, DECOMPRESS
 from launch.commands.comparing import COMPARE
 from launch.commands.exchanging import EXPORT, IMPORT
 from launch.commands.inspecting import DOCTOR, PLAN, SHOW, TRACE
@@ -35,8 +34,6 @@ _IN_ORDER = (
     EXPORT,
     IMPORT,
     SAMPLE,
-    COMPRESS,
-    DECOMPRESS,
     CHAT,
     SERVE,
     JUDGE,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.schema.section import PatternText, Section, SetName, UnicodeText
 
@@ -55,3 +55,30 @@ class TranslationSet(GeneratedPairSet):
     tokenize: str = Field(
         "13a", description="Tokenizer of sacrebleu: 13a, zh, ja-mecab, char, flores200, …. It is part of the signature."
     )
+
+
+class InformationSet(PairSet):
+    """Pairs whose target is read alone, behind its source and behind another source; see docs/information.md."""
+
+    kind: ClassVar[str] = "information"
+
+    source_label: UnicodeText = Field("Source", description="Written before a source; empty: the source alone.")
+    target_label: UnicodeText = Field("Target", description="Written before a target; empty: the target alone.")
+    shots: list[Annotated[int, Field(ge=0)]] = Field(
+        [0],
+        min_length=1,
+        description="Numbers of solved examples in the prompt, each scored apart. The examples come from the start of "
+        "the file: as many as the largest number needs are not scored.",
+    )
+    candidates: int | None = Field(
+        10,
+        ge=2,
+        description="For the matching accuracy, each source is read with its own target and with those of other pairs, "
+        "so many in all; null: no matching accuracy.",
+    )
+
+    @model_validator(mode="after")
+    def _shots_differ(self) -> InformationSet:
+        if len(set(self.shots)) < len(self.shots):
+            raise ValueError(f"shots must differ: {', '.join(map(str, self.shots))}")
+        return self

@@ -33,7 +33,7 @@ _Set = PerplexitySet | PairSet | ChatSet | PreferenceSet | PeopleSet
 # Settings of a set that change no item of it.
 _HOW_TO_SCORE = {
     *("path", "stride", "context", "windows", "start_token", "stream", "separator", "detokenize", "words", "by"),
-    *("max_new_tokens", "tokenize", "samples", "temperature"),
+    *("max_new_tokens", "tokenize", "samples", "temperature", "candidates"),
     *("question", "guidelines", "scales", "attention", "repeats"),
 }
 
@@ -191,6 +191,7 @@ def _named_sets(section: Evaluation) -> Iterator[tuple[str, _Set]]:
     for kind, sets in (
         ("perplexity", section.perplexity),
         ("translation", section.translation),
+        ("information", section.information),
         ("chat", section.chat),
         ("preference", section.preference),
         ("people", section.people),
@@ -254,9 +255,9 @@ def read_items(recipe: Recipe) -> Iterator[Item]:
         for texts in section.perplexity:
             for text in read_texts(texts, recipe.data.normalize):
                 yield _item(f"perplexity/{texts.name}", [text])
-        for pairs in section.translation:
+        for pairs in (*section.translation, *section.information):
             for pair in read_all_pairs(pairs):
-                yield _item(f"translation/{pairs.name}", [pair.source, pair.target])
+                yield _item(f"{pairs.kind}/{pairs.name}", [pair.source, pair.target])
         yield from _assistant_items(section, recipe.chat.system)
         yield from _task_items(section.benchmarks.names, recipe, "evaluation.benchmarks.tasks")
     files = _files(settings.files)

@@ -25,6 +25,8 @@ _NO_MODEL = {
     ("chat", "length"),
     ("compression", ""),
     ("translation", "copy_bleu"),
+    ("information", "other_bits"),
+    ("information", "other_saved_bits"),
     ("preference", "longer"),
     ("preference", "less_repeated"),
 }

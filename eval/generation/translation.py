@@ -130,7 +130,8 @@ def translation_results(
     hypotheses = [text.strip() for text in texts]
     references, sources = [pair.target for pair in pairs], [pair.source for pair in pairs]
     shown = sum(count for _, count in fitted) / len(fitted)
-    note = f"{shown:.1f} of {section.shots} shots fit on average; greedy, at most {section.max_new_tokens} new tokens"
+    fit = f"{shown:.1f} of {section.shots} shots fit on average" if section.shots else "no examples in the prompt"
+    note = f"{fit}; greedy, at most {section.max_new_tokens} new tokens"
     if cut := sum(
         not count and is_cut(section, pair, vocab, room) for pair, (_, count) in zip(pairs, fitted, strict=True)
     ):

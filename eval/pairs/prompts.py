@@ -40,12 +40,29 @@ def without_shots(section: PairSet, pairs: Sequence[TextPair], shots: int) -> tu
     return list(pairs[:shots]), scored
 
 
-def build_prompt(section: PairSet, shots: Sequence[TextPair], source: str) -> str:
-    """Builds the prompt after labels: solved examples, then the source. The target ends at a line end."""
-    solved = "".join(
-        f"{section.source_label}: {pair.source}\n{section.target_label}: {pair.target}\n\n" for pair in shots
-    )
-    return f"{solved}{section.source_label}: {source}\n{section.target_label}:"
+def build_prompt(section: PairSet, shots: Sequence[TextPair], source: str | None) -> str:
+    """Builds the prompt after labels: solved examples, then the source. The target ends at a line end.
+
+    An empty label is left out, with its colon. Without a source (None), the examples are targets alone.
+    """
+    solved = "".join(f"{_asked(section, pair.source, source)}{_target(section, pair.target)}\n\n" for pair in shots)
+    return f"{solved}{_asked(section, source, source)}{_target(section, None)}"
+
+
+def target_text(section: PairSet, target: str) -> str:
+    """Returns a target as it follows the prompt: behind a blank, if a label stands before it."""
+    return f" {target}" if section.target_label else target
+
+
+def _asked(section: PairSet, text: str | None, source: str | None) -> str:
+    if source is None:
+        return ""
+    return f"{section.source_label}: {text}\n" if section.source_label else f"{text}\n"
+
+
+def _target(section: PairSet, target: str | None) -> str:
+    label = f"{section.target_label}:" if section.target_label else ""
+    return label if target is None else f"{label}{target_text(section, target)}"
 
 
 def prompt_ids(section: GeneratedPairSet, shots: Sequence[TextPair], source: str, vocab: Vocab) -> list[int]:

@@ -17,6 +17,7 @@ _METRICS = {
     "perplexity": ("bits_per_byte",),
     "benchmark": ("acc", "acc_norm", "exact_match"),
     "translation": ("bleu",),
+    "information": ("saved_bits", "matching_accuracy"),
     "chat": ("accuracy", "stop_rate"),
     "conversations": ("nats_per_token",),
     "aggregate": ("centred_accuracy",),
@@ -58,7 +59,8 @@ def evaluation_charts(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _is_shown(name: ScoreName) -> bool:
-    return name.metric in _METRICS.get(name.kind, ()) and not name.variant
+    whole = not name.variant or (name.kind == "information" and "/" not in name.variant)  # of solved examples
+    return name.metric in _METRICS.get(name.kind, ()) and whole
 
 
 def _is_gzip(result: Result) -> bool:

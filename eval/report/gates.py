@@ -15,6 +15,7 @@ from configs.common.layout import RESULTS, STAGES
 from configs.schema.recipe import Recipe, find_run, load_run
 from configs.schema.stage_recipe import BASE, parent_name
 from eval.comparison.comparable import difference_within
+from eval.information.score_names import score_names
 from eval.people.missing import KIND as PEOPLE
 from eval.people.missing import why_missing
 from eval.report.baseline import Baseline, read_baseline, sentence
@@ -227,6 +228,8 @@ def _scores(recipe: Recipe, role: Role, asked: bool = False, of_stage: int | Non
         yield CENTRED
     for pairs in section.translation:
         yield from (f"translation/{pairs.name}/{metric}{part}" for metric in TRANSLATION for part in parts)
+    for both in section.information:
+        yield from (f"{name}{part}" for name in score_names(both) for part in parts)
     for chat in section.chat:
         asked_for = [*CHAT, *(f"pass@{k}" for k in pass_ks(chat.samples))]
         yield from (f"chat/{chat.name}/{metric}{part}" for metric in asked_for for part in parts)

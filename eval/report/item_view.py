@@ -27,11 +27,13 @@ class Metric:
         name: the rest of a score's name, such as `acc`.
         higher: higher values are better.
         corpus: its items have sufficient statistics.
+        bounded: an item can be as good as possible; bits have no such bound.
     """
 
     name: str
     higher: bool
     corpus: bool = False
+    bounded: bool = True
 
     def value(self, item: Item | None) -> float | None:
         """Returns the metric of one item; None where it has no such score."""
@@ -39,7 +41,7 @@ class Metric:
 
     def perfect(self, value: float) -> bool:
         """Tells whether no item can be better: a right answer, a translation that is the reference."""
-        return self.higher and value >= (100 if self.corpus else 1)
+        return self.higher and self.bounded and value >= (100 if self.corpus else 1)
 
     def score(self, items: Sequence[Item]) -> float | None:
         """Returns the metric over some items, from their sums; None where they have no such score."""
@@ -146,7 +148,8 @@ def metric_of(table: ItemTable, results: Results, name: str | None = None) -> Me
     known = (scores.get(f"{kind}/{subject}/{chosen}") for subject in table.subjects)
     score = next((one for one in known if one is not None), None)
     higher = score.higher_is_better if score is not None else not chosen.startswith(_LOWER_IS_BETTER)
-    return Metric(chosen, higher, chosen not in measures)
+    bounded = score is None or not score.unit.startswith("bits")
+    return Metric(chosen, higher, chosen not in measures, bounded)
 
 
 def item_view(table: ItemTable, metric: Metric | None, other: ItemTable | None = None, most: int = 100) -> ItemView:

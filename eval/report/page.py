@@ -25,6 +25,7 @@ from eval.report.chain import KINDS, chain_facts, change_rows, changes_facts
 from eval.report.evaluation_charts import evaluation_facts
 from eval.report.gates import Gate, evaluate_gates, results_of_stages
 from eval.report.history import History, read_history
+from eval.report.information_table import information_rows
 from eval.report.item_pages import OtherRun, write_item_pages
 from eval.report.mixture_table import mixture_rows
 from eval.report.people_table import people_tables
@@ -121,6 +122,7 @@ def _facts(recipe: Recipe, results: Results, history: History, gates: list[Gate]
         "benchmarks": benchmarks,
         "any_chance": any(row["chance"] is not None for row in benchmarks),
         "translations": _translations(results),
+        "information": information_rows(results),
         "people": people_tables(results),
         "samples": results.samples,
         "funnel": funnel_rows(results.funnel),

@@ -191,6 +191,8 @@ def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | Non
         yield f"evaluation.perplexity `{item.name}`", item.path, False
     for pairs in evaluation.translation:
         yield f"evaluation.translation `{pairs.name}`", pairs.path, False
+    for both in evaluation.information:
+        yield f"evaluation.information `{both.name}`", both.path, False
     if evaluation.benchmarks.tasks:
         yield "evaluation.benchmarks.include_path", evaluation.benchmarks.include_path, True
     if not recipe.parents and not (recipe.run_directory / CHECKPOINTS).is_dir():

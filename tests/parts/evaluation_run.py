@@ -24,6 +24,7 @@ train: {steps: 1, watch: {timeout_seconds: 60, heartbeat_seconds: 0.2}}
 evaluation:
   perplexity: [{name: heldout, path: heldout.jsonl}]
   translation: [{name: pairs, path: pairs.jsonl, shots: 1, max_new_tokens: 8}]
+  information: [{name: both, path: pairs.jsonl, shots: [0, 1], candidates: 3}]
   samples: {prompts: ["Once", "Zwölf"], max_new_tokens: 8}
   bootstrap_samples: 100
 """

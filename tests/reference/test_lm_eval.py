@@ -15,13 +15,17 @@ from configs.safety.trust import trusting
 from configs.schema.data import Tokenizer
 from configs.schema.evaluation import Benchmarks
 from configs.schema.model import Model
+from configs.schema.pair_sets import InformationSet
 from data_prep.decontamination.benchmark_tasks import quiet
+from data_prep.decontamination.pair_files import TextPair
 from data_prep.tokens.encode import NASTY
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.harness import lm_eval_adapter
 from eval.harness.benchmarks import benchmark_results, load_tasks
 from eval.harness.lm_eval_adapter import ReplicaLM
+from eval.information.draws import draw
+from eval.information.information_set import information_results
 from eval.items.item import Item
 from eval.reading.reader import LocalReader
 from pretrain.generation import sampling
@@ -528,3 +532,41 @@ def test_quiet_and_tidy(
     assert not (tmp_path / "cache").exists()
     out, err = capfd.readouterr()
     assert out == "" and err == ""
+
+
+def test_information_is_a_difference_of_log_likelihoods(models: tuple[Transformer, Vocab, Any], tmp_path: Path) -> None:
+    """Item by item, of our adapter and of `hf`: a target alone, behind its source, and behind the control's."""
+    model, vocab, theirs = models
+    words = TEXT.split()
+    pairs = [TextPair(" ".join(words[n : n + 3]), " ".join(words[n + 3 : n + 5]) + " 三国") for n in range(0, 40, 5)]
+    lines = [json.dumps({"source": pair.source, "target": pair.target}) for pair in pairs]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    section = InformationSet(name="s", path=str(tmp_path / "pairs.jsonl"), shots=[0, 2], candidates=3)
+    reader = LocalReader(model, vocab.size, 4)
+    items = information_results(section, reader, vocab, 100).items
+    scored = pairs[2:]
+    others = draw(scored, 3, "").other
+    asked: dict[tuple[str, int, int], tuple[str, str]] = {}
+    for shots in section.shots:
+        sources = "".join(f"Source: {one.source}\nTarget: {one.target}\n\n" for one in pairs[:shots])
+        alone = "".join(f"Target: {one.target}\n\n" for one in pairs[:shots])
+        for number, pair in enumerate(scored):
+            target = f" {pair.target}"
+            asked["alone_bits", shots, number] = (f"{alone}Target:", target)
+            asked["given_bits", shots, number] = (f"{sources}Source: {pair.source}\nTarget:", target)
+            other = scored[others[number]].source
+            asked["other_bits", shots, number] = (f"{sources}Source: {other}\nTarget:", target)
+    requests = instances("loglikelihood", list(asked.values()))
+    ours = ReplicaLM(reader, vocab, progress=False).loglikelihood(requests)
+    expected = theirs.loglikelihood(requests, disable_tqdm=True)
+    assert len(items) == 6
+    bits = {
+        key: (-one / math.log(2), -other / math.log(2))
+        for key, (one, _), (other, _) in zip(asked, ours, expected, strict=True)
+    }
+    for (metric, shots, number), values in bits.items():
+        found, _ = items[number].measures[f"{metric}/{shots}-shot"]
+        assert found == pytest.approx(values[0], rel=1e-5) and found == pytest.approx(values[1], rel=1e-4)
+        saved = items[number].measures[f"saved_bits/{shots}-shot"][0]
+        difference = bits["alone_bits", shots, number][1] - bits["given_bits", shots, number][1]
+        assert saved == pytest.approx(difference, abs=2e-3), "bits, of which a target has about a hundred"

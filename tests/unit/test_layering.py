@@ -34,8 +34,8 @@ ROOMS = {
     "pretrain": "signals phases garbage rewards sizes batches model generation denoising parallel optimizer engine "
     "checkpoint interchange reliability metrics numerics coding rollout objectives loop session planning train",
     "eval": "results statistics items contamination reading parts pairs people aggregate remarks comparison "
-    "stage_facts currency chat_setting likelihood codec generation preference_accuracy harness scorer in_training "
-    "scaling_law export_check lineage texts suite report comparison_report __main__",
+    "stage_facts currency chat_setting likelihood information generation preference_accuracy harness scorer "
+    "in_training scaling_law export_check lineage texts suite report comparison_report __main__",
     "launch": "training_finished docs headlines trace_rollout trace processes run_stages planning models chat judging "
     "commands cli cluster",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,14 @@ import torch
 from configs.schema.data import Tokenizer
 from configs.schema.evaluation import Benchmarks, Evaluation, PerplexitySet, Samples
 from configs.schema.model import Model
+from configs.schema.pair_sets import InformationSet
 from configs.schema.recipe import Recipe
 from data_prep.decontamination.evaluation_sets import SetText
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.comparison.comparable import difference_within
 from eval.harness import benchmarks
-from eval.parts import Scored
+from eval.parts import Part, Scored
 from eval.reading.reader import LocalReader
 from eval.results import Result
 from eval.scorer import Scorer, passage
@@ -90,6 +92,23 @@ def test_what_decides_a_part(vocab: Vocab) -> None:
     changed = {name for name, value in inputs(samples=Samples(prompts=["x"])).items() if value != usual[name]}
     assert changed == {"samples/prompts"}
     assert all(inputs(bootstrap_samples=101)[name] != value for name, value in usual.items())
+
+
+def test_what_decides_a_part_of_information(vocab: Vocab, tmp_path: Path) -> None:
+    """Its settings and files, not its place; its scores name the precision, as all that a model reads do."""
+    lines = [json.dumps({"source": f"s{n}", "target": f"t{n}"}) for n in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    section = InformationSet(name="i", path=str(tmp_path / "pairs.jsonl"), candidates=2)
+
+    def part(**changes: object) -> Part:
+        own = Evaluation(information=[section.model_copy(update=changes)], samples=Samples(prompts=[]))
+        (made,) = scorer(vocab, own, context=64).parts()
+        return made
+
+    assert part().name == "information/i" and part(path="elsewhere").inputs == part().inputs
+    assert part(shots=[1]).inputs != part().inputs != part(candidates=3).inputs
+    scored = part().work()
+    assert len(scored.items) == 4 and all(result.settings["precision"] == "fp32" for result in scored.results)
 
 
 def test_scores_say_what_they_are_of(vocab: Vocab) -> None:

@@ -216,12 +216,14 @@ def test_all_that_the_recipe_evaluates_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "sums.jsonl").write_text(json.dumps({"question": " ".join(asked), "answer": "#### 7"}) + "\n")
     preferred = {"prompt": "why", "chosen": " ".join(chosen), "rejected": "no"}
     (tmp_path / "preferred.jsonl").write_text(json.dumps(preferred) + "\n")
-    wanted = prose(8, 20)
+    wanted, alike = prose(8, 20), prose(9, 20)
+    (tmp_path / "both.jsonl").write_text(json.dumps({"source": "x", "target": " ".join(alike)}) + "\n")
     (tmp_path / "judged.txt").write_text(" ".join(wanted) + "\n")
     evaluation = {
         "people": [{"name": "judged", "path": str(tmp_path / "judged.txt")}],
         "perplexity": [{"name": "held", "path": str(tmp_path / "held.txt")}],
         "translation": [{"name": "pairs", "path": str(tmp_path / "pairs.jsonl"), "shots": 0}],
+        "information": [{"name": "both", "path": str(tmp_path / "both.jsonl")}],
         "chat": [{"name": "sums", "path": str(tmp_path / "sums.jsonl")}],
         "preference": [{"name": "hh", "path": str(tmp_path / "preferred.jsonl"), "shape": "pairs"}],
         "benchmarks": {"tasks": ["quiz"], "include_path": str(tasks)},
@@ -229,7 +231,7 @@ def test_all_that_the_recipe_evaluates_is_looked_at(tmp_path: Path) -> None:
     settings = recipe(tmp_path, {"tasks": ["replica_copa", "quiz"]}, **evaluation)
     documents = [
         " ".join(prose(90 + n, 30) + words)
-        for n, words in enumerate((held, source, target, question, answer, asked, chosen, wanted))
+        for n, words in enumerate((held, source, target, question, answer, asked, chosen, wanted, alike))
     ]
     parts = make_parts(tmp_path / "documents", [[*documents, "clean text"]])
     directory, manifest = make_stage(tmp_path, stage_of(settings), parts)
@@ -237,13 +239,14 @@ def test_all_that_the_recipe_evaluates_is_looked_at(tmp_path: Path) -> None:
     assert list(manifest["sets"]) == [
         "perplexity/held",
         "translation/pairs",
+        "information/both",
         "chat/sums",
         "people/judged",
         "preference/hh",
         "benchmark/quiz",
         "benchmark/replica_copa",
     ]
-    assert [entry["touched"] for entry in manifest["sets"].values()] == [1, 1, 1, 1, 1, 1, 0]
+    assert [entry["touched"] for entry in manifest["sets"].values()] == [1, 1, 1, 1, 1, 1, 1, 0]
     found = load_touched(tmp_path)
     assert found is not None and found.keys["benchmark/quiz"] == {
         item_key([" ".join(question), "yes", " ".join(answer)])
