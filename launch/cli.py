@@ -12,6 +12,7 @@ from configs.common.versions import own_version
 from configs.safety.trust import trusting
 from configs.schema.shipped import shipped_recipes
 from launch.commands.comparing import COMPARE
+from launch.commands.decoding import DECODE
 from launch.commands.exchanging import EXPORT, IMPORT
 from launch.commands.inspecting import DOCTOR, PLAN, SHOW, TRACE
 from launch.commands.judging import JUDGE
@@ -28,6 +29,7 @@ _IN_ORDER = (
     DATA,
     TOKENIZER,
     TRAIN,
+    DECODE,
     EVAL,
     REPORT,
     COMPARE,

@@ -76,6 +76,7 @@ class Session:
     device: torch.device
     laps: Laps
     make_evaluator: MakeEvaluator | None = None
+    make: Callable[[Recipe], Objective] | None = None
 
     def mirror(self) -> Mirror | None:
         """A new connection to the mirror, where the recipe has one."""
@@ -117,13 +118,19 @@ class Prepared:
     parents: list[dict[str, Any]]  # the checkpoints that a stage reads, see `parents_now`
 
 
-def run(recipe: Recipe, laps: Laps | None = None, make_evaluator: MakeEvaluator | None = None) -> bool:
+def run(
+    recipe: Recipe,
+    laps: Laps | None = None,
+    make_evaluator: MakeEvaluator | None = None,
+    make: Callable[[Recipe], Objective] | None = None,
+) -> bool:
     """Trains to the end, or until a signal; see `pretrain.train.train`.
 
     Args:
         recipe: validated.
         laps: has run since the start, for what is said about the time until the first step.
         make_evaluator: makes what scores parts of the evaluation during training; None: nothing does.
+        make: makes the objective; None: that of the recipe.
     """
     laps = laps or Laps()
     data = load_manifest(recipe.data_directory)
@@ -135,7 +142,7 @@ def run(recipe: Recipe, laps: Laps | None = None, make_evaluator: MakeEvaluator 
             if is_packing(recipe):
                 _pack(data, recipe.model.context_length, ranks)
                 laps.lap("packing")
-            session = Session(recipe, data, ranks, device, laps, make_evaluator)
+            session = Session(recipe, data, ranks, device, laps, make_evaluator, make)
             start = _find_start(session)
             if ranks.rank == 0:
                 if start.checkpoint is not None and (jump := rate_jump(start.checkpoint, recipe)):
@@ -194,7 +201,7 @@ def _prepare(session: Session, start: StartPoint) -> Prepared:
     recipe, device = session.recipe, session.device
     model = build_model(recipe, session.data.vocab_size, device)
     flops_per_token = model.flops_per_token()
-    objective = make_objective(recipe)
+    objective = (session.make or make_objective)(recipe)
     module = objective.module(model)
     compile_model, phases = _compiles(session, flops_per_token), CurrentPhase()
     engine = Engine(recipe, module, session.ranks, device, compile_model, phases.enter)
@@ -239,6 +246,11 @@ def _train_through_rewinds(session: Session, prepared: Prepared, start: StartPoi
 def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: int) -> int:
     recipe, data, laps, engine = session.recipe, session.data, session.laps, prepared.engine
     objective, base = prepared.objective, engine.gather(prepared.base)[0]
+    if start.checkpoint is not None and not objective.resumes:
+        raise ValueError(
+            f"{start.checkpoint.directory} is there, and what this command does must begin with the first step: start "
+            "again with another --out"
+        )
     objective.prepare(data, engine, base, partial(_set_base, session, prepared, start, base))
     source, validator = objective.batches(data, engine), objective.validator(data, engine)
     laps.lap("data")
@@ -274,7 +286,7 @@ def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: 
             BASE: prepared.base,
             PARENTS: prepared.parents,
         }
-        return fit(
+        number = fit(
             TrainingRun(
                 engine=engine,
                 objective=objective,
@@ -290,6 +302,9 @@ def _train_from(session: Session, prepared: Prepared, start: StartPoint, every: 
                 evaluator=evaluator,
             )
         )
+        if not number:
+            objective.finish(engine)
+        return number
     finally:
         saver.close()
         tracker.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from launch.commands.arguments import add_ranks, add_ray, add_recipe_and_out, add_restarts, add_stage
 from launch.commands.command import Command
@@ -39,6 +40,9 @@ def _train_arguments(parser: ArgumentParser) -> None:
     add_stage(parser)
     parser.add_argument("--supervise", action="store_true", help="start again after a crash, a killed rank or a hang")
     add_restarts(parser)
+    parser.add_argument(
+        "--code", metavar="FILE", type=Path, help="also code the corpus into FILE, each batch before its update"
+    )
 
 
 def replica_train(arguments: Namespace) -> int:
@@ -48,6 +52,13 @@ def replica_train(arguments: Namespace) -> int:
     from launch.run_stages import train_stage, working_in
 
     recipe = load_recipe(arguments)
+    if arguments.code:
+        from launch.commands.decoding import refuse_supervised, train_and_code
+
+        refuse_supervised(arguments)
+        check(recipe, trains_here=True, reads_sources=False)
+        print(train_and_code(recipe, arguments.code))
+        return 0
     check(recipe, trains_here=True, reads_sources=False)
     with working_in(recipe):
         if not arguments.supervise:

@@ -192,6 +192,13 @@ class BatchSource:
             digest.update(torch.cat(parts).numpy().tobytes())
         return digest.hexdigest()
 
+    def placed(self, step: int) -> list[tuple[str, int]]:
+        """For each row of the global batch: its source, and the number of its window there."""
+        windows = self._slots.windows(step)
+        names = [source.name for source in self._order.sources]
+        pairs = zip(windows.source.tolist(), windows.window.tolist(), strict=True)
+        return [(names[source], window) for source, window in pairs]
+
     def documents(self, step: int) -> list[list[DocumentSpan]]:
         """For each row of the global batch: the documents its window was cut from."""
         windows = self._slots.windows(step)

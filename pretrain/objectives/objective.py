@@ -38,6 +38,8 @@ class Objective(ABC):
     codes_text: bool = False
     # `experience` draws answers, which takes long.
     rolls_out: bool = False
+    # Training can go on from a checkpoint, after a break or to skip what broke it.
+    resumes: bool = True
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -94,6 +96,9 @@ class Objective(ABC):
         Raises:
             NothingToLearn, ValueError: why the update is not made, and training ends.
         """
+
+    def finish(self, engine: Engine) -> None:  # noqa: B027 (most have nothing)
+        """Does what is to be done with the weights after the last update, which are saved; every rank calls it."""
 
     def boundary(self, done: int) -> bool:
         """Whether training may be saved, and stop, after `done` updates."""

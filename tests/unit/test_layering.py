@@ -32,7 +32,7 @@ ROOMS = {
     "data_prep": "text sources readers extraction quality workers funnel chat documents decontamination dedup tokens "
     "stages __main__",
     "pretrain": "signals phases garbage rewards sizes batches model generation denoising parallel optimizer engine "
-    "checkpoint interchange reliability metrics numerics coding rollout objectives loop session planning train",
+    "checkpoint interchange reliability metrics numerics rollout objectives loop session coding planning train",
     "eval": "results statistics items contamination reading parts pairs people aggregate remarks comparison "
     "stage_facts currency chat_setting likelihood information generation preference_accuracy harness scorer "
     "in_training scaling_law export_check lineage texts suite report comparison_report __main__",
