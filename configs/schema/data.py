@@ -1,7 +1,8 @@
 """Defines the recipe's `data` section.
 
 The order is that of the pipeline: sources -> extract -> normalise -> lines -> language -> quality -> privacy -> dedup
--> decontaminate -> mixture -> tokenizer -> shards. Each step has its own section. `preset` sets defaults of several.
+-> decontaminate -> select -> mixture -> tokenizer -> shards. Each step has its own section. `preset` sets defaults
+of several.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from configs.schema.chat import CHAT_TOKENS, END_OF_TEXT
 from configs.schema.presets import PRESETS, merged
 from configs.schema.quality_rules import Rule
 from configs.schema.section import PathText, PatternText, Section
+from configs.schema.selection import Select
 from configs.schema.sources import Source
 
 
@@ -296,6 +298,7 @@ class Data(Section):
     privacy: Privacy = Privacy()
     dedup: Dedup = Dedup()
     decontaminate: Decontaminate | None = Field(None, description="Null: no comparison with evaluation sets.")
+    select: Select | None = Field(None, description="Null: all text that the steps before leave is trained on.")
     mixture: Mixture = Mixture()
     tokenizer: Tokenizer = Tokenizer()
     limits: Limits = Limits()
@@ -347,6 +350,8 @@ class Data(Section):
         unknown = sorted({name for phase in self.mixture.phases for name in phase.weights} - set(names))
         if unknown:
             raise ValueError(f"mixture.phases names unknown sources: {', '.join(unknown)}; known: {', '.join(names)}")
+        if unknown := sorted({*(self.select.sources or [])} - set(names)) if self.select else []:
+            raise ValueError(f"select.sources names unknown sources: {', '.join(unknown)}; known: {', '.join(names)}")
         if self.mixture.temperature is not None and any(source.weight is not None for source in self.sources):
             raise ValueError("give the sources weights or mixture.temperature, not both")
         return self

@@ -18,7 +18,7 @@ from data_prep.workers.manifests import Capped, Count, Counts
 # In the order in which documents go through them.
 STAGES = (
     "read", "extract", "normalize", "lines", "language", "quality", "privacy",
-    "exact", "repeated_lines", "near", "substrings", "decontaminate", "shards",
+    "exact", "repeated_lines", "near", "substrings", "decontaminate", "select", "shards",
 )  # fmt: skip
 READ = "read/read"
 KEPT = "kept"

@@ -33,8 +33,9 @@ from data_prep.documents.language import identify
 from data_prep.funnel.tally import Tally
 from data_prep.readers.origins import Origin, origins
 from data_prep.tokens.encode import Encode, agrees, exact_encoder, fast_encoder, segments, splitter
-from data_prep.tokens.pack import unit_interval, without_long
+from data_prep.tokens.pack import without_long
 from data_prep.tokens.shards import token_dtype
+from data_prep.tokens.splits import unit_interval
 from data_prep.tokens.vocab import Vocab, byte_alphabet
 from data_prep.tokens.vocab_training import train_vocab
 

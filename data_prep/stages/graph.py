@@ -23,6 +23,7 @@ from data_prep.dedup.exact import ExactDeduplication
 from data_prep.dedup.near import NearDeduplication
 from data_prep.dedup.repeated_lines import LineDeduplication
 from data_prep.dedup.substrings import SubstringDeduplication
+from data_prep.selection.select import Selection
 from data_prep.sources.file_lists import source_files
 from data_prep.sources.places import Location, Remote, ask_all, expand, names_within, place_identity
 from data_prep.tokens.vocab import TOKENIZER_NAME, Vocab
@@ -56,7 +57,7 @@ TOKENIZER_CODE = ("tokens/vocab", "tokens/vocab_training", "tokens/vocab_checks"
 # Both the text that the tokenizer is trained on and the shards.
 PACKING_CODE = (
     *("tokens/pack", "tokens/encode", "tokens/shards", "text/characters", "documents/document"),
-    *("tokens/unit_encoder", "tokens/chat_template", "chat/messages", "chat/shapes"),
+    *("tokens/splits", "tokens/unit_encoder", "tokens/chat_template", "chat/messages", "chat/shapes"),
     *("workers/parts", "workers/verdicts", "workers/manifests", *TOKENIZER_CODE),
 )
 
@@ -213,6 +214,7 @@ class Plan:
             NearDeduplication(dedup.near) if dedup.near else None,
             SubstringDeduplication(dedup.substrings) if dedup.substrings else None,
             Decontamination(self.recipe, self.identities.of) if self.data.decontaminate else None,
+            Selection(self.data, self.unit, self.identities.of) if self.data.select else None,
         ]
         return [stage for stage in stages if stage is not None]
 

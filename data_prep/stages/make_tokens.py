@@ -11,6 +11,7 @@ from data_prep.stages.graph import Plan
 from data_prep.tokens import pack
 from data_prep.tokens.encode import agrees, fast_encoder
 from data_prep.tokens.shards import token_dtype
+from data_prep.tokens.splits import SPLITS
 from data_prep.tokens.vocab import CONFIG_NAME, TOKENIZER_NAME, Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from data_prep.workers.manifests import Counts, add_counts, add_marks
@@ -99,7 +100,7 @@ def make_shards(plan: Plan, runner: Runner, parts: list[Part], vocab: Vocab) -> 
             unit=plan.unit,
             tag_bytes=len(source.prefix.encode()),
         )
-        for split in pack.SPLITS
+        for split in SPLITS
         for source in plan.data.sources
         for number, group in enumerate(_groups(plan, parts, counts, source, split))
     ]
@@ -123,7 +124,7 @@ def _nothing_fits(plan: Plan, parts: list[Part], counts: dict[str, dict[str, Any
     found: dict[str, int] = {}
     for own in _units(parts, counts).values():
         for reason, (count, _, _) in own.items():
-            if reason not in pack.SPLITS:
+            if reason not in SPLITS:
                 found[reason] = found.get(reason, 0) + count
     said = ", ".join(f"{reason} {count:,}" for reason, count in found.items() if count)
     return (
@@ -148,7 +149,7 @@ def _lost(parts: list[Part], units: dict[str, dict[str, Any]]) -> Counts:
             add_counts(lost, {part.source: found})
     if lost:
         gone = sum(count.bytes for count in lost.values())
-        every = sum(units[part.name].get(split, {}).get("bytes", 0) for part in parts for split in pack.SPLITS)
+        every = sum(units[part.name].get(split, {}).get("bytes", 0) for part in parts for split in SPLITS)
         note(
             f"the vocabulary lacks characters of this text: {gone:,} of {every:,} bytes ({gone / every:.2%}) are "
             "lost, so figures per byte are wrong by as much; a vocabulary with all bytes loses none"

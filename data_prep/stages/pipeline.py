@@ -1,4 +1,4 @@
-"""Runs the stages in order: documents -> verdicts (deduplication, decontamination) -> tokenizer -> shards.
+"""Runs the stages in order: documents -> verdicts (deduplication, decontamination, selection) -> tokenizer -> shards.
 
 Every stage is skipped when the fingerprint of its inputs, settings and code holds; an interrupted one goes on with the
 units of work that are missing. The shards' bytes depend on the recipe and the files alone, not on workers or restarts.

@@ -8,7 +8,7 @@ from typing import Any
 from configs.common.files import fingerprint
 from data_prep.funnel.tally import KEPT, Funnel
 from data_prep.stages.graph import Plan
-from data_prep.tokens import pack
+from data_prep.tokens.splits import SPLITS
 from data_prep.workers.manifests import DocumentsManifest, Marks, ShardsManifest, VerdictManifest, add_marks
 
 
@@ -30,7 +30,7 @@ def summary_of(plan: Plan, prepared: Prepared) -> dict[str, Any]:
         "fingerprint": fingerprint({"shards": shards.files, "tokenizer": shards.tokenizer}),
         "tokenizer_fingerprint": shards.tokenizer,
         "stages": ["documents", *prepared.verdicts, "tokenizer", "shards"],
-        "splits": {split: _sources_of(plan, shards, split) for split in pack.SPLITS},
+        "splits": {split: _sources_of(plan, shards, split) for split in SPLITS},
         "funnel": funnel_of(plan, prepared.documents, prepared.verdicts, shards),
         "marks": _marks_of(prepared),
         "rejected": prepared.documents.examples,

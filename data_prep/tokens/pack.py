@@ -6,7 +6,6 @@ Parts are encoded independently, then joined in order; a shard is closed with th
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,17 +23,16 @@ from configs.common.files import atomic_path
 from configs.schema.chat import Unit
 from configs.schema.data import Data
 from configs.schema.sources import Source
-from data_prep.documents.document import parent_id
 from data_prep.tokens.encode import Encode, segments, splitter, worker_encoder
 from data_prep.tokens.shards import KINDS, beside, write_index
-from data_prep.tokens.unit_encoder import EARLIER_TURNS, Refused, UnitEncoder, split_key, unit_of_row
+from data_prep.tokens.splits import SPLITS, Split, unit_interval
+from data_prep.tokens.unit_encoder import EARLIER_TURNS, Refused, UnitEncoder, unit_of_row
 from data_prep.tokens.vocab import Vocab
 from data_prep.workers.manifests import Count
 from data_prep.workers.parts import read_part
 from data_prep.workers.stage import Stage, describe_file
 from data_prep.workers.verdicts import Part, dropped, remaining
 
-SPLITS = ("train", "validation")
 SIDECAR = pa.schema(
     [
         ("id", pa.string()),
@@ -63,18 +61,6 @@ def shard_suffixes(unit: Unit) -> tuple[str, ...]:
     return (".bin", ".idx", ".parquet") if unit == "document" else (".bin", ".idx", KINDS, ".parquet")
 
 
-def split_of(identifier: str, source: Source, validation_fraction: float) -> str:
-    """`train` or `validation`: the source's own, else by a hash of the document's id (of the whole, for a part)."""
-    if source.split != "hash":
-        return source.split
-    return "validation" if unit_interval(identifier.encode()) < validation_fraction else "train"
-
-
-def unit_interval(data: bytes) -> float:
-    """A number in [0, 1) that depends on the bytes alone."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) / 2**64
-
-
 @dataclass(frozen=True)
 class SplitPart:
     """One part of the documents, with the settings that decide the split of each."""
@@ -100,10 +86,9 @@ class SplitPart:
 
 def by_split(task: SplitPart, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(split, row) of the part's documents that stay, in order."""
-    needed = [*columns, "metadata"] if task.unit == "pair" and "metadata" not in columns else columns
-    for _, fields in remaining(task.part, ["id", "part", *needed]):
-        whole = split_key(parent_id(fields["id"], fields["part"]), task.unit, fields)
-        yield split_of(whole, task.source, task.data.validation_fraction), fields
+    split = Split(task.source, task.data.validation_fraction, task.unit)
+    for _, fields in remaining(task.part, split.with_needed(columns)):
+        yield split(fields), fields
 
 
 # --------------------------------------------------------------------------------------------------------------- sample

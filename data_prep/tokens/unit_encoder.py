@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from configs.schema.chat import Unit
-from data_prep.chat.messages import AnyUnit, Conversation, Message, Pair, Prompt, messages_to_json, unit_from_json
+from data_prep.chat.messages import AnyUnit, Conversation, Message, Pair, Prompt, unit_from_json
 from data_prep.chat.shapes import with_system
 from data_prep.documents.document import UNIT
 from data_prep.tokens.chat_template import ChatTemplate, Kind, Rendered
@@ -134,20 +133,3 @@ class UnitEncoder:
 def unit_of_row(unit: Unit, metadata: str) -> AnyUnit:
     """The unit of a document's metadata, as stage `documents` wrote it."""
     return unit_from_json(unit, json.loads(metadata)[UNIT])
-
-
-@lru_cache(maxsize=1)
-def _pair_of(metadata: str) -> AnyUnit:
-    return unit_of_row("pair", metadata)
-
-
-def split_key(identifier: str, unit: Unit, row: dict[str, Any]) -> str:
-    """What decides on which side of the split a document is: its id, but of a pair the prompt.
-
-    Else answers to one question could be trained on with one pair and validated with another.
-    """
-    if unit != "pair":
-        return identifier
-    pair = _pair_of(row["metadata"])
-    assert isinstance(pair, Pair)
-    return json.dumps(messages_to_json(pair.prompt), sort_keys=True)

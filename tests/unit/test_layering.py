@@ -30,7 +30,7 @@ MODULES = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("
 ROOMS = {
     "configs": "safety common schema",
     "data_prep": "text sources readers extraction quality workers funnel chat documents decontamination dedup tokens "
-    "stages __main__",
+    "selection stages __main__",
     "pretrain": "signals phases garbage rewards sizes batches model generation denoising parallel optimizer engine "
     "checkpoint interchange reliability metrics numerics rollout objectives loop session coding planning train",
     "eval": "results statistics items contamination reading parts pairs people aggregate remarks comparison "

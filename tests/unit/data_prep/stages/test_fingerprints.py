@@ -13,6 +13,7 @@ from data_prep.dedup.exact import ExactDeduplication
 from data_prep.dedup.near import NearDeduplication
 from data_prep.dedup.repeated_lines import LineDeduplication
 from data_prep.dedup.substrings import SubstringDeduplication
+from data_prep.selection.select import Selection
 from data_prep.stages import graph
 
 ROOT = Path(__file__).resolve().parents[4] / "data_prep"
@@ -24,6 +25,7 @@ STAGES = {
     "dedup/near": NearDeduplication.code,
     "dedup/substrings": SubstringDeduplication.code,
     "decontamination/decontaminate": Decontamination.code,
+    "selection/select": Selection.code,
     "documents/parts_writer": graph.DOCUMENT_CODE,
     "tokens/pack": graph.PACKING_CODE,
     "tokens/vocab_training": graph.TOKENIZER_CODE,

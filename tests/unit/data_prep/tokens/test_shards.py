@@ -12,8 +12,9 @@ import pytest
 
 from configs.schema.sources import Source
 from data_prep.funnel.tally import Funnel, check
-from data_prep.tokens.pack import plan_shards, split_of
+from data_prep.tokens.pack import plan_shards
 from data_prep.tokens.shards import ShardIndex, TokenStream, beside, token_dtype, write_index
+from data_prep.tokens.splits import split_of
 from data_prep.workers.stage import Stage
 from tests.parts.small_shards import write_shard
 

@@ -1,0 +1,1 @@
+"""Chooses among documents by their code lengths, which `replica score` writes."""
