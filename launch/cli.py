@@ -20,6 +20,7 @@ from launch.commands.preparing import DATA, TOKENIZER
 from launch.commands.running import RUN, SWEEP, TRAIN
 from launch.commands.scoring import EVAL, REPORT
 from launch.commands.speaking import CHAT, SAMPLE, SERVE
+from launch.commands.texts import SCORE
 
 _OVERRIDE = re.compile(r"^[A-Za-z_][\w.-]*=")
 
@@ -31,6 +32,7 @@ _IN_ORDER = (
     TRAIN,
     DECODE,
     EVAL,
+    SCORE,
     REPORT,
     COMPARE,
     EXPORT,
@@ -90,6 +92,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parses a command line. Overrides may be given anywhere after the command."""
     parser = build_parser()
     arguments, left = parser.parse_known_args(_recipe_before_files(argv))
+    if hasattr(arguments, "paths"):  # argparse takes those alone that stand before the options
+        given = [*arguments.paths, *(item for item in left if not item.startswith("-"))]
+        left = [item for item in left if item.startswith("-")] + [item for item in given if _OVERRIDE.match(item)]
+        arguments.paths = [item for item in given if not _OVERRIDE.match(item)]
     overrides = [item for item in left if _OVERRIDE.match(item)]
     unknown = [item for item in left if item not in overrides]
     if unknown or (overrides and not hasattr(arguments, "overrides")):

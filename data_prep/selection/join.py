@@ -19,7 +19,7 @@ from data_prep.dedup.shuffle import Exchange, Records, starts_of_runs
 TASK_ROWS = 1_000_000
 # Scores of one text by one model differ by rounding, as it lay in other batches.
 _ROUNDING = 1e-3
-_HEX_DIGITS = 32
+_HASH = r"^[0-9a-f]{32}$"
 
 Floats = npt.NDArray[np.float64]
 
@@ -71,7 +71,7 @@ def put_scores(task: ScoreTask) -> None:
     with pq.ParquetFile(task.file) as file:
         table = file.read_row_groups(range(*task.groups), columns=["hash", "nats"], use_threads=False)
     nats = np.asarray(table["nats"].cast(pa.float64()).to_numpy(), dtype=np.float64)  # null: NaN
-    known = pc.equal(pc.binary_length(table["hash"]), _HEX_DIGITS).to_numpy(zero_copy_only=False) == 1
+    known = pc.match_substring_regex(table["hash"].cast(pa.string()), _HASH).to_numpy() == 1
     usable = np.isfinite(nats) & (nats >= 0) & known
     halves = _halves(np.asarray(table["hash"].to_pylist(), dtype=object)[usable].tolist())
     model = np.full(len(halves), task.model, dtype=np.uint64)

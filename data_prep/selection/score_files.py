@@ -31,20 +31,20 @@ class ScoredBy:
         checkpoint: fingerprint.
         tokenizer: fingerprint.
         settings: the convention of the score: context, new tokens per window, precision.
-        code: digest of the code that scores.
+        version: of this project, for people.
         run: name of the run and its step, for people.
     """
 
     checkpoint: str
     tokenizer: str
     settings: dict[str, Any]
-    code: str
+    version: str
     run: str
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything but names."""
-        return {key: value for key, value in asdict(self).items() if key != "run"}
+        """All that decides the scores."""
+        return {"checkpoint": self.checkpoint, "tokenizer": self.tokenizer, "settings": self.settings}
 
 
 def hash_of_text(text: str) -> str:

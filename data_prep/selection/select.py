@@ -101,7 +101,7 @@ class Selection:
         found = Found()
         for content in counted:
             found = found.plus(content["found"])
-        _refuse_misfits(found, DocumentIndex.of(stage))
+        _refuse_misfits(found, DocumentIndex.of(stage), parts)
         passes.merge(values)
         names = self._names if settings.each_source else ["all"]
         chosen = _choose(stage, settings, names, len(ranges))
@@ -193,13 +193,14 @@ def _range_file(stage: Stage, index: int) -> Path:
     return stage.unit_file(f"range.{index:06d}", ".records")
 
 
-def _refuse_misfits(found: Found, index: DocumentIndex) -> None:
+def _refuse_misfits(found: Found, index: DocumentIndex, parts: Sequence[Part]) -> None:
     """Raises `ValueError` when documents have no score, or two."""
     for setting, missing, first, conflicts in zip(_MODELS, found.missing, found.first, found.conflicts, strict=True):
         if missing:
             assert first is not None
-            (place,) = index.describe(np.array([first], dtype=np.uint64))
-            which = f"{missing:,} of {found.documents:,} documents have no score (the first: {place})"
+            which = (
+                f"{missing:,} of {found.documents:,} documents have no score (the first: {_id_of(first, index, parts)})"
+            )
             if missing == found.documents:
                 which = f"none of {found.documents:,} documents has a score: these are scores of another corpus"
             raise ValueError(
@@ -211,6 +212,13 @@ def _refuse_misfits(found: Found, index: DocumentIndex) -> None:
                 f"data.select.{setting}: {conflicts:,} texts have two scores that differ; take out the file with the "
                 "wrong ones"
             )
+
+
+def _id_of(number: int, index: DocumentIndex, parts: Sequence[Part]) -> str:
+    (position,) = index.parts(np.array([number], dtype=np.uint64))
+    (place,) = index.describe(np.array([number], dtype=np.uint64))
+    part, wanted = parts[position], int(place.rpartition(":")[2])
+    return next(str(fields["id"]) for row, fields in remaining(part, ["id"]) if row == wanted)
 
 
 def write_verdicts(task: PartTask[Choosing]) -> None:

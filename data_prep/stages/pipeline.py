@@ -77,14 +77,36 @@ def prepare_inline(recipe: Recipe) -> DataManifest:
 
 
 def _prepare(recipe: Recipe, cluster: Cluster) -> DataManifest:
-    with only_one(recipe.data_directory):
+    with _at_work(recipe.data_directory), cluster:
+        return _run(recipe, Runner(cluster))
+
+
+def parts_to_score(recipe: Recipe) -> list[Part]:
+    """Returns what `data.select` chooses among: the documents with all earlier verdicts. Makes what is not there yet.
+
+    Raises:
+        ValueError: as `prepare`.
+    """
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"select": None})})
+    plan, data = Plan(recipe), recipe.data
+    Reuse(recipe).wait([plan.documents, *(stage for _, stage in plan.verdicts)])
+    cluster = Cluster(data.ray_address, data.workers, data.limits.attempts, recipe.data_directory)
+    with _at_work(recipe.data_directory), cluster:
+        runner, reuse = Runner(cluster), Reuse(recipe)
+        documents = DocumentsManifest.of(reuse.have(plan.documents) or make_documents(plan, runner))
+        plan.identities.save()
+        return make_verdicts(plan, runner, documents, reuse)[1]
+
+
+@contextmanager
+def _at_work(directory: Path) -> Iterator[None]:
+    """Holds the directory's lock; clears away what workers left that were stopped in the middle of a file."""
+    with only_one(directory):
         try:
-            with cluster:
-                return _run(recipe, Runner(cluster))
+            yield
         except BaseException:
-            # Workers that were stopped in the middle of a file could not clean up after themselves.
-            for directory in [path for path in recipe.data_directory.rglob("*") if path.is_dir()]:
-                remove_leftovers(directory)
+            for place in [path for path in directory.rglob("*") if path.is_dir()]:
+                remove_leftovers(place)
             raise
 
 

@@ -29,6 +29,18 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
+class LostBytes(ValueError):
+    """The tokens of a document do not represent all its bytes.
+
+    Attributes:
+        document: index of it.
+    """
+
+    def __init__(self, document: int, message: str) -> None:
+        super().__init__(message)
+        self.document = document
+
+
 @dataclass(frozen=True)
 class SetScores:
     """Sums per window, shape (windows,) each: document index, nats, tokens, bytes and words of text scored.
@@ -82,7 +94,8 @@ def score_texts(
     """Scores texts in windows of `how.context` tokens; see `Convention`.
 
     Raises:
-        ValueError: when the tokenizer cannot represent all characters of a text, or no token is to be scored.
+        LostBytes: when the tokenizer cannot represent all characters of a text.
+        ValueError: when no token is to be scored.
     """
     windows: list[Window] = []
     documents: list[int] = []
@@ -126,16 +139,17 @@ def _encoded(vocab: Vocab, index: int, text: str) -> tuple[Ints, Ints]:
     """Returns the tokens of a text and the bytes of the text that each stands for.
 
     Raises:
-        ValueError: when the tokens do not represent all bytes.
+        LostBytes: when the tokens do not represent all bytes.
     """
     ids = np.array(vocab.encode(text), dtype=np.int64)
     lengths: Ints = vocab.token_bytes[ids].astype(np.int64)
     if len(ids):
         lengths[0] -= vocab.prefix_bytes(text)  # of a space that the tokenizer puts before the text
     if (total := lengths.sum()) != len(text.encode()):
-        raise ValueError(
+        raise LostBytes(
+            index,
             f"document {index + 1} has {len(text.encode()):,} bytes, its tokens represent {total:,}: "
-            "the tokenizer lacks some characters, and bits per byte would be wrong. Use one with a byte fallback."
+            "the tokenizer lacks some characters, and bits per byte would be wrong. Use one with a byte fallback.",
         )
     return ids, lengths
 

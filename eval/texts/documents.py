@@ -10,6 +10,7 @@ from data_prep.decontamination.evaluation_sets import refuse_broken
 from data_prep.documents.conversion import MAX_DOCUMENT_BYTES, to_documents
 from data_prep.documents.document import Rejected
 from data_prep.readers.origins import origins
+from data_prep.workers.verdicts import Part, remaining
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,11 @@ def texts_at(paths: Sequence[str], text_field: str = "text", lines: bool = False
                     refuse_broken(item, "the texts")
                 elif item.text:
                     yield Text(item.id, item.text, origin.name)
+
+
+def prepared_texts(parts: Sequence[Part]) -> Iterator[Text]:
+    """Yields the documents of parts as their verdicts leave them, in constant memory."""
+    for part in parts:
+        for _, fields in remaining(part, ["id", "text"]):
+            if fields["text"]:
+                yield Text(fields["id"], fields["text"], part.name, part.source)

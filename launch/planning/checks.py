@@ -187,6 +187,8 @@ def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | Non
             yield "data.quality.classifier.path", data.quality.classifier.path, False
         for path in data.decontaminate.files if data.decontaminate else []:
             yield "data.decontaminate.files", path, False
+        for name in ("scores", "minus") if data.select else ():
+            yield from ((f"data.select.{name}", path, False) for path in getattr(data.select, name))
     for item in evaluation.perplexity:
         yield f"evaluation.perplexity `{item.name}`", item.path, False
     for pairs in evaluation.translation:

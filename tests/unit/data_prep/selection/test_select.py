@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from data_prep.selection import join as joining
 from data_prep.selection.score_files import ScoredBy, hash_of_text, schema_of
 from data_prep.selection.select import Selection
 from data_prep.tokens.splits import split_of
-from tests.parts.dedup_parts import after, contents, make_parts, make_stage, run_backwards, texts_left
+from data_prep.workers.stage import Run, Stage
+from tests.parts.dedup_parts import after, contents, make_parts, make_stage, run_inline, texts_left
 
 NUMBERS = random.Random(7)
 TEXTS = [f"document {number:3} " + "x" * NUMBERS.choice([20, 70, 180]) for number in range(120)]
@@ -63,6 +65,16 @@ def cut(texts: Sequence[str], sizes: Sequence[int]) -> list[list[str]]:
         found.append(list(texts[start : start + size]))
         start += size
     return found
+
+
+def run_reversed(stage: Stage) -> Run:
+    """The last task first, each written down and read again, as on its way to a worker."""
+
+    def run(label: str, function: Callable[[Any], Any], tasks: Sequence[Any]) -> None:
+        for task in pickle.loads(pickle.dumps(stage.missing(tasks)[::-1])):
+            function(task)
+
+    return run
 
 
 def left(parts: Any) -> list[str]:
@@ -112,15 +124,12 @@ def test_nothing_depends_on_parts_files_workers_or_order(tmp_path: Path, monkeyp
         write_scores(tmp_path / "y.parquet", dict(items[:75])),  # five texts twice, with equal scores
     ]
     others = make_parts(tmp_path / "more", cut(TEXTS, [40, 40, 40]))
-    again, _ = make_stage(tmp_path / "b", selection(halves), others, run_backwards)
+    again, _ = make_stage(tmp_path / "b", selection(halves), others, run_reversed)
     assert left(after(parts, made)) == left(after(others, again))
     assert 0 < len(left(after(parts, made))) < len(TEXTS)
 
 
 def test_an_interrupted_stage_goes_on(tmp_path: Path) -> None:
-    from data_prep.workers.stage import Stage
-    from tests.parts.dedup_parts import run_inline
-
     scores = [write_scores(tmp_path / "all.parquet", BITS)]
     parts = make_parts(tmp_path / "documents", cut(TEXTS, [60, 60]))
     made, _ = make_stage(tmp_path / "whole", selection(scores), parts)
@@ -214,7 +223,7 @@ NAN = [math.nan] + [1.0] * 119
     [
         (
             {"bits": dict.fromkeys(TEXTS[1:], 1.0)},
-            ["scores: 1 of 120 documents have no score", "000-00000-000000:0"],
+            ["scores: 1 of 120 documents have no score", "the first: 0/0"],
         ),
         ({"bits": {"another": 1.0}}, ["none of 120 documents", "another corpus", "replica score RUN --data RECIPE"]),
         ({"columns": {"nats": NAN}}, ["1 rows without a score", "all.parquet"]),

@@ -1,0 +1,75 @@
+"""Implements `replica score`: scores documents of files, or those that a recipe prepares."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.table import Table
+
+from configs.common.console import Console
+from configs.common.progress import progress_bar
+from configs.common.versions import own_version
+from configs.schema.recipe import load, load_run
+from data_prep.selection.score_files import ScoredBy
+from data_prep.stages.pipeline import parts_to_score
+from data_prep.tokens.vocab import Vocab
+from eval.currency import scored_recipe
+from eval.stage_facts import is_reward_model
+from eval.texts.documents import Text, prepared_texts, texts_at
+from eval.texts.summary import Row, summary_rows
+from pretrain.checkpoint.choice import Choice, choose_checkpoint
+
+_SHOWN = 20
+
+
+def score_texts(arguments: Namespace) -> None:
+    """Scores documents, writes `--out`, and prints a row for each source or file.
+
+    Raises:
+        ValueError: for arguments that exclude each other, a model that gives no text, and as `score_to_file`.
+    """
+    if bool(arguments.paths) == bool(arguments.data):
+        raise ValueError("give PATHS, or --data RECIPE for the documents that a recipe prepares, and not both")
+    if arguments.overrides and not arguments.data:
+        raise ValueError(f"{arguments.overrides[0]} is a setting of a recipe; give the recipe by --data")
+    run = load_run(arguments.run).run_directory
+    checkpoint = choose_checkpoint(run, Choice(arguments.checkpoint_step, arguments.best))
+    if is_reward_model(checkpoint.recipe):
+        raise ValueError(f"{run} has a reward model, which gives texts no probability; use a model of text")
+    texts, total = _texts(arguments)
+    from eval.reading.opening import HERE, open_reader  # torch takes seconds to import
+    from eval.texts.scoring import score_to_file
+
+    vocab = Vocab.load(checkpoint.tokenizer)
+    reader = open_reader(checkpoint, vocab, scored_recipe(run, checkpoint), HERE)
+    context = reader.context_length
+    settings = {"context": context, "new tokens per window": max(1, context // 2), "precision": reader.precision}
+    name = f"{checkpoint.recipe.name}, step {checkpoint.step}"
+    scored_by = ScoredBy(checkpoint.fingerprint, vocab.fingerprint, settings, own_version(), name)
+    with progress_bar("bytes scored", total) as bar:
+        file = score_to_file(texts, arguments.out, reader, vocab, scored_by, bar.update)
+    _print(summary_rows(file), file, name)
+
+
+def _texts(arguments: Namespace) -> tuple[Iterator[Text], float | None]:
+    """The documents, and the bytes of all where they are known."""
+    if not arguments.data:
+        return texts_at(arguments.paths, arguments.text_field, arguments.lines), None
+    parts = parts_to_score(load(arguments.data, arguments.overrides))
+    return prepared_texts(parts), float(sum(part.bytes for part in parts))
+
+
+def _print(rows: list[Row], file: Path, name: str) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim", title=f"{file}: by {name}", title_justify="left")
+    table.add_column("documents of", no_wrap=True)
+    for column in ("documents", "bytes", "tokens", "bits per byte", "10%", "50%", "90%"):
+        table.add_column(column, justify="right", no_wrap=True)
+    left_out = len(rows) - _SHOWN - 1
+    for row in rows if left_out <= 0 else [*rows[:_SHOWN], rows[-1]]:
+        counts = [f"{count:,}" for count in (row.documents, row.bytes, row.tokens)]
+        table.add_row(row.name, *counts, *(f"{value:.3f}" for value in (row.bits_per_byte, *row.quantiles)))
+    Console(soft_wrap=True).print(table)
+    if left_out > 0:
+        print(f"… and {left_out:,} more files")
