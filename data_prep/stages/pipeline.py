@@ -81,8 +81,12 @@ def _prepare(recipe: Recipe, cluster: Cluster) -> DataManifest:
         return _run(recipe, Runner(cluster))
 
 
-def parts_to_score(recipe: Recipe) -> list[Part]:
+def parts_to_score(recipe: Recipe, cluster: Cluster | None = None) -> list[Part]:
     """Returns what `data.select` chooses among: the documents with all earlier verdicts. Makes what is not there yet.
+
+    Args:
+        recipe: of the data.
+        cluster: does the work; None: that of the recipe.
 
     Raises:
         ValueError: as `prepare`.
@@ -90,7 +94,7 @@ def parts_to_score(recipe: Recipe) -> list[Part]:
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"select": None})})
     plan, data = Plan(recipe), recipe.data
     Reuse(recipe).wait([plan.documents, *(stage for _, stage in plan.verdicts)])
-    cluster = Cluster(data.ray_address, data.workers, data.limits.attempts, recipe.data_directory)
+    cluster = cluster or Cluster(data.ray_address, data.workers, data.limits.attempts, recipe.data_directory)
     with _at_work(recipe.data_directory), cluster:
         runner, reuse = Runner(cluster), Reuse(recipe)
         documents = DocumentsManifest.of(reuse.have(plan.documents) or make_documents(plan, runner))

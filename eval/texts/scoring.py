@@ -60,7 +60,7 @@ def score_to_file(
         ValueError: when FILE is something else than scores, another process writes it, the tokenizer cannot represent a
             document, the model's logits are NaN, or there is no document.
     """
-    _check_target(file)
+    check_target(file)
     how = Convention(reader.context_length, max(1, reader.context_length // 2))
     with _partial(file, scored_by) as directory:
         done, number = 0, 0
@@ -93,7 +93,8 @@ class _Share:
         self._report(self._done + self._size * completed / (total or math.inf), note)
 
 
-def _check_target(file: Path) -> None:
+def check_target(file: Path) -> None:
+    """Raises `ValueError` for a file that is not to be written: of another kind, or with other content than scores."""
     if file.suffix != ".parquet":
         raise ValueError(f"--out {file}: scores are written as Parquet; give a name that ends in .parquet")
     if file.exists():

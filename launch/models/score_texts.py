@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from rich.table import Table
@@ -23,38 +24,56 @@ from pretrain.checkpoint.choice import Choice, choose_checkpoint
 
 _SHOWN = 20
 
+Documents = tuple[Iterator[Text], float | None]
+
 
 def score_texts(arguments: Namespace) -> None:
     """Scores documents, writes `--out`, and prints a row for each source or file.
 
     Raises:
-        ValueError: for arguments that exclude each other, a model that gives no text, and as `score_to_file`.
+        ValueError: for arguments that exclude each other, and as `score_documents`.
     """
     if bool(arguments.paths) == bool(arguments.data):
         raise ValueError("give PATHS, or --data RECIPE for the documents that a recipe prepares, and not both")
     if arguments.overrides and not arguments.data:
         raise ValueError(f"{arguments.overrides[0]} is a setting of a recipe; give the recipe by --data")
-    run = load_run(arguments.run).run_directory
-    checkpoint = choose_checkpoint(run, Choice(arguments.checkpoint_step, arguments.best))
+    run, choice = load_run(arguments.run).run_directory, Choice(arguments.checkpoint_step, arguments.best)
+    score_documents(run, choice, partial(_documents, arguments), arguments.out)
+
+
+def score_documents(run: Path, choice: Choice, documents: Callable[[], Documents], file: Path) -> None:
+    """Scores documents with a checkpoint, writes a file, and prints a row for each source or file.
+
+    Args:
+        run: the run directory.
+        choice: the checkpoint.
+        documents: gives them, and the bytes of all where they are known. It is called when all else is in order,
+            because it may take hours.
+        file: ends in .parquet.
+
+    Raises:
+        ValueError: for a model that gives no text, and as `score_to_file`.
+    """
+    checkpoint = choose_checkpoint(run, choice)
     if is_reward_model(checkpoint.recipe):
         raise ValueError(f"{run} has a reward model, which gives texts no probability; use a model of text")
-    texts, total = _texts(arguments)
     from eval.reading.opening import HERE, open_reader  # torch takes seconds to import
-    from eval.texts.scoring import score_to_file
+    from eval.texts.scoring import check_target, score_to_file
 
+    check_target(file)
     vocab = Vocab.load(checkpoint.tokenizer)
     reader = open_reader(checkpoint, vocab, scored_recipe(run, checkpoint), HERE)
     context = reader.context_length
     settings = {"context": context, "new tokens per window": max(1, context // 2), "precision": reader.precision}
-    name = f"{checkpoint.recipe.name}, step {checkpoint.step}"
+    name = f"{run}, step {checkpoint.step}"
     scored_by = ScoredBy(checkpoint.fingerprint, vocab.fingerprint, settings, own_version(), name)
+    texts, total = documents()
     with progress_bar("bytes scored", total) as bar:
-        file = score_to_file(texts, arguments.out, reader, vocab, scored_by, bar.update)
+        score_to_file(texts, file, reader, vocab, scored_by, bar.update)
     _print(summary_rows(file), file, name)
 
 
-def _texts(arguments: Namespace) -> tuple[Iterator[Text], float | None]:
-    """The documents, and the bytes of all where they are known."""
+def _documents(arguments: Namespace) -> Documents:
     if not arguments.data:
         return texts_at(arguments.paths, arguments.text_field, arguments.lines), None
     parts = parts_to_score(load(arguments.data, arguments.overrides))
