@@ -19,7 +19,7 @@ from data_prep.tokens.vocab import Vocab
 from eval.currency import scored_recipe
 from eval.stage_facts import is_reward_model
 from eval.texts.documents import Text, prepared_texts, texts_at
-from eval.texts.summary import Row, summary_rows
+from eval.texts.score_sums import Row, summary_rows
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 
 _SHOWN = 20
@@ -58,7 +58,7 @@ def score_documents(run: Path, choice: Choice, documents: Callable[[], Documents
     if is_reward_model(checkpoint.recipe):
         raise ValueError(f"{run} has a reward model, which gives texts no probability; use a model of text")
     from eval.reading.opening import HERE, open_reader  # torch takes seconds to import
-    from eval.texts.scoring import check_target, score_to_file
+    from eval.texts.score_file import check_target, score_to_file
 
     check_target(file)
     vocab = Vocab.load(checkpoint.tokenizer)
