@@ -12,7 +12,7 @@ def information_parts(scorer: PartMaker) -> list[Part]:
     parts = []
     for section in scorer.recipe.evaluation.information:
         settings = section.model_dump(mode="json", exclude={"path"})
-        inputs = {**settings, "files": scorer.sets.get(section.called)}
+        inputs = {**settings, "files": scorer.sets.get(f"{section.kind} set {section.name}")}
         parts.append(scorer.part(f"information/{section.name}", inputs, _score, scorer, section))
     return parts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from data_prep.decontamination.evaluation_sets import SetText
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.comparison.comparable import difference_within
+from eval.currency import set_identities
 from eval.harness import benchmarks
 from eval.parts import Part, Scored
 from eval.reading.reader import LocalReader
@@ -107,6 +109,9 @@ def test_what_decides_a_part_of_information(vocab: Vocab, tmp_path: Path) -> Non
 
     assert part().name == "information/i" and part(path="elsewhere").inputs == part().inputs
     assert part(shots=[1]).inputs != part().inputs != part(candidates=3).inputs
+    whole = scorer(vocab, Evaluation(information=[section], samples=Samples(prompts=[])), context=64)
+    (made,) = replace(whole, sets=set_identities(whole.recipe)).parts()
+    assert made.inputs["own"]["files"], "the content of its files"
     scored = part().work()
     assert len(scored.items) == 4 and all(result.settings["precision"] == "fp32" for result in scored.results)
 
