@@ -21,6 +21,7 @@ from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, newest
 # Code that affects scores; pages that show them are not part of it.
 CODE = (
     *("eval/reading", "eval/pairs", "eval/information", "eval/aggregate", "eval/people"),
+    *("eval/summaries", "eval/text_metrics"),
     *("eval/likelihood", "eval/generation", "eval/harness", "eval/scorer", "eval/contamination", "eval/statistics"),
     *("eval/results", "pretrain/model", "pretrain/checkpoint/load_weights", "data_prep/text", "data_prep/tokens"),
     *("data_prep/decontamination", "data_prep/documents/conversion", "data_prep/documents/document"),
@@ -76,6 +77,7 @@ def set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:
         "perplexity": section.perplexity,
         "translation": section.translation,
         "information": section.information,
+        "summarization": section.summarization,
         "chat": section.chat,
         "preference": section.preference,
     }
@@ -109,7 +111,7 @@ def scores_fingerprint(
     settings = recipe.evaluation.model_dump(
         mode="json", exclude={**unneeded, "benchmarks": {"include_path", "batch_size"}}
     )
-    for kind in ("perplexity", "translation", "information", "chat", "preference"):
+    for kind in ("perplexity", "translation", "summarization", "information", "chat", "preference"):
         for item in settings[kind]:
             del item["path"]
     inputs = {

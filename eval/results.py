@@ -19,8 +19,8 @@ class ScoreName(NamedTuple):
     """The parts of a score's name, `kind/subject/metric` and at times `/variant`.
 
     Attributes:
-        kind: `perplexity`, `compression`, `translation`, `information`, `benchmark`, `chat`, `preference`,
-            `conversations` or `human`.
+        kind: `perplexity`, `compression`, `translation`, `summarization`, `information`, `benchmark`, `chat`,
+            `preference`, `conversations` or `human`.
         subject: the set or task.
         metric: such as `bits_per_byte`.
         variant: a filter of lm-eval, a number of solved examples (`4-shot`), `clean` or `touched`, a model that people

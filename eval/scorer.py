@@ -22,6 +22,7 @@ from eval.likelihood.bound_notes import bound_inputs, bound_noted
 from eval.parts import Part, Scored
 from eval.results import Sample
 from eval.stage_facts import is_assistant, tuned_of
+from eval.summaries.summary_parts import pair_inputs, summary_parts
 from pretrain.parallel.lockstep import ALONE, Lockstep
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ class Scorer:
             if not self.assistant:
                 parts.append(self.part("samples/document", own, self._sample_document, item))
         for pairs in section.translation:
-            parts.append(self.part(f"translation/{pairs.name}", self._translation(pairs), self._translate, pairs))
+            parts.append(self.part(f"translation/{pairs.name}", pair_inputs(self, pairs), self._translate, pairs))
         parts += information_parts(self)
+        parts += summary_parts(self)
         if self.assistant and (tuned := self._tuned()) is not None:
             own = {"data": load_manifest(tuned.data_directory).fingerprint, "tuned": _held_out(tuned)}
             parts.append(self.part(f"conversations/{tuned.name.rpartition('.')[2]}", own, self._converse, tuned))
@@ -124,11 +126,6 @@ class Scorer:
         settings = item.model_dump(mode="json", exclude={"path"})
         rules = self.recipe.data.normalize.model_dump(mode="json") if item.normalize == "training" else None
         return {**settings, "files": self.sets.get(f"perplexity set {item.name}"), "rules": rules}
-
-    def _translation(self, pairs: TranslationSet) -> dict[str, Any]:
-        settings = pairs.model_dump(mode="json", exclude={"path"})
-        files = self.sets.get(f"translation set {pairs.name}")
-        return {**settings, "files": files, "sacrebleu": installed("sacrebleu")}
 
     def _asked_in_template(self, entry: BenchmarkTask) -> bool:
         return bool(entry.chat_template) and self.assistant

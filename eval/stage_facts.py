@@ -89,14 +89,9 @@ def applicable(section: Evaluation, role: Role, asked: bool = False) -> Evaluati
         asked: keep the prompts for a model that is no assistant, see `asks_base`.
     """
     if role == "reward":
-        nothing = {
-            "perplexity": [],
-            "translation": [],
-            "information": [],
-            "benchmarks": Benchmarks(),
-            "core": Core(),
-            "chat": [],
-        }
+        kinds = ("perplexity", "translation", "summarization", "information", "chat")
+        sets: dict[str, Any] = {kind: [] for kind in kinds}
+        nothing = {**sets, "benchmarks": Benchmarks(), "core": Core()}
         return section.model_copy(update={**nothing, "samples": section.samples.model_copy(update={"prompts": []})})
     chat: dict[str, Any] = {} if role == "assistant" or asked else {"chat": []}
     return section.model_copy(update={"preference": [], **chat})

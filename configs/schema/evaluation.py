@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from configs.schema.chat import Shape
 from configs.schema.denoising import Denoising
-from configs.schema.pair_sets import InformationSet, TranslationSet
+from configs.schema.pair_sets import InformationSet, SummarySet, TranslationSet
 from configs.schema.section import PathText, PatternText, Section, SetName, UnicodeText
 
 
@@ -294,7 +294,8 @@ class Evaluation(Section):
     """Evaluation after training; see docs/evaluation.md."""
 
     perplexity: list[PerplexitySet] = Field([], description="Sets for perplexity and bits per byte.")
-    translation: list[TranslationSet] = Field([], description="Sets for BLEU and chrF.")
+    translation: list[TranslationSet] = Field([], description="Sets for BLEU, chrF and ROUGE.")
+    summarization: list[SummarySet] = Field([], description="Documents with summaries; see docs/summaries.md.")
     information: list[InformationSet] = Field([], description="Pairs for bits that a source saves of its target.")
     benchmarks: Benchmarks = Benchmarks()
     core: Core = Core()
@@ -337,6 +338,7 @@ class Evaluation(Section):
         _refuse_repeated("names of perplexity sets", [item.name for item in self.perplexity])
         _refuse_repeated("names of translation sets", [item.name for item in self.translation])
         _refuse_repeated("names of information sets", [item.name for item in self.information])
+        _refuse_repeated("names of summarization sets", [item.name for item in self.summarization])
         _refuse_repeated("names of chat sets", [item.name for item in self.chat])
         _refuse_repeated("names of preference sets", [item.name for item in self.preference])
         _refuse_repeated("names of sets for people", [item.name for item in self.people])

@@ -8,11 +8,31 @@ from pydantic import Field, model_validator
 
 from configs.schema.section import PatternText, Section, SetName, UnicodeText
 
+TextMetric = Literal["bleu", "chrf", "rouge"]
+
+
+class RougeSettings(Section):
+    """How ROUGE reads texts."""
+
+    tokens: Literal["words", "characters"] = Field(
+        "words",
+        description="words: the tokenizer of rouge-score, which knows the letters a to z and digits. characters: each "
+        "Chinese, Japanese or Thai character is a token, and so is each word of any other script.",
+    )
+    stem: bool = Field(False, description="Apply Porter's stemmer, as published scores of English summaries do.")
+
+    @model_validator(mode="after")
+    def _stems_english(self) -> RougeSettings:
+        if self.stem and self.tokens != "words":
+            raise ValueError("`stem` needs `tokens: words`, because the stemmer knows English alone")
+        return self
+
 
 class PairSet(Section):
     """Pairs of a source and a target. `path` is a .jsonl file (also .gz, .zst) with one object per pair."""
 
     kind: ClassVar[str] = "pair"  # how scores and messages call such a set
+    source_of_lines: ClassVar[bool] = False  # a source may have line breaks in a prompt with labels
 
     name: SetName
     path: PatternText = Field(description="The file with the pairs.")
@@ -45,15 +65,59 @@ class GeneratedPairSet(PairSet):
         4, ge=0, description="Solved examples in the prompt. They come from the start of the file and are not scored."
     )
     max_new_tokens: int = Field(96, ge=1, description="Longest generated text, in tokens.")
+    score: list[TextMetric] = Field(
+        ["bleu", "chrf"], min_length=1, description="Metrics of the generated texts. rouge: ROUGE-1, -2, -L and -Lsum."
+    )
+    tokenize: str = Field(
+        "13a",
+        description="Tokenizer of sacrebleu for BLEU: 13a, zh, ja-mecab, char, flores200, …. It is part of the "
+        "signature.",
+    )
+    rouge: RougeSettings = RougeSettings()
+
+    @model_validator(mode="after")
+    def _metrics_differ(self) -> GeneratedPairSet:
+        if len(set(self.score)) < len(self.score):
+            raise ValueError("`score` names a metric twice; name each once")
+        return self
 
 
 class TranslationSet(GeneratedPairSet):
-    """Sentence pairs for BLEU and chrF. `path` is a .jsonl file (also .gz, .zst) with one object per pair."""
+    """Sentence pairs. `path` is a .jsonl file (also .gz, .zst) with one object per pair."""
 
     kind: ClassVar[str] = "translation"
 
-    tokenize: str = Field(
-        "13a", description="Tokenizer of sacrebleu: 13a, zh, ja-mecab, char, flores200, …. It is part of the signature."
+
+class SummarySet(GeneratedPairSet):
+    """Documents with summaries: the model's summaries, and sentences chosen without it; see docs/summaries.md."""
+
+    kind: ClassVar[str] = "summarization"
+    source_of_lines: ClassVar[bool] = True
+
+    source_field: str = Field("document", description="Field with the document.")
+    target_field: str = Field("summary", description="Field with the reference summary, or a list of several.")
+    source_label: UnicodeText = Field("Text", description="Written before a document in the prompt.")
+    target_label: UnicodeText = Field("Summary", description="Written before a summary in the prompt.")
+    shots: int = Field(
+        0, ge=0, description="Solved examples in the prompt. They come from the start of the file and are not scored."
+    )
+    score: list[TextMetric] = Field(
+        ["rouge"], min_length=1, description="Metrics of the summaries. rouge: ROUGE-1, -2, -L and -Lsum."
+    )
+    split: Literal["sentences", "lines"] = Field(
+        "sentences",
+        description="What the baselines choose among. sentences: ended by punctuation, English or Chinese. lines: such "
+        "as the turns of a dialogue.",
+    )
+    sentences: int = Field(3, ge=1, description="Most sentences or lines that a baseline chooses.")
+    max_sentences: int = Field(
+        40, ge=2, description="Choose among the first n sentences or lines of a document; the note counts longer ones."
+    )
+    information_items: int = Field(
+        20,
+        ge=0,
+        description="Also choose by the model's code lengths, in the first n documents; 0: never. It takes many "
+        "forward passes.",
     )
 
 

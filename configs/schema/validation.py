@@ -77,7 +77,7 @@ def part_names(section: Evaluation) -> Iterator[str]:
     yield from (f"benchmark/{entry.shown}" for entry in section.benchmarks.entries)
     yield from ("aggregate/core",) if section.core.tasks else ()
     yield from ("samples/prompts", "samples/document")
-    for kind in ("perplexity", "translation", "information", "chat"):
+    for kind in ("perplexity", "translation", "summarization", "information", "chat"):
         yield from (f"{kind}/{item.name}" for item in getattr(section, kind))
 
 

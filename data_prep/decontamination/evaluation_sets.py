@@ -34,6 +34,7 @@ _Set = PerplexitySet | PairSet | ChatSet | PreferenceSet | PeopleSet
 _HOW_TO_SCORE = {
     *("path", "stride", "context", "windows", "start_token", "stream", "separator", "detokenize", "words", "by"),
     *("max_new_tokens", "tokenize", "samples", "temperature", "candidates"),
+    *("score", "rouge", "split", "sentences", "max_sentences", "information_items"),
     *("question", "guidelines", "scales", "attention", "repeats"),
 }
 
@@ -192,11 +193,17 @@ def _named_sets(section: Evaluation) -> Iterator[tuple[str, _Set]]:
         ("perplexity", section.perplexity),
         ("translation", section.translation),
         ("information", section.information),
+        ("summarization", section.summarization),
         ("chat", section.chat),
         ("preference", section.preference),
         ("people", section.people),
     ):
         yield from ((f"{kind}/{item.name}", item) for item in sets)
+
+
+def _pair_sets(section: Evaluation) -> Iterator[tuple[str, PairSet]]:
+    """Sets of pairs, by the names that scores have for them."""
+    yield from ((name, item) for name, item in _named_sets(section) if isinstance(item, PairSet))
 
 
 def _contents(item: _Set, identify: Callable[[Any], Any]) -> dict[str, Any]:
@@ -255,9 +262,9 @@ def read_items(recipe: Recipe) -> Iterator[Item]:
         for texts in section.perplexity:
             for text in read_texts(texts, recipe.data.normalize):
                 yield _item(f"perplexity/{texts.name}", [text])
-        for pairs in (*section.translation, *section.information):
+        for name, pairs in _pair_sets(section):
             for pair in read_all_pairs(pairs):
-                yield _item(f"{pairs.kind}/{pairs.name}", [pair.source, pair.target])
+                yield _item(name, pair.passages)
         yield from _assistant_items(section, recipe.chat.system)
         yield from _task_items(section.benchmarks.names, recipe, "evaluation.benchmarks.tasks")
     files = _files(settings.files)

@@ -12,10 +12,25 @@ from data_prep.decontamination.chat_sets import read_rows
 
 @dataclass(frozen=True)
 class TextPair:
-    """A source and its target, such as a sentence and its translation."""
+    """A source and its target, such as a sentence and its translation.
+
+    Attributes:
+        others: further targets that are as right.
+    """
 
     source: str
     target: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All targets."""
+        return (self.target, *self.others)
+
+    @property
+    def passages(self) -> tuple[str, ...]:
+        """All texts, as decontamination compares them."""
+        return (self.source, *self.targets)
 
 
 def is_unicode(text: str) -> bool:
@@ -31,22 +46,28 @@ def read_all_pairs(section: PairSet) -> list[TextPair]:
     """
     pairs: list[TextPair] = []
     for row in _rows(section):
-        for field in (section.source_field, section.target_field):
-            if not isinstance(row.get(field), str):
-                raise ValueError(
-                    f"{section.called}: item {len(pairs) + 1} of {section.path} has no text in the "
-                    f"field `{field}` (its fields: {', '.join(row)}); set source_field and target_field"
-                )
-            if not is_unicode(row[field]):
-                raise ValueError(
-                    f"{section.called}: item {len(pairs) + 1} of {section.path} has half of a "
-                    f"surrogate pair in the field `{field}`, which is not a character; correct it"
-                )
-        source, target = row[section.source_field], row[section.target_field]
-        if section.normalize == "spaces":
-            source, target = " ".join(source.split()), " ".join(target.split())
-        pairs.append(TextPair(source, target))
+        where = f"{section.called}: item {len(pairs) + 1} of {section.path}"
+        source = _texts(section, row, section.source_field, where)
+        targets = _texts(section, row, section.target_field, where, several=True)
+        pairs.append(TextPair(source[0], targets[0], tuple(targets[1:])))
     return pairs
+
+
+def _texts(section: PairSet, row: dict[str, Any], field: str, where: str, several: bool = False) -> list[str]:
+    """The text of a field, or where `several` may stand there, the texts of its list."""
+    value = row.get(field)
+    listed = value if several and isinstance(value, list) else [value]
+    texts = [text for text in listed if isinstance(text, str)]
+    if not texts or len(texts) < len(listed):
+        raise ValueError(
+            f"{where} has no text in the field `{field}` (its fields: {', '.join(row)}); set source_field and "
+            "target_field"
+        )
+    if not all(map(is_unicode, texts)):
+        raise ValueError(
+            f"{where} has half of a surrogate pair in the field `{field}`, which is not a character; correct it"
+        )
+    return [" ".join(text.split()) for text in texts] if section.normalize == "spaces" else texts
 
 
 def _rows(section: PairSet) -> Iterator[dict[str, Any]]:

@@ -24,12 +24,13 @@ _Z = 1.959963984540054
 _NO_MODEL = {
     ("chat", "length"),
     ("compression", ""),
-    ("translation", "copy_bleu"),
     ("information", "other_bits"),
     ("information", "other_saved_bits"),
     ("preference", "longer"),
     ("preference", "less_repeated"),
 }
+# Beginnings of the metrics of controls: a copied source, sentences that no model chose.
+_CONTROLS = {"translation": ("copy_",), "summarization": ("lead_", "lexrank_", "random_", "oracle_")}
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def compare_scores(
 def is_of_model(result: Result) -> bool:
     """Tells whether a score says how good a model is: compressors and other baselines do not change with it."""
     named = result.named
+    if named.metric.startswith(_CONTROLS.get(named.kind, ())):
+        return False
     return not {(named.kind, ""), (named.kind, named.metric)} & _NO_MODEL
 
 

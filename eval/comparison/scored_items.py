@@ -146,7 +146,7 @@ def _candidates(table: ItemTable, result: Result) -> Iterator[ScoreItems]:
     for name, among in names:
         head, slash, rest = name.partition("/")
         if (kept := table.statistics(name, subject, among)) is not None:
-            if kind == "translation":
+            if kind in ("translation", "summarization"):
                 yield ScoreItems(*kept, corpus=True)
             elif head.endswith(_EXPONENTIAL) and kept[2].shape[1] <= 2:
                 yield ScoreItems(*kept[:2], _of_log_likelihoods(kept[2]), exponential=True)

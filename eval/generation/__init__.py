@@ -1,1 +1,1 @@
-"""Scores generated text: completions, BLEU and chrF."""
+"""Generates text for scores: completions, translations and checked answers."""

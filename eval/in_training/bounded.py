@@ -46,6 +46,7 @@ def bounded_recipe(recipe: Recipe) -> Recipe:
         "perplexity": limited(section.perplexity, "max_documents"),
         "translation": limited(section.translation, "max_items"),
         "information": limited(section.information, "max_items"),
+        "summarization": limited(limited(section.summarization, "max_items"), "information_items"),
         "chat": limited(section.chat, "max_items"),
         "benchmarks": benchmarks.model_copy(update={"tasks": limited(benchmarks.entries, "limit")}),
         "samples": samples.model_copy(

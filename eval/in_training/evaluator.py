@@ -40,7 +40,11 @@ from pretrain.phases import Phase, ReportPhase
 
 # The same for each step, or of another model.
 _LEFT_OUT = ("compression", "preference")
-_SAMPLE_TITLES = {"prompt": "samples", "chat": "samples", "document": "samples", "translation": "translation"}
+_SAMPLE_TITLES = {
+    **dict.fromkeys(("prompt", "chat", "document"), "samples"),
+    "translation": "translation",
+    "summary": "summaries",
+}
 
 
 def make_evaluator(recipe: Recipe, data: DataManifest, engine: Engine, start_step: int) -> Evaluator:

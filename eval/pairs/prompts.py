@@ -20,7 +20,7 @@ def read_pairs(section: GeneratedPairSet) -> tuple[list[TextPair], list[TextPair
     pairs = read_all_pairs(section)
     if section.template == "labels":
         for number, pair in enumerate(pairs, start=1):
-            if "\n" in pair.source + pair.target:
+            if "\n" in "".join(pair.targets if section.source_of_lines else pair.passages):
                 raise ValueError(
                     f"{section.called}: item {number} of {section.path} has a line break, which ends a "
                     f"{section.kind} after labels; set `normalize: spaces`, or correct the item"

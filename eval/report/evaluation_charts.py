@@ -18,6 +18,7 @@ _METRICS = {
     "benchmark": ("acc", "acc_norm", "exact_match"),
     "translation": ("bleu",),
     "information": ("saved_bits", "matching_accuracy"),
+    "summarization": ("rougeL",),
     "chat": ("accuracy", "stop_rate"),
     "conversations": ("nats_per_token",),
     "aggregate": ("centred_accuracy",),

@@ -23,6 +23,8 @@ from eval.report.conditions import OPERATORS, Condition, read_condition, split_s
 from eval.results import CENTRED, Change, Failure, Result, Results, ScoreName, load_results
 from eval.stage_facts import Role, applicable, asks_base, kind_of, role_of
 from eval.statistics import pass_ks
+from eval.summaries.choices import summary_metrics
+from eval.text_metrics.text_scores import metrics_of_set, translation_metrics
 
 NO_BASELINE = "there is no baseline; set report.baseline to a run, or name one: replica report RUN --baseline RUN"
 # The last part of a score's name, by kind; tests compare them with what is scored.
@@ -31,7 +33,6 @@ WORDS = ("word_perplexity", "byte_perplexity")  # where a set counts words
 OF_GROUPS = ("bits_per_byte", "perplexity", "word_perplexity")  # of each value of a field
 COMPRESSORS = ("gzip", "xz", "zstd")
 IN_CONTEXT = ("late_minus_early_nats", "other_minus_early_nats")  # where a set asks for them
-TRANSLATION = ("bleu", "chrf", "copy_bleu")
 CHAT = ("accuracy", "format", "stop_rate", "length")
 PREFERENCE = ("accuracy", "longer", "less_repeated")
 
@@ -227,7 +228,12 @@ def _scores(recipe: Recipe, role: Role, asked: bool = False, of_stage: int | Non
     if section.core.tasks:
         yield CENTRED
     for pairs in section.translation:
-        yield from (f"translation/{pairs.name}/{metric}{part}" for metric in TRANSLATION for part in parts)
+        named = translation_metrics(pairs)
+        yield from (f"translation/{pairs.name}/{metric}{part}" for metric in named for part in parts)
+    for documents in section.summarization:
+        yield from (f"summarization/{documents.name}/{metric}" for metric in summary_metrics(documents))
+        named = metrics_of_set(documents)
+        yield from (f"summarization/{documents.name}/{metric}{part}" for metric in named for part in parts if part)
     for both in section.information:
         yield from (f"{name}{part}" for name in score_names(both) for part in parts)
     for chat in section.chat:

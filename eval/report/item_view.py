@@ -41,7 +41,7 @@ class Metric:
 
     def perfect(self, value: float) -> bool:
         """Tells whether no item can be better: a right answer, a translation that is the reference."""
-        return self.higher and self.bounded and value >= (100 if self.corpus else 1)
+        return self.higher and self.bounded and value >= (100 if self.corpus or "rouge" in self.name else 1)
 
     def score(self, items: Sequence[Item]) -> float | None:
         """Returns the metric over some items, from their sums; None where they have no such score."""

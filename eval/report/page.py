@@ -30,6 +30,7 @@ from eval.report.item_pages import OtherRun, write_item_pages
 from eval.report.mixture_table import mixture_rows
 from eval.report.people_table import people_tables
 from eval.report.rollout_examples import example_rollouts
+from eval.report.text_tables import summary_tables, translation_tables
 from eval.report.training_charts import training_charts
 from eval.results import Result, Results, load_results
 from eval.stage_facts import stage_of
@@ -121,8 +122,9 @@ def _facts(recipe: Recipe, results: Results, history: History, gates: list[Gate]
         "remarks": _remarks(results, history),
         "benchmarks": benchmarks,
         "any_chance": any(row["chance"] is not None for row in benchmarks),
-        "translations": _translations(results),
+        "translations": translation_tables(results),
         "information": information_rows(results),
+        "summaries": summary_tables(results),
         "people": people_tables(results),
         "samples": results.samples,
         "funnel": funnel_rows(results.funnel),
@@ -339,19 +341,3 @@ def _benchmarks(results: Results) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _translations(results: Results) -> list[dict[str, Any]]:
-    scores = results.by_name()
-    named = [result.named for result in results.results]
-    names = [name.subject for name in named if name == ("translation", name.subject, "bleu", "")]
-    return [
-        {
-            "name": name,
-            "bleu": scores[f"translation/{name}/bleu"],
-            "chrf": scores[f"translation/{name}/chrf"],
-            "copied": scores[f"translation/{name}/copy_bleu"],
-            "note": scores[f"translation/{name}/bleu"].note,
-        }
-        for name in names
-    ]

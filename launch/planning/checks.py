@@ -18,6 +18,7 @@ from configs.common.notices import note
 from configs.safety.own_files import refuse_links
 from configs.safety.user_code import UserCode
 from configs.schema.batch_plan import solve_batch
+from configs.schema.pair_sets import GeneratedPairSet
 from configs.schema.recipe import Recipe, RecipeError
 from configs.schema.section import Custom
 from pretrain.checkpoint.compatible import is_finished
@@ -97,11 +98,12 @@ def recipe_problems(recipe: Recipe) -> list[str]:
                 f"evaluation.perplexity `{item.name}`: stride {item.stride} is more than {whose} "
                 f"{seen}, so tokens would be left out; lower it"
             )
-    for pairs in recipe.evaluation.translation:
-        problems += _bleu_problem(pairs.name, pairs.tokenize) if find_spec("sacrebleu") else []
+    for where, pairs in _generated_pairs(recipe):
+        if "bleu" in pairs.score and find_spec("sacrebleu"):
+            problems += _bleu_problem(where, pairs.tokenize)
         if context - pairs.max_new_tokens < 2:
             problems.append(
-                f"evaluation.translation `{pairs.name}`: max_new_tokens {pairs.max_new_tokens} leaves no room for a "
+                f"{where}: max_new_tokens {pairs.max_new_tokens} leaves no room for a "
                 f"prompt in model.context_length {context}; lower it"
             )
     return problems
@@ -142,8 +144,14 @@ def _deepspeed_problems(recipe: Recipe, precisions: list[str]) -> list[str]:
     return problems[0] if all(problems) else []
 
 
-def _bleu_problem(name: str, tokenize: str) -> list[str]:
-    where = f"evaluation.translation `{name}`"
+def _generated_pairs(recipe: Recipe) -> Iterator[tuple[str, GeneratedPairSet]]:
+    """Yields the sets whose targets the model generates, by their place in the recipe."""
+    section = recipe.evaluation
+    sets: list[GeneratedPairSet] = [*section.translation, *section.summarization]
+    yield from ((f"evaluation.{one.kind} `{one.name}`", one) for one in sets)
+
+
+def _bleu_problem(where: str, tokenize: str) -> list[str]:
     from sacrebleu.metrics import BLEU
 
     if tokenize not in BLEU.TOKENIZERS:
@@ -156,8 +164,11 @@ def missing_packages(recipe: Recipe) -> list[str]:
     found = []
     if recipe.evaluation.benchmarks.tasks and find_spec("lm_eval") is None:
         found.append("evaluation.benchmarks: lm-eval is not installed; run `pip install lm-eval`")
-    for pairs in recipe.evaluation.translation:
-        where = f"evaluation.translation `{pairs.name}`"
+    for where, pairs in _generated_pairs(recipe):
+        if "rouge" in pairs.score and find_spec("rouge_score") is None:
+            found.append(f"{where}: rouge-score is not installed; run `pip install rouge-score`")
+        if set(pairs.score) == {"rouge"}:
+            continue
         module, package = _BLEU_PACKAGES.get(pairs.tokenize, (None, ""))
         if find_spec("sacrebleu") is None:
             found.append(f"{where}: sacrebleu is not installed; run `pip install sacrebleu`")
@@ -191,8 +202,8 @@ def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | Non
             yield from ((f"data.select.{name}", path, False) for path in getattr(data.select, name))
     for item in evaluation.perplexity:
         yield f"evaluation.perplexity `{item.name}`", item.path, False
-    for pairs in evaluation.translation:
-        yield f"evaluation.translation `{pairs.name}`", pairs.path, False
+    for where, pairs in _generated_pairs(recipe):
+        yield where, pairs.path, False
     for both in evaluation.information:
         yield f"evaluation.information `{both.name}`", both.path, False
     if evaluation.benchmarks.tasks:

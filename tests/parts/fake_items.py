@@ -46,10 +46,10 @@ def document(number: int, bits: float) -> Item:
 
 
 def pair(number: int, answer: str) -> Item:
-    from eval.generation.translation import corpus_statistics
+    from eval.text_metrics.bleu import corpus_statistics
 
     reference = f"the translation of sentence {number}"
-    statistics = {name: rows[0] for name, rows in corpus_statistics([answer], [reference], "zh").items()}
+    statistics = {name: rows[0] for name, rows in corpus_statistics([answer], [[reference]], "zh").items()}
     asked = f"第{number}句"
     return Item(
         str(number + 1), hash_of(asked, reference), asked, reference=reference, answer=answer, bytes=len(answer),

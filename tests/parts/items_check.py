@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.generation.translation import metrics_of
 from eval.items.store import read_items, write_items
 from eval.items.table import ItemTable
 from eval.parts import Scored
+from eval.text_metrics.bleu import metrics_of
 
 _EXPONENTIAL = {
     "perplexity": "nats_per_token",

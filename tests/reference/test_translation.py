@@ -22,9 +22,10 @@ from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.generation.completions import Stops, complete
-from eval.generation.translation import corpus_scores, translation_results
+from eval.generation.translation import translation_results
 from eval.pairs.prompts import build_prompt, fit_prompt, prompt_ids, read_pairs
 from eval.reading.reader import LocalReader
+from eval.text_metrics.bleu import corpus_scores
 from pretrain.generation.generate import generate
 from pretrain.generation.player import Player
 from pretrain.generation.sampling import Sampling
@@ -40,7 +41,7 @@ def test_published_wmt22_scores() -> None:
     with DATA.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
         rows = [json.loads(line) for line in io.TextIOWrapper(stream, encoding="utf-8")]
     assert len(rows) == 1875
-    scores = corpus_scores([row["hypothesis"] for row in rows], [row["reference"] for row in rows], "13a", 2)
+    scores = corpus_scores([row["hypothesis"] for row in rows], [[row["reference"]] for row in rows], "13a", 2)
     bleu, signature = scores["bleu"]
     assert bleu.score == pytest.approx(26.216305856774966, abs=1e-9)
     assert scores["chrf"][0].score == pytest.approx(55.99355695573055, abs=1e-9)
@@ -49,12 +50,12 @@ def test_published_wmt22_scores() -> None:
 
 def test_unknown_tokenizer_is_named() -> None:
     with pytest.raises(ValueError, match=r"no tokenizer `13b`.*13a"):
-        corpus_scores(["a"], ["a"], "13b", 2)
+        corpus_scores(["a"], [["a"]], "13b", 2)
 
 
 def test_resamples_without_a_match_are_averaged() -> None:
     """sacrebleu mixes two kinds of numbers there and cannot average them; the interval must come all the same."""
-    scores = corpus_scores(["le chat", "xyz", "abc"], ["le chat", "ö", "ö"], "13a", 100)
+    scores = corpus_scores(["le chat", "xyz", "abc"], [["le chat"], ["ö"], ["ö"]], "13a", 100)
     assert scores["chrf"][0]._ci > 0 and scores["chrf"][0].score > 0
 
 

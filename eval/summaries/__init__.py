@@ -1,0 +1,1 @@
+"""Summarises documents by choosing sentences, and scores summaries beside such baselines."""

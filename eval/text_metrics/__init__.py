@@ -1,0 +1,1 @@
+"""Scores texts by what they share with references: BLEU, chrF and ROUGE."""
