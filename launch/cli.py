@@ -11,6 +11,7 @@ from configs.common.exit_codes import CONTINUES, add_debug, run_command
 from configs.common.versions import own_version
 from configs.safety.trust import trusting
 from configs.schema.shipped import shipped_recipes
+from launch.commands.coding import COMPRESS, DECOMPRESS
 from launch.commands.comparing import COMPARE
 from launch.commands.decoding import DECODE
 from launch.commands.exchanging import EXPORT, IMPORT
@@ -38,6 +39,8 @@ _IN_ORDER = (
     EXPORT,
     IMPORT,
     SAMPLE,
+    COMPRESS,
+    DECOMPRESS,
     CHAT,
     SERVE,
     JUDGE,

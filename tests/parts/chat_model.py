@@ -60,10 +60,16 @@ def tiny_served(base: bool = False, **changes: Any) -> ServedModel:
     )
 
 
-def write_tiny_run(directory: Path, objective: dict[str, Any] | None, chat: dict[str, Any] | None = None) -> Path:
-    """A run directory with one checkpoint of the tiny model, as of a stage with this objective."""
+def write_tiny_run(
+    directory: Path,
+    objective: dict[str, Any] | None,
+    chat: dict[str, Any] | None = None,
+    model: Transformer | None = None,
+) -> Path:
+    """A run directory with one checkpoint of the tiny model, or of another one, as of a stage with this objective."""
     from pretrain.checkpoint.saver import Snapshot, commit_checkpoint  # with DeepSpeed, which takes seconds
 
+    model = model or tiny_model()
     tokenizer = directory / "data" / "tokenizer"
     chat_vocab().save(tokenizer)
     recipe = Recipe.model_validate(
@@ -74,7 +80,7 @@ def write_tiny_run(directory: Path, objective: dict[str, Any] | None, chat: dict
                 sources=[Source(name="none", path="/nowhere", shape="pairs" if objective else "text")],
                 tokenizer=Settings(kind="byte", special_tokens="chat"),
             ),
-            "model": tiny_settings(),
+            "model": model.config,
             "train": {**Train(steps=1).model_dump(), "objective": objective},
             "chat": chat or {},
         }
@@ -85,7 +91,7 @@ def write_tiny_run(directory: Path, objective: dict[str, Any] | None, chat: dict
         train=[], validation=[], funnel=[],
     )  # fmt: skip
     alone = Ranks(rank=0, count=1, local_rank=0, local_count=1)
-    commit_checkpoint(Snapshot.of_model(tiny_model()), recipe, origin, alone, lambda value: [value])
+    commit_checkpoint(Snapshot.of_model(model), recipe, origin, alone, lambda value: [value])
     save(recipe, directory)
     return directory
 
