@@ -29,6 +29,7 @@ KINDS = {
     "reinforce": "reinforcement learning (REINFORCE)",
     "ppo": "reinforcement learning (PPO)",
     "pretraining": "pretraining",
+    "masked_diffusion": "masked diffusion",
     "custom": "an objective of the user",
 }
 MARKS = {"better": "▲", "worse": "▼", "no difference": "=", "incomparable": "≠"}
@@ -61,7 +62,7 @@ def chain_facts(recipe: Recipe, results: Results, stages: Mapping[str, Results |
     if not recipe.stages:
         return {"chain": None}
     run = recipe.run_directory
-    links = [_Link(BASE, "pretraining", None, run, results)]
+    links = [_Link(BASE, kind_of(recipe.train.objective), None, run, results)]
     for number, stage in enumerate(recipe.stages):
         parent, place = parent_name(recipe.stages, number), run / STAGES / stage.name
         links.append(_Link(stage.name, kind_of(stage.objective), parent, place, stages[stage.name], stage))
@@ -295,7 +296,8 @@ def share_rows(results: Results, kind: str) -> list[dict[str, Any]]:
 def _section(link: _Link, top: Path) -> dict[str, Any]:
     steps = link.results.checkpoint["step"] if link.results else None
     history = read_history(link.run) if link.run.is_dir() else None
-    charts = stage_charts(history.until(steps) if steps is not None else history) if history else []
+    bound = link.kind == "masked_diffusion"
+    charts = stage_charts(history.until(steps) if steps is not None else history, bound) if history else []
     return {
         "name": link.name,
         "kind": KINDS[link.kind],

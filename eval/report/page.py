@@ -33,7 +33,7 @@ from eval.report.rollout_examples import example_rollouts
 from eval.report.text_tables import summary_tables, translation_tables
 from eval.report.training_charts import training_charts
 from eval.results import Result, Results, load_results
-from eval.stage_facts import stage_of
+from eval.stage_facts import kind_of, stage_of
 
 _HERE = Path(__file__).parent
 _COMPRESSORS = (("gzip", "gzip -9"), ("zstd", "zstd -19"), ("xz", "xz -9e"))
@@ -118,7 +118,7 @@ def _facts(recipe: Recipe, results: Results, history: History, gates: list[Gate]
         "gates_passed": failed == 0,
         "verdict": _verdict(gates),
         "compression": compression,
-        "charts": training_charts(history),
+        "charts": training_charts(history, kind_of(recipe.train.objective) == "masked_diffusion"),
         "remarks": _remarks(results, history),
         "benchmarks": benchmarks,
         "any_chance": any(row["chance"] is not None for row in benchmarks),

@@ -14,8 +14,11 @@ _NOISY = 60
 _LINES = 6  # colours
 
 
-def training_charts(history: History) -> list[dict[str, Any]]:
-    """Returns title, legend and SVG of each chart with data."""
+_BOUND = " (an upper bound)"
+
+
+def training_charts(history: History, bound: bool = False) -> list[dict[str, Any]]:
+    """Returns title, legend and SVG of each chart with data; `bound`: the nats are those of masked diffusion."""
     loss = [("train/loss", "training"), ("val/loss", "validation")]
     size = [
         ("train/code_bits_per_byte", "training, on first sight"),
@@ -23,32 +26,34 @@ def training_charts(history: History) -> list[dict[str, Any]]:
     ]
     # The loss of reinforcement learning and of preferences is no number of nats per token.
     title = "Loss" if _is_scored(history) else "Loss, nats per token"
+    of_bound = _BOUND if bound else ""
     charts = [
         *_objective_charts(history),
-        _chart(history, title, loss),
-        _chart(history, "Bits per byte", size),
-        *_source_charts(history),
+        _chart(history, f"{title}{of_bound}", loss),
+        _chart(history, f"Bits per byte{of_bound}", size),
+        *_source_charts(history, of_bound),
         _chart(history, "Learning rate", [("train/lr", "rate")], zero=True, small=True, y_format=_power),
         _chart(history, "Tokens per second", [("train/tokens_per_s", "tokens/s")], zero=True, small=True),
     ]
     return [chart for chart in charts if chart is not None]
 
 
-def _source_charts(history: History) -> list[dict[str, Any] | None]:
+def _source_charts(history: History, of_bound: str) -> list[dict[str, Any] | None]:
     """Bits per byte of each source of the validation split."""
     prefix = "val/bits_per_byte/"
     names = sorted(name for name in history.series if name.startswith(prefix))
     parts = [names[start : start + _LINES] for start in range(0, len(names), _LINES)]
-    title = "Bits per byte of each source, validation"
+    title = f"Bits per byte of each source, validation{of_bound}"
     return [_chart(history, title, [(name, name.removeprefix(prefix)) for name in part], small=True) for part in parts]
 
 
-def stage_charts(history: History) -> list[dict[str, Any]]:
-    """Returns the charts that tell most about a stage: those of its objective, or its loss."""
+def stage_charts(history: History, bound: bool = False) -> list[dict[str, Any]]:
+    """Returns the charts that tell most about a stage: those of its objective, or its loss; `bound` as above."""
     charts = [chart for chart in _objective_charts(history) if chart is not None]
     if charts:
         return charts
-    loss = _chart(history, "Loss, nats per token", [("train/loss", "training"), ("val/loss", "validation")], small=True)
+    title = f"Loss, nats per token{_BOUND if bound else ''}"
+    loss = _chart(history, title, [("train/loss", "training"), ("val/loss", "validation")], small=True)
     return [loss] if loss is not None else []
 
 

@@ -98,16 +98,20 @@ class RankGroups:
 class Runs:
     """The runs of a test file by name; collects recipes, then trains them together."""
 
-    def __init__(self, directory: Path, groups: RankGroups) -> None:
+    def __init__(self, directory: Path, groups: RankGroups, masked: bool = False) -> None:
+        """`masked`: the vocabulary has the mask token."""
         self.directory, self._groups = directory, groups
-        self.data = prepare_data(directory / "data")
+        self.data = prepare_data(directory / "data", masked=masked)
         self._waiting: dict[int, list[Path]] = {}
 
     def add(self, name: str, ranks: int, stage: int, offload: Iterable[str] = (), **train: Any) -> Path:
-        (self.directory / name).mkdir()
+        """A name that was added before goes on in the same run directory, after it, with these settings."""
+        (self.directory / name).mkdir(exist_ok=True)
         zero = {"stage": stage, **{f"offload_{part}": "cpu" for part in offload}}
         train = {"validation": {"every": 1000, "max_tokens": 512}, **train}
-        file = write_recipe(self.directory / name / "recipe.yaml", self.data, zero=zero, **train)
+        known = len(list((self.directory / name).glob("*.yaml")))
+        file = self.directory / name / (f"recipe-{known}.yaml" if known else "recipe.yaml")
+        write_recipe(file, self.data, zero=zero, **train)
         self._waiting.setdefault(ranks, []).append(file)
         return file.parent / "run"
 

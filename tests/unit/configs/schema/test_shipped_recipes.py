@@ -20,6 +20,7 @@ RECIPES = sorted(CONFIGS.glob("*.yaml"))
 EXPECTED: dict[str, tuple[int, int, int]] = {
     "assistant": (2048, 2048 * 96 + 3 * (4 * 96**2 + 3 * 96 * 256 + 2 * 96 + 2 * 32) + 96, 1),
     "demo": (2048, 2048 * 160 + 4 * (4 * 160**2 + 3 * 160 * 448 + 2 * 160 + 2 * 32) + 160, 1),
+    "diffusion": (2048, 2048 * 160 + 4 * (4 * 160**2 + 3 * 160 * 448 + 2 * 160 + 2 * 32) + 160, 1),
     "own-text": (1024, 1024 * 128 + 4 * (4 * 128**2 + 3 * 128 * 384 + 2 * 128 + 2 * 32) + 128, 1),
     "shakespeare-char": (322, 322 * 128 + 4 * (4 * 128**2 + 3 * 128 * 320 + 2 * 128 + 2 * 32) + 128, 1),
     # vocabularies of the end of text, 256 bytes and 4 bases, or 23 letters of proteins
