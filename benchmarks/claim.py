@@ -27,6 +27,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from picture import standalone
+
 from configs.common.files import write_json, write_text
 from configs.schema.recipe import Recipe, load
 from eval.report.charts import Axes, Series, line_chart
@@ -265,13 +268,6 @@ def _said(found: Correlation) -> str:
     return f"{found.rho:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
-_STYLE = (
-    "svg{background:#fff} text{font:12px system-ui,sans-serif;fill:#555} .grid{stroke:#e5e5e5} .axis{stroke:#999} "
-    ".line{fill:none;stroke-width:1} .faint{opacity:.4} .dot{stroke:#fff;stroke-width:1} .series-1{fill:#2563a8} "
-    ".series-2{fill:#c2571a} .series-3{fill:#2e7d4f} .line.series-4{fill:none;stroke:#777} .label{fill:#222}"
-)
-
-
 def svg(claim: Claim) -> str:
     """A picture of held-out bits over prequential bits, one dot a run, as a file of its own."""
     series = []
@@ -286,14 +282,7 @@ def svg(claim: Claim) -> str:
     drawn = line_chart(
         series, axes, title="Held-out bits per byte over prequential bits per byte", width=720, height=440
     )
-    legend = "".join(
-        f'<circle class="dot series-{number}" cx="{70 + 170 * (number - 1)}" cy="8" r="4"/>'
-        f'<text x="{78 + 170 * (number - 1)}" y="12">{label}</text>'
-        for number, label in enumerate(GROUPS.values(), start=1)
-    )
-    head, tail = str(drawn).split(">", 1)
-    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    return f"{head}><style>{_STYLE}</style>{legend}{tail}\n"
+    return standalone(str(drawn), list(GROUPS.values()))
 
 
 def _two(value: float) -> str:

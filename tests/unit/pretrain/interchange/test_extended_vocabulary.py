@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.schema.chat import CHAT_TOKENS
+from configs.schema.chat import CHAT_TOKENS, END_OF_TEXT, MASK
 from configs.schema.data import Tokenizer
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest, load_manifest
@@ -84,6 +84,24 @@ def test_tokens_that_a_stage_has_trained_stay(tmp_path: Path) -> None:
     recipe, _, model = base(tmp_path, vocab, objective={"kind": "sft"})
     rows = slice(0, vocab.size)
     assert torch.equal(starting(recipe, vocab)[0]("embed.weight")[rows], model.state_dict()["embed.weight"][rows])
+
+
+def test_a_masked_model_starts_from_a_causal_one_and_not_the_other_way(tmp_path: Path, plain: Vocab) -> None:
+    recipe, _, model = base(tmp_path / "causal", plain)
+    masked = train_vocab(Tokenizer(kind="byte", special_tokens=[END_OF_TEXT, MASK]), [])
+    both_ways = recipe.model_copy(update={"model": recipe.model.model_copy(update={"causal": False})})
+    grown = plain.extended([MASK])
+    assert grown.mask_id == plain.size and plain.mask_id is None
+    before, now = model.state_dict()["embed.weight"], starting(both_ways, grown)[0]("embed.weight")
+    torch.testing.assert_close(now[grown.mask_id], before[: plain.size].mean(dim=0))
+    recipe, _, model = base(tmp_path / "masked", masked, objective={"kind": "masked_diffusion"})
+    rows = slice(0, masked.size)
+    assert torch.equal(starting(recipe, masked)[0]("embed.weight")[rows], model.state_dict()["embed.weight"][rows])
+    causal = recipe.model_copy(update={"model": recipe.model.model_copy(update={"causal": True})})
+    with pytest.raises(
+        ValueError, match=r"^train\.init_from .* needs a model that predicts each token from those before"
+    ):
+        starting(causal, masked)
 
 
 def test_weights_that_the_parent_lacks_are_drawn(tmp_path: Path, plain: Vocab) -> None:
