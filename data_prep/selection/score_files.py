@@ -15,10 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from configs.schema.selection import Select
 from data_prep.sources.places import expand
 
 _KEY = b"replica_scores"
 _FORMAT = 1
+MODELS = ("scores", "minus")  # settings that name files
 _NEEDED = ("hash", "nats")
 _AGAIN = "write it again by `replica score`"
 
@@ -106,6 +108,24 @@ def read_common(files: Sequence[Path], setting: str) -> ScoredBy | None:
                 "files of one model, scored alike"
             )
     return found[0] if found else None
+
+
+def scored_by(settings: Select) -> dict[str, ScoredBy]:
+    """Reads what scored the files of the recipe, by the name of the setting.
+
+    Raises:
+        ValueError: when a file is missing or has no scores, when files of one setting do not fit together, or when
+            both settings have the same model.
+    """
+    found = {name: read_common(located(getattr(settings, name), f"data.select.{name}"), f"data.select.{name}")
+             for name in MODELS}  # fmt: skip
+    first, second = found.values()
+    if first is not None and second is not None and first.identity == second.identity:
+        raise ValueError(
+            f"data.select: `scores` and `minus` are both by {first.run}, so every difference would be 0; give scores "
+            "of another model as `minus`, or leave it out"
+        )
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def located(paths: Sequence[str], setting: str) -> list[Path]:

@@ -24,7 +24,7 @@ from data_prep.dedup.passes import PASSES_CODE, PartTask, Passes, RangeTask
 from data_prep.dedup.shuffle import Exchange, hash_ranges, read_records, write_records
 from data_prep.selection.boundaries import START, Block, Key, below, boundaries, ordered_bits, value_of
 from data_prep.selection.join import Found, ScoreTask, bits_per_byte, join, put_scores, score_places
-from data_prep.selection.score_files import located, read_common
+from data_prep.selection.score_files import MODELS, located, scored_by
 from data_prep.text.hashing import mix
 from data_prep.tokens.splits import TRAIN, Split
 from data_prep.workers.stage import Run, Stage
@@ -32,7 +32,6 @@ from data_prep.workers.verdicts import Part, VerdictWriter, remaining
 
 NAME = "select"
 REASON = "selected_out"
-_MODELS = ("scores", "minus")
 _BOUNDARIES = "boundaries"
 _NO_GROUP = -1
 
@@ -76,11 +75,11 @@ class Selection:
         settings = data.select
         assert settings is not None
         self._settings = settings
-        self._files = [located(getattr(settings, name), f"data.select.{name}") for name in _MODELS]
+        self._files = [located(getattr(settings, name), f"data.select.{name}") for name in MODELS]
         self._names = settings.sources or [source.name for source in data.sources]
         self._splits = {source.name: Split(source, data.validation_fraction, unit) for source in data.sources}
         self.inputs: dict[str, Any] = {
-            "settings": settings.model_dump(mode="json", exclude={*_MODELS, "sources"}),
+            "settings": settings.model_dump(mode="json", exclude={*MODELS, "sources"}),
             "sources": sorted(self._names),
             "scores": [[identify(file) for file in files] for files in self._files],
             "split": [data.validation_fraction, unit, {name: one.source.split for name, one in self._splits.items()}],
@@ -88,7 +87,8 @@ class Selection:
 
     def make(self, stage: Stage, parts: Sequence[Part], run: Run) -> dict[str, Any]:
         """Parts -> documents by hash; files -> scores by hash; both -> values -> boundaries -> verdicts."""
-        settings, scored_by = self._settings, self._scored_by()
+        settings = self._settings
+        by = {name: one.run for name, one in scored_by(settings).items()}
         groups = self._groups(parts)
         choosing = Choosing(settings.rule, settings.seed, bool(settings.minus), self._splits, groups)
         passes = Passes(stage, parts, run, choosing)
@@ -106,22 +106,7 @@ class Selection:
         names = self._names if settings.each_source else ["all"]
         chosen = _choose(stage, settings, names, len(ranges))
         passes.write(write_verdicts, values)
-        return {"scored_by": scored_by, "chosen": chosen}
-
-    def _scored_by(self) -> dict[str, str]:
-        """Names what scored the files.
-
-        Raises:
-            ValueError: when files of one setting do not fit together, or both settings have the same model.
-        """
-        found = [read_common(files, f"data.select.{name}") for name, files in zip(_MODELS, self._files, strict=True)]
-        first, second = found
-        if first is not None and second is not None and first.identity == second.identity:
-            raise ValueError(
-                f"data.select: `scores` and `minus` are both by {first.run}, so every difference would be 0; give "
-                "scores of another model as `minus`, or leave it out"
-            )
-        return {name: one.run for name, one in zip(_MODELS, found, strict=True) if one is not None}
+        return {"scored_by": by, "chosen": chosen}
 
     def _groups(self, parts: Sequence[Part]) -> list[int]:
         numbers = {name: number if self._settings.each_source else 0 for number, name in enumerate(self._names)}
@@ -195,7 +180,7 @@ def _range_file(stage: Stage, index: int) -> Path:
 
 def _refuse_misfits(found: Found, index: DocumentIndex, parts: Sequence[Part]) -> None:
     """Raises `ValueError` when documents have no score, or two."""
-    for setting, missing, first, conflicts in zip(_MODELS, found.missing, found.first, found.conflicts, strict=True):
+    for setting, missing, first, conflicts in zip(MODELS, found.missing, found.first, found.conflicts, strict=True):
         if missing:
             assert first is not None
             which = (

@@ -36,6 +36,9 @@ def say_what_is_too_much(recipe: Recipe) -> None:
         if source.hub is not None or source.max_documents is not None or source.max_bytes is not None:
             continue
         files, size, text = _held(source)
+        select = recipe.data.select
+        if select is not None and (select.sources is None or source.name in select.sources):
+            text *= select.keep
         if text > _FAR_TOO_MUCH * tokens * each:
             warn(
                 f"source {source.name} is {files:,} files of some {size / 1e9:,.1f} GB in all, about "

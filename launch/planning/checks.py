@@ -182,7 +182,12 @@ def missing_packages(recipe: Recipe) -> list[str]:
 def file_problems(recipe: Recipe, reads_sources: bool) -> list[str]:
     """Returns files of the recipe that are missing; URLs are not checked."""
     named = _files(recipe, reads_sources)
-    return [problem for what, path, directory in named for problem in _missing_files(what, path, directory)]
+    found = [problem for what, path, directory in named for problem in _missing_files(what, path, directory)]
+    if recipe.data.select is not None and (reads_sources or not (recipe.data_directory / MANIFEST).is_file()):
+        from data_prep.selection.score_files import scored_by
+
+        found += _problems_of(partial(scored_by, recipe.data.select))
+    return found
 
 
 def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | None, bool]]:
@@ -198,8 +203,6 @@ def _files(recipe: Recipe, reads_sources: bool) -> Iterator[tuple[str, str | Non
             yield "data.quality.classifier.path", data.quality.classifier.path, False
         for path in data.decontaminate.files if data.decontaminate else []:
             yield "data.decontaminate.files", path, False
-        for name in ("scores", "minus") if data.select else ():
-            yield from ((f"data.select.{name}", path, False) for path in getattr(data.select, name))
     for item in evaluation.perplexity:
         yield f"evaluation.perplexity `{item.name}`", item.path, False
     for where, pairs in _generated_pairs(recipe):
