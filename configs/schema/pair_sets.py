@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from configs.schema.section import PatternText, Section, SetName, UnicodeText
 
+# A label with such an end is written as it is.
+LABEL_ENDS = (":", "：", ">", " ", "\n")
+
 TextMetric = Literal["bleu", "chrf", "rouge"]
 
 
@@ -43,8 +46,14 @@ class PairSet(Section):
         description="none: take the texts as they stand, as published scores do. spaces: write each run of white "
         "space as one blank, and none at the ends.",
     )
-    source_label: UnicodeText = Field("Source", description="Written before a source in the prompt.")
-    target_label: UnicodeText = Field("Target", description="Written before a target in the prompt.")
+    source_label: UnicodeText = Field(
+        "Source",
+        description="Written before a source in the prompt, with `: ` behind it. A label that ends in a colon (also "
+        "`：`), in `>` or in a blank stands as it is, and an empty one is left out.",
+    )
+    target_label: UnicodeText = Field(
+        "Target", description="Written before a target in the prompt, as `source_label` before a source."
+    )
     max_items: int | None = Field(None, ge=1, description="Score no more than this many pairs.")
 
     @property
@@ -126,8 +135,6 @@ class InformationSet(PairSet):
 
     kind: ClassVar[str] = "information"
 
-    source_label: UnicodeText = Field("Source", description="Written before a source; empty: the source alone.")
-    target_label: UnicodeText = Field("Target", description="Written before a target; empty: the target alone.")
     shots: list[Annotated[int, Field(ge=0)]] = Field(
         [0],
         min_length=1,

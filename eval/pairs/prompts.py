@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.schema.pair_sets import GeneratedPairSet, PairSet
+from configs.schema.pair_sets import LABEL_ENDS, GeneratedPairSet, PairSet
 from data_prep.chat.messages import Message
 from data_prep.decontamination.pair_files import TextPair, read_all_pairs
 from data_prep.tokens.chat_template import ChatTemplate
@@ -43,26 +43,25 @@ def without_shots(section: PairSet, pairs: Sequence[TextPair], shots: int) -> tu
 def build_prompt(section: PairSet, shots: Sequence[TextPair], source: str | None) -> str:
     """Builds the prompt after labels: solved examples, then the source. The target ends at a line end.
 
-    An empty label is left out, with its colon. Without a source (None), the examples are targets alone.
+    Without a source (None), the examples are targets alone.
     """
-    solved = "".join(f"{_asked(section, pair.source, source)}{_target(section, pair.target)}\n\n" for pair in shots)
-    return f"{solved}{_asked(section, source, source)}{_target(section, None)}"
+    asked, answered = written_label(section.source_label), written_label(section.target_label)
+
+    def question(text: str) -> str:
+        return "" if source is None else f"{asked}{text}\n"
+
+    solved = "".join(f"{question(pair.source)}{answered}{pair.target}\n\n" for pair in shots)
+    return f"{solved}{question(source or '')}{answered.removesuffix(' ')}"
 
 
 def target_text(section: PairSet, target: str) -> str:
-    """Returns a target as it follows the prompt: behind a blank, if a label stands before it."""
-    return f" {target}" if section.target_label else target
+    """Returns a target as it follows the prompt: with the blank that stands between it and its label."""
+    return f" {target}" if written_label(section.target_label).endswith(" ") else target
 
 
-def _asked(section: PairSet, text: str | None, source: str | None) -> str:
-    if source is None:
-        return ""
-    return f"{section.source_label}: {text}\n" if section.source_label else f"{text}\n"
-
-
-def _target(section: PairSet, target: str | None) -> str:
-    label = f"{section.target_label}:" if section.target_label else ""
-    return label if target is None else f"{label}{target_text(section, target)}"
+def written_label(label: str) -> str:
+    """Returns a label as prompts write it: with `: `, unless it is empty or has an end of its own."""
+    return label if label.endswith(LABEL_ENDS) or not label else f"{label}: "
 
 
 def prompt_ids(section: GeneratedPairSet, shots: Sequence[TextPair], source: str, vocab: Vocab) -> list[int]:

@@ -15,7 +15,7 @@ import zstandard
 from configs.schema.chat import CHAT_TOKENS
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
-from configs.schema.pair_sets import TranslationSet
+from configs.schema.pair_sets import PairSet, TranslationSet
 from data_prep.chat.messages import Message
 from data_prep.decontamination.pair_files import TextPair
 from data_prep.tokens.chat_template import ChatTemplate
@@ -23,7 +23,7 @@ from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.generation.completions import Stops, complete
 from eval.generation.translation import translation_results
-from eval.pairs.prompts import build_prompt, fit_prompt, prompt_ids, read_pairs
+from eval.pairs.prompts import build_prompt, fit_prompt, prompt_ids, read_pairs, target_text
 from eval.reading.reader import LocalReader
 from eval.text_metrics.bleu import corpus_scores
 from pretrain.generation.generate import generate
@@ -97,6 +97,20 @@ def test_prompt() -> None:
     section = TranslationSet(name="x", path="x", source_label="Old", target_label="New")
     prompt = build_prompt(section, [TextPair("a", "b"), TextPair("c", "d")], "e")
     assert prompt == "Old: a\nNew: b\n\nOld: c\nNew: d\n\nOld: e\nNew:"
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (("古文：", "现代文："), ("古文：a\n现代文：b\n\n古文：e\n现代文：", "f")),
+        (("DNA", ">"), ("DNA: a\n>b\n\nDNA: e\n>", "f")),
+        (("", ""), ("a\nb\n\ne\n", "f")),
+        (("Q:", "A: "), ("Q:a\nA: b\n\nQ:e\nA:", " f")),
+    ],
+)
+def test_a_label_with_an_end_of_its_own_stands_as_it_is(labels: tuple[str, str], expected: tuple[str, str]) -> None:
+    section = PairSet(name="x", path="x", source_label=labels[0], target_label=labels[1])
+    assert (build_prompt(section, [TextPair("a", "b")], "e"), target_text(section, "f")) == expected
 
 
 def test_shots_that_do_not_fit_are_left_out(vocab: Vocab) -> None:
