@@ -7,9 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from configs.schema.recipe import Recipe
-from eval.results import Result
+from eval.results import Result, ScoreName
 
 # Kinds of scores that are made of log-likelihoods; a task of lm-eval may be, and says so itself.
+# Of these, what grows with the nats alone; a difference or a choice of bounds is no bound.
+_LENGTHS = (
+    *("bits_per_byte", "perplexity", "nats_per_token", "word_perplexity", "byte_perplexity"),
+    *("alone_bits", "given_bits", "other_bits"),
+)
+_BOUND = "upper bound"
 _KINDS = ("perplexity", "information", "conversations")
 
 
@@ -22,16 +28,22 @@ def bound_inputs(recipe: Recipe) -> dict[str, Any]:
     return {"bound": draws, "denoising": section.denoising.model_dump(mode="json")}
 
 
+def is_bound(result: Result) -> bool:
+    """Tells whether a score is an upper bound."""
+    return (result.note or "").startswith(_BOUND)
+
+
 def bound_noted(recipe: Recipe, results: Sequence[Result]) -> list[Result]:
     """Returns scores with a note where they are bounds; those of a causal model as they are."""
     if recipe.model.causal:
         return list(results)
-    draws = recipe.evaluation.bound_draws
-    notes = dict.fromkeys(_KINDS, f"upper bound, {draws} draws")
-    notes["benchmark"] = f"log-likelihoods, if the task takes any, are upper bounds of nats, {draws} draws"
-    return [
-        replace(one, note="; ".join(filter(None, [notes[one.named.kind], one.note])))
-        if one.named.kind in notes
-        else one
-        for one in results
-    ]
+    draws = f"{recipe.evaluation.bound_draws} draws"
+
+    def note(score: ScoreName) -> str | None:
+        if score.kind == "benchmark":
+            return f"log-likelihoods, if the task takes any, are upper bounds of nats, {draws}"
+        if score.kind not in _KINDS:
+            return None
+        return f"{_BOUND}, {draws}" if score.metric in _LENGTHS else f"made of upper bounds of nats, {draws}"
+
+    return [replace(one, note="; ".join(filter(None, [note(one.named), one.note])) or None) for one in results]

@@ -19,6 +19,7 @@ from configs.schema.recipe import Recipe, load_run, published, to_yaml
 from data_prep.funnel.table import funnel_rows
 from eval.currency import check_current
 from eval.in_training.record import read_records
+from eval.likelihood.bound_notes import is_bound
 from eval.remarks import remarks
 from eval.report.baseline import baseline_of, read_baseline
 from eval.report.chain import KINDS, chain_facts, change_rows, changes_facts
@@ -186,7 +187,9 @@ def _lead(results: Results, history: History, compression: list[dict[str, Any]])
         text += f" in {rendering.duration(seconds)}" if seconds else ""
     if compression:
         first = compression[0]
-        text += f". It stores text it has never seen in {first['ours']:.2f} bits per byte"
+        bits = f"{first['ours']:.2f} bits per byte"
+        stores = f"stores text it has never seen in {bits}"
+        text += f". It {f'needs at most {bits} for text it has never seen' if first['bound'] else stores}"
         text += f", {first['versus_xz']}" if first["versus_xz"] else ""
     return text + "."
 
@@ -276,7 +279,8 @@ def _compression(results: Results) -> list[dict[str, Any]]:
         if results.stage:  # compressors are on the page of the base
             continue
         others = {key: scores.get(f"compression/{label}/{key}_bits_per_byte") for key, _ in _COMPRESSORS}
-        rows = [("this model", ours, True)]
+        bound = is_bound(ours)
+        rows = [("this model, at most" if bound else "this model", ours, True)]
         rows += [(text, found, False) for key, text in _COMPRESSORS if (found := others[key]) is not None]
         top = max(max(result.value, result.high or 0) for _, result, _ in rows) * 1.02
         xz = others["xz"]
@@ -286,6 +290,7 @@ def _compression(results: Results) -> list[dict[str, Any]]:
                 "name": label,
                 "size": ours.note,
                 "ours": ours.value,
+                "bound": bound,
                 "range_text": _range(ours),
                 "xz_change": change,
                 "versus_xz": f"{abs(change):.0%} {'less' if change < 0 else 'more'} than xz -9e" if xz else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from eval.report.charts import Axes, Series, line_chart, nice_ticks, thin
 from eval.report.gates import check_gates
 from eval.report.history import read_history
 from eval.report.page import write_report
+from eval.results import Sample
 from tests.parts.fake_run import fake_results, write_fake_run, write_metrics
 
 VOID = {"meta", "link", "br", "line", "circle", "polyline"}
@@ -83,6 +85,16 @@ def test_whole_page(tmp_path: Path) -> None:
     html = (run / "report" / "index.html").read_text()
     assert "<b>king</b>" not in html and "&lt;b&gt;king&lt;/b&gt;" in html, "model text must be escaped"
     assert html.count("<svg") == 4
+
+
+def test_a_bound_and_a_gap_are_shown_as_such(tmp_path: Path) -> None:
+    results = [replace(one, note=f"upper bound, 16 draws; {one.note}") for one in fake_results().results]
+    gap = Sample("infill", "Prompt 1", "a<|mask|>*2 b", "a c d b", "temperature 0.8")
+    run = write_fake_run(tmp_path / "run", results=[results[0], *fake_results().results[1:]], samples=[gap])
+    text = " ".join(" ".join(check_page(write_report(run)).text).split())
+    assert "It needs at most 2.21 bits per byte for text it has never seen" in text and "It stores" not in text
+    assert "this model, at most" in text and "(upper bound, 16 draws;" in text
+    assert "a<|mask|>*2 b → a c d b" in text
 
 
 @pytest.mark.parametrize(
