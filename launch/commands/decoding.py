@@ -42,6 +42,9 @@ def _decode_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="JSONL", type=Path, help="where the documents go (default: FILE with .jsonl added)"
     )
+    parser.add_argument(
+        "--anyway", action="store_true", help="try it with other software or on another machine than the file's"
+    )
 
 
 def replica_decode(arguments: Namespace) -> int:
@@ -53,7 +56,7 @@ def replica_decode(arguments: Namespace) -> int:
     recipe, file = load_recipe(arguments), arguments.file
     out = arguments.output or file.with_name(f"{file.name}.jsonl")
     with environment_first():
-        decode_corpus(file, recipe, out)
+        decode_corpus(file, recipe, out, arguments.anyway)
     print(out)
     return 0
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from configs.common.files import atomic_path, temporary_beside, write_json, write_text
 from configs.common.layout import MANIFEST, TOKENIZER
+from configs.common.notices import note
 from configs.schema.recipe import Recipe
 from configs.schema.train import CheckpointPolicy
 from data_prep.tokens.shards import DataManifest, beside, token_dtype, write_index
@@ -34,10 +35,11 @@ _NEVER = 2**31  # steps between checkpoints: the last one alone is saved
 _MOST_TOKENS = 2**31 - 1  # a larger number is damage
 
 
-def decode_corpus(file: Path, recipe: Recipe, out: Path) -> None:
+def decode_corpus(file: Path, recipe: Recipe, out: Path, anyway: bool = False) -> None:
     """Writes the documents of the coded corpus `file` to `out`, one JSON object a line.
 
-    Trains the recipe's model in a directory beside `out`, which is removed at the end.
+    Trains the recipe's model in a directory beside `out`, which is removed at the end. `anyway`: also with other
+    software or on another machine, which may give the same bits; checksums in the stream tell.
 
     Raises:
         ValueError: when the file is damaged, or was coded by another recipe, software or machine; `out` is there
@@ -49,7 +51,7 @@ def decode_corpus(file: Path, recipe: Recipe, out: Path) -> None:
     content = read_coded(file)
     try:
         with _work_directory(out) as directory:
-            strands = train_again(content, recipe, directory, str(file))
+            strands = train_again(content, recipe, directory, str(file), anyway)
             _write_text(content, strands, Vocab.load(directory / DATA / TOKENIZER), out)
     except StoppedEarly as stopped:
         raise ValueError(f"training was stopped, and decoding starts from the beginning: {out} was not written") from (
@@ -59,7 +61,7 @@ def decode_corpus(file: Path, recipe: Recipe, out: Path) -> None:
         raise ValueError(f"{file}: {error}; {out} was not written") from error
 
 
-def train_again(content: CodedCorpus, recipe: Recipe, directory: Path, name: str) -> Strands:
+def train_again(content: CodedCorpus, recipe: Recipe, directory: Path, name: str, anyway: bool) -> Strands:
     """Trains in a run directory until all tokens are decoded; its data and last checkpoint stay there.
 
     Raises:
@@ -75,7 +77,7 @@ def train_again(content: CodedCorpus, recipe: Recipe, directory: Path, name: str
     )
     own_data = recipe.data.model_copy(update={"directory": None})
     inside = recipe.model_copy(update={"out": str(directory), "train": train, "data": own_data})
-    side = _Decoding(inside, content, strands, _prepare_shards(data, header, strands))
+    side = _Decoding(inside, content, strands, _prepare_shards(data, header, strands), anyway)
     run(inside, make=lambda one: CodedTraining(one, side, validates=False))
     return strands
 
@@ -154,14 +156,19 @@ def _prepare_shards(directory: Path, header: dict[str, Any], strands: Strands) -
 
 
 class _Decoding(Side):
-    def __init__(self, recipe: Recipe, content: CodedCorpus, strands: Strands, files: list[Path]) -> None:
-        self._recipe, self._header, self._strands = recipe, content.header, strands
+    def __init__(self, recipe: Recipe, content: CodedCorpus, strands: Strands, files: list[Path], anyway: bool) -> None:
+        self._recipe, self._header, self._strands, self._anyway = recipe, content.header, strands, anyway
         self._files = TokenFiles(strands, files, token_dtype(strands.vocab_size))
         self._reading = Reading(content.stream, strands.vocab_size)
 
     def begin(self, data: DataManifest, engine: Engine) -> tuple[Strands, Coder]:
-        what = "other software, on another machine or with other settings"
-        refuse_other(what, self._header["made by"], made_by(self._recipe, engine))
+        what = f"other software, on another machine or with other settings (by {self._header.get('written by')})"
+        try:
+            refuse_other(what, self._header["made by"], made_by(self._recipe, engine))
+        except ValueError as error:
+            if not self._anyway:
+                raise ValueError(f"{error}. --anyway tries it: a decoder that goes wrong is stopped soon") from error
+            note(f"{error}; it is tried")
         return self._strands, self._reading
 
     def coded(self, starts: Places, tokens: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.common.files import write_json
 from configs.common.notices import say
+from configs.common.versions import git_commit, own_version
 from configs.schema.batch_plan import total_steps
 from configs.schema.recipe import Recipe
 from data_prep.tokens.shards import DataManifest
@@ -95,6 +96,7 @@ class _Encoding(Side):
         sources = [*data.train, *data.validation]
         return {
             "settings": recipe_settings(self._recipe, self._strands.strands),
+            "written by": f"Replica {own_version()}, commit {git_commit() or 'unknown'}",
             "made by": made_by(self._recipe, engine),
             "strands": [
                 {

@@ -93,7 +93,11 @@ def test_coding_changes_no_weight(coded: tuple[Recipe, Path], data: Path, tmp_pa
 
 
 def test_training_again_gives_the_corpus_and_the_weights(
-    coded: tuple[Recipe, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    coded: tuple[Recipe, Path],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (recipe, file), out, kept = coded, tmp_path / "back.jsonl", tmp_path / "kept"
 
@@ -102,8 +106,12 @@ def test_training_again_gives_the_corpus_and_the_weights(
         shutil.copytree(inside.run_directory, kept)
 
     monkeypatch.setattr(decode_corpus, "run", run_and_keep)
-    decode_corpus.decode_corpus(file, recipe, out)
-    assert sorted(tmp_path.iterdir()) == [out, kept], "the work directory is gone"
+    content = read_coded(file)
+    content.header["made by"]["software"]["pretrain"] = "another version, in which a comment was changed"
+    write_coded(tmp_path / "file", content)
+    decode_corpus.decode_corpus(tmp_path / "file", recipe, out, anyway=True)
+    assert "software.pretrain was another version" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [out, tmp_path / "file", kept], "the work directory is gone"
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [line["text"] for line in lines] == documents(data)
     assert {(line["source"], line["split"]) for line in lines} == {
@@ -162,7 +170,8 @@ def test_another_recipe(changed: Any, data: Path, tmp_path: Path) -> None:
 def test_other_threads_software_and_machine(changed: Any) -> None:
     changed.header["made by"]["hardware"]["threads"] = 7
     message = changed()
-    assert "hardware.threads was 7, here it is 1" in message and "(OMP_NUM_THREADS=7 gives as many threads)" in message
+    assert "(by Replica " in message and "--anyway tries it" in message
+    assert "hardware.threads was 7, here it is " in message and "(OMP_NUM_THREADS=7 gives as many threads)" in message
     changed.header["made by"]["software"]["torch"] = "2.11.0"
     changed.header["made by"]["hardware"]["capability"] = "NEON"
     message = changed()
