@@ -167,6 +167,7 @@ class Origins:
         self._dialled = derive(values)
         model = values.get("model") or {}
         self._dial = next((f"{key} {model[key]}" for key in ("size", "depth") if model.get(key) is not None), "")
+        self._implies_direction = with_direction(values) is not values
         self._written = written
         self._overrides = overrides
         self._preset = preset
@@ -187,7 +188,7 @@ class Origins:
             return self.file.name
         if path[:1] == ("data",) and _reaches(PRESETS.get(self._preset, {}), path[1:]):
             return f"preset {self._preset}"
-        return "default"
+        return "from train.objective" if path == ("model", "causal") and self._implies_direction else "default"
 
 
 def _reaches(node: Any, path: Sequence[str | int]) -> bool:

@@ -249,7 +249,7 @@ def block_bytes(config: Model, setup: Setup) -> float:
         norms += 4.0 * (heads + config.kv_heads) + copies * (inner + keys)
     if setup.compiled and setup.cpu and config.context_length <= LONGEST_PRODUCT_ATTENTION:
         attention += (
-            element * heads * _seen_on_average(config.context_length)
+            element * heads * (_seen_on_average(config.context_length) if config.causal else config.context_length)
         )  # `pretrain.model.attention`: its weights
     drop = config.dropout > 0
     return attention + mlp + norms + (2.0 * config.hidden_size * (element if setup.cpu else 1) if drop else 0.0)

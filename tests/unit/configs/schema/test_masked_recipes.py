@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from configs.schema.chat import CHAT_TOKENS, MASK
 from configs.schema.model import Model
 from configs.schema.reading_direction import needs_causal
-from configs.schema.recipe import Recipe
+from configs.schema.recipe import Recipe, load_with_origins
 
 TOKENIZER: dict[str, Any] = {"kind": "byte", "special_tokens": ["<|endoftext|>", MASK]}
 MASKED: dict[str, Any] = {"kind": "masked_diffusion"}
@@ -43,6 +44,13 @@ def test_the_objective_implies_a_model_that_reads_both_ways() -> None:
     ):
         needs_causal(made.model, "`replica compress`")
     needs_causal(Model(**SHAPE), "anything")
+
+
+def test_show_says_where_the_direction_comes_from() -> None:
+    shipped = Path(__file__).resolve().parents[4] / "configs" / "diffusion.yaml"
+    assert load_with_origins(shipped)[1].of(("model", "causal")) == "from train.objective"
+    causal = load_with_origins(shipped, ["train.objective=null"])
+    assert causal[0].model.causal and causal[1].of(("model", "causal")) == "default"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ def test_a_forward_pass_is_a_third_of_a_step(tmp_path: Path) -> None:
     assert cost["evaluation_times"] is None and cost["parts"] == []
     assert cost_warning(cost, 301.0) == [] and "10% of the time of training" in cost_warning(cost, 299.0)[0]
     assert cost_warning(validation_cost(recipe, None, 100.0), 1.0) == []
+    masked = tiny_recipe(tmp_path, tmp_path / "none", objective={"kind": "masked_diffusion"}, validation={"every": 10})
+    times = validation_cost(masked, 25, 100.0)["seconds_each"] / validation_cost(recipe, 25, 100.0)["seconds_each"]
+    assert times * 3000 / masked.train.validation.max_tokens == pytest.approx(4), "as often as it draws"
 
 
 def test_prepared_data_says_how_many_tokens_there_are(tmp_path: Path) -> None:
