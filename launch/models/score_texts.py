@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -62,15 +63,21 @@ def score_documents(run: Path, choice: Choice, documents: Callable[[], Documents
 
     check_target(file)
     vocab = Vocab.load(checkpoint.tokenizer)
-    reader = open_reader(checkpoint, vocab, scored_recipe(run, checkpoint), HERE)
+    recipe = scored_recipe(run, checkpoint)
+    reader = open_reader(checkpoint, vocab, recipe, HERE)
     context = reader.context_length
-    settings = {"context": context, "new tokens per window": max(1, context // 2), "precision": reader.precision}
+    settings: dict[str, Any] = {"context": context, "new tokens per window": max(1, context // 2)}
+    settings["precision"] = reader.precision
+    if not checkpoint.recipe.model.causal:  # nats are upper bounds, estimated from draws
+        settings["bound"] = {"draws": recipe.evaluation.bound_draws, "seed": recipe.seed}
     name = f"{run}, step {checkpoint.step}"
     scored_by = ScoredBy(checkpoint.fingerprint, vocab.fingerprint, settings, own_version(), name)
     texts, total = documents()
     with progress_bar("bytes scored", total) as bar:
         score_to_file(texts, file, reader, vocab, scored_by, bar.update)
     _print(summary_rows(file), file, name)
+    if "bound" in settings:
+        print("the model is masked: nats and bits per byte are upper bounds")
 
 
 def _documents(arguments: Namespace) -> Documents:
