@@ -203,7 +203,7 @@ def _of_all(report: Report | None, layout: Layout) -> Callable[[float], None] | 
 
 # ------------------------------------------------------------------------------------------------------------ decoding
 def decompress(
-    run: Path,
+    run: Path | None,
     file: bytes,
     report: Report | None = None,
     tell: Tell = warn,
@@ -212,7 +212,7 @@ def decompress(
     """Brings bytes back.
 
     Args:
-        run: the run directory with the checkpoint, whichever it is of those that are kept.
+        run: the run directory with the checkpoint, whichever it is of those that are kept; None: `opened` must be it.
         file: the coded file.
         report: is told the progress.
         tell: is told in what this machine differs from the one that coded the file, which may not matter.
@@ -267,14 +267,16 @@ def _from_xz(payload: bytes, size: int) -> bytes:
         raise NotACodedFile(f"its xz part cannot be read ({error})") from error
 
 
-def _coder_of(run: Path, header: Header, where: Circumstances, opened: Coder | None) -> Coder:
-    """Opens the checkpoint that coded a file."""
+def _coder_of(run: Path | None, header: Header, where: Circumstances, opened: Coder | None) -> Coder:
+    """Opens the checkpoint that coded a file, unless it is open already."""
     if opened is None or (opened.checkpoint, opened.device.type) != (header.checkpoint, where.device):
+        if run is None:
+            raise CannotDecode(f"another checkpoint or device: the file was coded by {header.checkpoint[:12]}")
         opened = Coder.open(_checkpoint_of(run, header), where.device)
     if (found := opened.vocab.fingerprint) != header.tokenizer:
         raise CannotDecode(
-            f"another tokenizer: the file was coded with {header.tokenizer}, and that of the checkpoint in {run} is "
-            f"{found}; put back the tokenizer, or the version of the package `tokenizers`, that it was coded with"
+            f"another tokenizer: the file was coded with {header.tokenizer}, and that of the checkpoint is {found}; "
+            "put back the tokenizer, or the version of the package `tokenizers`, that it was coded with"
         )
     return opened
 

@@ -42,7 +42,7 @@ def compress_files(arguments: Namespace) -> None:
 
         def check(file: Path, name: str = _shown(source)) -> None:
             if arguments.verify:
-                _decode_in_fresh_process(run, file, name)
+                decode_in_fresh_process(run, file, name)
 
         _write(target, coded.file, check)
         _tell(target, coded, arguments.verify)
@@ -146,7 +146,7 @@ def _write(target: str, data: bytes, check: Callable[[Path], None] = lambda _: N
     unguarded(sys.stdout).buffer.write(data)
 
 
-def _decode_in_fresh_process(run: Path, file: Path, name: str) -> None:
+def decode_in_fresh_process(run: Path, file: Path, name: str) -> None:
     """Decodes a coded file where nothing of this process is left: its memory, its threads, its caches.
 
     Raises:
