@@ -21,7 +21,7 @@ from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, newest
 # Code that affects scores; pages that show them are not part of it.
 CODE = (
     *("eval/reading", "eval/pairs", "eval/information", "eval/aggregate", "eval/people"),
-    *("eval/summaries", "eval/text_metrics"),
+    *("eval/summaries", "eval/text_metrics", "eval/codec", "pretrain/coding/entropy"),
     *("eval/likelihood", "eval/generation", "eval/harness", "eval/scorer", "eval/contamination", "eval/statistics"),
     *("eval/results", "pretrain/model", "pretrain/checkpoint/load_weights", "data_prep/text", "data_prep/tokens"),
     *("data_prep/decontamination", "data_prep/documents/conversion", "data_prep/documents/document"),

@@ -12,6 +12,7 @@ from configs.common.layout import RESULTS
 
 SCHEMA = 2
 CENTRED = "aggregate/core/centred_accuracy"  # the score that `eval/aggregate.py` makes; gates know it too
+EXACT = "exact"  # begins the method of an interval of a score that is counted, not estimated
 CHANCE_OF = "chance of "  # in its settings, before the name of a task's score
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.schema.chat import CHAT_TOKENS
+from configs.schema.compression import Compression
 from configs.schema.evaluation import Benchmarks, Core, Evaluation
 from configs.schema.objectives import Objective, RewardModelling, unit_of
 from configs.schema.recipe import RESOLVED_NAME, Recipe, load_run
@@ -91,7 +92,7 @@ def applicable(section: Evaluation, role: Role, asked: bool = False) -> Evaluati
     if role == "reward":
         kinds = ("perplexity", "translation", "summarization", "information", "chat")
         sets: dict[str, Any] = {kind: [] for kind in kinds}
-        nothing = {**sets, "benchmarks": Benchmarks(), "core": Core()}
+        nothing = {**sets, "compression": Compression(), "benchmarks": Benchmarks(), "core": Core()}
         return section.model_copy(update={**nothing, "samples": section.samples.model_copy(update={"prompts": []})})
     chat: dict[str, Any] = {} if role == "assistant" or asked else {"chat": []}
     return section.model_copy(update={"preference": [], **chat})

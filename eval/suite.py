@@ -18,6 +18,8 @@ from configs.safety.hide_secrets import mask_urls
 from configs.schema.recipe import Recipe, load_run
 from data_prep.tokens.vocab import Vocab
 from eval.aggregate import add_core
+from eval.codec.part import codec_parts
+from eval.codec.scores import prequential_results
 from eval.comparison.paired import Scores, adjusted, compare_scores
 from eval.comparison.scored_items import ScoredItems
 from eval.contamination import facts, identity
@@ -121,11 +123,13 @@ class _Evaluation:
         reader = KeptReader(RankedReader(open_reader(checkpoint, vocab, recipe, self.place), ranks), journal, ranks)
         parts = Scorer(recipe, reader, vocab, touched, common, sets, progress, ranks=ranks).parts()
         judged = ranks.of_main(lambda: current_sessions(self.run, checkpoint.fingerprint), "what people judged")
+        parts += codec_parts(recipe, checkpoint, sets, common, ranks, progress)
         parts += people_parts(self.run, judged, sets, common, recipe.evaluation.bootstrap_samples)
         scored = score_parts(parts, directory, again, ranks, journal)
         if parts and len(scored.failures) == len(parts):
             raise _complaint(scored.failures, None)
         add_core(recipe.evaluation.core, scored)
+        scored.results += prequential_results(checkpoint)
         if ranks.is_main:
             tell(scored.results)
         path = ranks.of_main(lambda: self._results(scored, sets, vocab, touched, began).save(self.run), "the results")

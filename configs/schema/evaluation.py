@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from configs.schema.chat import Shape
+from configs.schema.compression import Compression
 from configs.schema.denoising import Denoising
 from configs.schema.pair_sets import InformationSet, SummarySet, TranslationSet
 from configs.schema.section import PathText, PatternText, Section, SetName, UnicodeText
@@ -297,6 +298,7 @@ class Evaluation(Section):
     translation: list[TranslationSet] = Field([], description="Sets for BLEU, chrF and ROUGE.")
     summarization: list[SummarySet] = Field([], description="Documents with summaries; see docs/summaries.md.")
     information: list[InformationSet] = Field([], description="Pairs for bits that a source saves of its target.")
+    compression: Compression = Compression()
     benchmarks: Benchmarks = Benchmarks()
     core: Core = Core()
     chat: list[ChatSet] = Field(
@@ -343,6 +345,9 @@ class Evaluation(Section):
         _refuse_repeated("names of preference sets", [item.name for item in self.preference])
         _refuse_repeated("names of sets for people", [item.name for item in self.people])
         _refuse_repeated("core tasks", self.core.tasks)
+        _refuse_repeated("compression.codec", self.compression.codec)
+        if foreign := sorted(set(self.compression.codec) - {item.name for item in self.perplexity}):
+            raise ValueError(f"compression.codec are no perplexity sets: {', '.join(foreign)}; add them to perplexity")
         listed = {entry.shown for entry in self.benchmarks.entries}
         if foreign := [task for task in self.core.tasks if task.partition("/")[0] not in listed]:
             raise ValueError(f"core.tasks are not among benchmarks.tasks: {', '.join(foreign)}; add them there")

@@ -16,14 +16,16 @@ import numpy as np
 from eval.comparison.comparable import other_rules, other_set
 from eval.comparison.scored_items import NoItems, ScoredItems, ScoreItems, common
 from eval.comparison.significance import LEVEL, CorpusMetric, PairedOutcome, compare_corpora, compare_ratios, holm
-from eval.results import Change, Result, Results, load_results
+from eval.results import EXACT, Change, Result, Results, load_results
 
 SAMPLES = 1000
 _Z = 1.959963984540054
 # Scores that no model makes, baselines, and what is neither better nor worse.
 _NO_MODEL = {
     ("chat", "length"),
-    ("compression", ""),
+    ("compression", "gzip_bits_per_byte"),
+    ("compression", "xz_bits_per_byte"),
+    ("compression", "zstd_bits_per_byte"),
     ("information", "other_bits"),
     ("information", "other_saved_bits"),
     ("preference", "longer"),
@@ -205,6 +207,9 @@ def _by_intervals(plain: Change, ours: Result, theirs: Result, why: str) -> Chan
         return replace(plain, reason=f"{reason}; {why}")
     if ours.value == theirs.value:
         return replace(plain, verdict="no difference", method=f"equal scores ({why})")
+    if ours.interval.startswith(EXACT) and theirs.interval.startswith(EXACT):
+        better = (ours.value > theirs.value) == ours.higher_is_better
+        return replace(plain, verdict="better" if better else "worse", method="exact: sizes of the same text")
     for score, whose in ((ours, "this run's"), (theirs, "the other's")):
         # An interval without width claims a certainty that no estimate has.
         if score.low is None or score.high is None or not score.low < score.high:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from data_prep.decontamination.evaluation_sets import set_key
-from eval.results import Result
+from eval.results import EXACT, Result
 
 
 def _zstd(data: bytes) -> bytes:
@@ -56,7 +56,7 @@ def compression_results(
             n=len(texts),
             unit=f"bits per byte{of}",
             higher_is_better=False,
-            interval="exact: a size, not an estimate",
+            interval=f"{EXACT}: a size, not an estimate",
             note=f"{len(data):,} bytes to {size:,}",
             set=set_key([[text] for text in texts]),
             settings=settings or {},

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.common.layout import RESULTS, STAGES
+from configs.schema.evaluation import Evaluation
 from configs.schema.recipe import Recipe, find_run, load_run
 from configs.schema.stage_recipe import BASE, parent_name
 from eval.comparison.comparable import difference_within
@@ -32,6 +33,8 @@ PERPLEXITY = ("bits_per_byte", "perplexity", "nats_per_token")
 WORDS = ("word_perplexity", "byte_perplexity")  # where a set counts words
 OF_GROUPS = ("bits_per_byte", "perplexity", "word_perplexity")  # of each value of a field
 COMPRESSORS = ("gzip", "xz", "zstd")
+CODED = ("codec_bits_per_byte", "with_model_bits_per_byte")  # of a set in evaluation.compression.codec
+PREQUENTIAL = "compression/training/prequential_bits_per_byte"
 IN_CONTEXT = ("late_minus_early_nats", "other_minus_early_nats")  # where a set asks for them
 CHAT = ("accuracy", "format", "stop_rate", "length")
 PREFERENCE = ("accuracy", "longer", "less_repeated")
@@ -223,8 +226,7 @@ def _scores(recipe: Recipe, role: Role, asked: bool = False, of_stage: int | Non
         apart = parts if item.stream == "documents" else ("",)
         yield from (f"perplexity/{item.name}/{metric}{part}" for metric in metrics for part in apart)
         yield from (f"perplexity/{item.name}/{metric}" for metric in IN_CONTEXT if item.late_minus_early)
-        if of_stage is None:  # the same for each stage
-            yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
+    yield from _sizes(section, role, of_stage)
     if section.core.tasks:
         yield CENTRED
     for pairs in section.translation:
@@ -243,6 +245,16 @@ def _scores(recipe: Recipe, role: Role, asked: bool = False, of_stage: int | Non
         yield f"conversations/{tuned}/nats_per_token"
     for preference in section.preference:
         yield from (f"preference/{preference.name}/{metric}{part}" for metric in PREFERENCE for part in parts)
+
+
+def _sizes(section: Evaluation, role: Role, of_stage: int | None) -> Iterator[str]:
+    """Yields the scores that are sizes of files."""
+    if of_stage is None:  # the same for each stage
+        for item in section.perplexity:
+            yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
+    yield from (f"compression/{name}/{metric}" for name in section.compression.codec for metric in CODED)
+    if role == "text":
+        yield PREQUENTIAL
 
 
 def _tuned(recipe: Recipe, stage: int | None) -> str | None:
@@ -305,11 +317,17 @@ def _score(name: str, gate: str, known: Mapping[str, Results | None]) -> Result 
     if metric in scores:
         return scores[metric]
     for failure in results.failures:
-        if metric.startswith(f"{failure.name}/"):
+        if metric.startswith(f"{failure.name}/") or metric in _coded(failure.name):
             return failure
     if metric.startswith(f"{PEOPLE}/"):
         return Failure(metric, why_missing(results.people, metric))
     raise _unknown(name, gate, sorted(_prefixed(known)))
+
+
+def _coded(part: str) -> list[str]:
+    """The scores of a part of coded files, such as `compression/heldout/codec`; none for another part."""
+    kind, name, rest, _ = ScoreName.parse(part)
+    return [f"{kind}/{name}/{metric}" for metric in CODED] if (kind, rest) == ("compression", "codec") else []
 
 
 def _prefixed(known: Mapping[str, Results | None]) -> Iterator[str]:

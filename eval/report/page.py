@@ -31,13 +31,14 @@ from eval.report.item_pages import OtherRun, write_item_pages
 from eval.report.mixture_table import mixture_rows
 from eval.report.people_table import people_tables
 from eval.report.rollout_examples import example_rollouts
+from eval.report.size_table import size_rows
 from eval.report.text_tables import summary_tables, translation_tables
 from eval.report.training_charts import training_charts
 from eval.results import Result, Results, load_results
 from eval.stage_facts import kind_of, stage_of
 
 _HERE = Path(__file__).parent
-_COMPRESSORS = (("gzip", "gzip -9"), ("zstd", "zstd -19"), ("xz", "xz -9e"))
+_COMPRESSORS = (("codec", "coded file"), ("gzip", "gzip -9"), ("zstd", "zstd -19"), ("xz", "xz -9e"))
 
 
 def write_report(run: Path, baseline: Path | None = None) -> Path:
@@ -125,6 +126,7 @@ def _facts(recipe: Recipe, results: Results, history: History, gates: list[Gate]
         "any_chance": any(row["chance"] is not None for row in benchmarks),
         "translations": translation_tables(results),
         "information": information_rows(results),
+        "sizes": size_rows(results),
         "summaries": summary_tables(results),
         "people": people_tables(results),
         "samples": results.samples,
