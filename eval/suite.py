@@ -18,7 +18,7 @@ from configs.safety.hide_secrets import mask_urls
 from configs.schema.recipe import Recipe, load_run
 from data_prep.tokens.vocab import Vocab
 from eval.aggregate import add_core
-from eval.codec.part import codec_parts
+from eval.codec.codec_parts import codec_parts
 from eval.codec.scores import prequential_results
 from eval.comparison.paired import Scores, adjusted, compare_scores
 from eval.comparison.scored_items import ScoredItems
