@@ -14,6 +14,7 @@ from configs.schema.shipped import shipped_recipes
 from launch.commands.coding import COMPRESS, DECOMPRESS
 from launch.commands.comparing import COMPARE
 from launch.commands.decoding import DECODE
+from launch.commands.embedding import EMBED
 from launch.commands.exchanging import EXPORT, IMPORT
 from launch.commands.inspecting import DOCTOR, PLAN, SHOW, TRACE
 from launch.commands.judging import JUDGE
@@ -41,6 +42,7 @@ _IN_ORDER = (
     SAMPLE,
     COMPRESS,
     DECOMPRESS,
+    EMBED,
     CHAT,
     SERVE,
     JUDGE,

@@ -35,7 +35,7 @@ ROOMS = {
     "checkpoint interchange reliability metrics numerics rollout objectives loop session coding planning train",
     "eval": "results statistics text_metrics items contamination reading parts pairs people aggregate remarks "
     "comparison stage_facts currency chat_setting likelihood codec information generation summaries "
-    "preference_accuracy harness scorer in_training scaling_law export_check lineage texts suite report "
+    "preference_accuracy harness scorer in_training scaling_law export_check lineage texts embedding suite report "
     "comparison_report __main__",
     "launch": "training_finished docs headlines trace_rollout trace processes run_stages planning models chat judging "
     "commands cli cluster",
