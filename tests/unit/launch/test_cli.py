@@ -35,8 +35,8 @@ def test_help_has_an_example(command: list[str], capsys: pytest.CaptureFixture[s
 
 def test_the_table_of_commands() -> None:
     names = """
-    run data tokenizer train decode eval score report compare export import sample compress decompress embed chat serve judge
-    trace doctor sweep plan show
+    run data tokenizer train decode eval score report compare export import sample compress decompress embed chat serve
+    judge trace doctor sweep plan show
     """
     assert list(COMMANDS) == names.split()
 
