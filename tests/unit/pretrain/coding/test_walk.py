@@ -21,7 +21,11 @@ LENGTHS = {"a": 100, "none": 0, "b": 41, "one": 1, "held-out": 20}
 def model() -> Transformer:
     torch.manual_seed(0)
     config = Model(num_layers=2, hidden_size=16, num_heads=2, context_length=CONTEXT, dropout=0.0)
-    return Transformer(config, 16).eval()  # five rows of padding
+    model = Transformer(config, 16).eval()  # five rows of padding
+    with torch.no_grad():
+        for parameter in model.parameters():  # or nothing would depend on the context
+            parameter.normal_(std=0.5)
+    return model
 
 
 def empty() -> Strands:
