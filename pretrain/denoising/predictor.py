@@ -16,6 +16,7 @@ from torch import Tensor
 
 from configs.schema.chat import MASK
 from data_prep.tokens.vocab import Vocab
+from pretrain.model.plain_kernels import plain_kernels
 from pretrain.model.transformer import Transformer
 
 Tokens = npt.NDArray[np.int64]
@@ -69,9 +70,12 @@ class MaskedPredictor:
         for number, row in enumerate(rows):
             tokens[number, : len(row)] = row
             positions[number, len(row) :] -= len(row)
-        even = all(len(row) == width for row in rows)
-        of_rows = None if even else torch.from_numpy(positions).to(device)
-        return self._model.backbone(torch.from_numpy(tokens).to(device), positions=of_rows)
+        inputs = torch.from_numpy(tokens).to(device)
+        if all(len(row) == width for row in rows):
+            return self._model.backbone(inputs)
+        # FlexAttention would be compiled anew for each shape, and here each pass may have another.
+        with plain_kernels(self._model):
+            return self._model.backbone(inputs, positions=torch.from_numpy(positions).to(device))
 
     @torch.inference_mode()
     def logits(self, states: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from pretrain.denoising.denoise import Denoiser
 from pretrain.denoising.predictor import MaskedPredictor
 from pretrain.generation.player import Request
 from pretrain.generation.sampling import GREEDY, Sampling
+from pretrain.model import transformer
+from pretrain.model.masking import document_mask
 from tests.parts.toy_predictors import Inconsistent, Joint, random_joint
 
 PLANS = [
@@ -38,10 +40,10 @@ def filled(
 )
 def test_one_by_one_sampling_gives_the_joint_distribution(plan: Denoising) -> None:
     toy = Joint(random_joint(2, 3))
-    found = filled(toy, [toy.begin], plan, new=2, samples=3000)
+    found = filled(toy, [toy.begin], plan, new=2, samples=1500)
     counts = np.zeros((3, 3))
     np.add.at(counts, tuple(np.array(found).T), 1)
-    assert scipy.stats.chisquare(counts.flatten(), 3000 * toy.joint.flatten()).pvalue > 0.01
+    assert scipy.stats.chisquare(counts.flatten(), 1500 * toy.joint.flatten()).pvalue > 0.01
     firsts = {read[1:].count(toy.mask_id) for read in toy.read}
     assert firsts == {2, 1}, "one token a pass"
 
@@ -51,11 +53,11 @@ def test_a_random_order_is_drawn_evenly_and_tokens_of_one_pass_do_not_depend_on_
     filled(toy, [toy.begin], Denoising(order="random"), new=2, samples=1000)
     left = sum(read[1] == toy.mask_id for read in toy.read if read.count(toy.mask_id) == 1)
     assert 440 < left < 560
-    found = filled(toy, [toy.begin], Denoising(order="random", steps=1), new=2, samples=3000)
+    found = filled(toy, [toy.begin], Denoising(order="random", steps=1), new=2, samples=1500)
     counts = np.zeros((3, 3))
     np.add.at(counts, tuple(np.array(found).T), 1)
     independent = np.multiply.outer(toy.joint.sum(1), toy.joint.sum(0))
-    assert scipy.stats.chisquare(counts.flatten(), 3000 * independent.flatten()).pvalue > 0.01
+    assert scipy.stats.chisquare(counts.flatten(), 1500 * independent.flatten()).pvalue > 0.01
 
 
 def test_confidence_keeps_the_surest_token_first() -> None:
@@ -102,10 +104,8 @@ def test_continuation_ends_like_one_that_is_decoded() -> None:
 @pytest.fixture(scope="module")
 def predictor() -> MaskedPredictor:
     torch.manual_seed(0)
-    from pretrain.model.transformer import Transformer
-
     config = Model(num_layers=2, hidden_size=32, num_heads=2, context_length=24, causal=False)
-    model = Transformer(config, 64).eval()
+    model = transformer.Transformer(config, 64).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(3)  # far from uniform
@@ -133,6 +133,20 @@ def test_texts_longer_than_the_context_go_on_and_padding_is_not_seen(predictor: 
     short, long = np.array([4, 1, 9]), np.arange(2, 22)
     together, alone = predictor.states([short, long])[0, :3], predictor.states([short])[0]
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_several_lengths_compile_nothing(predictor: MaskedPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlexAttention, which a GPU prefers, would be compiled for each of the many shapes."""
+    flexible: list[bool] = []
+
+    def noted(positions: Any, dtype: Any, flex: bool, causal: bool) -> Any:
+        flexible.append(flex)
+        return document_mask(positions, dtype, False, causal)
+
+    monkeypatch.setattr(transformer, "prefers_flex", lambda config, device: True)
+    monkeypatch.setattr(transformer, "document_mask", noted)
+    predictor.states([np.array([4, 1, 9]), np.array([4, 1])])
+    assert flexible == [False]
 
 
 @pytest.mark.parametrize(
