@@ -13,6 +13,7 @@ from configs.common.layout import RESULTS
 SCHEMA = 2
 CENTRED = "aggregate/core/centred_accuracy"  # the score that `eval/aggregate.py` makes; gates know it too
 EXACT = "exact"  # begins the method of an interval of a score that is counted, not estimated
+BOUND = "upper bound"  # how the note of a bound begins
 CHANCE_OF = "chance of "  # in its settings, before the name of a task's score
 
 
@@ -79,6 +80,11 @@ class Result:
     def named(self) -> ScoreName:
         """The parts of the name."""
         return ScoreName.parse(self.name)
+
+    @property
+    def is_bound(self) -> bool:
+        """Tells whether the value is an upper bound of what it is called, as its note says."""
+        return (self.note or "").startswith(BOUND)
 
     def __post_init__(self) -> None:
         if math.isnan(self.value):

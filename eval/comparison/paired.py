@@ -73,7 +73,7 @@ def compare_scores(
     """
     earlier = before.results.by_name()
     return [
-        _change(result, earlier[result.name], after, before, samples)
+        _of_bounds(_change(result, earlier[result.name], after, before, samples), result, earlier[result.name])
         for result in after.results.results
         if result.name in earlier and is_of_model(result) and (names is None or result.name in names)
     ]
@@ -147,6 +147,14 @@ def _change(ours: Result, theirs: Result, after: Scores, before: Scores, samples
         missing = [_without(scores, result) for scores, result in ((after, ours), (before, theirs))]
         return _by_intervals(plain, ours, theirs, "; ".join(filter(None, missing)))
     return _by_items(plain, ours, pair, (after, before), samples)
+
+
+def _of_bounds(change: Change, ours: Result, theirs: Result) -> Change:
+    """Says of a bound beside an exact score what a difference means."""
+    if ours.is_bound == theirs.is_bound:
+        return change
+    what = "an upper bound beside an exact score: below is surely better, above need not be worse"
+    return replace(change, reason="; ".join(filter(None, [change.reason, what])))
 
 
 def _without(scores: Scores, result: Result) -> str:

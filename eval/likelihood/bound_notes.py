@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs.schema.recipe import Recipe
-from eval.results import Result, ScoreName
+from eval.results import BOUND, Result, ScoreName
 
 # Kinds of scores that are made of log-likelihoods; a task of lm-eval may be, and says so itself.
 # Of these, what grows with the nats alone; a difference or a choice of bounds is no bound.
@@ -15,7 +15,6 @@ _LENGTHS = (
     *("bits_per_byte", "perplexity", "nats_per_token", "word_perplexity", "byte_perplexity"),
     *("alone_bits", "given_bits", "other_bits"),
 )
-_BOUND = "upper bound"
 _KINDS = ("perplexity", "information", "conversations")
 
 
@@ -26,11 +25,6 @@ def bound_inputs(recipe: Recipe) -> dict[str, Any]:
     section = recipe.evaluation
     draws = {"draws": section.bound_draws, "seed": recipe.seed}
     return {"bound": draws, "denoising": section.denoising.model_dump(mode="json")}
-
-
-def is_bound(result: Result) -> bool:
-    """Tells whether a score is an upper bound."""
-    return (result.note or "").startswith(_BOUND)
 
 
 def bound_noted(recipe: Recipe, results: Sequence[Result]) -> list[Result]:
@@ -44,6 +38,6 @@ def bound_noted(recipe: Recipe, results: Sequence[Result]) -> list[Result]:
             return f"log-likelihoods, if the task takes any, are upper bounds of nats, {draws}"
         if score.kind not in _KINDS:
             return None
-        return f"{_BOUND}, {draws}" if score.metric in _LENGTHS else f"made of upper bounds of nats, {draws}"
+        return f"{BOUND}, {draws}" if score.metric in _LENGTHS else f"made of upper bounds of nats, {draws}"
 
     return [replace(one, note="; ".join(filter(None, [note(one.named), one.note])) or None) for one in results]

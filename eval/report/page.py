@@ -19,7 +19,6 @@ from configs.schema.recipe import Recipe, load_run, published, to_yaml
 from data_prep.funnel.table import funnel_rows
 from eval.currency import check_current
 from eval.in_training.record import read_records
-from eval.likelihood.bound_notes import is_bound
 from eval.remarks import remarks
 from eval.report.baseline import baseline_of, read_baseline
 from eval.report.chain import KINDS, chain_facts, change_rows, changes_facts
@@ -281,7 +280,7 @@ def _compression(results: Results) -> list[dict[str, Any]]:
         if results.stage:  # compressors are on the page of the base
             continue
         others = {key: scores.get(f"compression/{label}/{key}_bits_per_byte") for key, _ in _COMPRESSORS}
-        bound = is_bound(ours)
+        bound = ours.is_bound
         rows = [("this model, at most" if bound else "this model", ours, True)]
         rows += [(text, found, False) for key, text in _COMPRESSORS if (found := others[key]) is not None]
         top = max(max(result.value, result.high or 0) for _, result, _ in rows) * 1.02

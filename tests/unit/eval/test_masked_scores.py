@@ -19,7 +19,7 @@ from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.generation.completions import Stops, complete
 from eval.in_training.evaluator import PartsEvaluator
-from eval.likelihood.bound_notes import bound_inputs, bound_noted, is_bound
+from eval.likelihood.bound_notes import bound_inputs, bound_noted
 from eval.parts import Scored
 from eval.reading.bound import BoundReader
 from eval.reading.opening import reader_of
@@ -62,7 +62,7 @@ def test_perplexity_is_a_bound_and_says_so_with_the_error_of_its_draws(vocab: Vo
         assert one.note is not None and one.note.startswith("upper bound, 16 draws; ") and one.low is not None
         assert "standard error of the draws 0." in one.note or one.name.endswith("/perplexity")
         assert other.note is not None and "bound" not in other.note and "draws" not in other.note
-    assert is_bound(ours[0]) and not is_bound(theirs[0])
+    assert ours[0].is_bound and not theirs[0].is_bound
     few, many = (scored(scorer(vocab, bound_draws=draws), "perplexity/p").results[0] for draws in (2, 400))
     errors = [float(one.note.rpartition("standard error of the draws ")[2]) for one in (few, many) if one.note]
     assert errors[1] < errors[0] / 5 and few.value == pytest.approx(many.value, abs=4 * errors[0])

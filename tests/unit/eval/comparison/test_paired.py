@@ -100,6 +100,21 @@ def test_bits_per_byte_by_randomisation(tmp_path: Path) -> None:
     assert perplexity.low < perplexity.after - perplexity.before < perplexity.high < 0
 
 
+def test_a_bound_beside_an_exact_score_says_what_a_difference_means(tmp_path: Path) -> None:
+    items = right_or_wrong("copa", [1] * 30 + [0] * 10)
+    exact, bound, other = (
+        write_scores(tmp_path / name, {PART: items}, [score(ACC, items, note=note)])
+        for name, note in (
+            ("exact", "28 documents"),
+            ("bound", "upper bound, 16 draws"),
+            ("other", "upper bound, 8 draws"),
+        )
+    )
+    reason = changes(bound, exact)[ACC].reason
+    assert reason == "an upper bound beside an exact score: below is surely better, above need not be worse"
+    assert changes(exact, bound)[ACC].reason == reason and changes(other, bound)[ACC].reason is None
+
+
 def test_what_is_not_finite_is_named(tmp_path: Path) -> None:
     """A diverged model has no score at all; a single infinite item makes an infinite score."""
     before = texts(tmp_path / "before", [2.0, 2.1, 2.2])
