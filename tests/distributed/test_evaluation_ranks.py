@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,11 @@ def numbers(results: Results) -> dict[str, list[float]]:
     }
 
 
+def close(score: str, values: list[float]) -> Any:
+    """Equal but for rounding; bits saved are differences of larger numbers."""
+    return pytest.approx(values, rel=1e-6, abs=1e-4 if score.startswith("information/") else None)
+
+
 @pytest.mark.parametrize("name", [name for name, (ranks, _) in PLACES.items() if ranks > 1])
 def test_scores_do_not_depend_on_ranks(runs: Path, name: str) -> None:
     alone, here = load_results(runs / "one"), load_results(runs / name)
@@ -71,7 +77,7 @@ def test_scores_do_not_depend_on_ranks(runs: Path, name: str) -> None:
         wanted = {score: values for score, values in wanted.items() if not score.startswith("benchmark/")}
     assert found.keys() == wanted.keys() and len(found) > 5
     for score, values in wanted.items():
-        assert found[score] == pytest.approx(values, rel=1e-6), score
+        assert found[score] == close(score, values), score
     assert [(one.title, one.text) for one in here.samples] == [(one.title, one.text) for one in alone.samples]
     for part in here.items:
         ours, theirs = (read_items(runs / where, part) for where in (name, "one"))
@@ -120,7 +126,7 @@ def test_after_a_kill_the_other_rank_ends_and_the_evaluation_goes_on_where_it_wa
     evaluate(run, progress=False)
     went_on, asked[:] = sum(asked), []
     found, wanted = numbers(load_results(run)), numbers(load_results(runs / "one"))
-    assert found == {score: pytest.approx(wanted[score], rel=1e-6) for score in found}
+    assert found == {score: close(score, wanted[score]) for score in found}
     shutil.rmtree(run / "scores")
     evaluate(run, progress=False)
     assert went_on == sum(asked) - before and before >= 10
