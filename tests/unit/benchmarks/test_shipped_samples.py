@@ -90,3 +90,50 @@ def test_no_question_is_in_both_files_of_helpful_pairs() -> None:
         for side in ("train", "heldout")
     ]
     assert not first[0] & first[1]
+
+
+def test_functions_have_two_labels_and_no_held_out_function_is_in_training() -> None:
+    train, heldout = records("functions-train"), records("functions-heldout")
+    assert (len(train), len(heldout)) == (4215, 300)
+    assert len({row["id"] for row in [*train, *heldout]}) == 4515
+    seen = {row["with_topic"].rpartition("\nTopic: ")[0] for row in train}
+    assert seen == {row["with_summary"].rpartition("\nSummary: ")[0] for row in train}
+    for row in heldout:
+        assert f"Text: {row['source']}" not in seen and row["summary"] not in row["source"]
+        assert row["topic"] in ("biology", "library", "tests") and row["summary"].endswith(".")
+
+
+def test_news_and_dialogues_become_texts_with_two_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import multi_task
+
+    news = tmp_path / "news.csv"
+    news.write_text("".join(f'"{1 + n % 4}","Title {n}","A long\\text of {n}."\n' for n in range(20)))
+    multi_task.make("ag-news", news, tmp_path / "news")
+    task = (tmp_path / "news" / "topic.yaml").read_text()
+    assert 'doc_to_choice: ["Business", "Science", "Sports", "World"]' in task and "chance: 1/4" in task
+    content = zstandard.ZstdDecompressor().decompress((tmp_path / "news" / "train.jsonl.zst").read_bytes())
+    assert json.loads(content.splitlines()[0]) == {
+        "id": "2",
+        "with_summary": "Text: A long text of 1.\nSummary: Title 1",
+        "with_topic": "Text: A long text of 1.\nTopic: Sports",
+    }
+    dialogue = {"fname": "d", "dialogue": "#A#: Hi.\n#B#: Hi.", "summary": "They meet.", "topic": "greeting"}
+    said = tmp_path / "said.jsonl"
+    said.write_text("".join(json.dumps({**dialogue, "fname": f"d{n}", "topic": f"t{n}"}) + "\n" for n in range(15)))
+    multi_task.make("dialogsum", said, tmp_path / "said")
+    assert not (tmp_path / "said" / "topic.yaml").exists(), "topics in words are no choice"
+
+
+def test_the_published_figures_of_xsum_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import xsum_lead
+
+    summary = "f-score >> ROUGE(1/2/3/L/SU4): 16.30/1.60/0.26/11.95/3.13\nprecision >> ROUGE(1/2/3/L/SU4): 1/1/1/1/1\n"
+    for name, text in zip(xsum_lead.FILES, ("it rains .\n" * 3, "it rains .\nno\nno\n", summary), strict=True):
+        (tmp_path / name).write_text(text)
+    rows = xsum_lead.measure(xsum_lead.read(tmp_path), None)
+    assert rows[0]["value"] == pytest.approx(100 / 3) and rows[2]["published"] == 11.95
+    assert "| ROUGE-1 F1 | no | 33.33" in xsum_lead.table(rows)
+    with pytest.raises(ValueError, match=r"has no gold-test-sentences\.txt"):
+        xsum_lead.read(ROOT / "configs" / "tasks")

@@ -1,0 +1,264 @@
+"""Makes texts with two labels each, and measures what learning both together saves of either one.
+
+    python benchmarks/multi_task.py make functions FILE DIR       # the shipped sample; FILE: {text, meta} a line
+    python benchmarks/multi_task.py make ag-news FILE.csv.gz DIR   # title and class of news
+    python benchmarks/multi_task.py make dialogsum FILE.jsonl.gz DIR   # summary and topic of dialogues
+    python benchmarks/multi_task.py run DIR [--recipe configs/summaries.yaml] [--seeds 3] [--tiny] [--out X.json]
+
+`make` writes train.jsonl.zst with the texts `with_summary` and `with_topic`, heldout.jsonl.zst with `source`, `summary`
+and `topic`, and the benchmark `topic.yaml`. `run` trains on both labels, on summaries alone and on topics alone, each
+on as many tokens of its own label, and prints bits of the held-out labels, the accuracy of the topic by code length,
+and ROUGE. AG News (non-commercial use) and DialogSum (CC BY-NC-SA 4.0) are not shipped; name files of your own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import gzip
+import hashlib
+import io
+import json
+import statistics
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from eval.text_metrics.rouge import ROUGE
+
+Row = dict[str, str]  # id, source, summary, topic
+NEWS = ("World", "Sports", "Business", "Science")
+HELD_OUT = 300
+LABELS = ("summary", "topic")
+_BODY = (60, 400)  # characters
+_SUMMARY = (15, 80)
+
+
+# -------------------------------------------------------------------------------------------------------------- sources
+def read_lines(path: Path) -> Iterator[str]:
+    """Yields the lines of a file, which may be compressed."""
+    content = path.read_bytes()
+    if path.suffix == ".zst":
+        content = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(content).read()
+    elif path.suffix == ".gz":
+        content = gzip.decompress(content)
+    yield from io.StringIO(content.decode("utf-8"), newline="\n")
+
+
+def functions(path: Path) -> Iterator[Row]:
+    """Python functions without their docstring; its first line is the summary, the place of the file the topic."""
+    seen: set[str] = set()
+    for line in read_lines(path):
+        record = json.loads(line)
+        place = record["meta"]["path"]
+        topic = "biology" if place.startswith("Bio/") else "tests" if "/test" in place else "library"
+        if not place.endswith(".py"):
+            continue
+        for number, source, summary in _documented(record["text"]):
+            key = hashlib.sha256(" ".join(source.split()).encode()).hexdigest()
+            if key not in seen:
+                seen.add(key)
+                yield {"id": f"{place}:{number}", "source": source, "summary": summary, "topic": topic}
+
+
+def _documented(text: str) -> Iterator[tuple[int, str, str]]:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return
+    lines = text.splitlines()
+    for node in ast.walk(tree):
+        said = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+        if not said or not isinstance(node, ast.FunctionDef) or len(node.body) < 2:
+            continue
+        first, *more = said.splitlines()
+        whole = first.endswith(".") and not (more and more[0].strip())
+        head = lines[node.lineno - 1 : node.body[0].lineno - 1]
+        body = lines[node.body[0].end_lineno or 0 : node.end_lineno]
+        source = textwrap.dedent("\n".join(line for line in [*head, *body] if line.strip()))
+        if whole and _BODY[0] <= len(source) <= _BODY[1] and _SUMMARY[0] <= len(first) <= _SUMMARY[1]:
+            yield node.lineno, source, first
+
+
+def ag_news(path: Path) -> Iterator[Row]:
+    """News: the description is the source, the title the summary, the class the topic."""
+    for number, (kind, title, text) in enumerate(csv.reader(read_lines(path)), start=1):
+        cells = [" ".join(cell.replace("\\", " ").split()) for cell in (text, title)]
+        if all(cells):
+            yield {"id": str(number), "source": cells[0], "summary": cells[1], "topic": NEWS[int(kind) - 1]}
+
+
+def dialogsum(path: Path) -> Iterator[Row]:
+    """Dialogues with a summary and a topic in words."""
+    for line in read_lines(path):
+        record = json.loads(line)
+        yield {
+            "id": record["fname"],
+            "source": record["dialogue"],
+            "summary": " ".join(record["summary"].split()),
+            "topic": record["topic"].strip(),
+        }
+
+
+KINDS = {"functions": functions, "ag-news": ag_news, "dialogsum": dialogsum}
+
+
+def make(kind: str, path: Path, out: Path) -> None:
+    """Writes training texts, held-out pairs and the benchmark of topics."""
+    rows = list(KINDS[kind](path))
+    most = min(HELD_OUT, len(rows) // 5)
+    held = {row["id"] for row in rows[:: max(1, len(rows) // most)][:most]}
+    texts = [
+        {
+            "id": row["id"],
+            **{f"with_{label}": f"Text: {row['source']}\n{label.title()}: {row[label]}" for label in LABELS},
+        }
+        for row in rows
+        if row["id"] not in held
+    ]
+    held_out = [row for row in rows if row["id"] in held]
+    out.mkdir(parents=True, exist_ok=True)
+    for name, written in (("train", texts), ("heldout", held_out)):
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written).encode()
+        (out / f"{name}.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=19).compress(content))
+    topics = sorted({row["topic"] for row in rows})
+    if len(topics) <= 10:
+        questions = "".join(json.dumps({"source": row["source"], "topic": row["topic"]}) + "\n" for row in held_out)
+        (out / "topic.jsonl.gz").write_bytes(gzip.compress(questions.encode(), mtime=0))
+        (out / "topic.yaml").write_text(topic_task("replica_topic", "topic.jsonl.gz", topics), encoding="utf-8")
+    print(f"{len(texts):,} texts for training, {len(held_out):,} held out, topics: {', '.join(topics[:10])}")
+
+
+def topic_task(name: str, file: str, topics: list[str]) -> str:
+    """Writes a task of lm-eval that asks for the topic by code length."""
+    return textwrap.dedent(f"""\
+        # Which topic does a text have? By the likelihood of each; chance: 1/{len(topics)}.
+        task: {name}
+        dataset_path: json
+        dataset_kwargs:
+          data_files:
+            validation: {file}
+        output_type: multiple_choice
+        validation_split: validation
+        doc_to_text: "Text: {{{{source}}}}\\nTopic:"
+        doc_to_choice: {json.dumps(topics)}
+        doc_to_target: topic
+        metric_list:
+          - metric: acc
+            aggregation: mean
+            higher_is_better: true
+        metadata:
+          version: 1.0
+        """)
+
+
+# ----------------------------------------------------------------------------------------------------------- experiment
+def train(recipe: Path, data: Path, run: Path, labels: tuple[str, ...], seed: int, tiny: bool) -> dict[str, float]:
+    """Trains and scores on some of the labels; returns the scores by name."""
+    sources = [
+        {"name": label, "path": str(data / "train.jsonl.zst"), "text_field": f"with_{label}", "language": "en"}
+        for label in labels
+    ]
+    tokens = 40_000 if tiny else 2_000_000
+    pairs: dict[str, Any] = {"path": str(data / "heldout.jsonl.zst"), "source_field": "source", "source_label": "Text"}
+    pairs |= {"max_items": 10 if tiny else None}
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "data.sources": sources,
+        "train.tokens": tokens * len(labels) // len(LABELS),
+        "evaluation.information": [
+            {"name": label, "target_field": label, "target_label": label.title(), "candidates": None, **pairs}
+            for label in LABELS
+        ],
+        "evaluation.summarization": [
+            {"name": "summary", "max_new_tokens": 24, "sentences": 1, "information_items": 0, **pairs}
+            | {"split": "lines", "rouge": {"stem": True}}
+        ],
+        "evaluation.benchmarks.include_path": str(data),
+        "evaluation.benchmarks.tasks": ["replica_topic"] if (data / "topic.yaml").is_file() else [],
+        "evaluation.perplexity": [],
+        "evaluation.samples.prompts": [],
+        "report.gates": [],
+    }
+    if tiny:
+        settings["evaluation.benchmarks.limit"] = 10
+    command = [sys.executable, "-m", "launch.cli", "run", str(recipe), "--out", str(run)]
+    command += [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    found = json.loads((run / "results.json").read_text(encoding="utf-8"))["results"]
+    return {result["name"]: result["value"] for result in found}
+
+
+def experiment(recipe: Path, data: Path, runs: Path, seeds: int, tiny: bool) -> list[dict[str, Any]]:
+    """Trains on both labels and on each alone, with several seeds; returns a row for each score."""
+    trained = {"joint": LABELS, **{label: (label,) for label in LABELS}}
+    scores: dict[str, list[dict[str, float]]] = {
+        name: [train(recipe, data, runs / f"{name}-{seed}", labels, seed, tiny) for seed in range(seeds)]
+        for name, labels in trained.items()
+    }
+    names = {
+        "summary": ["information/summary/given_bits", *(f"summarization/summary/{kind}" for kind in ROUGE)],
+        "topic": ["information/topic/given_bits", "benchmark/replica_topic/acc"],
+    }
+    rows = []
+    for label, metrics in names.items():
+        for metric in metrics:
+            values = {name: [one[metric] for one in found if metric in one] for name, found in scores.items()}
+            if values["joint"] and values[label]:
+                differences = [ours - theirs for ours, theirs in zip(values["joint"], values[label], strict=True)]
+                rows.append(
+                    {"score": metric, "joint": values["joint"], "alone": values[label], "difference": differences}
+                )
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Writes the rows in Markdown: means over seeds, and the difference of each seed."""
+    out = ["| score | both labels | this label alone | difference, by seed |", "|---|---|---|---|"]
+    for row in rows:
+        joint, alone = (statistics.fmean(row[name]) for name in ("joint", "alone"))
+        by_seed = ", ".join(f"{value:+.3f}" for value in row["difference"])
+        out.append(f"| {row['score']} | {joint:.3f} | {alone:.3f} | {by_seed} |")
+    return "\n".join(out)
+
+
+def main() -> int:
+    """Runs one of the commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    making = commands.add_parser("make")
+    making.add_argument("kind", choices=KINDS)
+    making.add_argument("path", type=Path)
+    making.add_argument("out", type=Path)
+    running = commands.add_parser("run")
+    running.add_argument("data", type=Path)
+    running.add_argument("--recipe", type=Path, default=Path("configs/summaries.yaml"))
+    running.add_argument("--runs", type=Path, default=Path("runs/multi-task"))
+    running.add_argument("--seeds", type=int, default=3)
+    running.add_argument("--tiny", action="store_true")
+    running.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if arguments.command == "make":
+        make(arguments.kind, arguments.path, arguments.out)
+        return 0
+    rows = experiment(
+        arguments.recipe,
+        arguments.data.resolve(),
+        arguments.runs,
+        1 if arguments.tiny else arguments.seeds,
+        arguments.tiny,
+    )
+    print(table(rows))
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
