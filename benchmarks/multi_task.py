@@ -188,7 +188,7 @@ def train(recipe: Path, data: Path, run: Path, labels: tuple[str, ...], seed: in
     }
     if tiny:
         settings["evaluation.benchmarks.limit"] = 10
-    command = [sys.executable, "-m", "launch.cli", "run", str(recipe), "--out", str(run)]
+    command = [sys.executable, "-m", "launch.cli", "run", str(recipe), "--out", str(run), "--trust", str(data)]
     command += [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = json.loads((run / "results.json").read_text(encoding="utf-8"))["results"]
@@ -203,8 +203,8 @@ def experiment(recipe: Path, data: Path, runs: Path, seeds: int, tiny: bool) -> 
         for name, labels in trained.items()
     }
     names = {
-        "summary": ["information/summary/given_bits", *(f"summarization/summary/{kind}" for kind in ROUGE)],
-        "topic": ["information/topic/given_bits", "benchmark/replica_topic/acc"],
+        "summary": ["information/summary/given_bits/0-shot", *(f"summarization/summary/{kind}" for kind in ROUGE)],
+        "topic": ["information/topic/given_bits/0-shot", "benchmark/replica_topic/acc"],
     }
     rows = []
     for label, metrics in names.items():

@@ -147,7 +147,7 @@ def _add_baselines(scores: _Scores) -> None:
             document.chosen(choose(section, document, name, place, len(document.sentences), section.sentences))
             for place, document in enumerate(documents)
         ]
-        note = f"at most {section.sentences} {section.split}, {how}"
+        note = f"{section.sentences} of the {section.split} at most, {how}"
         if long and name != "lead":
             note += f"; of {long} longer documents, among the first {section.max_sentences}"
         stamp = scores.stamp(note, _choice_settings(section), range(len(documents)))
@@ -158,7 +158,7 @@ def _add_informed(scores: _Scores, informed: Informed) -> None:
     section = scores.section
     if not informed.places:
         return
-    note = f"at most {section.sentences} {section.split}, whose presence saves most bits of the rest"
+    note = f"{section.sentences} of the {section.split} at most, whose presence saves most bits of the rest"
     if informed.cut:
         note += f"; {informed.cut} of {len(informed.places)} documents were cut, by whole {section.split}, to fit"
     if informed.short:
