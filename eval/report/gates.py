@@ -24,7 +24,7 @@ from eval.report.conditions import OPERATORS, Condition, read_condition, split_s
 from eval.results import CENTRED, Change, Failure, Result, Results, ScoreName, load_results
 from eval.stage_facts import Role, applicable, asks_base, kind_of, role_of
 from eval.statistics import pass_ks
-from eval.summaries.choices import summary_metrics
+from eval.summaries.summary_names import summary_metrics
 from eval.text_metrics.text_scores import metrics_of_set, translation_metrics
 
 NO_BASELINE = "there is no baseline; set report.baseline to a run, or name one: replica report RUN --baseline RUN"

@@ -16,6 +16,12 @@ PAGES = ("index.html", "report.md")
 # Code that affects the page, with templates, styles and tables.
 CODE = (
     "eval/people/missing",
+    *(
+        "eval/text_metrics",
+        "eval/summaries/summary_names",
+        "eval/information/score_names",
+        "eval/likelihood/bound_notes",
+    ),
     *("eval/report", "eval/comparison", "eval/items", "eval/results", "eval/stage_facts", "eval/statistics"),
     *("eval/remarks", "eval/in_training/record"),
     *("data_prep/funnel/table", "data_prep/funnel/tally", "pretrain/metrics/metrics_file"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from eval.results import Result, Results
-from eval.summaries.choices import BASELINES, INFORMATION, kept_name
+from eval.summaries.summary_names import BASELINES, INFORMATION, kept_name
 from eval.text_metrics.bleu import BLEU_AND_CHRF
 from eval.text_metrics.rouge import ROUGE
 

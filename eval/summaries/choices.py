@@ -12,32 +12,10 @@ from eval.reading.windows import Report
 from eval.summaries.extraction import at_random, best, lead, lexrank, oracle
 from eval.summaries.information import KeptSentences, coded, most_informative, weighed
 from eval.summaries.summary_documents import Document
-from eval.text_metrics.text_scores import metrics_of_set, rouge_of
-
-# Choices by the names before their metrics, and what notes call them.
-BASELINES = {
-    "lead": "the first ones",
-    "lexrank": "the most central ones, by LexRank",
-    "random": "drawn with seed 1234",
-    "oracle": "chosen by ROUGE-1 and -2 against the references, which bounds any choice",
-}
-INFORMATION = "information"
-WEIGHED = (INFORMATION, "lead", "lexrank", "random")  # choices whose kept information is scored
+from eval.summaries.summary_names import INFORMATION, WEIGHED
+from eval.text_metrics.text_scores import rouge_of
 
 Choices = list[tuple[int, ...]]  # numbers of the sentences of each document
-
-
-def kept_name(choice: str) -> str:
-    """Returns the metric that tells the kept information of a choice."""
-    return "kept_information" if choice == INFORMATION else f"{choice}_kept_information"
-
-
-def summary_metrics(section: SummarySet) -> list[str]:
-    """Returns the last parts of the names of a set's scores."""
-    informed = section.information_items > 0
-    prefixes = ["", *(f"{name}_" for name in BASELINES), *([f"{INFORMATION}_"] if informed else [])]
-    scored = [f"{prefix}{metric}" for prefix in prefixes for metric in metrics_of_set(section)]
-    return scored + ([kept_name(name) for name in WEIGHED] if informed else [])
 
 
 def choose(section: SummarySet, document: Document, name: str, number: int, offered: int, most: int) -> tuple[int, ...]:

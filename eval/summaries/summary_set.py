@@ -18,8 +18,9 @@ from eval.reading.reader import Reader
 from eval.reading.windows import Report
 from eval.results import Result, Sample
 from eval.statistics import bootstrap_ratio, no_interval
-from eval.summaries.choices import BASELINES, INFORMATION, Informed, choose, informed_choices, kept_name
+from eval.summaries.choices import Informed, choose, informed_choices
 from eval.summaries.summary_documents import Document, SummaryPrompt, read_summaries, summary_prompt
+from eval.summaries.summary_names import BASELINES, INFORMATION, kept_name
 from eval.text_metrics.text_scores import TextScores, check_metrics
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from data_prep.tokens.vocab_training import train_vocab
 from eval.reading.reader import LocalReader, Reader
 from eval.reading.windows import Report, Score, Window
 from eval.results import Result
-from eval.summaries.choices import summary_metrics
 from eval.summaries.information import coded, most_informative, weighed
 from eval.summaries.summary_documents import joined, read_summaries, summary_prompt
+from eval.summaries.summary_names import summary_metrics
 from eval.summaries.summary_set import summary_results
 from pretrain.model.transformer import Transformer
 
