@@ -12,7 +12,7 @@ import torch
 from configs.schema.denoising import Denoising
 from configs.schema.model import Model
 from pretrain.denoising.denoise import Denoiser
-from pretrain.denoising.predictor import MaskedPredictor
+from pretrain.denoising.predictor import LOWEST, MaskedPredictor
 from pretrain.generation.player import Request
 from pretrain.generation.sampling import GREEDY, Sampling
 from pretrain.model import transformer
@@ -130,6 +130,7 @@ def test_a_text_does_not_depend_on_its_neighbours(predictor: MaskedPredictor) ->
 def test_texts_longer_than_the_context_go_on_and_padding_is_not_seen(predictor: MaskedPredictor) -> None:
     answer = Denoiser(predictor, 50, Denoising(block=100)).run([Request(list(range(2, 40)), 40, Sampling(seed=5))])[0]
     assert len(answer.ids) == 40 and 1 not in answer.ids
+    assert (predictor.logits(predictor.states([np.array([4, 1])])[0])[:, 1] == LOWEST).all(), "a mask is never drawn"
     short, long = np.array([4, 1, 9]), np.arange(2, 22)
     together, alone = predictor.states([short, long])[0, :3], predictor.states([short])[0]
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
