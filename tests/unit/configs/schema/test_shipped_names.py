@@ -61,7 +61,7 @@ def test_what_is_not_there_names_the_nearest(written: str, meant: str | None, el
     with pytest.raises(RecipeError) as caught:
         load(written)
     message = str(caught.value)
-    assert message.startswith(f"{written}: no such recipe.") and "demo, dna, " in message
+    assert message.startswith(f"{written}: no such recipe.") and "demo, diffusion, dna, " in message
     assert ("Did you mean" in message) == (meant is not None) and (meant is None or f"`{meant}`" in message)
 
 
