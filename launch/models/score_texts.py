@@ -89,13 +89,23 @@ def _documents(arguments: Namespace) -> Documents:
 
 def _print(rows: list[Row], file: Path, name: str) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim", title=f"{file}: by {name}", title_justify="left")
-    table.add_column("documents of", no_wrap=True)
-    for column in ("documents", "bytes", "tokens", "bits per byte", "10%", "50%", "90%"):
-        table.add_column(column, justify="right", no_wrap=True)
     left_out = len(rows) - _SHOWN - 1
-    for row in rows if left_out <= 0 else [*rows[:_SHOWN], rows[-1]]:
-        counts = [f"{count:,}" for count in (row.documents, row.bytes, row.tokens)]
-        table.add_row(row.name, *counts, *(f"{value:.3f}" for value in (row.bits_per_byte, *row.quantiles)))
+    shown = rows if left_out <= 0 else [*rows[:_SHOWN], rows[-1]]
+    cells = [
+        [
+            row.name,
+            *(f"{count:,}" for count in (row.documents, row.bytes, row.tokens)),
+            *(f"{value:.3f}" for value in (row.bits_per_byte, *row.quantiles)),
+        ]
+        for row in shown
+    ]
+    table.add_column("file", overflow="fold")
+    for number, header in enumerate(("documents", "bytes", "tokens", "bits/byte", "10%", "50%", "90%"), start=1):
+        # A narrow terminal breaks names, never numbers.
+        width = max(len(header), *(len(row[number]) for row in cells))
+        table.add_column(header, justify="right", no_wrap=True, min_width=width)
+    for row in cells:
+        table.add_row(*row)
     Console(soft_wrap=True).print(table)
     if left_out > 0:
         print(f"… and {left_out:,} more files")
