@@ -111,6 +111,7 @@ def tiny_overrides(tmp_path: Path) -> list[str]:
         *("train.checkpoint.every=6", "train.validation={every: 6, max_tokens: 512}"),
         f"evaluation.perplexity=[{{name: heldout, path: {tmp_path / 'heldout.jsonl'}}}]",
         *("evaluation.translation=[]", "evaluation.benchmarks.tasks=[]"),
+        *("evaluation.information=[]", "evaluation.summarization=[]"),  # no pair fits so short a context
         *("evaluation.samples.max_new_tokens=8", "evaluation.bootstrap_samples=100", "report.gates=[]"),
     ]
 

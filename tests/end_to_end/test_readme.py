@@ -48,6 +48,10 @@ STAND_INS: dict[str, tuple[str, str]] = {
         f"replica run configs/letters.yaml {TINY} data.directory=runs/mine/data",
         "minutes at its real size; tiny, and on the shards that were made before",
     ),
+    "replica compress runs/letters letter.txt": (
+        "replica compress runs/letters Makefile -o runs/letters/letter.replica",
+        "a reader has a letter of his own; a file that is there takes its place",
+    ),
     "replica run configs/gpt2-124m.yaml --num_gpus 8": (
         "replica show configs/gpt2-124m.yaml train.ranks=8",
         "needs 8 GPUs and a download; the arguments are parsed and the batch is divided over 8 ranks",
