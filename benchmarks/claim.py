@@ -278,7 +278,7 @@ def svg(claim: Claim) -> str:
         series.append(Series(label, points, f"series-{number}", markers=True, joined=False, labels=labels))
     both = [value for run in claim.runs for value in (run.prequential, run.heldout)]
     series.append(Series("equal", [(value, value) for value in (min(both), max(both))], "series-4", faint=True))
-    axes = Axes("training text, bits per byte (prequential)", _two, _two)
+    axes = Axes("training text, bits per byte (prequential)", _two, _two, y_label="held out, bits per byte")
     drawn = line_chart(
         series, axes, title="Held-out bits per byte over prequential bits per byte", width=720, height=440
     )

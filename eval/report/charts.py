@@ -45,6 +45,7 @@ class Axes:
     y_format: Callable[[float], str]
     zero: bool = False
     x_ticks: Sequence[float] | None = None
+    y_label: str = ""
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
@@ -91,6 +92,29 @@ def _bounds(series: Sequence[Series], zero: bool) -> tuple[float, float, float, 
     return min(xs), max(xs), 0.0 if zero else floor, high + margin
 
 
+def _names(points: Sequence[tuple[str, float, float]], width: int) -> list[str]:
+    """Writes names beside points, right or left of them, above or below, where they cover no other point or name."""
+    taken = [(x - 3, y - 3, x + 3, y + 3) for _, x, y in points]
+    out = []
+    for name, x, y in sorted(points, key=lambda point: point[1]):
+        length = 7.0 * len(name)
+        boxes = [
+            (left, top, left + length, top + 11)
+            for top in (y - 6, y - 17, y + 5, y - 28, y + 16)
+            for left in (x + 6, x - 6 - length)
+            if left >= _LEFT and left + length <= width
+        ] or [(x + 6, y - 6, x + 6 + length, y + 5)]
+        box = next((one for one in boxes if not any(_overlap(one, other) for other in taken)), boxes[0])
+        taken.append(box)
+        out.append(f'<text class="label" x="{box[0]:.1f}" y="{box[1] + 10:.1f}">{escape(name)}</text>')
+    return out
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    """Tells whether two boxes (left, top, right, bottom) cover a common area."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
 def line_chart(series: Sequence[Series], axes: Axes, *, title: str, width: int = 560, height: int = 260) -> Markup:
     """Renders lines over a shared pair of axes; `title` describes the chart for screen readers."""
     series = [replace(line, points=thin(line.points)) for line in series if line.points]
@@ -120,6 +144,9 @@ def line_chart(series: Sequence[Series], axes: Axes, *, title: str, width: int =
     parts.append(
         f'<text class="label" x="{width - _RIGHT}" y="{height - 2}" text-anchor="end">{escape(axes.x_label)}</text>'
     )
+    if axes.y_label:
+        parts.append(f'<text class="label" x="{_LEFT + 6}" y="{_TOP + 14}">{escape(axes.y_label)}</text>')
+    named: list[tuple[str, float, float]] = []
     for line in sorted(series, key=lambda item: not item.faint):
         path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in line.points)
         if line.joined:
@@ -129,10 +156,8 @@ def line_chart(series: Sequence[Series], axes: Axes, *, title: str, width: int =
                 f'<circle class="dot {line.style}" cx="{across(x):.1f}" cy="{down(y):.1f}" r="3"/>'
                 for x, y in line.points
             ]
-        parts += [
-            f'<text class="label" x="{across(x) + 6:.1f}" y="{down(y) + 4:.1f}">{escape(name)}</text>'
-            for name, (x, y) in zip(line.labels, line.points, strict=False)
-        ]
+        named += [(name, across(x), down(y)) for name, (x, y) in zip(line.labels, line.points, strict=False)]
+    parts += _names(named, width)
     hover = [
         {
             "label": line.label,
