@@ -104,7 +104,7 @@ def recipe_of(run: Run, out: Path, seed: int, tiny: bool) -> Recipe:
     """The recipe of a run; the runs of a part share their data."""
     base = ROOT / "configs" / {"text": "diffusion.yaml", "proteins": "protein.yaml"}[run.part]
     overrides = [*run.overrides, OBJECTIVES[run.objective], f"seed={1233 + seed}", *(_TINY[run.part] if tiny else [])]
-    gates = ["report.gates=[]"]  # written for the recipe's own objective
+    gates = ["report.gates=[]", "evaluation.samples.prompts=[]"]  # written for the recipe's own objective
     places: dict[str, str | int] = {
         "out": str(out / run.part / f"{run.name}-{seed}"),
         "data.directory": str(out / run.part / "data"),
