@@ -278,7 +278,7 @@ def test_headers_that_lie(run: Path, coder: Coder, kind: str) -> None:
 def test_stored_files_that_lie(run: Path) -> None:
     header = Header("stored", 3, sha256(b"abc"))
     assert decompress(run, pack(header, b"abc")) == b"abc"
-    for form, payload in (("stored", b"abd"), ("stored", b"abcd"), ("xz", b"abc"), ("xz", gzip.compress(b""))):
+    for form, payload in (("stored", b"xyz"), ("stored", b"abcd"), ("xz", b"abc"), ("xz", gzip.compress(b""))):
         with pytest.raises(NotACodedFile):
             decompress(run, pack(replace(header, form=form), payload))  # type: ignore[arg-type]
 
