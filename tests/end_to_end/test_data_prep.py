@@ -142,7 +142,7 @@ def test_killed_at_random_moments(corpus: Path, whole: Path, tmp_path: Path) -> 
     file = make_recipe(corpus, tmp_path)
     chance = random.Random(os.getpid())
     survived = 0
-    for _ in range(4):  # each costs the start of Python and its imports
+    for _ in range(10):
         process = subprocess.Popen([sys.executable, "-c", INLINE, str(file)], cwd=ROOT, stderr=subprocess.DEVNULL)
         before = unit_count(tmp_path)
         while process.poll() is None and unit_count(tmp_path) == before:

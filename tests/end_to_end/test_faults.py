@@ -103,12 +103,11 @@ def test_one_bad_document(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(worker_deaths, "GRACE_SECONDS", 0.5)
+    if fault == "stand still":  # the others end by themselves; on a busy machine so short a grace would end them first
+        monkeypatch.setattr(worker_deaths, "GRACE_SECONDS", 0.5)
     tasks: list[Task] = [(stage, "good", "nothing"), (stage, "bad", fault), (stage, "last", "nothing")]
     tries = {unit: count for (_, unit, _), count in cluster.map(write_unit, tasks)}
-    # On a busy machine a loop may be found from outside first, which costs a try.
-    allowed = {2} if fault.endswith("once") else {1, 2} if fault == "loop" else {3}
-    assert tries.pop("bad") in allowed and tries == {"good": 1, "last": 1}
+    assert tries == {"good": 1, "last": 1, "bad": 2 if fault.endswith("once") else 1 if fault == "loop" else 3}
     left_out = None if fault.endswith("once") else 17
     assert (stage.directory / "bad").read_text() == expected("bad", left_out)
     assert (stage.directory / "last").read_text() == expected("last")
