@@ -17,11 +17,12 @@ _BYTES_PER_TOKEN = 4.0
 # What web pages leave of their archives: FineWeb's published totals are about one byte of text for a hundred packed.
 _OF_A_CRAWL = 0.01
 _FAR_TOO_MUCH = 5.0
+_SOON_READ = 100e6  # bytes of files: read within a minute, so nothing is worth a warning
 _ASKED = 8
 
 
 def say_what_is_too_much(recipe: Recipe) -> None:
-    """Prints a warning for every source of files that holds far more text than the run trains on.
+    """Prints a warning for every source of files, 100 MB or more, that holds far more text than the run trains on.
 
     Sizes are those of a few files, evenly spaced. A run that counts in epochs uses all that is there.
 
@@ -39,9 +40,9 @@ def say_what_is_too_much(recipe: Recipe) -> None:
         select = recipe.data.select
         if select is not None and (select.sources is None or source.name in select.sources):
             text *= select.keep
-        if text > _FAR_TOO_MUCH * tokens * each:
+        if size > _SOON_READ and text > _FAR_TOO_MUCH * tokens * each:
             warn(
-                f"source {source.name} is {files:,} files of some {size / 1e9:,.1f} GB in all, about "
+                f"source {source.name} is {files:,} {'file' if files == 1 else 'files'} of some {size / 1e9:,.1f} GB in all, about "
                 f"{text / (tokens * each):,.0f} times the text that {tokens:,} tokens of training need, and all is "
                 "read before training begins: set the source's `max_files` or `sample`"
             )

@@ -20,6 +20,7 @@ from data_prep.readers.origins import origins
 from data_prep.sources.file_lists import _fetched, source_files
 from data_prep.sources.places import _remote_size
 from data_prep.sources.unreadable import UnreadableFile
+from data_prep.stages import text_needed
 from data_prep.stages.graph import Plan
 from data_prep.stages.pipeline import prepare_inline
 from data_prep.stages.sample import sample
@@ -203,7 +204,7 @@ def test_from_a_recipe_to_shards(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_source_far_larger_than_the_run_needs_is_said(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def said(source: dict[str, Any], **train: Any) -> str:
         say_what_is_too_much(load(recipe_of(tmp_path, source, **train)))
@@ -212,6 +213,8 @@ def test_a_source_far_larger_than_the_run_needs_is_said(
     for name in NAMES:
         server.files[f"/{name}"] = b"x" * 1000
     source = {"paths_file": f"{server.url}warc.paths.gz", "paths_prefix": server.url}
+    assert said(source) == ""  # too small to matter
+    monkeypatch.setattr(text_needed, "_SOON_READ", 1000.0)
     server.asked.clear()
     warning = said(source)
     assert "source crawl is 40 files of some 0.0 GB in all" in warning
