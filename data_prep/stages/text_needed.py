@@ -41,8 +41,9 @@ def say_what_is_too_much(recipe: Recipe) -> None:
         if select is not None and (select.sources is None or source.name in select.sources):
             text *= select.keep
         if size > _SOON_READ and text > _FAR_TOO_MUCH * tokens * each:
+            counted = f"{files:,} {'file' if files == 1 else 'files'}"
             warn(
-                f"source {source.name} is {files:,} {'file' if files == 1 else 'files'} of some {size / 1e9:,.1f} GB in all, about "
+                f"source {source.name} is {counted} of some {size / 1e9:,.1f} GB in all, about "
                 f"{text / (tokens * each):,.0f} times the text that {tokens:,} tokens of training need, and all is "
                 "read before training begins: set the source's `max_files` or `sample`"
             )

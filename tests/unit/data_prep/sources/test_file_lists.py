@@ -213,7 +213,6 @@ def test_a_source_far_larger_than_the_run_needs_is_said(
     for name in NAMES:
         server.files[f"/{name}"] = b"x" * 1000
     source = {"paths_file": f"{server.url}warc.paths.gz", "paths_prefix": server.url}
-    assert said(source) == ""  # too small to matter
     monkeypatch.setattr(text_needed, "_SOON_READ", 1000.0)
     server.asked.clear()
     warning = said(source)
@@ -226,3 +225,5 @@ def test_a_source_far_larger_than_the_run_needs_is_said(
     assert said(source, tokens=None, epochs=1) == ""
     # Of pages in their archives little is left.
     assert said({**source, "format": "warc"}) == ""
+    monkeypatch.undo()
+    assert said(source) == ""  # soon read
