@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from configs.schema.sources import Source
@@ -11,6 +11,9 @@ from data_prep.documents.conversion import MAX_DOCUMENT_BYTES, to_documents
 from data_prep.documents.document import Rejected
 from data_prep.readers.origins import origins
 from data_prep.workers.verdicts import Part, remaining
+
+BATCH_CHARACTERS = 2**20
+_BATCH_TEXTS = 4096
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,17 @@ def prepared_texts(parts: Sequence[Part]) -> Iterator[Text]:
         for _, fields in remaining(part, ["id", "text"]):
             if fields["text"]:
                 yield Text(fields["id"], fields["text"], part.name, part.source)
+
+
+def batched_texts(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    """Groups texts to about a million characters, so that those of similar length can share a pass of the model."""
+    batch: list[Text] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text.text)
+        if size >= BATCH_CHARACTERS or len(batch) == _BATCH_TEXTS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

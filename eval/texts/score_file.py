@@ -28,10 +28,8 @@ from eval.likelihood.conventions import Convention
 from eval.likelihood.perplexity import LostBytes, SetScores, score_texts
 from eval.reading.reader import Reader
 from eval.reading.windows import Report
-from eval.texts.documents import Text
+from eval.texts.documents import Text, batched_texts
 
-BATCH_BYTES = 2**20
-_BATCH_DOCUMENTS = 4096
 _HEAD = "scored_by.json"
 _HASHES = "hash"
 
@@ -64,7 +62,7 @@ def score_to_file(
     how = Convention(reader.context_length, max(1, reader.context_length // 2))
     with _partial(file, scored_by) as directory:
         done, number = 0, 0
-        for number, batch in enumerate(_batches(texts), start=1):
+        for number, batch in enumerate(batched_texts(texts), start=1):
             part = directory / f"{number:06d}.parquet"
             hashes = [hash_of_text(text.text) for text in batch]
             size = sum(len(text.text.encode()) for text in batch)
@@ -120,19 +118,6 @@ def _partial(file: Path, scored_by: ScoredBy) -> Iterator[Path]:
             say(f"{file.name}: goes on after {len(old):,} batches of an interrupted command")
         write_json(head, content)
         yield directory
-
-
-def _batches(texts: Iterator[Text]) -> Iterator[list[Text]]:
-    batch: list[Text] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text.text)
-        if size >= BATCH_BYTES or len(batch) == _BATCH_DOCUMENTS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _holds(part: Path, hashes: Sequence[str]) -> bool:

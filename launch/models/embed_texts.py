@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +16,12 @@ from configs.schema.recipe import load_run
 from data_prep.tokens.vocab import Vocab
 from eval.currency import scored_recipe
 from eval.stage_facts import is_reward_model
-from eval.texts.documents import Text, texts_at
+from eval.texts.documents import Text, batched_texts, texts_at
 from pretrain.checkpoint.choice import Choice, choose_checkpoint
 
 if TYPE_CHECKING:
     from pretrain.model.transformer import Transformer
 
-_BATCH_BYTES = 2**20
 
 Document = tuple[str, str, int]  # id, file, tokens
 
@@ -84,7 +83,7 @@ def _embedded(
     vectors = []
     done = 0
     with progress_bar("bytes embedded", None) as bar:
-        for batch in _batches(texts):
+        for batch in batched_texts(texts):
             found, tokens = mean_states(model, vocab, [text.text for text in batch])
             vectors.append(found)
             documents += [(text.id, text.file, count) for text, count in zip(batch, tokens.tolist(), strict=True)]
@@ -92,17 +91,3 @@ def _embedded(
     if not documents:
         raise ValueError("there is no document to embed: all files are empty")
     return documents, np.concatenate(vectors)
-
-
-def _batches(texts: Iterator[Text]) -> Iterator[Sequence[Text]]:
-    """Groups documents of about a megabyte together, so that rows of similar length can share a pass."""
-    batch: list[Text] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text.text)
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -27,7 +27,7 @@ from data_prep.tokens.vocab_training import train_vocab
 from data_prep.workers.cluster import Cluster
 from eval.likelihood.perplexity_set import perplexity_set_results
 from eval.reading.reader import LocalReader
-from eval.texts import score_file
+from eval.texts import documents
 from eval.texts.documents import Text, prepared_texts, texts_at
 from eval.texts.score_file import score_to_file
 from eval.texts.score_sums import summary_rows
@@ -87,7 +87,7 @@ def test_as_a_perplexity_set(vocab: Vocab, model: Transformer, tmp_path: Path) -
 
 
 def test_an_interrupted_command_goes_on(vocab: Vocab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_file, "BATCH_BYTES", 300)
+    monkeypatch.setattr(documents, "BATCH_CHARACTERS", 300)
     whole = CountingReader()
     score_to_file(iter(TEXTS), tmp_path / "whole.parquet", whole, vocab, BY)
     file = tmp_path / "s.parquet"
@@ -108,7 +108,7 @@ def test_an_interrupted_command_goes_on(vocab: Vocab, tmp_path: Path, monkeypatc
 def test_batches_of_others_are_not_used(
     vocab: Vocab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(score_file, "BATCH_BYTES", 300)
+    monkeypatch.setattr(documents, "BATCH_CHARACTERS", 300)
     file = tmp_path / "s.parquet"
     with pytest.raises(KeyboardInterrupt):
         score_to_file(iter(TEXTS), file, CountingReader(dies_after=30), vocab, BY)
