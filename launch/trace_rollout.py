@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.common.console import Console
+from configs.common.notices import note
 from configs.safety.terminal import printable
 from configs.schema.objectives import CustomReward, Reinforcement, Rewards
 from configs.schema.recipe import Recipe
@@ -28,17 +29,22 @@ _FUNCTIONS = {
 
 
 def print_rollout(recipe: Recipe, step: int, console: Console) -> None:
-    """Prints one line for each answer that a step trained on.
+    """Prints one line for each answer of the rollout that a step trained on.
 
     Raises:
         ValueError: when the run has no rollout of this step.
     """
-    from pretrain.rollout.rollout_record import read_rollout
+    from pretrain.rollout.rollout_record import read_rollout, rollout_of
 
+    updates = _updates(recipe)
+    answers = read_rollout(recipe.run_directory, step, updates)
+    if updates > 1:
+        first = rollout_of(recipe.run_directory, step, updates)
+        note(f"the rollout of step {first}; the steps {first} to {first + updates - 1} train on a part of it each")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("sample", "prompt", "answer", "reference", "reward", "advantage", "end"):
         table.add_column(title, justify="right" if title in {"sample", "reward", "advantage"} else "left")
-    for number, answer in enumerate(read_rollout(recipe.run_directory, step)):
+    for number, answer in enumerate(answers):
         cells = (
             f"{number}",
             _clipped(answer.prompt_text),
@@ -60,12 +66,18 @@ def print_answer(recipe: Recipe, step: int, sample: int, console: Console) -> No
     """
     from pretrain.rollout.rollout_record import read_rollout
 
-    answers = read_rollout(recipe.run_directory, step)
+    answers = read_rollout(recipe.run_directory, step, _updates(recipe))
     if not 0 <= sample < len(answers):
         raise ValueError(f"--sample {sample}: the rollout of step {step} has the answers 0 to {len(answers) - 1}")
     for name, text in answer_lines(recipe, answers[sample]):
         shown = printable(text).replace("\n", "\n" + " " * _NAMES)  # a text must not look like a line of ours
         console.print(Text(f"{name:<{_NAMES}}", style="bold").append(shown, style=""), soft_wrap=True)
+
+
+def _updates(recipe: Recipe) -> int:
+    """Steps that train on one rollout."""
+    objective = recipe.train.objective
+    return objective.rollout.updates if isinstance(objective, Reinforcement) else 1
 
 
 def answer_lines(recipe: Recipe, answer: RecordedAnswer) -> Iterator[tuple[str, str]]:

@@ -84,25 +84,33 @@ class Answering:
 
     async def _read(
         self, pieces: asyncio.Queue[tuple[int, Sequence[Piece] | Exception]]
-    ) -> AsyncIterator[tuple[int, Piece]]:
-        """Yields (choice, piece) until all choices are over; raises the error that ended one."""
+    ) -> AsyncIterator[list[tuple[int, Piece]]]:
+        """Yields (choice, piece) until all choices are over, all that is there at once; raises the error of one."""
         left = len(self.makes) * self.samples
         while left:
-            number, content = await pieces.get()
-            if isinstance(content, Exception):
-                raise content
-            for piece in content:
-                self._generated += piece.generated
-                left -= piece.finish is not None
-                yield number * self.samples + piece.sample, piece
+            found: list[tuple[int, Piece]] = []
+            waiting = [await pieces.get()]
+            while not pieces.empty():
+                waiting.append(pieces.get_nowait())
+            for number, content in waiting:
+                if isinstance(content, Exception):
+                    if found:  # what came before it is told first
+                        yield found
+                    raise content
+                for piece in content:
+                    self._generated += piece.generated
+                    left -= piece.finish is not None
+                    found.append((number * self.samples + piece.sample, piece))
+            yield found
 
     async def _whole(
-        self, pieces: AsyncIterator[tuple[int, Piece]], scope: Scope, receive: Receive, send: Send
+        self, pieces: AsyncIterator[list[tuple[int, Piece]]], scope: Scope, receive: Receive, send: Send
     ) -> None:
         made: dict[int, list[Piece]] = {}
         try:
-            async for index, piece in pieces:
-                made.setdefault(index, []).append(piece)
+            async for found in pieces:
+                for index, piece in found:
+                    made.setdefault(index, []).append(piece)
         except Exception as error:
             await refusal(_told(error))(scope, receive, send)
             return
@@ -111,22 +119,26 @@ class Answering:
         await JSONResponse(body)(scope, receive, send)
 
     async def _stream(
-        self, pieces: AsyncIterator[tuple[int, Piece]], scope: Scope, receive: Receive, send: Send
+        self, pieces: AsyncIterator[list[tuple[int, Piece]]], scope: Scope, receive: Receive, send: Send
     ) -> None:
         started = {**self.shape.start, "object": self.shape.chunk}
         more = {"usage": None} if self.includes_usage else {}
 
-        async def tell(content: Mapping[str, Any] | str) -> None:
-            await send({"type": "http.response.body", "body": event(content), "more_body": True})
+        async def tell(*contents: Mapping[str, Any] | str) -> None:
+            """Sends events in one part: a client that left is noticed between two parts, and not within one."""
+            if contents:
+                await send({"type": "http.response.body", "body": b"".join(map(event, contents)), "more_body": True})
+
+        def chunk(choice: dict[str, Any]) -> dict[str, Any]:
+            return {**started, "choices": [choice], **more}
 
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
         if self.shape.opening is not None:
-            for index in range(len(self.makes) * self.samples):
-                await tell({**started, "choices": [self.shape.opening(index)], **more})
+            await tell(*(chunk(self.shape.opening(index)) for index in range(len(self.makes) * self.samples)))
         try:
-            async for index, piece in pieces:
-                if piece.text or piece.tokens or piece.finish:
-                    await tell({**started, "choices": [self.shape.piece(index, piece)], **more})
+            async for found in pieces:
+                said = [(index, piece) for index, piece in found if piece.text or piece.tokens or piece.finish]
+                await tell(*(chunk(self.shape.piece(index, piece)) for index, piece in said))
             if self.includes_usage:
                 await tell({**started, "choices": [], "usage": self._usage()})
             await tell("[DONE]")

@@ -70,8 +70,10 @@ def guarded(
     """
 
     async def refused(request: Request, error: Exception) -> Response:
-        answer = explain(error) or _explained(request, error, known)
-        return refusal(answer)
+        answer = refusal(explain(error) or _explained(request, error, known))
+        if isinstance(error, HTTPException):  # with the methods that the path has
+            answer.headers.update(error.headers or {})
+        return answer
 
     # What `Exception` answers is logged with a traceback as well, so what is no fault of the server has names.
     handlers: dict[Any, Any] = dict.fromkeys((ApiError, HTTPException, ClientDisconnect, *expected, Exception), refused)

@@ -95,25 +95,37 @@ def recorded_steps(run: Path) -> list[int]:
     return sorted(int(file.stem.removeprefix("step_")) for file in (run / ROLLOUTS).glob("step_*.parquet"))
 
 
-def read_rollout(run: Path, step: int) -> list[RecordedAnswer]:
-    """The answers that the step of this number (from 1) trained on, in the order they were drawn.
-
-    A rollout may serve several steps: it is the newest at or before `step`.
+def rollout_of(run: Path, step: int, updates: int = 1) -> int:
+    """The number of the step whose rollout this step trained on too: a rollout serves `updates` steps.
 
     Raises:
-        ValueError: when there is none, or the file cannot be read.
+        ValueError: when the run keeps no such rollout.
+    """
+    known = recorded_steps(run)
+    serving = [number for number in known if number <= step < number + updates]
+    if serving:
+        return serving[-1]
+    if not known:
+        kept = "it keeps none: is it a run of grpo or ppo?"
+    elif step < known[0]:
+        kept = f"its first is that of step {known[0]}"
+    elif step >= known[-1] + updates:
+        kept = f"its last is that of step {known[-1]}"
+    else:
+        kept = f"the file is missing from {run / ROLLOUTS}"
+    raise ValueError(f"{run} has no rollout of step {step}; {kept}")
+
+
+def read_rollout(run: Path, step: int, updates: int = 1) -> list[RecordedAnswer]:
+    """The answers of the rollout that the step of this number (from 1) trained on, in the order they were drawn.
+
+    Raises:
+        ValueError: when there is none (`rollout_of`), or the file cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    before = [number for number in recorded_steps(run) if number <= step]
-    if not before:
-        known = recorded_steps(run)
-        raise ValueError(
-            f"{run} has no rollout of step {step}; "
-            + (f"its first is that of step {known[0]}" if known else "it keeps none: is it a run of grpo or ppo?")
-        )
-    file = rollout_file(run, before[-1])
+    file = rollout_file(run, rollout_of(run, step, updates))
     try:
         rows = pq.read_table(file).to_pylist()
     except (OSError, pa.ArrowInvalid) as error:

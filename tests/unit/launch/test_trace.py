@@ -35,9 +35,9 @@ stages:
       kind: grpo
       rewards: {exact_answer: 2, length: {weight: 0.5, tokens: 8}, model: {stage: reward, weight: 0.25},
                 custom: [{code: own.py:polite}]}
-      rollout: {prompts: 1, samples: 2}
+      rollout: {prompts: 3, samples: 2, updates: 3}
     data: {sources: [{name: sums, path: sums-*.jsonl, shape: gsm8k}]}
-    train: {steps: 30}
+    train: {steps: 30, checkpoint: {every: 30}}
 """
 
 
@@ -67,7 +67,9 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_answers_of_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert replica(["trace", str(run), "--stage", "grpo", "--step", "10"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert "the rollout of step 10; the steps 10 to 12 train on a part of it each" in said.err
+    lines = said.out.splitlines()
     assert lines[0].split() == ["sample", "prompt", "answer", "reference", "reward", "advantage", "end"]
     assert " ".join(lines[1].split()) == "0 What is 3 + 4? It is 7 or #### 7 7 2.5 +0.5 stop"
     assert "\x1b" not in lines[2] and "#### 8" in lines[2]
@@ -115,6 +117,7 @@ def test_the_units_of_a_step(kind: str, unit: Unit, tmp_path: Path, capsys: pyte
     ("arguments", "words"),
     [
         (["--step", "9", "--stage", "grpo"], "has no rollout of step 9; its first is that of step 10"),
+        (["--step", "13", "--stage", "grpo"], "has no rollout of step 13; its last is that of step 10"),
         (["--step", "10", "--stage", "grpo", "--sample", "2"], "has the answers 0 to 1"),
         (["--step", "10", "--stage", "dpo"], "has no stage `dpo` that has begun; it has base, grpo"),
         (["--step", "1", "--sample", "0"], "--sample shows an answer of reinforcement learning, which chain does not"),

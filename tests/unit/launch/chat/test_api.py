@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import threading
@@ -19,7 +20,7 @@ from data_prep.chat.messages import Message
 from data_prep.tokens.chat_template import ChatTemplate
 from launch.chat.batcher import Batcher
 from launch.chat.protocol import ApiError, ChatRequest, CompletionRequest, parse
-from launch.chat.server import Limits
+from launch.chat.server import Api, Limits, make_app
 from tests.parts.chat_model import CONTEXT, ScriptedPlayer, chat_vocab, live, tiny_model, tiny_served
 
 ASK: list[Any] = [{"role": "user", "content": "Hi?"}]
@@ -373,6 +374,38 @@ def test_a_client_that_leaves_without_its_whole_answer_frees_its_row(stream: boo
         gate.open.release(100)
         wait_until(lambda: not player.rows)
         assert batcher.steps < 10
+
+
+def test_what_is_ready_is_sent_in_one_part() -> None:
+    """A client that left is noticed between two parts: 32 of them at once would be written to nobody, with a remark."""
+    sent: list[bytes] = []
+
+    async def run() -> None:
+        asked = {"messages": ASK, "n": 32, "stream": True, "max_tokens": 2}
+        body = json.dumps(asked).encode()
+        arrived = iter([{"type": "http.request", "body": body, "more_body": False}])
+        over = asyncio.Event()
+
+        async def receive() -> Any:
+            return next(arrived, None) or await over.wait()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                sent.append(message["body"])
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+        await app({**scope, "query_string": b"", "raw_path": b""}, receive, send)
+
+    batcher = Batcher(ScriptedPlayer(lambda _: "y"))
+    try:
+        app = make_app(Api(tiny_served(), batcher))
+        asyncio.run(run())
+    finally:
+        batcher.close()
+    events = b"".join(sent).decode().split("\n\n")
+    assert len(events) == 32 + 2 * 32 + 2  # an opening and two pieces of each, the end, and nothing after it
+    assert len(sent) <= 5
 
 
 def test_too_many_waiting_requests_are_told_so() -> None:

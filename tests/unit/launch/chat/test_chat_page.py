@@ -47,6 +47,13 @@ def ask(tab: Tab, question: str, answers: int) -> str:
     return last_answer(tab)
 
 
+# The end of the conversation stands above the form, so it can be read.
+END_IN_SIGHT = (
+    "document.getElementById('log').lastElementChild.getBoundingClientRect().bottom <= "
+    "document.getElementById('form').getBoundingClientRect().top"
+)
+
+
 def is_ready(tab: Tab) -> None:
     tab.wait("document.getElementById('name').textContent !== 'Replica'")
 
@@ -135,6 +142,9 @@ def test_a_phone_has_no_horizontal_scroll_and_reads_well(tab: Tab, dark: bool) -
         tab.run("document.getElementById('toggle').click()")
         tab.run("document.getElementById('send').click()")
         tab.wait(f"{ANSWERED} === 1")
+        tab.run("document.getElementById('text').focus()")
+        tab.type("z" * 200)  # the box grows
+        tab.wait(END_IN_SIGHT)
         wide = (
             "[...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > innerWidth + 0.5)"
         )
@@ -154,16 +164,18 @@ def test_a_phone_has_no_horizontal_scroll_and_reads_well(tab: Tab, dark: bool) -
 def test_errors_are_shown_and_the_question_comes_back(chromium: Browser) -> None:
     tab = chromium.tab()  # its console may tell of refusals
     with live(tiny_served(), player=ScriptedPlayer(lambda _: "yes"), key="secret") as (address, _):
-        tab.show(address)
+        tab.show(address, height=500)
         tab.wait("document.getElementById('hello').textContent.includes('API key')")
         tab.wait("document.activeElement.id === 'key'")
         tab.type("secret\n")
         is_ready(tab)
-        assert ask(tab, "Hello?", 1) == "yes"
+        for number in (1, 2, 3):
+            assert ask(tab, "Hello?", number) == "yes"
         tab.run("document.getElementById('text').focus()")
-        tab.type("w" * 300 + "\n")
+        tab.type("w" * 600 + "\n")
         tab.wait("document.querySelector('.note.bad')?.textContent.includes('maximum context length')")
-        assert tab.run("document.getElementById('text').value") == "w" * 300
+        assert tab.run("document.getElementById('text').value") == "w" * 600
+        tab.wait(END_IN_SIGHT)
     tab.run("document.getElementById('text').value = 'Still there?'")
     tab.type("\n")
     tab.wait("document.querySelector('.note.bad')?.textContent.includes('still running')")

@@ -87,6 +87,10 @@ def test_unknown_paths_and_methods_are_errors_in_the_same_shape(address: str) ->
     assert status == 404 and "This server has" in body["error"]["message"]
     status, body = send(address, "/v1/chat/completions")
     assert status == 405 and body["error"]["type"] == "invalid_request_error"
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection.request("DELETE", "/v1/chat/completions")
+    assert connection.getresponse().headers["allow"] == "POST"
+    connection.close()
 
 
 def test_a_key_opens_everything_but_page_and_health() -> None:

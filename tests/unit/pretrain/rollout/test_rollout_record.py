@@ -29,7 +29,7 @@ def test_a_rollout_is_read_as_it_was_written(tmp_path: Path) -> None:
     file = write_rollout(tmp_path, 12, [ANSWER, other], ["exact_answer", "format"])
     assert file == tmp_path / "rollouts" / "step_00000012.parquet"
     assert read_rollout(tmp_path, 12) == [ANSWER, other]
-    assert read_rollout(tmp_path, 13) == [ANSWER, other]  # step 13 trains on it too
+    assert read_rollout(tmp_path, 13, updates=2) == [ANSWER, other]  # step 13 trains on it too
     assert recorded_steps(tmp_path) == [12] and len(list(file.parent.iterdir())) == 1
 
 
@@ -47,6 +47,11 @@ def test_a_missing_or_damaged_rollout_is_named(tmp_path: Path) -> None:
     write_rollout(tmp_path, 5, [ANSWER], ["exact_answer", "format"])
     with pytest.raises(ValueError, match="no rollout of step 4; its first is that of step 5"):
         read_rollout(tmp_path, 4)
+    with pytest.raises(ValueError, match="no rollout of step 9; its last is that of step 5"):
+        read_rollout(tmp_path, 9, updates=4)
+    write_rollout(tmp_path, 13, [ANSWER], ["exact_answer", "format"])
+    with pytest.raises(ValueError, match="no rollout of step 9; the file is missing from"):
+        read_rollout(tmp_path, 9, updates=4)
     rollout_file(tmp_path, 5).write_bytes(b"PAR1 half a file")
     with pytest.raises(ValueError, match=r"step_00000005.parquet cannot be read"):
         read_rollout(tmp_path, 5)
