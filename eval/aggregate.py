@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from configs.schema.evaluation import Core
 from data_prep.decontamination.evaluation_sets import set_key
 from eval.parts import Outcome
-from eval.results import CENTRED, CHANCE_OF, Failure, Result, ScoreName
+from eval.results import CENTRED, CHANCE_OF, Failure, Result, ScoreName, made_alike
 
 CORE = "aggregate/core"
 # Which accuracy of a task counts where the recipe names none.
@@ -93,9 +93,9 @@ def _combined(members: Sequence[tuple[Result, float]]) -> Result:
         interval=f"combined from {len(members)} tasks" if known else "none: a task has none",
         chance=0.0,
         note=", ".join(f"{result.named.subject} {(result.value - c) / (1 - c):.3g}" for result, c in members),
-        set=set_key([result.name, result.set] for result, _ in members),
+        set=set_key(sorted([result.name, result.set] for result, _ in members)),
         settings={
             **{f"{CHANCE_OF}{result.name.partition('/')[2]}": chance for result, chance in members},
-            "prompts": set_key([str(result.settings), str(result.task_version)] for result, _ in members)[:8],
+            **made_alike([result for result, _ in members]),
         },
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.common.files import read_json, write_json
+from configs.common.files import fingerprint, read_json, write_json
 from configs.common.layout import RESULTS
 
 SCHEMA = 2
@@ -15,6 +16,7 @@ CENTRED = "aggregate/core/centred_accuracy"  # the score that `eval/aggregate.py
 EXACT = "exact"  # begins the method of an interval of a score that is counted, not estimated
 BOUND = "upper bound"  # how the note of a bound begins
 CHANCE_OF = "chance of "  # in its settings, before the name of a task's score
+_OF_A_TASK = ("prompts", "task")  # settings that are fingerprints of one task
 
 
 class ScoreName(NamedTuple):
@@ -100,6 +102,24 @@ def members_of(result: Result) -> list[tuple[str, float]]:
         (key.removeprefix(CHANCE_OF), value) for key, value in result.settings.items() if key.startswith(CHANCE_OF)
     ]
     return [(f"benchmark/{name}", float(chance)) for name, chance in named]
+
+
+def made_alike(members: Sequence[Result]) -> dict[str, Any]:
+    """Returns how the members of an aggregate were made: settings that all have by name, the others as `prompts`.
+
+    It depends neither on the order of the members nor on that of their settings, which a file may change.
+    """
+    first, *others = members
+    shared = {
+        key: value
+        for key, value in first.settings.items()
+        if key not in _OF_A_TASK and all(key in one.settings and one.settings[key] == value for one in others)
+    }
+    own = [{key: value for key, value in one.settings.items() if key not in shared} for one in members]
+    rest = sorted(
+        [one.name, one.task_version, fingerprint(settings)] for one, settings in zip(members, own, strict=True)
+    )
+    return {**shared, "prompts": fingerprint(rest)[:8]}
 
 
 def as_json(result: Result) -> dict[str, Any]:

@@ -40,14 +40,6 @@ def _draws(n: int, samples: int) -> Any:
         yield generator.integers(0, n, size=(min(step, samples - start), n))
 
 
-def percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval | None:
-    """Returns the 2.5% and 97.5% percentiles; None if they are equal, since a zero width would claim certainty."""
-    array = np.asarray(values, dtype=np.float64)
-    # Interpolation between infinite values would give NaN.
-    low, high = np.percentile(array, [2.5, 97.5], method="linear" if np.isfinite(array).all() else "nearest")
-    return (float(low), float(high)) if low < high else None
-
-
 def student_t(freedom: int) -> float:
     """Returns the two-sided 95% quantile of Student's t, within 0.01 from 4 degrees on (Abramowitz, Stegun 26.7.5)."""
     terms = (
@@ -58,14 +50,19 @@ def student_t(freedom: int) -> float:
     return float(_Z + sum(term / freedom**power for power, term in enumerate(terms, start=1)))
 
 
-def expanded_percentiles(values: npt.NDArray[np.float64], n: int) -> Interval | None:
-    """Returns the percentiles of a bootstrap over `n` units that cover 95%, where the 2.5% and 97.5% ones cover less.
+def percentiles(values: Sequence[float] | npt.NDArray[np.float64], n: int) -> Interval | None:
+    """Returns the percentiles of a bootstrap over `n` units that cover 95%.
 
-    A bootstrap of few units is too narrow by sqrt((n - 1) / n), and takes the normal distribution for Student's t. The
-    percentiles are moved outwards to make up for both (Hesterberg 2015, "expanded percentile interval").
+    The 2.5% and 97.5% ones cover less: a bootstrap of few units is too narrow by sqrt((n - 1) / n), and takes the
+    normal distribution for Student's t. They are moved outwards to make up for both (Hesterberg 2015, "expanded
+    percentile interval"). None if both are equal, since a zero width would claim certainty, or if a value is NaN.
     """
+    array = np.asarray(values, dtype=np.float64)
+    if np.isnan(array).any():
+        return None
     tail = 100 * NormalDist().cdf(-math.sqrt(n / (n - 1)) * student_t(n - 1))
-    low, high = np.percentile(values, [tail, 100 - tail])
+    # Interpolation between infinite values would give NaN.
+    low, high = np.percentile(array, [tail, 100 - tail], method="linear" if np.isfinite(array).all() else "nearest")
     return (float(low), float(high)) if low < high else None
 
 
@@ -84,7 +81,7 @@ def bootstrap_ratio(
         numerators[index].sum(axis=1) / np.maximum(denominators[index].sum(axis=1), np.finfo(np.float64).tiny)
         for index in _draws(n, samples)
     ]
-    return percentiles(np.concatenate(ratios))
+    return percentiles(np.concatenate(ratios), n)
 
 
 def bootstrap_difference(
@@ -113,8 +110,9 @@ def bootstrap_difference(
             convert(above[index].sum(axis=1) / np.maximum(below[index].sum(axis=1), tiny))
             for above, below in (ours, theirs)
         )
-        differences.append(one - other)
-    return percentiles(np.concatenate(differences))
+        with np.errstate(invalid="ignore"):  # infinite - infinite: such a difference has no interval
+            differences.append(one - other)
+    return percentiles(np.concatenate(differences), n)
 
 
 def mcnemar(only_before: int, only_after: int) -> float:
@@ -161,7 +159,7 @@ def bootstrap(items: Sequence[Any], aggregate: Callable[[Any], float], samples: 
     numbers = all(isinstance(item, int | float) for item in items)
     drawn = samples if numbers else min(samples, _SLOW_SAMPLES)
     values = [float(aggregate([items[i] for i in row])) for index in _draws(n, drawn) for row in index]
-    interval = percentiles(values)
+    interval = percentiles(values, n)
     return None if interval is None else (interval, drawn)
 
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 _HEADLINES = (
     *("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu", "acc", "acc_norm"),
-    *("accuracy", "stop_rate", "longer", "less_repeated"),
+    *("exact_match", "centred_accuracy", "accuracy", "stop_rate", "longer", "less_repeated"),
 )
+_WIDEST = 400  # columns
 
 
 def print_headlines(run: Path, title: str = "") -> None:
@@ -59,7 +60,12 @@ def print_comparison(comparison: Comparison) -> None:
             p = "" if change.adjusted is None else f"{change.adjusted:.2g}"
             shown = [row[key] for key in ("name", "before", "after", "change", "interval", "n")]
             table.add_row(*shown, p, f"{row['mark']} {row['verdict']}")
-        Console(soft_wrap=True).print(table)
+        # A table that is squeezed into the width of a log would cut names and numbers.
+        console = Console(soft_wrap=True, width=_WIDEST)
+        console.print(table)
+        for change in changes:
+            if change.verdict == "incomparable":
+                console.print(f"≠ {change.name}: {change.reason}")
 
 
 def print_verdict(run: Path, junit: Path | None = None, baseline: Path | None = None, first: bool = False) -> int:

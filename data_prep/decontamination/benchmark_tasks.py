@@ -10,8 +10,10 @@ import difflib
 import functools
 import io
 import logging
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,37 @@ def _stamp(places: Sequence[str]) -> tuple[Any, ...]:
     return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
+def unknown_tasks(names: Sequence[str], places: Sequence[str]) -> list[str]:
+    """Returns names that stand in no task file, neither of the places nor of lm-eval's own.
+
+    Only text is searched, in seconds at most: lm-eval itself needs many seconds to read its thousands of files. So a
+    name that is not returned may still be none, but a misspelt one is found before training.
+    """
+    missing = set(names)
+    for file in (file for place in places for file in sorted(Path(place).rglob("*.y*ml"))):
+        missing -= _named_in(file, missing)
+    if not missing or find_spec("lm_eval") is None:
+        return []  # all are known, or nobody can tell
+    likely_first = sorted(_files_of_lm_eval(), key=lambda file: not any(name in file.name for name in missing))
+    for file in likely_first:
+        missing -= _named_in(file, missing)
+        if not missing:
+            break
+    return [name for name in names if name in missing]
+
+
+@functools.lru_cache(maxsize=1)
+def _files_of_lm_eval() -> list[Path]:
+    found = find_spec("lm_eval")  # does not import it
+    assert found is not None and found.origin is not None
+    return list((Path(found.origin).parent / "tasks").rglob("*.y*ml"))
+
+
+def _named_in(file: Path, names: Collection[str]) -> set[str]:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return {name for name in names if name in text and re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text)}
+
+
 def open_tasks(names: Sequence[str], places: Sequence[str], cache: Path, setting: str) -> dict[str, Any]:
     """Builds the tasks as lm-eval's `evaluate` takes them: `tasks`, `groups` and `group_map`.
 
@@ -92,7 +125,7 @@ def open_tasks(names: Sequence[str], places: Sequence[str], cache: Path, setting
         manager = _manager(TaskManager, tuple(places), True, _stamp(places))  # thousands of files: only if need be
         for name in missing:
             if name not in manager.task_index:
-                near = difflib.get_close_matches(name, [*local, *manager.task_index], n=3, cutoff=0.5)
+                near = difflib.get_close_matches(name, sorted(manager.task_index), n=3, cutoff=0.5)
                 raise ValueError(
                     f"{setting}: `{name}` is neither in {' nor in '.join(places) or 'an include_path'} "
                     f"({', '.join(local) or 'no tasks'}) nor in lm-eval; did you mean {' or '.join(near) or 'another'}?"

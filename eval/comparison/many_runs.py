@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.comparison.paired import SAMPLES, Scores, adjusted_among, compare_scores
+from eval.comparison.paired import SAMPLES, Scores, adjusted_among, compare_scores, question_of
 from eval.results import Change
 
 
@@ -26,8 +26,25 @@ class Comparison:
     changes: dict[str, list[Change]]
 
     def counted(self, label: str) -> Counter[str]:
-        """Counts the verdicts of a run."""
-        return Counter(change.verdict for change in self.changes[label])
+        """Counts the verdicts of a run. The scores of a perplexity set, the same in several units, count once."""
+        found: dict[tuple[str, ...], str] = {}
+        for change in self.changes[label]:
+            question = question_of(change)
+            if change.verdict != "incomparable" or question not in found:
+                found[question] = change.verdict
+        return Counter(found.values())
+
+    @property
+    def tested(self) -> int:
+        """Number of differences that Holm's method ran over."""
+        return len(
+            {
+                (label, *question_of(change))
+                for label, changes in self.changes.items()
+                for change in changes
+                if change.p is not None
+            }
+        )
 
 
 def compare(runs: Sequence[Path], names: Sequence[str] | None = None, reference: int = 0) -> Comparison:

@@ -7,7 +7,7 @@ intervals do. Scores without items are compared by their two intervals, and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +16,13 @@ import numpy as np
 from eval.comparison.comparable import other_rules, other_set
 from eval.comparison.scored_items import NoItems, ScoredItems, ScoreItems, common
 from eval.comparison.significance import LEVEL, CorpusMetric, PairedOutcome, compare_corpora, compare_ratios, holm
-from eval.results import EXACT, Change, Result, Results, load_results
+from eval.results import EXACT, Change, Result, Results, ScoreName, load_results
 
 SAMPLES = 1000
 _Z = 1.959963984540054
+# Scores of a perplexity set that are the same nats, in other units.
+_SAME_NATS = {"bits_per_byte", "nats_per_token", "perplexity", "word_perplexity", "byte_perplexity"}
+_BOTH_INFINITE = "both are infinite; compare the bits per byte or nats per token of the set"
 # Scores that no model makes, baselines, and what is neither better nor worse.
 _NO_MODEL = {
     ("chat", "length"),
@@ -106,23 +109,25 @@ def adjusted_among(groups: Mapping[str, Sequence[Change]], results: dict[str, Re
     for run, changes in groups.items():
         for change in changes:
             if change.p is not None:
-                key = _question(run, change)
+                key = (run, *question_of(change))
                 questions[key] = max(change.p, questions.get(key, 0.0))
     corrected = dict(zip(questions, holm(list(questions.values())), strict=True))
     return {
         run: [
-            change if change.p is None else _verdict(change, corrected[_question(run, change)], len(questions), results)
+            change
+            if change.p is None
+            else _verdict(change, corrected[run, *question_of(change)], len(questions), results)
             for change in changes
         ]
         for run, changes in groups.items()
     }
 
 
-def _question(run: str, change: Change) -> tuple[str, ...]:
-    kind, subject, rest = (*change.name.split("/", 2), "", "")[:3]
-    tag = rest.partition("/")[2]
-    own = (kind, subject, tag) if kind == "perplexity" else (change.name,)
-    return (run, change.against, *own)
+def question_of(change: Change) -> tuple[str, ...]:
+    """Returns what a change answers, without the run: scores of a perplexity set are one question in several units."""
+    kind, subject, metric, tag = ScoreName.parse(change.name)
+    own = (kind, subject, tag) if kind == "perplexity" and metric in _SAME_NATS else (change.name,)
+    return (change.against, *own)
 
 
 def _verdict(change: Change, corrected: float, count: int, results: dict[str, Result]) -> Change:
@@ -181,18 +186,26 @@ def _by_items(
     if not pair[0].corpus and not all(values[:, 1].sum() > 0 for values in chosen):
         return replace(counted, reason="the items that both have add up to a denominator of 0")
     outcome = _outcome(ours, pair, chosen, samples)
-    partly = f"on the {counted.n:,} items that both have, of {counted.n_after:,} and {counted.n_before:,}"
+    counted = replace(counted, before=outcome.before, after=outcome.after)
+    if outcome.before == outcome.after and not math.isfinite(outcome.after):
+        return replace(counted, reason=_BOTH_INFINITE)
     return replace(
         counted,
-        before=outcome.before,
-        after=outcome.after,
         low=outcome.low,
         high=outcome.high,
         p=outcome.p if outcome.differing else None,
         method=outcome.method,
         verdict="no difference",
-        reason=partly if max(counted.n_after, counted.n_before) > counted.n else None,
+        reason="; ".join(_reservations(counted, pair[0].windows)) or None,
     )
+
+
+def _reservations(change: Change, windows: bool) -> Iterator[str]:
+    """Yields what to keep in mind of the items that were compared."""
+    if max(change.n_after, change.n_before) > change.n:
+        yield f"on the {change.n:,} items that both have, of {change.n_after:,} and {change.n_before:,}"
+    if windows:
+        yield f"the {change.n:,} items are windows of few documents, and not independent: p may be too small"
 
 
 def _outcome(
@@ -214,6 +227,8 @@ def _by_intervals(plain: Change, ours: Result, theirs: Result, why: str) -> Chan
     if reason := other_set(ours, theirs):
         return replace(plain, reason=f"{reason}; {why}")
     if ours.value == theirs.value:
+        if not math.isfinite(ours.value):
+            return replace(plain, reason=f"{_BOTH_INFINITE}; {why}")
         return replace(plain, verdict="no difference", method=f"equal scores ({why})")
     if ours.interval.startswith(EXACT) and theirs.interval.startswith(EXACT):
         better = (ours.value > theirs.value) == ours.higher_is_better

@@ -35,6 +35,7 @@ class ScoreItems:
         values: of shape (n, 2): numerators and denominators; or (n, k): sufficient statistics.
         corpus: the values are statistics of a score of the whole corpus.
         exponential: the score is e to the power of the ratio.
+        windows: the items are windows of few documents.
     """
 
     ids: list[str]
@@ -42,6 +43,7 @@ class ScoreItems:
     values: Array
     corpus: bool = False
     exponential: bool = False
+    windows: bool = False
 
     @property
     def ratio(self) -> float:
@@ -114,25 +116,25 @@ class ScoredItems:
         members = members_of(result)
         if not members or any(name not in scores for name, _ in members):
             raise NoItems("a task of it has no score")
-        items = centred([(self.of(scores[name]), chance) for name, chance in members])
+        items = centred([(name, self.of(scores[name]), chance) for name, chance in members])
         if not math.isclose(items.score(result), result.value, rel_tol=_ROUNDING, abs_tol=1e-9):
             raise NoItems(f"its items give {items.score(result):.6g}, not {result.value:.6g}")
         return items
 
 
-def centred(members: Sequence[tuple[ScoreItems, float]]) -> ScoreItems:
+def centred(members: Sequence[tuple[str, ScoreItems, float]]) -> ScoreItems:
     """Returns the items of a mean of centred accuracies: each task has the same weight, and so have its items.
 
     Args:
-        members: items of each task, and the accuracy of guessing.
+        members: name of each task's score, its items, and the accuracy of guessing.
     """
     ids, hashes, values = [], [], []
-    for number, (items, chance) in enumerate(members):
+    for name, items, chance in members:
         above, below = items.values.T
         weights = below / below.sum() / len(members)
         values.append(np.stack([(above - chance * below) / below * weights / (1 - chance), weights], axis=1))
         ids += items.ids
-        hashes += [f"{number}/{one}" for one in items.hashes]  # two tasks may ask the same
+        hashes += [f"{name}/{one}" for one in items.hashes]  # two tasks may ask the same
     return ScoreItems(ids, hashes, np.concatenate(values))
 
 
@@ -153,7 +155,8 @@ def _candidates(table: ItemTable, result: Result) -> Iterator[ScoreItems]:
         for known in (name, _RATIOS.get(head, head) + slash + rest):
             if (units := table.measure(known, subject, among)) is not None:
                 values = np.stack([units.numerators, units.denominators], axis=1)
-                yield ScoreItems(units.ids, units.hashes, values, exponential=head.endswith(_EXPONENTIAL))
+                power = head.endswith(_EXPONENTIAL)
+                yield ScoreItems(units.ids, units.hashes, values, exponential=power, windows=units.of_documents)
 
 
 def _of_log_likelihoods(statistics: Array) -> Array:

@@ -264,6 +264,6 @@ def compare_corpora(metric: CorpusMetric, ours: Array, theirs: Array, bootstrap_
         return PairedOutcome(before, after, None, None, 1.0, "no item differs", 0)
     p = corpus_randomised(metric, ours, theirs, TRIALS, SACREBLEU_SEED)
     _, differences = corpus_bootstrap(metric, ours, theirs, bootstrap_samples, SACREBLEU_SEED)
-    low, high = percentiles(differences) or (None, None)
+    low, high = percentiles(differences, len(ours)) or (None, None)
     method = f"sacrebleu's approximate randomisation ({TRIALS:,} trials), paired bootstrap"
     return PairedOutcome(before, after, low, high, p, method, differing)

@@ -64,7 +64,7 @@ def comparison_facts(comparison: Comparison) -> dict[str, Any]:
         "rows": _rows(comparison),
         "real": [row for one in others for row in _told(comparison, one, ("better", "worse"))],
         "undecided": [row for one in others for row in _told(comparison, one, ("incomparable",))],
-        "compared": sum(change.p is not None for change in judged),
+        "compared": comparison.tested,
         "unpaired": sum(change.p is not None and not change.n for change in judged),
         "seeds": other_seeds(comparison),
         "runs": _runs(runs),

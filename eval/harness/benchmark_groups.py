@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 from data_prep.decontamination.evaluation_sets import set_key
-from eval.results import Result
+from eval.results import Result, made_alike
 
 
 def metric_name(metric: str, filter_name: str) -> str:
@@ -100,8 +100,7 @@ def _combined(
         signature=first.signature,
         set=set_key([member.name, member.set] for _, member in members),
         settings={
-            **{key: value for key, value in first.settings.items() if key not in ("prompts", "task")},
+            **made_alike([member for _, member in members]),
             "weights": ", ".join(f"{weight:.6g}" for weight, _ in members),
-            "prompts": set_key([str(member.settings), str(member.task_version)] for _, member in members)[:8],
         },
     )

@@ -43,12 +43,14 @@ class Units:
     Attributes:
         ids: unique in the set. A stretch has the id of its document, `#` and its number.
         hashes: 16 hexadecimal digits of what was asked.
+        of_documents: true for stretches, which are not independent of one another as documents are.
     """
 
     ids: list[str]
     hashes: list[str]
     numerators: Floats
     denominators: Floats
+    of_documents: bool = False
 
 
 def to_table(items: Sequence[Item]) -> pa.Table:
@@ -161,7 +163,7 @@ class ItemTable:
         own = [f"{name}#{number}" for name, count in zip(ids, counts, strict=True) for number in range(count)]
         # Documents that were cut another way are no equal units.
         cut = [f"{name}/{count}" for name, count in zip(hashes, counts, strict=True) for _ in range(count)]
-        return Units(own, cut, numbers[:, 0], numbers[:, 1])
+        return Units(own, cut, numbers[:, 0], numbers[:, 1], of_documents=True)
 
     def statistics(
         self, metric: str, subject: str | None = None, tag: str | None = None

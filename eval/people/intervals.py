@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from eval.statistics import SEED, Interval, expanded_percentiles, student_t
+from eval.statistics import SEED, Interval, percentiles, student_t
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -40,7 +40,7 @@ def intervals(statistic: Statistic, prompts: Ints, raters: Ints | None, samples:
     if n < 2:
         return [None] * len(estimate)
     values = _resampled(statistic, prompts, samples)
-    found = [expanded_percentiles(column, n) for column in values.T]
+    found = [percentiles(column, n) for column in values.T]
     if raters is None:
         return found
     count = len(np.unique(raters[raters >= 0]))

@@ -10,7 +10,7 @@ from configs.common.layout import RESULTS, STAGES
 from configs.common.rendering import score
 from configs.schema.recipe import Recipe, find_run
 from configs.schema.stage_recipe import BASE
-from eval.comparison.paired import Scores, adjusted, compare_scores
+from eval.comparison.paired import Scores, adjusted, compare_scores, is_of_model
 from eval.comparison.scored_items import ScoredItems
 from eval.results import Change, Result, Results
 
@@ -65,7 +65,7 @@ class Baseline:
         for stage in dict.fromkeys(stage for stage, _ in named):
             wanted = [name for of, name in named if of == stage]
             for name in wanted:
-                found[f"{stage}:{name}"] = f"the baseline {self.label} has no such score"
+                found[f"{stage}:{name}"] = self._not_compared(name)
             if stage != BASE and not (self.other / STAGES / stage / RESULTS).is_file():
                 continue
             if stage != BASE and not (self.run / STAGES / stage / RESULTS).is_file():
@@ -77,6 +77,13 @@ class Baseline:
             stage = change.against.removeprefix(self.label).removeprefix(":") or BASE
             found[f"{stage}:{change.name}"] = change
         return found
+
+    def _not_compared(self, name: str) -> str:
+        """Says of a score why there is nothing to compare, before the baseline's scores have been looked at."""
+        own = self.results.by_name().get(name)
+        if own is not None and not is_of_model(own):
+            return "it is no score of a model, but of a program or a control beside it: compare the model's own"
+        return f"the baseline {self.label} has no such score"
 
     def _scores(self, stage: str) -> tuple[Scores, Scores]:
         if stage == BASE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -228,6 +229,8 @@ def _change_row(change: Change, result: Result | None) -> dict[str, Any]:
     percent = result is not None and shown(result).endswith("%")
 
     def difference(value: float) -> str:
+        if not math.isfinite(value):
+            return "–" if math.isnan(value) else f"{'+' if value > 0 else ''}{score(value)}"
         return f"{100 * value:+.1f}" if percent else f"{value:+.4g}"
 
     ends = "" if change.low is None or change.high is None else f"[{difference(change.low)}, {difference(change.high)}]"

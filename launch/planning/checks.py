@@ -57,7 +57,7 @@ def check(
         refuse_links(one.run_directory)
         problems += [*recipe_problems(one), *file_problems(one, reads_sources)]
         if not is_finished(one):  # a finished run needs no device, and the check no torch
-            problems += training_problems(one)
+            problems += [*training_problems(one), *unknown_benchmarks(one)]
             (problems if trains_here else elsewhere).extend(machine_problems(one, trains_here))
         (problems if scores_here else elsewhere).extend([*missing_packages(one), *missing_baseline(one)])
         notable += notes(one)
@@ -107,6 +107,21 @@ def recipe_problems(recipe: Recipe) -> list[str]:
                 f"prompt in model.context_length {context}; lower it"
             )
     return problems
+
+
+def unknown_benchmarks(recipe: Recipe) -> list[str]:
+    """Returns the problem of benchmarks that no task file names; otherwise it would show when training has ended."""
+    from data_prep.decontamination.benchmark_tasks import unknown_tasks
+
+    section = recipe.evaluation.benchmarks
+    own = [] if section.include_path is None else [section.include_path]
+    if not all(Path(place).is_dir() for place in own):
+        return []  # which is another problem
+    known = " nor in ".join(own) or "an include_path"
+    return [
+        f"evaluation.benchmarks.tasks: `{name}` is neither a task in {known} nor one of lm-eval; correct it"
+        for name in unknown_tasks(section.names, own)
+    ]
 
 
 def missing_baseline(recipe: Recipe) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,11 +84,31 @@ def test_a_reward_model_has_no_aggregate() -> None:
     assert core_results(applicable(Evaluation(**values), "reward").core, []) == ([], [])
 
 
+def test_how_the_tasks_were_made_is_told_alike_however_they_were_read() -> None:
+    """Stored scores come back with their settings in another order, and a recipe may list its tasks in any order."""
+    settings = {"lm-eval": "0.4", "shots": 0, "prompts": "p", "task": "t", "precision": "fp32"}
+    made = [replace(one, settings={**settings, "prompts": one.name}) for one in SCORES]
+    kept = [replace(one, settings=dict(sorted(one.settings.items()))) for one in reversed(made)]
+    ((one,), _) = core_results(Core(tasks=["copa", "arc"]), made)
+    ((other,), _) = core_results(Core(tasks=["arc", "copa"]), kept)
+    assert difference(one, other) is None
+    assert {name: one.settings[name] for name in ("lm-eval", "shots", "precision")} == {
+        "lm-eval": "0.4", "shots": 0, "precision": "fp32",
+    }  # fmt: skip
+    in_bf16 = [replace(one, settings={**one.settings, "precision": "bf16"}) for one in made]
+    ((other,), _) = core_results(Core(tasks=["copa", "arc"]), in_bf16)
+    assert difference(one, other) == "precision fp32 against bf16", "and not that the prompts differ"
+    asked = [replace(made[0], settings={**made[0].settings, "prompts": "q"}), *made[1:]]
+    ((other,), _) = core_results(Core(tasks=["copa", "arc"]), asked)
+    assert "prompts" in (difference(one, other) or "")
+
+
 def test_two_runs_are_compared_on_the_items_of_all_tasks() -> None:
     """0.5 of two items against a chance of 0.5, and 3 of 4 against 0.25: the mean of 0 and 2/3."""
     tasks = [([1.0, 0.0], 0.5), ([1.0, 1.0, 0.0, 1.0], 0.25)]
     members = [
         (
+            f"task {c}",
             ScoreItems(
                 [str(n) for n in range(len(right))], ["h"] * len(right), np.array([[one, 1.0] for one in right])
             ),

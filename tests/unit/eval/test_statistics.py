@@ -18,7 +18,7 @@ from configs.common.rendering import score
 from eval.likelihood.compressors import compression_results
 from eval.likelihood.perplexity import SetScores, perplexity_results
 from eval.results import Result, load_results
-from eval.statistics import bootstrap, bootstrap_ratio, no_interval, wilson
+from eval.statistics import bootstrap, bootstrap_difference, bootstrap_ratio, no_interval, wilson
 from tests.parts.fake_run import fake_results
 
 
@@ -53,6 +53,14 @@ def test_bootstrap_is_repeatable_and_needs_two() -> None:
     assert bootstrap([1.0], sum, 200) is None
     outcome = bootstrap([(1, 2), (3, 4)], lambda items: sum(a for a, _ in items), 1000)
     assert outcome is not None and outcome[1] == 100  # aggregates of anything but numbers are slow
+
+
+def test_an_interval_of_differences_that_are_not_numbers_is_none(recwarn: pytest.WarningsRecorder) -> None:
+    """e to the power of two large ratios is infinite twice, and so their difference is none."""
+    nats, sizes = np.linspace(800, 900, 8), np.ones(8)
+    with np.errstate(over="ignore"):
+        assert bootstrap_difference((nats, sizes), (nats + 1, sizes), 50, np.exp) is None
+    assert not [one for one in recwarn if "invalid" in str(one.message)]
 
 
 def test_interval_is_drawn_over_windows_when_documents_are_few() -> None:

@@ -75,7 +75,8 @@ def test_no_claim_without_an_interval_that_has_a_width(tmp_path: Path) -> None:
     nothing = score(low=None, high=None)
     assert change(nothing, nothing).verdict == "no difference"
     infinite = score(value=np.inf, low=9.0, high=np.inf)
-    assert change(infinite, infinite).verdict == "no difference"
+    found = change(infinite, infinite)
+    assert found.verdict == "incomparable" and "both are infinite" in (found.reason or "")
     assert change(infinite, score()).verdict == change(score(), infinite).verdict == "incomparable"
 
 

@@ -100,6 +100,50 @@ def test_bits_per_byte_by_randomisation(tmp_path: Path) -> None:
     assert perplexity.low < perplexity.after - perplexity.before < perplexity.high < 0
 
 
+def test_two_infinite_perplexities_have_no_order(tmp_path: Path) -> None:
+    """e to the power of either is infinite, and neither of two infinities is below the other; their bits tell."""
+    infinite = {"value": math.inf, "low": None, "high": None}
+    runs = []
+    for name, bits in (("before", [300.0, 310.0]), ("after", [320.0, 330.0])):
+        items = documents(bits)
+        one = replace(score("perplexity/h/perplexity", items, "nats_per_token"), **infinite)
+        runs.append(write_scores(tmp_path / name, {"perplexity/h": items}, [one]))
+    before, after = runs
+    change = changes(after, before)["perplexity/h/perplexity"]
+    assert change.verdict == "incomparable" and "both are infinite" in (change.reason or "")
+    for run in runs:
+        items_file(run / "scores", "perplexity/h").unlink()
+    change = changes(after, before)["perplexity/h/perplexity"]
+    assert change.verdict == "incomparable" and "both are infinite" in (change.reason or "")
+
+
+def test_windows_of_few_documents_are_called_so(tmp_path: Path) -> None:
+    def run(name: str, gain: float) -> Path:
+        units = np.stack([np.linspace(2, 3, 30) - gain, np.ones(30)], axis=1)
+        above, below = units.sum(axis=0)
+        own = {"bits_per_byte": (float(above), float(below))}
+        item = Item("a", hash_of("a"), "a", measures=own, units={"bits_per_byte": tuple(units.ravel())})
+        return write_scores(
+            tmp_path / name, {"perplexity/h": [item]}, [score("perplexity/h/bits_per_byte", [item], "bits_per_byte")]
+        )
+
+    change = changes(run("after", 0.1), run("before", 0.0))["perplexity/h/bits_per_byte"]
+    assert change.verdict == "better" and change.n == 30
+    assert change.reason == "the 30 items are windows of few documents, and not independent: p may be too small"
+
+
+def test_what_is_learnt_within_the_context_is_a_question_of_its_own() -> None:
+    """Its p must not stand for that of the bits per byte of the same set, which the units of one loss share."""
+    plain = Change("", "a", 2.0, 1.9, -0.2, 0.0, 0.001, "test", "no difference")
+    names = ("bits_per_byte", "perplexity", "nats_per_token", "late_minus_early_nats")
+    results = {
+        f"perplexity/h/{name}": score(f"perplexity/h/{name}", documents([2.0]), "bits_per_byte") for name in names
+    }
+    found = adjusted([replace(plain, name=name, p=0.9 if "late" in name else 0.001) for name in results], results)
+    assert [change.verdict for change in found] == ["better", "better", "better", "no difference"]
+    assert found[0].adjusted == pytest.approx(0.002), "two questions"
+
+
 def test_a_bound_beside_an_exact_score_says_what_a_difference_means(tmp_path: Path) -> None:
     items = right_or_wrong("copa", [1] * 30 + [0] * 10)
     exact, bound, other = (

@@ -9,7 +9,7 @@ import pytest
 
 from eval.comparison import significance
 from eval.comparison.significance import Array, PairedOutcome, compare_ratios, holm, mcnemar_interval
-from eval.statistics import mcnemar
+from eval.statistics import bootstrap_difference, mcnemar
 
 N = 60
 
@@ -79,6 +79,18 @@ def test_the_interval_of_right_and_wrong_covers_the_truth() -> None:
         low, high = mcnemar_interval(int(lost), int(gained), 80)
         inside += low is not None and high is not None and low <= 0.08 <= high
     assert inside >= 186
+
+
+@pytest.mark.parametrize("n", [8, 13])
+def test_intervals_of_few_items_hold_the_truth_too(n: int) -> None:
+    """Plain percentiles of a bootstrap over so few items hold it in 87 and 88 of 100 cases."""
+    generator, inside, cases = np.random.default_rng(22), 0, 300
+    for _ in range(cases):
+        sizes = generator.integers(50, 900, n).astype(float)
+        theirs, ours = (sizes * (2.0 + generator.normal(0, 0.05, n)) for _ in range(2))
+        low, high = bootstrap_difference((ours, sizes), (theirs, sizes), 200) or (1.0, 1.0)
+        inside += low <= 0 <= high
+    assert inside >= 0.905 * cases
 
 
 def test_two_items_say_nothing() -> None:

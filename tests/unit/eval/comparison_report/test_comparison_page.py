@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from eval.comparison_report.comparison_page import write_comparison
 from eval.comparison_report.recipe_differences import recipe_differences
 from eval.results import load_results
 from launch.cli import main
+from launch.headlines import print_comparison
 from tests.parts.fake_run import fake_recipe, fake_results, write_fake_run, write_metrics
 from tests.parts.scored_run import documents, right_or_wrong, score, write_scores
 from tests.unit.eval.report.test_page import check_page
@@ -124,6 +126,26 @@ def test_the_command(three: list[Path], tmp_path: Path, capsys: pytest.CaptureFi
     ):
         assert main(["compare", *map(str, wrong), *out]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_units_of_one_score_count_once_and_names_are_printed_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bits per byte and nats per token are one difference, on the page as in Holm's method."""
+    runs = [run_with(tmp_path / name, gain) for name, gain in (("one", 0.0), ("two", 0.05))]
+    for run, shots in zip(runs, (0, 5), strict=True):
+        results = load_results(run)
+        nats = replace(results.results[0], name="perplexity/heldout/nats_per_token")
+        nats = replace(nats, value=nats.value * 4 * math.log(2), low=None, high=None)
+        asked = replace(results.results[1], settings={"shots": shots})
+        replace(results, results=[results.results[0], nats, asked]).save(run)
+    comparison = compare(runs)
+    assert comparison.tested == 1 and dict(comparison.counted("two")) == {"better": 1, "incomparable": 1}
+    monkeypatch.setenv("COLUMNS", "40")
+    print_comparison(comparison)
+    said = capsys.readouterr().out
+    assert "perplexity/heldout/nats_per_token " in said and "…" not in said
+    assert f"≠ {COPA}: shots 5 against 0" in said, "why, beside the mark"
 
 
 def test_what_a_seed_makes_is_no_difference_of_recipes(tmp_path: Path) -> None:

@@ -105,6 +105,17 @@ def test_a_gate_that_cannot_be_evaluated(tmp_path: Path, gate: str, message: str
         check_gates(run_with(tmp_path / "run", gates=(gate,)))
 
 
+def test_a_program_is_not_compared_with_a_baseline(tmp_path: Path) -> None:
+    """The size that gzip makes of a set says nothing of a model, so the gate says that, not that a score is missing."""
+    name = "compression/heldout/gzip_bits_per_byte"
+    run, other = run_with(tmp_path / "run", gates=(f"{name} not worse than baseline",)), run_with(tmp_path / "other")
+    for one in (run, other):
+        results = load_results(one)
+        replace(results, results=[*results.results, replace(results.results[0], name=name)]).save(one)
+    (found,) = check_gates(run, other)
+    assert not found.passed and (found.reason or "").startswith("it is no score of a model, but of a program")
+
+
 def test_a_gate_that_needs_a_baseline_has_not_passed_without_one(tmp_path: Path) -> None:
     run = run_with(tmp_path / "run", gates=(GATES[0], f"{BITS} < 3"))
     gates = check_gates(run)

@@ -45,6 +45,7 @@ PROBLEMS = {
     "evaluation.translation=[{name: t, path: pairs.jsonl, tokenize: klingon}]": "no tokenizer `klingon`",
     "evaluation.translation=[{name: t, path: pairs.jsonl, max_new_tokens: 31}]": "31 leaves no room for a prompt",
     "evaluation.benchmarks={tasks: [x], include_path: nowhere}": "include_path: ",
+    "evaluation.benchmarks.tasks=[replica_copper]": "`replica_copper` is neither a task in an include_path nor one of",
     "train.init_from=nowhere": "train.init_from: ",
     "train.ranks=3": "train.global_batch_size 8 cannot be divided over 3 ranks",
     "deepspeed={gradient_clipping: 7.0}": "deepspeed.gradient_clipping: 7.0 clashes with",
