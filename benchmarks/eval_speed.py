@@ -9,8 +9,9 @@ configs/tasks/lambada.jsonl.gz, in the shapes of published ones:
 - shots: MMLU, five-shot. Five solved questions of a subject, a question, and the letters A to D.
 - answers: a text to continue up to a line end, `generate_until`, at most 64 tokens, as in five-shot translation.
 
-`hf` runs once with each of `--their-batch`, and the fastest counts. "whole" is lm-eval's `evaluate`, with what it does
-for either model: rendering, scores. "model" is what the model's methods take, tokenization included. Log-likelihoods
+`hf` runs once with each of `--their-batch`, and the fastest counts. "whole" is lm-eval's `evaluate` with rendering and
+scores; ours compiles each template of a task once, `hf` as lm-eval does. "model" is what the model's methods take,
+tokenization included. Log-likelihoods
 and texts of both are compared, item by item. Weights are random: time does not depend on them.
 """
 
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,7 @@ def measure(kind: str, names: list[str], models: tuple[Any, Any, Path], options:
     from data_prep.decontamination.benchmark_tasks import quiet
     from eval.harness.benchmarks import load_tasks
     from eval.harness.lm_eval_adapter import ReplicaLM
+    from eval.harness.template_cache import templates_compiled_once
     from eval.reading.reader import LocalReader
 
     model, vocab, exported = models
@@ -219,7 +222,8 @@ def measure(kind: str, names: list[str], models: tuple[Any, Any, Path], options:
         for number in range(options.rounds):
             for name in sorted(sides, reverse=bool(number % 2)):
                 tasks = load_tasks(section, options.directory / "cache")
-                total, own, samples[name] = evaluated(sides[name], tasks, clock)
+                with templates_compiled_once() if name == "ours" else nullcontext():  # as `replica eval` does
+                    total, own, samples[name] = evaluated(sides[name], tasks, clock)
                 whole[name].append(total)
                 inside[name].append(own)
     medians = {name: (statistics.median(whole[name]), statistics.median(inside[name])) for name in sides}

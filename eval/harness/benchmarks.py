@@ -21,6 +21,7 @@ from eval.contamination import labelled, split
 from eval.harness.benchmark_groups import group_results, is_score, score_name
 from eval.harness.benchmark_items import has_choices, right_choices, task_items
 from eval.harness.task_settings import apply_settings, named_settings
+from eval.harness.template_cache import templates_compiled_once
 from eval.items.item import Item
 from eval.parts import Scored
 from eval.reading.reader import Reader
@@ -58,7 +59,9 @@ def benchmark_results(
     results: dict[str, Result] = {}
     items: dict[tuple[str, str], Item] = {}
     for entry in section.entries:
-        scored = _entry_results(entry, section, ReplicaLM(reader, vocab, progress, chat), bootstrap_samples, touched)
+        adapter = ReplicaLM(reader, vocab, progress, chat)
+        with templates_compiled_once():
+            scored = _entry_results(entry, section, adapter, bootstrap_samples, touched)
         # A task may belong to several groups; its first score counts.
         for result in scored.results:
             results.setdefault(result.name, result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,6 +126,22 @@ def test_settings_of_generation_replace_those_of_the_task(place: Path, reader: R
     assert "generation unknown against" in (difference(one, other) or "")
     again = ask(place, reader, vocab, "writes")
     assert by_name(again)["writes/exact_match"].settings == one.settings, "the task's own settings are as they were"
+
+
+def test_templates_are_compiled_once_for_all_items(
+    place: Path, reader: Reader, vocab: Vocab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.utils import env
+
+    compiled, usual = Counter[str](), env.compile
+
+    def watched(source: str) -> object:
+        compiled[source] += 1
+        return usual(source)
+
+    monkeypatch.setattr(env, "compile", watched)
+    ask(place, reader, vocab, BenchmarkTask(task="writes", num_fewshot=2))
+    assert compiled["{{choices[gold]}}"] == 1, compiled
 
 
 def test_which_task_it_was(place: Path, reader: Reader, vocab: Vocab) -> None:
