@@ -182,7 +182,7 @@ def prequential_results(checkpoint: CheckpointInfo) -> list[Result]:
             unit="bits per byte of training text",
             higher_is_better=False,
             interval=f"{EXACT}: a sum of losses, not an estimate",
-            note=f"{size:,.0f} bytes that were read once, in {nats / math.log(2) / 8:,.0f}",
+            note=f"{size:,.0f} bytes that were read once, in {nats / math.log(2) / 8:,.0f} bytes of code",
             set=checkpoint.data_fingerprint,
             settings={"bytes": int(size)},
         )

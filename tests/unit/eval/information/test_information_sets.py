@@ -268,6 +268,7 @@ def test_gates_and_page_know_the_scores(tmp_path: Path, vocab: Vocab) -> None:
     gate = "information/s/saved_bits/0-shot > information/s/other_saved_bits/0-shot"
     run = write_fake_run(tmp_path / "run", gates=[gate], results=scored.results)
     page = write_report(run).read_text(encoding="utf-8")
+    assert "Beyond it" in page and ", clean" not in page
     assert "What one text says of another" in page and "<b>0.21</b>" in page and "chance 25%" in page
     assert [one.passed for one in check_gates(run)] == [True]
     known = load_run(run).model_copy(update={"evaluation": Evaluation(information=[section])})

@@ -87,6 +87,14 @@ def test_whole_page(tmp_path: Path) -> None:
     assert html.count("<svg") == 4
 
 
+def test_several_held_out_sets_share_a_section(tmp_path: Path) -> None:
+    results = fake_results().results
+    second = [replace(one, name=one.name.replace("/heldout/", "/plays/")) for one in results if "/heldout/" in one.name]
+    page = check_page(write_report(write_fake_run(tmp_path / "run", gates=[], results=[*results, *second])))
+    assert page.headings.count("Held-out text, compressed") == 1
+    assert len(re.findall(r"gzip -9", " ".join(page.text))) == 2 and "plays" in " ".join(page.text)
+
+
 def test_a_bound_and_a_gap_are_shown_as_such(tmp_path: Path) -> None:
     results = [replace(one, note=f"upper bound, 16 draws; {one.note}") for one in fake_results().results]
     gap = Sample("infill", "Prompt 1", "a<|mask|>*2 b", "a c d b", "temperature 0.8")
