@@ -145,6 +145,10 @@ class Divergence(Section):
     """The penalty for leaving the model that training started from (Kullback-Leibler)."""
 
     coefficient: float = Field(0.0, ge=0, description="Strength; 0: none, and no reference is kept.")
+    measure: bool = Field(
+        False,
+        description="Measure it at strength 0 too, as `train/kl`: one pass of the reference over each rollout.",
+    )
     where: Literal["reward", "loss"] = Field(
         "reward",
         description="reward: subtract it from the reward, unbiased. loss: add it to the loss (arXiv:2402.03300).",
@@ -152,6 +156,11 @@ class Divergence(Section):
     estimator: Literal["k1", "k2", "k3"] = Field(
         "k1", description="Estimator of a token's divergence (Schulman 2020). `reward` takes k1."
     )
+
+    @property
+    def compares(self) -> bool:
+        """Tells whether the model that training started from is kept beside the policy."""
+        return self.measure or self.coefficient > 0
 
     @model_validator(mode="after")
     def _unbiased_in_reward(self) -> Divergence:

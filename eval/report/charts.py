@@ -13,6 +13,7 @@ Point = tuple[float, float]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 34
 _MOST_POINTS = 400
+_LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Axes:
 
     Attributes:
         zero: start the vertical axis at zero.
+        share: values are shares: the vertical axis ends at 1, and shows a tenth or more, so that a blip looks small.
         x_ticks: positions of labels on the horizontal axis; None: chosen automatically.
     """
 
@@ -44,6 +46,7 @@ class Axes:
     x_format: Callable[[float], str]
     y_format: Callable[[float], str]
     zero: bool = False
+    share: bool = False
     x_ticks: Sequence[float] | None = None
     y_label: str = ""
 
@@ -78,7 +81,7 @@ def smooth(points: Sequence[Point], share: float = 0.03) -> list[Point]:
     return out
 
 
-def _bounds(series: Sequence[Series], zero: bool) -> tuple[float, float, float, float]:
+def _bounds(series: Sequence[Series], zero: bool, share: bool = False) -> tuple[float, float, float, float]:
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
     low, high = min(ys), max(ys)
@@ -89,6 +92,9 @@ def _bounds(series: Sequence[Series], zero: bool) -> tuple[float, float, float, 
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     # What is never negative, such as a share, has no axis below zero.
     floor = max(0.0, low - margin) if low >= 0 else low - margin
+    if share:
+        high = min(1.0, max(high + margin, floor + _LEAST_SHARE))
+        return min(xs), max(xs), 0.0 if zero else max(0.0, min(floor, high - _LEAST_SHARE)), high
     return min(xs), max(xs), 0.0 if zero else floor, high + margin
 
 
@@ -118,7 +124,7 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
 def line_chart(series: Sequence[Series], axes: Axes, *, title: str, width: int = 560, height: int = 260) -> Markup:
     """Renders lines over a shared pair of axes; `title` describes the chart for screen readers."""
     series = [replace(line, points=thin(line.points)) for line in series if line.points]
-    x_low, x_high, y_low, y_high = _bounds(series, axes.zero)
+    x_low, x_high, y_low, y_high = _bounds(series, axes.zero, axes.share)
     inner_width, inner_height = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
 
     def across(x: float) -> float:

@@ -66,10 +66,13 @@ def _objective_charts(history: History) -> list[dict[str, Any] | None]:
     if not _is_scored(history):
         return []
 
-    def both(name: str) -> list[tuple[str, str]]:
-        return [(f"train/{name}", "training"), (f"val/{name}", "held out")]
-
     answers = bool(history.get("train/reward"))
+
+    def both(name: str) -> list[tuple[str, str]]:
+        # Held-out prompts are answered with the likeliest tokens, so their line stands higher from the start.
+        told = ("training, drawn", "held out, greedy") if answers else ("training", "held out")
+        return [(f"train/{name}", told[0]), (f"val/{name}", told[1])]
+
     accuracy = "Share of right answers" if answers else "Share of pairs with the chosen answer ahead"
     sides = [("train/reward_chosen", "chosen"), ("train/reward_rejected", "rejected")]
     chances = [("train/log_prob_chosen", "chosen"), ("train/log_prob_rejected", "rejected")]
@@ -117,6 +120,6 @@ def _chart(
     if not series:
         return None
     shown = [line for line in series if not line.faint]
-    axes = Axes(x_label="step", x_format=short, y_format=y_format, zero=zero)
+    axes = Axes(x_label="step", x_format=short, y_format=y_format, zero=zero, share=y_format is _percent)
     svg = line_chart(series, axes, title=title, height=200 if small else 280)
     return {"title": title, "legend": shown if len(shown) > 1 else [], "svg": svg, "small": small}

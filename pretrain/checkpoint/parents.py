@@ -30,7 +30,7 @@ def roles(recipe: Recipe) -> dict[str, str]:
     if isinstance(objective, Preference) and objective.needs_reference:
         found["reference"] = own
     if isinstance(objective, Reinforcement):
-        if objective.kl.coefficient:
+        if objective.kl.compares:
             found["reference"] = own
         if objective.rewards.model is not None:
             found["reward"] = objective.rewards.model.stage

@@ -25,7 +25,7 @@ class PolicyLoss(LossModule):
         self.clip, self.temperature = (low, high), settings.rollout.temperature
         self.divergence = settings.kl
         self.vocab_size: int | None = None  # rows of the embedding from here on are padding, which is never drawn
-        self.stat_names = ("clip_fraction", "entropy", "logp_gap", *(("kl",) if settings.kl.coefficient else ()))
+        self.stat_names = ("clip_fraction", "entropy", "logp_gap", *(("kl",) if settings.kl.compares else ()))
 
     def loss(
         self, tokens: Tensor, targets: Tensor, weights: Tensor, positions: Tensor | None, **columns: Tensor
@@ -43,9 +43,9 @@ class PolicyLoss(LossModule):
         old = columns.get(OLD, now)  # the ratio of the first update is 1, whatever rounding does
         loss, clipped = clipped_loss(log_probs, old, columns[ADVANTAGE], self.clip)
         statistics = [clipped.float(), entropy.detach(), (now - columns[SAMPLED]).abs()]
-        if self.divergence.coefficient:
+        if self.divergence.compares:
             reference = columns[REFERENCE]
-            if self.divergence.where == "loss":
+            if self.divergence.where == "loss" and self.divergence.coefficient:
                 penalty = divergence_loss(log_probs, old, reference, self.divergence.estimator)
                 loss = loss + self.divergence.coefficient * penalty
             statistics.append(divergence(now, reference, "k1"))

@@ -102,11 +102,11 @@ class PolicyOptimisation(Objective):
             ValueError: on every rank.
         """
         path = self.recipe.train.init_from
-        if not self._settings.kl.coefficient or path is None or base is None:
+        if not self._settings.kl.compares or path is None or base is None:
             return
         if base not in base_fingerprints(Path(path))[:1]:
             raise ValueError(
-                f"train.init_from {path} holds other weights than this run started from, and kl.coefficient compares "
+                f"train.init_from {path} holds other weights than this run started from, and `kl` compares "
                 "with those; name the directory of that checkpoint, or start a new run with another --out"
             )
 
@@ -205,12 +205,12 @@ class PolicyOptimisation(Objective):
 
     def _frozen_policy(self, data: DataManifest, engine: Engine) -> EvaluateReference | None:
         """The model that training started from, where answers are compared with it."""
-        if not self._settings.kl.coefficient:
+        if not self._settings.kl.compares:
             return None
         if self.recipe.train.init_from is None:
             raise ValueError(
-                "kl.coefficient compares with the model that training starts from; set train.init_from, or "
-                "kl.coefficient 0"
+                "`kl` compares with the model that training starts from; set train.init_from, or kl.coefficient 0 "
+                "and no kl.measure"
             )
         frozen = FrozenModel.beside(engine, Path(self.recipe.train.init_from))
         assert self._module is not None
@@ -218,7 +218,7 @@ class PolicyOptimisation(Objective):
             raise ValueError(
                 f"{self.recipe.train.init_from} has {frozen.model.vocab_size} tokens and this data's vocabulary "
                 f"{data.vocab_size}, so the model that training starts from cannot judge its answers; fine-tune it on "
-                "conversations first (a stage of kind sft), or set kl.coefficient 0"
+                "conversations first (a stage of kind sft), or set kl.coefficient 0 and no kl.measure"
             )
         # Tokens that the checkpoint was not trained on begin here as they do in training; padding is not read.
         weights = dict(frozen.model.named_parameters())

@@ -82,7 +82,7 @@ def stage_needs(recipe: Recipe, rows: int, setup: Setup, training: Memory, hardw
     if not isinstance(objective, Reinforcement):
         return None
     rollout, frozen = objective.rollout, dict[str, float]()
-    if objective.kl.coefficient:
+    if objective.kl.compares:
         frozen["reference"] = copy
     if objective.rewards.model is not None:
         frozen["reward model"] = copy

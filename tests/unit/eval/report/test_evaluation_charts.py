@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,10 @@ def test_sources_of_the_validation_split_share_a_chart() -> None:
     charts = training_charts(History({name: [(1.0, 2.0), (2.0, 1.5)] for name in names}))
     assert [chart["title"] for chart in charts] == ["Bits per byte of each source, validation"] * 2
     assert [line.label for chart in charts for line in chart["legend"]] == list("abcdefgh")
+
+
+def test_a_share_ends_at_one_and_a_blip_looks_small() -> None:
+    history = History({"train/reward": [(1.0, 0.5)], "train/stop_rate": [(1.0, 1.0), (2.0, 0.996), (3.0, 1.0)]})
+    (chart,) = [chart for chart in training_charts(history) if chart["title"] == "Share of answers that end"]
+    ticks = re.findall(r">([\d.]+)%</text>", chart["svg"])
+    assert max(map(float, ticks)) == 100 and min(map(float, ticks)) <= 92.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from configs.schema.recipe import RecipeError
 from pretrain.checkpoint.manifest import newest
 from pretrain.metrics.metrics_file import read_metrics
 from pretrain.objectives.objective import NothingToLearn
-from pretrain.rollout.rollout_record import read_rollout, recorded_steps
+from pretrain.rollout.rollout_record import digest, read_rollout, recorded_steps
 from tests.parts.rollout_run import digits_run, prepare_digits, rollout_recipe
 
 ROLLOUT = {"prompts": 2, "samples": 2, "max_new_tokens": 2}
@@ -81,6 +82,19 @@ def test_a_rollout_of_cut_answers_has_no_loss(run: Run) -> None:
     lines = [line for line in read_metrics(directory) if "train/reward" in line]
     assert [line["train/loss"] for line in lines] == [0, 0] and {line["train/stop_rate"] for line in lines} == {0}
     assert all(answer.finish == "length" for answer in read_rollout(directory, 1))
+
+
+def test_a_divergence_that_is_only_measured_changes_nothing(run: Run) -> None:
+    code = "def repeats(text, reference):\n    return float(ord(text[0]) % 3)\n"
+    found = []
+    for kl in ({}, {"measure": True}):
+        directory = run(code, {"kl": kl}, steps=3)
+        lines = [line for line in read_metrics(directory) if "train/reward" in line]
+        found.append((digest(directory), [line["train/loss"] for line in lines]))
+        shutil.rmtree(directory)
+        assert ("train/kl" in lines[0]) is bool(kl)
+    assert found[0] == found[1]
+    assert abs(lines[0]["train/kl"]) < 1e-6 and abs(lines[2]["train/kl"]) > 1e-5
 
 
 def test_a_trainer_that_sees_other_probabilities_stops(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
