@@ -19,6 +19,7 @@ from configs.safety.own_files import refuse_links
 from configs.safety.user_code import UserCode
 from configs.schema.batch_plan import solve_batch
 from configs.schema.pair_sets import GeneratedPairSet
+from configs.schema.reading_direction import needs_causal
 from configs.schema.recipe import Recipe, RecipeError
 from configs.schema.section import Custom
 from pretrain.checkpoint.compatible import is_finished
@@ -98,6 +99,8 @@ def recipe_problems(recipe: Recipe) -> list[str]:
                 f"evaluation.perplexity `{item.name}`: stride {item.stride} is more than {whose} "
                 f"{seen}, so tokens would be left out; lower it"
             )
+    if recipe.evaluation.compression.codec:
+        problems += _problems_of(lambda: needs_causal(recipe.model, "evaluation.compression.codec"))
     for where, pairs in _generated_pairs(recipe):
         if "bleu" in pairs.score and find_spec("sacrebleu"):
             problems += _bleu_problem(where, pairs.tokenize)
@@ -179,6 +182,10 @@ def missing_packages(recipe: Recipe) -> list[str]:
     found = []
     if recipe.evaluation.benchmarks.tasks and find_spec("lm_eval") is None:
         found.append("evaluation.benchmarks: lm-eval is not installed; run `pip install lm-eval`")
+    if recipe.evaluation.compression.codec and find_spec("constriction") is None:
+        found.append(
+            "evaluation.compression.codec: constriction is not installed; run `pip install 'gpt-replica[codec]'`"
+        )
     for where, pairs in _generated_pairs(recipe):
         if "rouge" in pairs.score and find_spec("rouge_score") is None:
             found.append(f"{where}: rouge-score is not installed; run `pip install rouge-score`")

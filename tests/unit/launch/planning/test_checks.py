@@ -169,15 +169,25 @@ def test_packages_of_scoring_are_asked_for_where_it_scores_alone(
     make: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A node that trains has neither sacrebleu nor lm-eval."""
-    missing = ("sacrebleu", "lm_eval")
+    missing = ("sacrebleu", "lm_eval", "constriction")
     monkeypatch.setattr(checks, "find_spec", lambda name: None if name in missing else importlib.util.find_spec(name))
-    recipe = make(PAIRS, "evaluation.benchmarks.tasks=[copa]")
+    recipe = make(PAIRS, "evaluation.benchmarks.tasks=[copa]", "evaluation.compression.codec=[held]")
     check(recipe, trains_here=True, reads_sources=False)
     said = capsys.readouterr().err
-    assert said.count("on this machine, evaluation.") == 2
-    with pytest.raises(ValueError, match="2 problems") as refused:
+    assert said.count("on this machine, evaluation.") == 3
+    with pytest.raises(ValueError, match="3 problems") as refused:
         check(recipe, trains_here=True, scores_here=True)
+    assert "compression.codec: constriction is not installed; run `pip install" in str(refused.value)
     assert "lm-eval is not installed" in str(refused.value) and "sacrebleu is not installed" in str(refused.value)
+
+
+def test_a_masked_model_is_not_trained_to_code_a_file(make: Callable[..., Recipe]) -> None:
+    """Coding needs each token from those before it; the error came after hours of training."""
+    mask = 'data.tokenizer.special_tokens=["<|endoftext|>", "<|mask|>"]'
+    masked = make("evaluation.compression.codec=[held]", "train.objective={kind: masked_diffusion}", mask)
+    (problem,) = checks.recipe_problems(masked)
+    assert problem.startswith("evaluation.compression.codec needs a model that predicts each token from those before")
+    assert not checks.recipe_problems(make("evaluation.compression.codec=[held]"))
 
 
 def test_what_cannot_be_exported_is_said_before_training(
