@@ -62,9 +62,37 @@ def _named_when_full(path: Path) -> Iterator[None]:
         raise
 
 
+def _refuse_special(path: Path) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(
+            f"{path} is a device or a pipe, and writing would put a file in its place; give the name of a file"
+        )
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Tells before long work whether a file can be made at `path`, whose directory need not exist.
+
+    Raises:
+        ValueError: when a directory, a device or a pipe is there, or files cannot be made in its directory.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; give the name of a file")
+    _refuse_special(path)
+    above = next(one for one in path.absolute().parents if one.exists())
+    if not above.is_dir():
+        raise ValueError(f"{path}: {above} is not a directory; choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: no permission to write in {above}; choose another place")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write a file to; renames it to `path` on success, removes it on any failure."""
+    """Yields a temporary path to write a file to; renames it to `path` on success, removes it on any failure.
+
+    Raises:
+        ValueError: when `path` is a device or a pipe, because the rename would replace it.
+    """
+    _refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:

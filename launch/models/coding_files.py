@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from configs.common.files import atomic_path
+from configs.common.files import atomic_path, refuse_unwritable
 from configs.common.notices import say
 from configs.common.progress import progress_bar
 from configs.safety.terminal import unguarded
@@ -74,7 +74,7 @@ def _targets(arguments: Namespace, named: Callable[[str], str]) -> list[tuple[st
     """Pairs each source with where it goes, before any work is done.
 
     Raises:
-        ValueError: for one output of several files, an output that exists, or a terminal.
+        ValueError: for one output of several files, an output that exists or cannot be made, or a terminal.
     """
     files: list[str] = arguments.files
     if arguments.out is not None and len(files) > 1:
@@ -86,10 +86,10 @@ def _targets(arguments: Namespace, named: Callable[[str], str]) -> list[tuple[st
                 raise ValueError("standard output is a terminal, and a file's bytes do not belong there; give -o FILE")
         elif source != STREAM and Path(target).exists() and Path(target).samefile(source):
             raise ValueError(f"{target} is the input itself; choose another output with -o")
-        elif Path(target).is_dir():
-            raise ValueError(f"{target} is a directory; give the name of a file")
-        elif Path(target).exists() and not arguments.force:
-            raise ValueError(f"{target} exists; give --force to replace it, or choose another output with -o")
+        else:
+            refuse_unwritable(Path(target))
+            if Path(target).exists() and not arguments.force:
+                raise ValueError(f"{target} exists; give --force to replace it, or choose another output with -o")
     repeated = [target for _, target in pairs if [other for _, other in pairs].count(target) > 1]
     if repeated:
         raise ValueError(f"{repeated[0]} would be written twice; give each file once")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.common.files import write_json
+from configs.common.files import refuse_unwritable, write_json
 from configs.common.notices import say
 from configs.common.versions import git_commit, own_version
 from configs.schema.batch_plan import total_steps
@@ -44,6 +44,7 @@ def train_coded(recipe: Recipe, file: Path) -> None:
         raise ValueError(f"{file} is there already; remove it, or name another file")
     if not file.absolute().parent.is_dir():
         raise ValueError(f"{file.parent}: no such directory; make it first")
+    refuse_unwritable(file)
     if newest(recipe.run_directory) is not None or (recipe.run_directory / SKIPPED).is_file():
         raise ValueError(
             f"{recipe.run_directory} was trained already, and a corpus is coded from the first step on; use another "

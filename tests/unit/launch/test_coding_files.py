@@ -84,6 +84,8 @@ REFUSED = {
     "exists": (["compress", "RUN", "book.txt", "-o", "there"], "there exists; give --force to replace it"),
     "itself": (["compress", "RUN", "book.txt", "-o", "book.txt", "--force"], "book.txt is the input itself"),
     "no file": (["compress", "RUN", "book.txt", "-o", "folder"], "folder is a directory"),
+    "a device": (["compress", "RUN", "book.txt", "-o", "/dev/null", "--force"], "/dev/null is a device or a pipe"),
+    "in a file": (["compress", "RUN", "book.txt", "-o", "there/x"], "there is not a directory; choose another place"),
     "two into one": (["compress", "RUN", "book.txt", "there", "-o", "x"], "-o names one output, but there are 2"),
     "twice": (["compress", "RUN", "book.txt", "book.txt"], "book.txt.replica would be written twice"),
     "no suffix": (["decompress", "RUN", "book.txt"], "book.txt does not end in .replica; name the output with -o"),
@@ -94,7 +96,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_refused(run: str, book: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_refused(
+    run: str, book: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is coded, which may take hours."""
+    monkeypatch.setattr(coding_files, "compress", None)
     Path("there").write_text("keep me")
     Path("folder").mkdir()
     words, said = REFUSED[kind]

@@ -21,6 +21,7 @@ from configs.common.files import (
     content_identity,
     fingerprint,
     read_json,
+    refuse_unwritable,
     remove_leftovers,
     sha256_file,
     write_json,
@@ -56,6 +57,31 @@ def test_a_full_disk_is_named_by_what_was_being_written(
     with pytest.raises(OSError) as error, writer(tmp_path / "export"):
         raise OSError(errno.ENOSPC, "No space left on device", "/elsewhere")
     assert error.value.filename == "/elsewhere"
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    """A rename over /dev/null as root would put a plain file there, for every program of the machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for name in ("pipe", "link"):
+        with pytest.raises(ValueError, match=f"{name} is a device or a pipe, and writing would put a file in its"):
+            write_text(tmp_path / name, "text")
+    assert pipe.is_fifo() and sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("file", "new", "no/such/directory/file"):
+        refuse_unwritable(tmp_path / place)
+    for place, words in ((".", "is a directory"), ("pipe", "a device or a pipe"), ("file/new", "file is not a dir")):
+        with pytest.raises(ValueError, match=words):
+            refuse_unwritable(tmp_path / place)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ValueError, match=f"no permission to write in {tmp_path}; choose"):
+        refuse_unwritable(tmp_path / "no" / "file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
 
 
 def test_a_directory_is_replaced_as_a_unit(tmp_path: Path) -> None:

@@ -240,7 +240,12 @@ def test_engines_that_cannot_code(
         refuse_engine(coded[0], engine)
 
 
-def test_a_file_that_is_there_and_a_run_that_has_begun(coded: tuple[Recipe, Path], tmp_path: Path) -> None:
+def test_a_file_that_is_there_and_a_run_that_has_begun(
+    coded: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="no permission to write in"):
+        patch.setattr(os, "access", lambda *_: False)
+        train_coded(coded[0], tmp_path / "file")
     with pytest.raises(ValueError, match="is there already"):
         train_coded(*coded)
     with pytest.raises(ValueError, match="no such directory"):
