@@ -5,7 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from eval.text_metrics.sentences import unspaced_share
+
 BLEU_AND_CHRF = ("bleu", "chrf")
+# Tokenizers of sacrebleu that find words by blanks and punctuation alone.
+_BY_BLANKS = ("13a", "intl")
+_MOST_UNSPACED = 0.5  # share of letters
+
+
+def check_language(tokenize: str, references: Sequence[Sequence[str]], what: str) -> None:
+    """Refuses references whose words are not separated by blanks, with a tokenizer that takes each clause for a word.
+
+    Raises:
+        ValueError: naming the setting; `what` names the set.
+    """
+    share = unspaced_share(text for own in references for text in own) if tokenize in _BY_BLANKS else 0.0
+    if share > _MOST_UNSPACED:
+        raise ValueError(
+            f"{what}: {share:.0%} of the letters of the references are of a script without blanks between words, and "
+            f"BLEU's tokenizer `{tokenize}` takes what stands between two marks for one word; set `tokenize: zh` for "
+            "Chinese, `ja-mecab` for Japanese, or `char`"
+        )
 
 
 def bleu_with(tokenize: str) -> Any:

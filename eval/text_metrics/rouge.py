@@ -9,15 +9,14 @@ from typing import Any, Literal
 
 from configs.common.versions import installed
 from eval.statistics import SEED
-from eval.text_metrics.sentences import split_text
+from eval.text_metrics.sentences import UNSPACED, split_text
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 UNITS = {"rouge1": "ROUGE-1 F1", "rouge2": "ROUGE-2 F1", "rougeL": "ROUGE-L F1", "rougeLsum": "ROUGE-Lsum F1"}
 
 RougeTokens = Literal["words", "characters"]
-# Scripts that are written without blanks between words: each of their characters is a token.
-_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\u0e00-\u0eff\u1000-\u109f"
-_CHARACTERS = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+# Scripts without blanks between words: each of their characters is a token.
+_CHARACTERS = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 _MOST_LOST = 0.5  # share of letters that a tokenizer may drop before it is the wrong one
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 SplitBy = Literal["sentences", "lines"]
+
+# Of a class in a regular expression: scripts that are written without blanks between words.
+UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\u0e00-\u0eff\u1000-\u109f"
+_UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
 
 # A sentence may end after these marks and what closes a quotation; the Chinese marks need no space behind them.
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？]+[\"'”’」』）)]*")
@@ -20,6 +25,13 @@ _ABBREVIATIONS = frozenset(
     }
 )
 _INITIALS = re.compile(r"(?:[A-Za-z]\.)*[A-Za-z]")  # J, U.S, a.m
+
+
+def unspaced_share(texts: Iterable[str]) -> float:
+    """Returns the share of letters and digits that are of a script without blanks between words, such as Chinese."""
+    joined = "".join(texts)
+    letters = sum(map(str.isalnum, joined))
+    return sum(map(str.isalnum, _UNSPACED_LETTER.findall(joined))) / letters if letters else 0.0
 
 
 def split_text(text: str, by: SplitBy = "sentences") -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from configs.schema.pair_sets import GeneratedPairSet, TranslationSet
 from eval.results import Result
 from eval.statistics import bootstrap_ratio, no_interval
-from eval.text_metrics.bleu import bleu_with, corpus_scores, corpus_statistics
+from eval.text_metrics.bleu import bleu_with, check_language, corpus_scores, corpus_statistics
 from eval.text_metrics.rouge import ROUGE, UNITS, Rouge
 
 COPY = "copy_"  # before the metrics of the source as its translation
@@ -36,6 +36,7 @@ def check_metrics(section: GeneratedPairSet, references: Sequence[Sequence[str]]
     """
     if "bleu" in section.score:
         bleu_with(section.tokenize)
+        check_language(section.tokenize, references or [], section.called)
     if "rouge" in section.score and references is not None:
         rouge_of(section).check([text for own in references for text in own], section.called)
 
