@@ -120,10 +120,10 @@ def scored_by(settings: Select) -> dict[str, ScoredBy]:
     found = {name: read_common(located(getattr(settings, name), f"data.select.{name}"), f"data.select.{name}")
              for name in MODELS}  # fmt: skip
     first, second = found.values()
-    if first is not None and second is not None and first.identity == second.identity:
+    if first is not None and second is not None and first.checkpoint == second.checkpoint:  # in whatever precision
         raise ValueError(
-            f"data.select: `scores` and `minus` are both by {first.run}, so every difference would be 0; give scores "
-            "of another model as `minus`, or leave it out"
+            f"data.select: `scores` and `minus` are both by {first.run}, so their differences would be 0 or noise; "
+            "give scores of another model as `minus`, or leave it out"
         )
     return {name: one for name, one in found.items() if one is not None}
 

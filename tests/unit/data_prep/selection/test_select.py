@@ -233,7 +233,8 @@ NAN = [math.nan] + [1.0] * 119
         ({"columns": {"hash": ["zz" * 16] + [hash_of_text(text) for text in TEXTS[1:]]}}, ["1 rows without a score"]),
         ({"more": {TEXTS[3]: 1.7, TEXTS[4]: 0.1}}, ["2 texts have two scores that differ"]),
         ({"more": {TEXTS[3]: 1.0}, "by": GENERAL}, ["domain, step 10", "general, step 10", "differ in checkpoint"]),
-        ({"minus": True}, ["`scores` and `minus` are both by domain, step 10"]),
+        ({"minus": DOMAIN}, ["`scores` and `minus` are both by domain, step 10"]),
+        ({"minus": ScoredBy("c1", "t", {"context": 4}, "code", "same")}, ["`scores` and `minus` are both by domain"]),
         ({"keep": 0.001}, ["keep 0.001 of", "is less than the first document"]),
     ],
 )
@@ -241,7 +242,7 @@ def test_scores_that_do_not_fit(tmp_path: Path, change: dict[str, Any], words: l
     files = [write_scores(tmp_path / "all.parquet", change.get("bits", BITS), **change.get("columns", {}))]
     if "more" in change:
         files.append(write_scores(tmp_path / "more.parquet", change["more"], change.get("by", DOMAIN)))
-    minus = [write_scores(tmp_path / "minus.parquet", OTHER)] if "minus" in change else []
+    minus = [write_scores(tmp_path / "minus.parquet", OTHER, change["minus"])] if "minus" in change else []
     parts = make_parts(tmp_path / "documents", [TEXTS])
     with pytest.raises(ValueError) as caught:
         make_stage(tmp_path, selection(files, minus, keep=change.get("keep", 0.3)), parts)

@@ -35,6 +35,7 @@ from eval.report.gates import check_gates, gate_problems
 from eval.report.item_view import item_view, metric_of
 from eval.report.page import write_report
 from eval.results import load_results
+from eval.statistics import wilson
 from tests.parts.counting_reader import CountingReader
 from tests.parts.fake_run import write_fake_run
 from tests.parts.items_check import without_items
@@ -115,6 +116,8 @@ def test_a_known_channel_saves_its_mutual_information(tmp_path: Path, vocab: Voc
     assert by_name["matching_accuracy"].chance == 0.25 and by_name["saved_bits"].unit == "bits per target"
     low, high = by_name["saved_bits"].low, by_name["saved_bits"].high
     assert low is not None and high is not None and low < INFORMATION < high
+    chosen = by_name["matching_accuracy"]
+    assert (chosen.low, chosen.high) == pytest.approx(wilson(24, 48)) and chosen.interval == "Wilson over 48 pairs"
 
 
 def test_independent_texts_save_nothing(tmp_path: Path, vocab: Vocab) -> None:
@@ -131,6 +134,9 @@ def test_independent_texts_save_nothing(tmp_path: Path, vocab: Vocab) -> None:
     ):
         low, high = results[metric].low, results[metric].high
         assert low is not None and high is not None and low < expected < high
+    # The share is of the bits of the whole set, not a mean of the pairs' shares.
+    whole = results["saved_bits"].value / results["alone_bits"].value
+    assert results["saved_share"].value == pytest.approx(whole, abs=1e-12) != 0
     blind = a_set(tmp_path, channel_pairs(), source_label="", target_label="", candidates=4)
     flat = information_results(blind, ChannelReader(vocab, np.full((4, 4), 1 / 4)), vocab, 100)
     assert values(flat)["saved_bits/0-shot"] == 0 and values(flat)["matching_accuracy/0-shot"] == 0.25
@@ -151,7 +157,11 @@ def test_draws_are_of_other_texts_and_follow_from_the_pairs_alone() -> None:
         assert all(pairs[one].source != pair.source for one in wrong)
         assert len({pair.target, *(pairs[one].target for one in wrong)}) == 4
     distinct = [TextPair(f"x{n}", f"y{n}") for n in range(40)]
-    assert sorted(draw(distinct, None, "set").other) == list(range(40)), "each source is the control of one pair"
+    found = draw(distinct, None, "set").other
+    assert sorted(found) == list(range(40)), "each source is the control of one pair"
+    assert sum(other == (number + 1) % 40 for number, other in enumerate(found)) < 10, "neighbours may be of one text"
+    turned = draw(distinct[::-1], None, "set").other
+    assert [39 - other for other in turned[::-1]] == found, "the order of the file decides nothing"
 
 
 def test_solved_examples_come_first_and_items_give_the_scores(tmp_path: Path, vocab: Vocab) -> None:
@@ -167,20 +177,31 @@ def test_solved_examples_come_first_and_items_give_the_scores(tmp_path: Path, vo
     assert {"Target: t2", "Source: s2\nTarget: t2", f"{solved}Source: s2\nTarget: t2"} <= asked
     assert "Target: t0\n\nTarget: t1\n\nTarget: t2" in asked, "alone, the examples are targets too"
     assert len(reader.asked) == len(asked), "nothing is read twice"
+    # Choices are those behind most examples. The answer is the target of which most bits are saved, not the cheapest.
+    alone = {item.reference: item.measures["alone_bits/2-shot"][0] for item in scored.items}
+    for item in scored.items:
+        assert item.log_likelihoods[0] == pytest.approx(-math.log(2) * item.measures["given_bits/2-shot"][0])
+        saved = [
+            alone[one] + nats / math.log(2) for one, nats in zip(item.choices, item.log_likelihoods, strict=True)
+        ]
+        assert item.answer == item.choices[int(np.argmax(saved))]
     # Pair 3 is number 1 without examples: its shots and examples are part of the settings.
     settings = {result.named.variant: result.settings for result in scored.results}
     assert settings["0-shot"]["shots"] == 0 and settings["2-shot"]["examples"] != settings["0-shot"]["examples"]
+    drawn = {result.named.metric: result.settings.get("drawn from") for result in scored.results}
+    controls = {"other_bits", "other_saved_bits", "beyond_other_bits", "matching_accuracy"}
+    assert {name for name, value in drawn.items() if value} == controls
 
 
 def test_pairs_that_do_not_fit_are_left_out_of_all_and_counted(tmp_path: Path, vocab: Vocab) -> None:
-    pairs = [(f"s{n}", "t" * n) for n in range(1, 13)]
+    pairs = [(f"s{n:02}", "t" * n) for n in range(1, 13)]
     section = a_set(tmp_path, pairs, shots=[0, 1], candidates=None)
     reader = CountingReader()
-    reader.context_length = 48
+    reader.context_length = 50
     scored = information_results(section, reader, vocab, 100)
-    lengths = {len(f"Source: s1\nTarget: t\n\nSource: {source}\nTarget: {target}") - 1 for source, target in pairs[1:]}
-    fitting = sum(len(f"Source: s1\nTarget: t\n\nSource: s{n}\nTarget: {'t' * n}") - 1 <= 48 for n in range(2, 13))
-    assert 0 < len(scored.items) <= fitting < 11 and max(lengths) > 48
+    # Nothing is predicted from the last token, which needs no place.
+    lengths = [len(f"Source: s01\nTarget: t\n\nSource: {source}\nTarget: {target}") for source, target in pairs[1:]]
+    assert len(scored.items) == sum(length <= 51 for length in lengths) and 51 in lengths and max(lengths) > 51
     assert {result.n for result in scored.results} == {len(scored.items)}
     left = 11 - len(scored.items)
     assert all(f"{left} of 11 pairs left out" in (result.note or "") for result in scored.results)
