@@ -78,8 +78,8 @@ class Rouge:
     ) -> dict[str, list[Any]]:
         """Scores each output against its references; returns precision, recall and F1 of each, by kind of ROUGE.
 
-        Of several references the one with the highest F1 counts, for each kind. Sentences for ROUGE-Lsum are those of
-        `split_text`.
+        Of several references the one with the highest F1 counts, for each kind. Sentences for ROUGE-Lsum are lines,
+        and those of `split_text` in them.
 
         Args:
             outputs: n texts; an empty one scores 0.
@@ -126,5 +126,8 @@ class Rouge:
 
 
 def _by_lines(text: str) -> str:
-    """Writes a sentence a line, which rouge-score's ROUGE-Lsum asks for; no other kind sees a difference."""
-    return "\n".join(split_text(text))
+    """Writes a sentence a line, which rouge-score's ROUGE-Lsum asks for; no other kind sees a difference.
+
+    A line break of the text ends a sentence too, as for rouge-score itself.
+    """
+    return "\n".join(sentence for line in text.splitlines() for sentence in split_text(line))

@@ -181,9 +181,7 @@ def test_solved_examples_come_first_and_items_give_the_scores(tmp_path: Path, vo
     alone = {item.reference: item.measures["alone_bits/2-shot"][0] for item in scored.items}
     for item in scored.items:
         assert item.log_likelihoods[0] == pytest.approx(-math.log(2) * item.measures["given_bits/2-shot"][0])
-        saved = [
-            alone[one] + nats / math.log(2) for one, nats in zip(item.choices, item.log_likelihoods, strict=True)
-        ]
+        saved = [alone[one] + nats / math.log(2) for one, nats in zip(item.choices, item.log_likelihoods, strict=True)]
         assert item.answer == item.choices[int(np.argmax(saved))]
     # Pair 3 is number 1 without examples: its shots and examples are part of the settings.
     settings = {result.named.variant: result.settings for result in scored.results}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from rouge_score.rouge_scorer import RougeScorer
 
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
@@ -22,10 +23,13 @@ from data_prep.tokens.vocab_training import train_vocab
 from eval.reading.reader import LocalReader, Reader
 from eval.reading.windows import Report, Score, Window
 from eval.results import Result
+from eval.summaries.choices import choose
+from eval.summaries.extraction import at_random
 from eval.summaries.information import coded, most_informative, weighed
 from eval.summaries.summary_documents import joined, read_summaries, summary_prompt
 from eval.summaries.summary_names import summary_metrics
 from eval.summaries.summary_set import summary_results
+from eval.text_metrics.rouge import ROUGE
 from pretrain.model.transformer import Transformer
 
 DIALOGUE = ["#A#: The dam broke.", "#B#: When?", "#A#: At night. Nobody was hurt."]
@@ -66,6 +70,12 @@ def test_a_model_is_scored_beside_chosen_sentences(tmp_path: Path, reader: Reade
     scored = summary_results(section, reader, vocab, 100)
     found = named(scored.results)
     assert set(found) == set(summary_metrics(section)), "gates know every score"
+    leads = {DIALOGUE[0]: ["The dam broke.", "A dam burst at night."], "A: Lunch?": ["They meet at noon."],
+             "A: One line": ["One line."]}  # fmt: skip
+    library = RougeScorer(list(ROUGE))
+    for kind in ROUGE:
+        ours = [library.score_multi(told, lead)[kind].fmeasure for lead, told in leads.items()]
+        assert found[f"lead_{kind}"].value == pytest.approx(100 * float(np.mean(ours)))
     assert found["lead_rouge1"].value > found["rouge1"].value == 0, "an untrained model says nothing"
     assert found["oracle_rouge1"].value >= max(found[f"{one}_rouge1"].value for one in ("lead", "lexrank", "random"))
     assert (found["rouge1"].signature or "").startswith("nrefs:2|") and found["chrf"].signature is not None
@@ -79,11 +89,12 @@ def test_a_model_is_scored_beside_chosen_sentences(tmp_path: Path, reader: Reade
 
 
 def test_touched_summaries_are_scored_apart(tmp_path: Path, reader: Reader, vocab: Vocab) -> None:
-    section = documents_of(tmp_path, ("One. Two.", "One."), ("Three. Four.", ["Three.", "Four."]), information_items=0)
+    rows = [("One. Two.", "One."), ("Three. Four.", ["Three.", "Four."]), ("Five. Six.", "Five.")]
+    section = documents_of(tmp_path, *rows, information_items=0)
     keys = {item_key(["Three. Four.", "Three.", "Four."])}
     touched = Touched({}, {"summarization/s": frozenset(keys)}, "mark", "f")
     found = named(summary_results(section, reader, vocab, 100, touched=touched).results)
-    assert found["rouge1/clean"].n == found["rouge1/touched"].n == 1
+    assert (found["rouge1/clean"].n, found["rouge1/touched"].n) == (2, 1)
     assert "lead_rouge1/clean" not in found and not [name for name in found if "information" in name]
 
 
@@ -117,7 +128,11 @@ def test_settings_that_clash_are_refused() -> None:
 
 def test_long_documents_are_cut_by_whole_sentences(tmp_path: Path, reader: Reader, vocab: Vocab) -> None:
     text = " ".join(f"Sentence {number} is here." for number in range(20))
-    section = documents_of(tmp_path, (text, "It is."), ("Short. Text.", "It is."))
+    section = documents_of(tmp_path, (text, "It is."), ("Short. Text.", "It is."), max_sentences=10)
+    sentences = text.replace(" S", "\nS").split("\n")
+    for room in range(40, 300, 11):  # as many sentences as fit
+        fitting = [len(" ".join(sentences[:n])) + len("Text: \nSummary:") <= room for n in range(1, 20)]
+        assert vocab.decode(summary_prompt(section, [], text, vocab, room).ids).count("Sentence") == sum(fitting)
     prompt = summary_prompt(section, [], text, vocab, 100)
     assert prompt.cut and vocab.decode(prompt.ids) == (
         "Text: Sentence 0 is here. Sentence 1 is here. Sentence 2 is here. Sentence 3 is here.\nSummary:"
@@ -126,6 +141,29 @@ def test_long_documents_are_cut_by_whole_sentences(tmp_path: Path, reader: Reade
     found = named(summary_results(section, reader, vocab, 100).results)
     assert "1 of 2 documents are longer than the context and lost their last sentences" in (found["rouge1"].note or "")
     assert "1 of 2 documents were cut" in (found["kept_information"].note or "")
+    assert "of 1 longer documents, among the first 10" in (found["lexrank_rouge1"].note or "")
+    assert "longer" not in (found["lead_rouge1"].note or "")
+
+
+def test_each_choice_is_made_in_its_own_way(tmp_path: Path) -> None:
+    lines = [
+        "Nobody was hurt.",
+        "Last night broke dam.",
+        "Weather stays bad.",
+        "Dam broke last night.",
+        "The dam burst.",
+    ]
+    section = documents_of(tmp_path, ("\n".join(lines), "Dam broke last night. Nobody was hurt."), split="lines")
+    document = read_summaries(section)[1][0]
+    assert choose(section, document, "lead", 0, 5, 2) == (0, 1) and document.chosen((0, 2)) == f"{lines[0]}\n{lines[2]}"
+    drawn = [choose(section, document, "random", number, 5, 2) for number in range(6)]
+    assert drawn == [tuple(at_random(5, 2, number)) for number in range(6)] and len(set(drawn)) > 1
+    assert choose(section, document, "oracle", 0, 5, 1) == (3,), "ROUGE-2 knows the order of words"
+    assert choose(section, document, "oracle", 0, 5, 2) == (0, 3), "the first choice stands behind the second"
+    middle = "Nobody was hurt.\nWeather stays bad.\nThe dam.\nDam broke at night.\nNight came."
+    central = read_summaries(documents_of(tmp_path, (middle, "Dam broke."), split="lines"))[1][0]
+    assert choose(section, central, "lexrank", 0, 5, 1) == (3,)
+    assert choose(section, central, "lexrank", 0, 3, 1) == (0,), "what is not offered does not vote"
 
 
 def test_chinese_sentences_are_joined_without_blanks() -> None:
@@ -163,6 +201,10 @@ def test_the_sentence_that_saves_most_bits_is_kept(vocab: Vocab) -> None:
     assert kept[0].saved_bits == pytest.approx(5 * 7) and kept[0].kept_bits == pytest.approx(5 * 8)
     assert kept[1].saved_bits == pytest.approx(7) and kept[1].kept_bits == pytest.approx(16)
     assert most_informative([document], 1, Copies()) == [(1,)]  # type: ignore[arg-type]
+    # In the order of the document, whichever was chosen first.
+    assert most_informative([coded(["q", "ab", "abcd", "cd"], vocab, 512)], 2, Copies()) == [(0, 2)]  # type: ignore[arg-type]
+    # `abyz` saves 28 bits for 40, `z` saves 14 for 16: bits saved decide.
+    assert most_informative([coded(["abcd", "z", "abyz"], vocab, 512)], 1, Copies()) == [(2,)]  # type: ignore[arg-type]
 
 
 def test_code_lengths_are_the_readers_own(reader: Reader, vocab: Vocab) -> None:

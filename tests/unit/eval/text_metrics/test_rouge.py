@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from rouge_score.rouge_scorer import RougeScorer
 
 from eval.text_metrics.rouge import ROUGE, Rouge
 
@@ -38,6 +39,16 @@ def test_sentences_for_lsum_are_found_without_line_breaks() -> None:
     found = Rouge().scores(["It ended. The war began."], [["The war began. It ended."]])
     assert found["rougeLsum"][0].fmeasure == 1
     assert found["rougeL"][0].fmeasure == pytest.approx(0.6)
+
+
+def test_a_line_is_never_joined_with_the_next_one() -> None:
+    """Turns without marks, and lines that rouge-score and its users end sentences at."""
+    output, reference = "no rain today\nthe war began", "the war began\nno rain today"
+    library = RougeScorer(["rougeLsum"]).score(reference, output)["rougeLsum"]
+    assert Rouge().scores([output], [[reference]])["rougeLsum"][0] == library and library.fmeasure == 1
+    two = "It ended. The war began.\nno rain"
+    lines = RougeScorer(["rougeLsum"]).score("no rain", "It ended.\nThe war began.\nno rain")["rougeLsum"]
+    assert Rouge().scores([two], [["no rain"]])["rougeLsum"][0] == lines
 
 
 def test_chinese_is_scored_by_characters() -> None:
