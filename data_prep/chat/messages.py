@@ -97,6 +97,9 @@ class Message:
         role, content = value.get("role"), value.get("content")
         if not isinstance(role, str):
             raise Unusable("unknown_role", repr(role)[:80])
+        for name in ("tool_calls", "function_call"):
+            if value.get(name):  # what an answer does must not be lost
+                raise Unusable("unread_tool_call", name)
         if isinstance(content, str):
             return cls.of(role, content)
         if not isinstance(content, list):

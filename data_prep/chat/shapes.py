@@ -26,6 +26,7 @@ from data_prep.chat.messages import (
     Unusable,
     messages_from_json,
 )
+from data_prep.chat.tool_messages import with_tools_inside
 
 Messages = tuple[Message, ...]
 _SPEAKERS = {
@@ -48,7 +49,7 @@ class Wanted:
         """Makes the unit; raises as `to_unit` does."""
         unit = to_unit(record, shape, self.unit, None)
         # A model that was taught to call a tool, and has none, would wait for results that do not come.
-        return unit if self.calls or shape != "gsm8k" else without_tools(unit)
+        return unit if self.calls else without_tools(unit)
 
 
 DOCUMENTS = Wanted()
@@ -94,13 +95,22 @@ def _preference(record: dict[str, Any], shape: Shape, unit: Unit, system: str | 
 
 
 def without_tools(unit: AnyUnit) -> AnyUnit:
-    """The conversation with the text of its answers alone, where it has any; other units as they are."""
-    if not isinstance(unit, Conversation):
-        return unit
-    messages = [
-        Message(message.role, tuple(part for part in message.parts if part.kind == "text")) for message in unit.messages
-    ]
-    return Conversation(checked(tuple(messages)))
+    """The unit with the text of its answers alone; raises `Unusable` where one has none left."""
+
+    def plain(message: Message) -> Message:
+        if all(part.kind == "text" for part in message.parts):
+            return message
+        return Message(message.role, tuple(part for part in message.parts if part.kind == "text"))
+
+    if isinstance(unit, Pair):
+        made: AnyUnit = Pair(tuple(map(plain, unit.prompt)), plain(unit.chosen), plain(unit.rejected), unit.margin)
+    elif isinstance(unit, Prompt):
+        made = Prompt(tuple(map(plain, unit.messages)), unit.reference, unit.metadata)
+    else:
+        made = Conversation(tuple(map(plain, unit.messages)))
+    if made != unit:
+        still_usable(made)
+    return made
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
@@ -188,7 +198,10 @@ def _openai(record: dict[str, Any]) -> tuple[Messages, str | None, tuple[str, ..
         raise Unusable("missing_field", f"no messages; fields: {', '.join(map(str, record))}"[:200])
     reference = record.get("reference")
     reference = None if reference is None else str(reference)
-    return messages_from_json(record["messages"]), reference, ("messages", "reference")
+    messages = record["messages"]
+    if isinstance(messages, list):
+        messages = with_tools_inside(messages)
+    return messages_from_json(messages), reference, ("messages", "reference")
 
 
 def _sharegpt(record: dict[str, Any]) -> tuple[Messages, str | None, tuple[str, ...]]:

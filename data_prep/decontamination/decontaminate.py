@@ -96,7 +96,7 @@ class Decontamination:
 
     name = NAME
     code = (
-        "decontamination", "chat/messages", "chat/shapes", "documents/conversion", "documents/document", "extraction",
+        "decontamination", "chat/messages", "chat/shapes", "chat/tool_messages", "documents/conversion", "documents/document", "extraction",
         "readers", "sources", "text", "workers/verdicts", "workers/parts", "workers/manifests",
     )  # fmt: skip
 

@@ -43,6 +43,7 @@ DOCUMENT_CODE = (
     *(
         "chat/messages",
         "chat/shapes",
+        "chat/tool_messages",
         "documents",
         "extraction",
         "funnel/tally",
@@ -57,7 +58,14 @@ TOKENIZER_CODE = ("tokens/vocab", "tokens/vocab_training", "tokens/vocab_checks"
 # Both the text that the tokenizer is trained on and the shards.
 PACKING_CODE = (
     *("tokens/pack", "tokens/encode", "tokens/shards", "text/characters", "documents/document"),
-    *("tokens/splits", "tokens/unit_encoder", "tokens/chat_template", "chat/messages", "chat/shapes"),
+    *(
+        "tokens/splits",
+        "tokens/unit_encoder",
+        "tokens/chat_template",
+        "chat/messages",
+        "chat/shapes",
+        "chat/tool_messages",
+    ),
     *("workers/parts", "workers/verdicts", "workers/manifests", *TOKENIZER_CODE),
 )
 

@@ -181,12 +181,17 @@ def chat_shape(begin: dict[str, Any], vocab: Vocab, log_probs: bool) -> Shape:
     def scored(piece: Piece) -> dict[str, Any] | None:
         return {"content": [_entry(vocab, token) for token in piece.tokens], "refusal": None} if log_probs else None
 
+    def with_parts(piece: Piece, message: dict[str, Any]) -> dict[str, Any]:
+        # Not OpenAI's `tool_calls`: those ask the client to run the tool, and here it has been run.
+        parts = [{"type": part.kind, "text": part.text} for part in piece.parts]
+        return {**message, "parts": parts} if parts else message
+
     def part(index: int, delta: dict[str, Any], piece: Piece | None = None) -> dict[str, Any]:
         finish = piece.finish if piece else None
         return {"index": index, "delta": delta, "logprobs": scored(piece) if piece else None, "finish_reason": finish}
 
     def choice(index: int, piece: Piece) -> dict[str, Any]:
-        message = {"role": "assistant", "content": piece.text, "refusal": None}
+        message = with_parts(piece, {"role": "assistant", "content": piece.text, "refusal": None})
         return {"index": index, "message": message, "logprobs": scored(piece), "finish_reason": piece.finish}
 
     return Shape(
@@ -194,7 +199,7 @@ def chat_shape(begin: dict[str, Any], vocab: Vocab, log_probs: bool) -> Shape:
         "chat.completion.chunk",
         "chat.completion",
         lambda index: part(index, {"role": "assistant", "content": ""}),
-        lambda index, piece: part(index, {"content": piece.text} if piece.text else {}, piece),
+        lambda index, piece: part(index, with_parts(piece, {"content": piece.text} if piece.text else {}), piece),
         choice,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data_prep.chat.messages import Message, MessagePart, PartKind
 from data_prep.tokens.chat_template import ChatTemplate
 from data_prep.tokens.vocab import Vocab
 from launch.models.text_stream import StopStrings, TextStream
@@ -40,6 +41,7 @@ class Piece:
         tokens: the tokens that the text is of.
         generated: tokens that the model generated for it, those that no text shows among them.
         finish: why the answer is over; None: it goes on.
+        parts: with the last piece of an answer that used a tool: all of the answer, with calls and results.
     """
 
     sample: int
@@ -47,6 +49,7 @@ class Piece:
     tokens: tuple[ScoredToken, ...]
     generated: int
     finish: Finish | None
+    parts: tuple[MessagePart, ...] = ()
 
 
 class AnswerText:
@@ -62,9 +65,12 @@ class AnswerText:
     ) -> None:
         """`context`: ids of a text that is continued; an answer begins a text of its own."""
         self._text, self._stops, self._sample = TextStream(vocab, context), StopStrings(stops), sample
-        self._opens = {template.call, template.result} if template else set()
+        self._opens: dict[int, PartKind] = {template.call: "call", template.result: "result"} if template else {}
         self._closes = {template.call_end, template.result_end} if template else set()
-        self._of_tool = False
+        self._vocab = vocab
+        self._tool: tuple[PartKind, list[int]] | None = None  # a call or a result that is being written
+        self._of_tools: list[tuple[int, MessagePart]] = []  # each with the characters before it
+        self._said: list[str] = []
         self._read = 0  # characters that the tokens so far stand for
         self._given = 0
         self._held: list[tuple[int, ScoredToken]] = []  # where the text of each begins
@@ -81,16 +87,39 @@ class AnswerText:
         if self._stops.met:
             finish = "stop"
         self._given += len(text)
-        return Piece(self._sample, text, self._release(finish), 1, finish)
+        self._said.append(text)
+        return Piece(self._sample, text, self._release(finish), 1, finish, self._parts() if finish else ())
 
     def _shown(self, token: ScoredToken) -> str:
-        if token.id in self._opens:
-            self._of_tool = True
-        if self._of_tool:
-            self._of_tool = token.id not in self._closes
+        if token.id in self._opens or self._tool is not None:
+            self._of_a_tool(token.id)
             return ""
         self._held.append((self._read, token))
         return self._text.push(token.id)
+
+    def _of_a_tool(self, token: int) -> None:
+        if token in self._opens or token in self._closes:
+            self._end_tool()
+        if token in self._opens:
+            self._tool = self._opens[token], []
+        elif self._tool is not None:
+            self._tool[1].append(token)
+
+    def _end_tool(self) -> None:
+        if self._tool is not None:
+            kind, ids = self._tool
+            self._of_tools.append((self._read, MessagePart(kind, self._vocab.decode(ids))))
+            self._tool = None
+
+    def _parts(self) -> tuple[MessagePart, ...]:
+        """The answer with its calls and results where they stand; nothing for one without any."""
+        self._end_tool()
+        text, parts, begin = "".join(self._said), [], 0
+        for place, part in self._of_tools:
+            if place <= len(text):  # else a stop string stands before it
+                parts += [MessagePart("text", text[begin:place]), part]
+                begin = place
+        return Message("assistant", (*parts, MessagePart("text", text[begin:]))).parts if parts else ()
 
     def _release(self, finish: Finish | None) -> tuple[ScoredToken, ...]:
         """Tokens whose text has been given, at least in part."""
@@ -108,4 +137,5 @@ def joined(pieces: Sequence[Piece]) -> Piece:
         tuple(token for piece in pieces for token in piece.tokens),
         sum(piece.generated for piece in pieces),
         pieces[-1].finish,
+        pieces[-1].parts,
     )

@@ -47,6 +47,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+_TOOL = ("call", "result")
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -104,21 +107,63 @@ class Asked(_Body):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
+class Part(_Body):
+    """A stretch of an answer that used a tool."""
+
+    type: Literal["text", "call", "result"]
+    text: str
+
+
 class ChatMessage(_Body):
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    An answer may say what it did with a tool: by `parts`, as this server gives them, or by OpenAI's `tool_calls` and
+    messages of role `tool`.
+    """
 
     role: str
     content: str
     name: str | None = None
     refusal: None = None
+    parts: list[Part] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _text_alone(cls, value: Any) -> Any:
-        if isinstance(value, dict) and (used := [name for name in ("tool_calls", "function_call") if value.get(name)]):
-            raise ValueError(f"`{used[0]}` is not supported by this server")
-        ignored = ("tool_calls", "function_call", "annotations", "audio")
-        return {key: item for key, item in value.items() if key not in ignored} if isinstance(value, dict) else value
+    def _known(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if value.get("function_call"):
+            raise ValueError("`function_call` is not supported by this server; use `tool_calls`")
+        known = {key: item for key, item in value.items() if key not in ("function_call", "annotations", "audio")}
+        content = known.get("content")
+        if isinstance(content, list) and any(isinstance(part, dict) and part.get("type") in _TOOL for part in content):
+            known["parts"], known["content"] = content, None  # as `/save` of `replica chat` writes it
+        if known.get("content") is None and (known.get("parts") or known.get("tool_calls")):
+            known["content"] = ""
+        return known
+
+    @model_validator(mode="after")
+    def _agree(self) -> ChatMessage:
+        if self.parts:
+            if self.role != "assistant" or self.tool_calls:
+                raise ValueError("`parts` belong to an answer, and say all of it: without `tool_calls`")
+            if self.content not in ("", "".join(part.text for part in self.parts if part.type == "text")):
+                raise ValueError("`content` is another text than that of `parts`; give one of them")
+        return self
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The message as data preparation reads it."""
+        content = [part.model_dump() for part in self.parts] if self.parts else self.content
+        more = {"tool_calls": self.tool_calls, "tool_call_id": self.tool_call_id}
+        return {"role": self.role, "content": content, **{name: given for name, given in more.items() if given}}
+
+    @property
+    def uses_tools(self) -> bool:
+        """Tells whether it has a call of a tool, or the result of one."""
+        return bool(self.role == "tool" or self.tool_calls or any(part.type != "text" for part in self.parts or ()))
 
     @field_validator("content", mode="before")
     @classmethod
@@ -136,8 +181,8 @@ class ChatMessage(_Body):
     def _role(cls, value: str) -> str:
         if value == "developer":  # what newer clients call it
             return "system"
-        if value not in ("system", "user", "assistant"):
-            raise ValueError(f"{value!r} is no role; use system, user or assistant")
+        if value not in ("system", "user", "assistant", "tool"):
+            raise ValueError(f"{value!r} is no role; use system, user or assistant, or tool for the result of a call")
         return value
 
 

@@ -121,7 +121,14 @@ class Api:
             )
 
     def _conversation(self, asked: ChatRequest) -> tuple[Message, ...]:
-        records = [{"role": message.role, "content": message.content} for message in asked.messages]
+        records = [message.record for message in asked.messages]
+        if not self.served.tools and any(message.uses_tools for message in asked.messages):
+            raise ApiError(
+                400,
+                "Invalid value for 'messages': this model has no tools, so it cannot read calls of them; leave out "
+                "`tool_calls`, `parts` and messages of role tool.",
+                "messages",
+            )
         if records[-1]["role"] != "user":
             raise ApiError(400, "Invalid value for 'messages': the last message must be the user's.", "messages")
         try:
@@ -131,6 +138,7 @@ class Api:
                 "roles_do_not_alternate": "after an optional system message, user and assistant must take turns",
                 "empty_question": "a message of the user is empty",
                 "empty_answer": "a message of the assistant is empty",
+                "ends_without_answer": "the result of a tool must be followed by the rest of the answer",
             }.get(error.reason, str(error))
             raise ApiError(400, f"Invalid value for 'messages': {said}.", "messages") from error
         return unit.messages
@@ -194,6 +202,7 @@ class Api:
             "context_length": served.context_length,
             "answers": served.template is not None,
             "system": served.system,
+            "tools": list(served.tools),
             "step": served.step,
             "fingerprint": served.fingerprint,
         }

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 from data_prep.chat.calculator import calculate
 from data_prep.chat.messages import Message, MessagePart
+from data_prep.chat.tool_messages import CALCULATOR
 from data_prep.tokens.chat_template import ChatTemplate
 from pretrain.generation.player import Forced
-
-CALCULATOR = "calculator"
 
 
 class CalculatorTool:

@@ -50,6 +50,7 @@ def test_neighbouring_texts_are_one_part_and_empty_ones_none() -> None:
     [
         ({"role": "tool", "content": "48"}, "unknown_role"),
         ({"content": "48"}, "unknown_role"),
+        ({"role": "assistant", "content": "So", "tool_calls": [{"id": "1"}]}, "unread_tool_call"),
         ({"role": "user"}, "missing_content"),
         ({"role": "user", "content": [{"type": "text"}]}, "missing_content"),
         ({"role": "user", "content": [{"type": "image_url", "text": "x"}]}, "unknown_part"),

@@ -8,7 +8,7 @@ import pytest
 
 from configs.schema.chat import Shape, Unit
 from data_prep.chat.messages import Conversation, Message, MessagePart, Pair, Prompt, Unusable
-from data_prep.chat.shapes import to_unit
+from data_prep.chat.shapes import Wanted, to_unit
 
 ASK, TELL = Message.of("user", "Why?"), Message.of("assistant", "Because.")
 OTHER = Message.of("assistant", "No idea.")
@@ -76,6 +76,27 @@ def test_calculations_become_calls_of_the_tool() -> None:
     assert (prompt.reference, len(prompt.messages)) == ("1,024", 1)
 
 
+def test_without_a_calculator_calls_are_left_out_of_every_shape() -> None:
+    """A model that was taught to call it would wait for results that do not come."""
+    parts = [{"type": "text", "text": "It is "}, {"type": "call", "text": "6*7"}, {"type": "result", "text": "42"}]
+    used = {"role": "assistant", "content": [*parts, {"type": "text", "text": "42."}]}
+    plain = {"role": "assistant", "content": "It is 42."}
+    bare = Wanted("conversation", calls=False)
+    ask = ASK.to_json()
+    assert bare.of({"messages": [ask, used]}, "openai") == Conversation((ASK, Message.from_json(plain)))
+    with pytest.raises(Unusable, match="empty_answer"):
+        bare.of({"messages": [ask, {**used, "content": parts[1:]}]}, "openai")
+    pair = {"prompt": [ask, used, ask], "chosen": [used], "rejected": [OTHER.to_json()]}
+    made = Wanted("pair", calls=False).of(pair, "pairs")
+    assert isinstance(made, Pair) and made.prompt[1] == made.chosen == Message.from_json(plain)
+    with pytest.raises(Unusable, match="same_answers"):
+        Wanted("pair", calls=False).of({**pair, "rejected": [plain]}, "pairs")
+    asked = Wanted("prompt", calls=False).of({"messages": [ask, used, ask]}, "openai")
+    assert isinstance(asked, Prompt) and asked.messages[1] == Message.from_json(plain)
+    kept = Wanted("prompt").of({"messages": [ask, used, ask]}, "openai")
+    assert isinstance(kept, Prompt) and kept.messages[1] == Message.from_json(used)
+
+
 def openai(*roles: str, content: str = "x") -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role in roles]}
 
@@ -89,7 +110,7 @@ def openai(*roles: str, content: str = "x") -> dict[str, Any]:
         ("openai", "conversation", openai("user"), "no_assistant_message"),
         ("openai", "conversation", openai(), "no_assistant_message"),
         ("openai", "conversation", openai("user", "assistant", "user"), "ends_without_answer"),
-        ("openai", "conversation", openai("user", "tool"), "unknown_role"),
+        ("openai", "conversation", openai("user", "critic"), "unknown_role"),
         ("openai", "conversation", openai("user", "assistant", content=" \n"), "empty_question"),
         ("openai", "conversation", {"messages": "hello"}, "missing_messages"),
         ("openai", "conversation", {"text": "hello"}, "missing_field"),

@@ -226,6 +226,7 @@ def test_steps_for_documents_reach_the_messages_and_cut_none(make: Make) -> None
     }  # fmt: skip
     recipe = make(
         "conversation", "openai", [record], "data.validation_fraction=0", "data.privacy.emails=true",
+        "chat.tools=[calculator]",
         "model.context_length=512", 'data.quality.rules=[{"rule": "c4", "min_sentences": 1}]',
     )  # fmt: skip
     manifest = prepare_inline(recipe)

@@ -261,25 +261,82 @@ def test_a_thousand_messages_are_encoded_once_each() -> None:
     assert len(served.template.prompt(one_more)) + 16 > CONTEXT
 
 
+class WithTool(ScriptedPlayer):
+    """Says `It is `, asks the calculator, and goes on."""
+
+    def add(self, request: Any) -> list[int]:
+        (row,) = super().add(request)
+        marks = chat_vocab().vocabulary
+        call = [marks["<|call|>"], *chat_vocab().encode("6*7"), marks["<|/call|>"]]
+        result = [marks["<|result|>"], *chat_vocab().encode("42"), marks["<|/result|>"]]
+        self.rows[row] = [*chat_vocab().encode("It is "), *call, *result, *self.rows[row]]
+        return [row]
+
+
+PARTS = [
+    {"type": "text", "text": "It is "}, {"type": "call", "text": "6*7"}, {"type": "result", "text": "42"},
+    {"type": "text", "text": "42."},
+]  # fmt: skip
+
+
 def test_calls_of_tools_and_their_results_are_no_text() -> None:
-    from tests.parts.chat_model import ScriptedPlayer as Player
-
-    vocab = chat_vocab()
-    marks = {name: vocab.vocabulary[name] for name in ("<|call|>", "<|/call|>", "<|result|>", "<|/result|>")}
-
-    class WithTool(Player):
-        def add(self, request: Any) -> list[int]:
-            (row,) = super().add(request)
-            call = [marks["<|call|>"], *vocab.encode("6*7"), marks["<|/call|>"]]
-            result = [marks["<|result|>"], *vocab.encode("42"), marks["<|/result|>"]]
-            self.rows[row] = [*vocab.encode("It is "), *call, *result, *self.rows[row]]
-            return [row]
-
     with live(tiny_served(), player=WithTool(lambda _: "42.")) as (address, _), client_of(address) as client:
         said = create(client, logprobs=True, max_tokens=40)
-    assert said.choices[0].message.content == "It is 42."
+        cut = create(client, stop=[" 4"], max_tokens=40)
+        chunks = list(create(client, stream=True, max_tokens=40))
+        plain = create(client, stop=["It"], max_tokens=40)
+    assert said.choices[0].message.content == "It is 42." and said.choices[0].message.parts == PARTS
     assert [entry.token for entry in said.choices[0].logprobs.content][:-1] == list("It is 42.")
     assert said.usage.completion_tokens == 9 + 1 + 5 + 4
+    assert cut.choices[0].message.content == "It is" and not hasattr(cut.choices[0].message, "parts")
+    assert [chunk for chunk in chunks if hasattr(chunk.choices[0].delta, "parts")] == chunks[-1:]
+    assert chunks[-1].choices[0].delta.parts == PARTS
+    assert not hasattr(plain.choices[0].message, "parts")
+
+
+def test_an_answer_that_used_a_tool_is_read_as_it_was_written() -> None:
+    """What the model sees of its own answer is what it wrote and was trained on, however the client sends it back."""
+    served = tiny_served(tools=["calculator"])
+    assert served.template is not None
+    answered = Message.from_json({"role": "assistant", "content": PARTS})
+    expected = served.template.prompt([Message.of("user", "Hi?"), answered, Message.of("user", "Sure?")])
+    function = {"name": "calculator", "arguments": '{"expression": "6*7"}'}
+    calls = {
+        "role": "assistant",
+        "content": "It is ",
+        "tool_calls": [{"id": "a", "type": "function", "function": function}],
+    }
+    player = WithTool(lambda _: "42.")
+    with live(served, player=player) as (address, _), client_of(address) as client:
+        first = create(client, max_tokens=40).choices[0].message
+        histories: list[list[Any]] = [
+            [first],
+            [first.model_dump()],
+            [{"role": "assistant", "content": PARTS}],
+            [calls, {"role": "tool", "tool_call_id": "a", "content": "42"}, {"role": "assistant", "content": "42."}],
+        ]
+        for history in histories:
+            create(client, messages=[*ASK, *history, {"role": "user", "content": "Sure?"}], max_tokens=1)
+            assert player.prompts[-1] == expected
+        assert client.models.list().data[0].tools == ["calculator"]  # type: ignore[attr-defined]
+        other = {**calls, "tool_calls": [{"id": "a", "function": {"name": "weather", "arguments": "{}"}}]}
+        mistakes: list[tuple[list[Any], str]] = [
+            ([{"role": "assistant", "content": "No.", "parts": PARTS}], "another text than that of `parts`"),
+            ([{**ASK[0], "parts": PARTS}], "belong to an answer"),
+            ([other, {"role": "tool", "tool_call_id": "a", "content": "x"}], "unknown_tool: 'weather'"),
+            ([calls, *histories[3][2:]], "call_without_result"),
+            (histories[3][:2], "followed by the rest of the answer"),
+        ]
+        for history, words in mistakes:
+            with pytest.raises(openai.BadRequestError, match=words):
+                create(client, messages=[*ASK, *history, {"role": "user", "content": "Sure?"}])
+
+
+def test_a_model_without_tools_reads_no_calls(client: openai.OpenAI) -> None:
+    for message in ({"role": "assistant", "content": PARTS}, {"role": "tool", "content": "42"}):
+        with pytest.raises(openai.BadRequestError, match="this model has no tools") as wrong:
+            create(client, messages=[*ASK, message, *ASK])
+        assert wrong.value.param == "messages"
 
 
 # ------------------------------------------------------------------------------------------------ more than one client
@@ -480,7 +537,10 @@ def test_a_base_model_completes_and_says_that_it_does_not_answer() -> None:
         (b"[" * 100_000, "not valid JSON"),
         (b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}', "temperature"),
         (b'{"messages": [{"role": "user"}]}', "Missing required parameter: 'messages[0].content'"),
-        (b'{"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}', "`tool_calls` is not supported"),
+        (
+            b'{"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]}',
+            "`function_call` is not",
+        ),
         (b'{"messages": "x"}', "valid array"),
         (b"{}", "Missing required parameter: 'messages'"),
     ],
