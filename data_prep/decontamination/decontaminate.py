@@ -96,8 +96,9 @@ class Decontamination:
 
     name = NAME
     code = (
-        "decontamination", "chat/messages", "chat/shapes", "chat/tool_messages", "documents/conversion", "documents/document", "extraction",
-        "readers", "sources", "text", "workers/verdicts", "workers/parts", "workers/manifests",
+        "decontamination", "chat/messages", "chat/shapes", "chat/tool_messages", "documents/conversion",
+        "documents/document", "extraction", "readers", "sources", "text", "workers/verdicts",
+        "workers/parts", "workers/manifests",
     )  # fmt: skip
 
     def __init__(self, recipe: Recipe, identify: Callable[[Any], Any]) -> None:
