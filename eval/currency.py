@@ -10,11 +10,12 @@ from configs.common.files import fingerprint, read_json
 from configs.common.layout import RESULTS
 from configs.common.versions import code_version
 from configs.schema.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
+from configs.schema.stage_recipe import is_masked
 from data_prep.sources.places import Location, expand, place_identity
 from eval.people.part import outdated, votes_name
 from eval.people.session import FILE, VOTES, sessions_of
 from eval.results import Results
-from eval.stage_facts import applicable, asks_base, role_of, stage_of
+from eval.stage_facts import applicable, asks_base, fitting, role_of, stage_of
 from pretrain.checkpoint.choice import Choice
 from pretrain.checkpoint.manifest import DIRECTORY, CheckpointInfo, newest
 
@@ -46,7 +47,8 @@ def scoring_code() -> str:
 def scored_recipe(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str] = ()) -> Recipe:
     """Builds the recipe for scoring: the checkpoint's training settings with the run's evaluation, chat and report.
 
-    Its evaluation has those sets alone that say something about the model, see `eval.stage_facts.applicable`.
+    Its evaluation has those sets alone that say something about the model, see `eval.stage_facts.applicable` and
+    `fitting`.
     """
     if foreign := [text for text in overrides if not text.startswith("evaluation.")]:
         raise RecipeError(f"override `{foreign[0]}`: a trained run takes overrides of `evaluation.…` only")
@@ -61,7 +63,10 @@ def scored_recipe(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str
         "chat": own.chat,
         "parents": own.parents,
     }
-    kept["evaluation"] = applicable(evaluation, role_of(trained.train.objective), asks_base(own))
+    role = role_of(trained.train.objective)
+    section = applicable(evaluation, role, asks_base(own))
+    in_chain = own.parents or any(map(is_masked, own.stages))
+    kept["evaluation"] = fitting(section, trained.model.causal, role) if in_chain else section
     return trained.model_copy(update=kept)
 
 

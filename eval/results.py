@@ -15,6 +15,7 @@ SCHEMA = 2
 CENTRED = "aggregate/core/centred_accuracy"  # the score that `eval/aggregate.py` makes; gates know it too
 EXACT = "exact"  # begins the method of an interval of a score that is counted, not estimated
 BOUND = "upper bound"  # how the note of a bound begins
+OF_BOUNDS = "made of upper bounds of nats"  # and that of a difference or a choice of bounds
 CHANCE_OF = "chance of "  # in its settings, before the name of a task's score
 _OF_A_TASK = ("prompts", "task")  # settings that are fingerprints of one task
 
@@ -87,6 +88,11 @@ class Result:
     def is_bound(self) -> bool:
         """Tells whether the value is an upper bound of what it is called, as its note says."""
         return (self.note or "").startswith(BOUND)
+
+    @property
+    def is_made_of_bounds(self) -> bool:
+        """Tells whether the value is a number of bits or nats that is made of bounds, and is no bound itself."""
+        return (self.note or "").startswith(OF_BOUNDS) and ("bits" in self.unit or "nats" in self.unit)
 
     def __post_init__(self) -> None:
         if math.isnan(self.value):

@@ -12,6 +12,7 @@ from configs.schema.evaluation import Benchmarks, Core, Evaluation
 from configs.schema.objectives import Objective, RewardModelling, unit_of
 from configs.schema.recipe import RESOLVED_NAME, Recipe, load_run
 from configs.schema.section import Custom
+from data_prep.tokens.gaps import has_gaps
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,16 @@ def applicable(section: Evaluation, role: Role, asked: bool = False) -> Evaluati
         return section.model_copy(update={**nothing, "samples": section.samples.model_copy(update={"prompts": []})})
     chat: dict[str, Any] = {} if role == "assistant" or asked else {"chat": []}
     return section.model_copy(update={"preference": [], **chat})
+
+
+def fitting(section: Evaluation, causal: bool, role: Role) -> Evaluation:
+    """Returns an evaluation of a chain that has causal and masked models, without what this one cannot do.
+
+    Causal models code files, and masked ones fill in the gaps of prompts. To an assistant a prompt is text.
+    """
+    if not causal:
+        return section.model_copy(update={"compression": section.compression.model_copy(update={"codec": []})})
+    if role != "text":
+        return section
+    prompts = [prompt for prompt in section.samples.prompts if not has_gaps(prompt)]
+    return section.model_copy(update={"samples": section.samples.model_copy(update={"prompts": prompts})})

@@ -9,11 +9,11 @@ from rich.table import Table
 
 from configs.common.console import Console
 from configs.safety.terminal import printable
-from configs.schema.objectives import Reinforcement, unit_of
+from configs.schema.objectives import MaskedDiffusion, Reinforcement, unit_of
 from configs.schema.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pretrain.batches.trace import TracedSpan
+    from pretrain.batches.trace import TracedBatches, TracedSpan
 
 
 def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
@@ -26,6 +26,7 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
     """
     from configs.schema.batch_plan import total_steps
     from data_prep.tokens.shards import load_manifest
+    from pretrain.batches.masked import MaskedBatches
     from pretrain.batches.pair_batches import PairBatches
     from pretrain.batches.source import BatchSource
     from pretrain.batches.trace import traced
@@ -44,7 +45,11 @@ def trace(recipe: Recipe, step: int) -> Iterator[TracedSpan]:
             )
         made_with = recipe_of_step(info, step)
     pairs = unit_of(made_with.train.objective) == "pair"
-    source = PairBatches(made_with, manifest, last_answer) if pairs else BatchSource(made_with, manifest)
+    source: TracedBatches = PairBatches(made_with, manifest, last_answer) if pairs else BatchSource(made_with, manifest)
+    if isinstance(made_with.train.objective, MaskedDiffusion):
+        from pretrain.objectives.masked_diffusion import mask_id_of
+
+        source = MaskedBatches(source, mask_id_of(manifest.vocab), made_with.seed)
     steps = total_steps(made_with, source.windows)
     if not 1 <= step <= steps:
         raise ValueError(f"step {step} is not in this run; it has the steps 1 to {steps}")
@@ -68,12 +73,16 @@ def print_trace(recipe: Recipe, step: int, sample: int | None = None) -> None:
     if sample is not None:
         raise ValueError(f"--sample shows an answer of reinforcement learning, which {recipe.name} does not do")
     pairs = unit_of(recipe.train.objective) == "pair"
+    masked = isinstance(recipe.train.objective, MaskedDiffusion)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("row", *(["answer"] if pairs else []), "document", "source", "offset", "tokens", "first words"):
-        table.add_column(title, justify="right" if title in {"row", "offset", "tokens"} else "left")
+    numbers = ("offset", "tokens", *(["hidden"] if masked else []))
+    for title in ("row", *(["answer"] if pairs else []), "document", "source", *numbers, "first words"):
+        table.add_column(title, justify="right" if title in {"row", *numbers} else "left")
     for span in trace(recipe, step):
         side = [("chosen", "rejected")[span.row % 2]] if pairs else []
-        cells = (f"{span.row}", *side, span.id, span.source, f"{span.offset:,}", f"{span.tokens:,}", span.words)
+        hidden = [f"{span.counted:,}"] if masked else []
+        counts = (f"{span.offset:,}", f"{span.tokens:,}", *hidden)
+        cells = (f"{span.row}", *side, span.id, span.source, *counts, span.words)
         table.add_row(*(printable(cell) for cell in cells))
     console.print(table)
     return None

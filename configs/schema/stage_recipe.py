@@ -69,7 +69,7 @@ def stage_problems(stages: Sequence[Stage], index: int, train: Mapping[str, Any]
         if name not in before:
             why = "comes later" if name in later[1:] else "is this stage" if name == stage.name else "is no stage"
             yield path, f"`{name}` {why}; a stage needs one that comes before it: {', '.join(before)}"
-    yield from _kinds_fit(stages, index)
+    yield from _kinds_fit(stages, index, train)
     yield from _data_problems(stages, index, before)
     for key, instead in (("objective", "objective"), ("init_from", "from")):
         if key in stage.train:
@@ -85,12 +85,14 @@ def is_masked(stage: Stage) -> bool:
     return isinstance(stage.objective, MaskedDiffusion)
 
 
-def _kinds_fit(stages: Sequence[Stage], index: int) -> Iterator[tuple[Where, str]]:
+def _kinds_fit(stages: Sequence[Stage], index: int, train: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:
     stage, known = stages[index], {one.name: one for one in stages[:index]}
     reward = known.get(parent_name(stages, index))
+    why = "trains masked diffusion, whose model reads both ways, and this objective needs a causal one"
     if reward is not None and is_masked(reward) and not is_masked(stage):
-        why = "trains masked diffusion, whose model reads both ways, and this objective needs a causal one"
         yield ("from",), f"`{reward.name}` {why}; say which stage it starts from, such as {BASE}"
+    if _section(train, "objective").get("kind") == "masked_diffusion" and not is_masked(stage):
+        yield ("objective",), f"the recipe's own run {why}; leave out train.objective, or this stage"
     if stage.parent is None and reward is not None and isinstance(reward.objective, RewardModelling):
         yield (
             ("from",),

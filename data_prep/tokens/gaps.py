@@ -47,7 +47,7 @@ def gapped_prompt(vocab: Vocab, text: str, most: int) -> list[int]:
         if isinstance(piece, str):
             ids += vocab.encode_inside(piece) if ids else vocab.prompt(piece)
         else:
-            if piece > most:
+            if piece >= most:
                 raise ValueError(f"a gap of {piece:,} tokens does not fit the model's context of {most:,}; shorten it")
             ids = [*(ids or [vocab.begin_id]), *[vocab.mask_id] * piece]
     if len(ids) > most:
@@ -61,6 +61,24 @@ def no_gaps(why: str) -> str:
         f"the prompt has a gap, {MASK}, but {why}; give a model that was trained with `train.objective: "
         rf"{{kind: masked_diffusion}}`, or write \{MASK} for the characters"
     )
+
+
+def check_gaps(text: str, most: int, why_none: str | None = None) -> None:
+    """Refuses what is known of a prompt's gaps before there is a vocabulary.
+
+    Args:
+        text: the prompt.
+        most: tokens that fit.
+        why_none: why the model fills in no gaps; None: it does.
+
+    Raises:
+        ValueError: when a gap is empty or does not fit, and for any gap where `why_none` is given.
+    """
+    if why_none is not None and has_gaps(text):
+        raise ValueError(no_gaps(why_none))
+    for piece in _pieces(text):
+        if not isinstance(piece, str) and piece >= most:
+            raise ValueError(f"a gap of {piece:,} tokens does not fit the model's context of {most:,}; shorten it")
 
 
 def _pieces(text: str) -> list[str | int]:

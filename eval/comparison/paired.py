@@ -155,11 +155,22 @@ def _change(ours: Result, theirs: Result, after: Scores, before: Scores, samples
 
 
 def _of_bounds(change: Change, ours: Result, theirs: Result) -> Change:
-    """Says of a bound beside an exact score what a difference means."""
+    """Gives no verdict where upper bounds decide none: a bound above an exact score, and a difference of bounds."""
+    if change.verdict == "incomparable":
+        return change
+    if ours.is_made_of_bounds != theirs.is_made_of_bounds:
+        return _undecided(change, "made of upper bounds in one run, of exact scores in the other")
     if ours.is_bound == theirs.is_bound:
         return change
-    what = "an upper bound beside an exact score: below is surely better, above need not be worse"
+    bound, exact = (change.after, change.before) if ours.is_bound else (change.before, change.after)
+    if bound > exact:
+        return _undecided(change, "an upper bound above an exact score; what it bounds may be below")
+    what = "an upper bound that is not above an exact score, so what it bounds is not either"
     return replace(change, reason="; ".join(filter(None, [change.reason, what])))
+
+
+def _undecided(change: Change, why: str) -> Change:
+    return replace(change, verdict="incomparable", p=None, reason="; ".join(filter(None, [change.reason, why])))
 
 
 def _without(scores: Scores, result: Result) -> str:

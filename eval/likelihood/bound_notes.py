@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs.schema.recipe import Recipe
-from eval.results import BOUND, Result, ScoreName
+from eval.results import BOUND, OF_BOUNDS, Result, ScoreName
 
 # Kinds of scores that are made of log-likelihoods; a task of lm-eval may be, and says so itself.
 # Of these, what grows with the nats alone; a difference or a choice of bounds is no bound.
@@ -38,6 +38,6 @@ def bound_noted(recipe: Recipe, results: Sequence[Result]) -> list[Result]:
             return f"log-likelihoods, if the task takes any, are upper bounds of nats, {draws}"
         if score.kind not in _KINDS:
             return None
-        return f"{BOUND}, {draws}" if score.metric in _LENGTHS else f"made of upper bounds of nats, {draws}"
+        return f"{BOUND}, {draws}" if score.metric in _LENGTHS else f"{OF_BOUNDS}, {draws}"
 
     return [replace(one, note="; ".join(filter(None, [note(one.named), one.note])) or None) for one in results]

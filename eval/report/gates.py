@@ -14,7 +14,7 @@ from pathlib import Path
 from configs.common.layout import RESULTS, STAGES
 from configs.schema.evaluation import Evaluation
 from configs.schema.recipe import Recipe, find_run, load_run
-from configs.schema.stage_recipe import BASE, parent_name
+from configs.schema.stage_recipe import BASE, is_masked, parent_name
 from eval.comparison.comparable import difference_within
 from eval.information.score_names import score_names
 from eval.people.missing import KIND as PEOPLE
@@ -226,7 +226,8 @@ def _scores(recipe: Recipe, role: Role, asked: bool = False, of_stage: int | Non
         apart = parts if item.stream == "documents" else ("",)
         yield from (f"perplexity/{item.name}/{metric}{part}" for metric in metrics for part in apart)
         yield from (f"perplexity/{item.name}/{metric}" for metric in IN_CONTEXT if item.late_minus_early)
-    yield from _sizes(section, role, of_stage)
+    causal = recipe.model.causal if of_stage is None else not is_masked(recipe.stages[of_stage])
+    yield from _sizes(section, role, of_stage, causal)
     if section.core.tasks:
         yield CENTRED
     for pairs in section.translation:
@@ -247,11 +248,13 @@ def _scores(recipe: Recipe, role: Role, asked: bool = False, of_stage: int | Non
         yield from (f"preference/{preference.name}/{metric}{part}" for metric in PREFERENCE for part in parts)
 
 
-def _sizes(section: Evaluation, role: Role, of_stage: int | None) -> Iterator[str]:
+def _sizes(section: Evaluation, role: Role, of_stage: int | None, causal: bool) -> Iterator[str]:
     """Yields the scores that are sizes of files."""
     if of_stage is None:  # the same for each stage
         for item in section.perplexity:
             yield from (f"compression/{item.name}/{program}_bits_per_byte" for program in COMPRESSORS)
+    if not causal:  # a bound is no code
+        return
     yield from (f"compression/{name}/{metric}" for name in section.compression.codec for metric in CODED)
     if role == "text":
         yield PREQUENTIAL

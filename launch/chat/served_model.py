@@ -168,7 +168,7 @@ def open_served_model(run: Path, choice: Choice) -> ServedModel:
         raise ValueError(
             f"{recipe.name} is a reward model: it scores answers and writes none; name another stage, as in RUN:sft"
         )
-    needs_causal(recipe.model, "`replica chat`")
+    needs_causal(recipe.model, "writing answers token by token")
     vocab = Vocab.load(checkpoint.tokenizer)
     template = ChatTemplate(vocab) if answers(recipe, checkpoint) and ChatTemplate.fits(vocab) else None
     import torch  # takes seconds

@@ -22,6 +22,8 @@ from configs.schema.pair_sets import GeneratedPairSet
 from configs.schema.reading_direction import needs_causal
 from configs.schema.recipe import Recipe, RecipeError
 from configs.schema.section import Custom
+from configs.schema.stage_recipe import is_masked
+from data_prep.tokens.gaps import check_gaps
 from pretrain.checkpoint.compatible import is_finished
 
 # Tokenizers of sacrebleu that need another package: its module, and what installs it.
@@ -99,8 +101,6 @@ def recipe_problems(recipe: Recipe) -> list[str]:
                 f"evaluation.perplexity `{item.name}`: stride {item.stride} is more than {whose} "
                 f"{seen}, so tokens would be left out; lower it"
             )
-    if recipe.evaluation.compression.codec:
-        problems += _problems_of(lambda: needs_causal(recipe.model, "evaluation.compression.codec"))
     for where, pairs in _generated_pairs(recipe):
         if "bleu" in pairs.score and find_spec("sacrebleu"):
             problems += _bleu_problem(where, pairs.tokenize)
@@ -109,6 +109,21 @@ def recipe_problems(recipe: Recipe) -> list[str]:
                 f"{where}: max_new_tokens {pairs.max_new_tokens} leaves no room for a "
                 f"prompt in model.context_length {context}; lower it"
             )
+    return problems + _direction_problems(recipe)
+
+
+def _direction_problems(recipe: Recipe) -> list[str]:
+    """Returns what the evaluation asks of a model that it cannot do, because it reads both ways, or does not."""
+    section, model = recipe.evaluation, recipe.model
+    problems = []
+    # In a chain with both kinds of models, each does what it can (`eval.stage_facts.fitting`).
+    if section.compression.codec and not recipe.parents:
+        problems += _problems_of(lambda: needs_causal(model, "evaluation.compression.codec"))
+    has_masked = not model.causal or any(map(is_masked, recipe.stages))
+    why = None if has_masked or recipe.parents else "the model reads from left to right"
+    for number, prompt in enumerate(section.samples.prompts):
+        found = _problems_of(partial(check_gaps, prompt, model.context_length, why))
+        problems += [f"evaluation.samples.prompts.{number}: {problem}" for problem in found]
     return problems
 
 

@@ -16,7 +16,6 @@ makes the loss of a step far less noisy. All random numbers are counted (`pretra
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from data_prep.tokens.shards import DocumentSpan
 from pretrain.batches.source import Batch
 from pretrain.batches.splitmix import key_uniforms, noise_keys
+from pretrain.batches.trace import TracedBatches
 
 _LEVEL, _ORDER = "masked diffusion: level", "masked diffusion: order"
 
@@ -76,23 +76,6 @@ def random_order(seed: int, name: str, rows: NDArray[np.int64], draw: int, width
     return key_uniforms(keys[:, None], np.arange(width)[None])
 
 
-class Source(Protocol):
-    """Batches of whole rows, which can say where they are from."""
-
-    global_batch: int
-    opens_with_input: bool
-
-    @property
-    def windows(self) -> int:
-        """Rows of one epoch."""
-
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
-        """The rows of a rank."""
-
-    def documents(self, step: int) -> list[list[DocumentSpan]]:
-        """For each row of the global batch: the documents in it."""
-
-
 class MaskedBatches:
     """The rows of a source, with part of their targets hidden.
 
@@ -102,7 +85,7 @@ class MaskedBatches:
         seed: the recipe's.
     """
 
-    def __init__(self, source: Source, mask_id: int, seed: int) -> None:
+    def __init__(self, source: TracedBatches, mask_id: int, seed: int) -> None:
         self._source, self._mask_id, self._seed = source, mask_id, seed
         self.global_batch, self.opens_with_input = source.global_batch, source.opens_with_input
 

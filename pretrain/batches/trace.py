@@ -25,6 +25,7 @@ class TracedSpan:
     offset: int  # tokens of the document before the stretch
     tokens: int
     words: str  # how the stretch begins
+    counted: int | None = None  # its targets that the loss counts; of masked diffusion, those that are hidden
 
 
 class TracedBatches(Protocol):
@@ -32,6 +33,10 @@ class TracedBatches(Protocol):
 
     global_batch: int  # rows
     opens_with_input: bool  # a row's first token belongs to its first document too; otherwise that is a target
+
+    @property
+    def windows(self) -> int:
+        """Rows of one epoch."""
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The global batch of a step, or a rank's share."""
@@ -44,17 +49,20 @@ def traced(source: TracedBatches, vocab: Vocab, step: int) -> Iterator[TracedSpa
     """The documents behind the batch of `step` (counted from 0), in the order of the batch."""
     batch = source.batch(step)
     for row, spans in enumerate(source.documents(step)):
-        ids = batch.targets[row].tolist()
+        ids, counted = batch.targets[row].tolist(), (batch.weights[row] > 0).tolist()
         if source.opens_with_input:  # a window cut from the stream holds the token before its first target too
             ids.insert(0, int(batch.tokens[row, 0]))
+            counted.insert(0, False)
         position = 0
         for span in spans:
-            begin = ids[position : position + min(span.tokens, _FIRST_TOKENS)]
+            end = position + span.tokens
+            begin = ids[position : min(end, position + _FIRST_TOKENS)]
             runs = groupby(begin, lambda token: token in vocab.special_ids)
             texts = (vocab.decode(list(run)) for special, run in runs if not special)
-            words = " ".join(" ".join(texts).split())
-            yield TracedSpan(row, span.id, span.source, span.offset_in_document, span.tokens, words[:_FIRST_CHARACTERS])
-            position += span.tokens
+            words = " ".join(" ".join(texts).split())[:_FIRST_CHARACTERS]
+            known = (row, span.id, span.source, span.offset_in_document, span.tokens, words)
+            yield TracedSpan(*known, sum(counted[position:end]))
+            position = end
 
 
 # What some ranks read in a step, counted from 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from configs.schema.chat import CHAT_TOKENS, MASK
 from configs.schema.model import Model
 from configs.schema.reading_direction import needs_causal
-from configs.schema.recipe import Recipe, load_with_origins
+from configs.schema.recipe import Recipe, RecipeError, load_with_origins
 
 TOKENIZER: dict[str, Any] = {"kind": "byte", "special_tokens": ["<|endoftext|>", MASK]}
 MASKED: dict[str, Any] = {"kind": "masked_diffusion"}
@@ -67,6 +68,28 @@ def test_show_says_where_the_direction_comes_from() -> None:
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         recipe(**changes)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (f"train.objective={MASKED}", r"stages\.0\.objective: the recipe's own run trains masked.*or this stage"),
+        ("stages=[{name: d, objective: {kind: masked_diffusion}, data: {like: base}, train: {steps: 1}}, STAGE]",
+         r"stages\.1\.from: `d` trains masked diffusion, .* say which stage it starts from, such as base"),
+    ],
+)  # fmt: skip
+def test_no_causal_stage_starts_from_a_masked_model(tmp_path: Path, override: str, message: str) -> None:
+    stage = {
+        "name": "sft",
+        "objective": {"kind": "sft"},
+        "data": {"sources": [{"name": "t", "path": "t.jsonl", "shape": "openai"}]},
+        "train": {"steps": 1},
+    }
+    file = tmp_path / "chain.yaml"
+    values = recipe(train={"objective": None}).model_dump(mode="json", exclude={"stages", "parents"})
+    file.write_text(json.dumps({**values, "model": SHAPE, "stages": [stage]}))
+    with pytest.raises(RecipeError, match=message):
+        load_with_origins(file, [override.replace("STAGE", json.dumps(stage))])
 
 
 def test_a_stage_of_masked_diffusion_starts_from_any_base() -> None:

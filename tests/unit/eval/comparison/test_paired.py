@@ -144,19 +144,37 @@ def test_what_is_learnt_within_the_context_is_a_question_of_its_own() -> None:
     assert found[0].adjusted == pytest.approx(0.002), "two questions"
 
 
-def test_a_bound_beside_an_exact_score_says_what_a_difference_means(tmp_path: Path) -> None:
-    items = right_or_wrong("copa", [1] * 30 + [0] * 10)
-    exact, bound, other = (
-        write_scores(tmp_path / name, {PART: items}, [score(ACC, items, note=note)])
-        for name, note in (
-            ("exact", "28 documents"),
-            ("bound", "upper bound, 16 draws"),
-            ("other", "upper bound, 8 draws"),
+def test_a_bound_above_an_exact_score_decides_nothing_and_one_below_it_does(tmp_path: Path) -> None:
+    hard = np.random.default_rng(3).normal(2.0, 0.4, 40)
+    exact, bound = texts(tmp_path / "exact", hard), {"note": "upper bound, 16 draws"}
+    above, below = (texts(tmp_path / name, hard + by, **bound) for name, by in (("above", 0.2), ("below", -0.2)))
+    for after, before in ((above, exact), (exact, above)):
+        for change in changes(after, before).values():
+            assert change.verdict == "incomparable" and change.p is None and change.n == 40
+            assert change.reason == "an upper bound above an exact score; what it bounds may be below"
+    for after, before, verdict in ((below, exact, "better"), (exact, below, "worse")):
+        found = changes(after, before)["perplexity/h/bits_per_byte"]
+        assert found.verdict == verdict and (found.reason or "").startswith("an upper bound that is not above")
+    two = changes(below, above)["perplexity/h/bits_per_byte"]
+    assert (two.verdict, two.reason) == ("better", None), "two bounds are two numbers"
+
+
+def test_differences_of_bounds_are_not_compared_with_exact_ones(tmp_path: Path) -> None:
+    items, note = documents(np.linspace(1, 2, 40)), "made of upper bounds of nats, 16 draws; late targets"
+    less = documents(np.linspace(0.5, 1.5, 40))
+    runs = {
+        (name, kind): write_scores(
+            tmp_path / f"{name}{kind}",
+            {"perplexity/h": own},
+            [score(f"perplexity/h/{name}", own, "nats_per_token", note=kind or None, unit=unit)],
         )
-    )
-    reason = changes(bound, exact)[ACC].reason
-    assert reason == "an upper bound beside an exact score: below is surely better, above need not be worse"
-    assert changes(exact, bound)[ACC].reason == reason and changes(other, bound)[ACC].reason is None
+        for name, unit in (("late_minus_early_nats", "nats per token"), ("matching_accuracy", "accuracy"))
+        for kind, own in (("", items), (note, less))
+    }
+    found = {name: changes(runs[name, note], runs[name, ""])[f"perplexity/h/{name}"] for name, _ in runs}
+    assert found["matching_accuracy"].verdict == "better"
+    late = found["late_minus_early_nats"]
+    assert late.verdict == "incomparable" and (late.reason or "").endswith("of exact scores in the other")
 
 
 def test_what_is_not_finite_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from configs.schema.model import Model
 from data_prep.tokens.shards import load_manifest
+from launch.trace import print_trace
 from pretrain.batches.masked import MaskedBatches, evenly_apart, hidden_weights, masked, random_order
 from pretrain.batches.source import Batch, BatchSource
 from pretrain.batches.trace import traced
@@ -155,10 +158,27 @@ def test_what_is_hidden_is_no_input_and_all_else_stays(tmp_path: Path, data: Pat
         begins = torch.zeros_like(chosen) if plain.positions is None else plain.positions == 0
         expected = torch.where(chosen[:, :-1] & ~begins[:, 1:], mask_id, plain.tokens[:, 1:])
         assert torch.equal(hidden.tokens[:, 1:], expected)
-        assert [s.words for s in traced(batches, vocab, step)] == [s.words for s in traced(source, vocab, step)]
+        spans, same = list(traced(batches, vocab, step)), list(traced(source, vocab, step))
+        assert [replace(span, counted=None) for span in spans] == [replace(span, counted=None) for span in same]
+        for row in range(len(chosen)):
+            assert sum(span.counted or 0 for span in spans if span.row == row) == int(chosen[row].sum())
         padded += int((~counted).sum())
         shown_at_borders += int((chosen[:, :-1] & begins[:, 1:]).sum())
     assert bool(padded) == (name == "packed") and bool(shown_at_borders) == (name != "stream")
+
+
+def test_the_trace_of_a_step_says_how_much_of_each_document_was_hidden(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe(tmp_path, data, objective={"kind": "masked_diffusion"}, global_batch_size=4)
+    _, batches, _, vocab = made(tmp_path, data)
+    spans = list(traced(batches, vocab, 2))
+    print_trace(recipe, 3)
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert "tokens  hidden  first words" in title
+    for line, span in zip(lines, spans, strict=True):
+        assert re.search(rf" {span.tokens} +{span.counted} ", line)
+    assert len({span.counted for span in spans}) > 2 and all(0 <= (span.counted or 0) <= span.tokens for span in spans)
 
 
 def test_a_pure_function_of_the_step_on_any_ranks(tmp_path: Path, data: Path) -> None:
