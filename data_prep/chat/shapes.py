@@ -36,6 +36,7 @@ _SPEAKERS = {
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 _CALCULATION = re.compile(r"<<([^<>=]*)=([^<>]*)>>")
 _RESULT_MARK = "####"
+_NO_ANSWER = " \t\r\n*_`.!;"  # what `pretrain.rewards.answers` takes off both sides, or off the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,15 @@ class Wanted:
 
     unit: Unit = "document"
     calls: bool = True  # calculations become calls of the calculator; else the text around them stays alone
+    reference: bool = False  # a prompt must say what a right answer is, because answers are compared with it
 
     def of(self, record: dict[str, Any], shape: Shape) -> AnyUnit:
-        """Makes the unit; raises as `to_unit` does."""
+        """Makes the unit; raises as `to_unit` does, and `Unusable` `no_reference`."""
         unit = to_unit(record, shape, self.unit, None)
+        if self.reference and isinstance(unit, Prompt):
+            right = (unit.reference or "").rpartition(_RESULT_MARK)[2]
+            if not right.strip(_NO_ANSWER):
+                raise Unusable("no_reference", repr(unit.reference)[:80])
         # A model that was taught to call a tool, and has none, would wait for results that do not come.
         return unit if self.calls else without_tools(unit)
 

@@ -13,7 +13,7 @@ from configs.common.files import read_json, write_json
 from configs.common.versions import code_version, installed
 from configs.safety.user_code import UserCode
 from configs.schema.chat import CHAT_TOKENS
-from configs.schema.objectives import GroupPolicy, ProximalPolicy, unit_of
+from configs.schema.objectives import GroupPolicy, ProximalPolicy, Reinforcement, unit_of
 from configs.schema.quality_rules import CustomRules
 from configs.schema.recipe import Recipe
 from configs.schema.sources import Source
@@ -151,7 +151,9 @@ class Plan:
         self.directory = recipe.data_directory
         self.identities = Identities(self.directory)
         self.unit = unit_of(recipe.train.objective)
-        self.wanted = Wanted(self.unit, "calculator" in recipe.chat.tools)
+        objective = recipe.train.objective
+        compared = isinstance(objective, Reinforcement) and objective.rewards.exact_answer > 0
+        self.wanted = Wanted(self.unit, "calculator" in recipe.chat.tools, compared)
         self.room = room_of(recipe)
 
     @cached_property

@@ -97,6 +97,18 @@ def test_without_a_calculator_calls_are_left_out_of_every_shape() -> None:
     assert isinstance(kept, Prompt) and kept.messages[1] == Message.from_json(used)
 
 
+@pytest.mark.parametrize("answer", ["12\n#### ", "#### **", "####\n."])
+def test_a_prompt_without_a_right_answer_is_unusable_where_answers_are_compared(answer: str) -> None:
+    record = {"question": "Why?", "answer": answer}
+    assert isinstance(Wanted("prompt").of(record, "gsm8k"), Prompt)
+    with pytest.raises(Unusable, match="no_reference"):
+        Wanted("prompt", reference=True).of(record, "gsm8k")
+    with pytest.raises(Unusable, match="no_reference"):
+        Wanted("prompt", reference=True).of({"messages": [ASK.to_json()]}, "openai")
+    right = Wanted("prompt", reference=True).of({"question": "Why?", "answer": "#### -1."}, "gsm8k")
+    assert isinstance(right, Prompt) and right.reference == "-1."
+
+
 def openai(*roles: str, content: str = "x") -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role in roles]}
 
