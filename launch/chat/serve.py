@@ -39,7 +39,7 @@ def serve(arguments: Namespace) -> None:
         run = load_run(arguments.run).run_directory
         served = open_served_model(run, Choice(arguments.checkpoint_step, arguments.best))
         limits = Limits(tokens=arguments.max_tokens, rows=arguments.rows, waiting=arguments.waiting)
-        batcher = Batcher(served.player(), limits.rows, limits.waiting)
+        batcher = Batcher(served.player(limits.rows if arguments.compile else None), limits.rows, limits.waiting)
         app = make_app(Api(served, batcher, limits), (arguments.host, socket.gethostname(), *arguments.allow_host), key)
         address, port = bound.getsockname()[:2]
         if not address.startswith(LOOPBACK) and key is None:

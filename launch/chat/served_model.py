@@ -126,11 +126,14 @@ class ServedModel:
             return frozenset({self.vocab.eod_id, *self.vocab.end_ids})
         return self.template.end_ids | frozenset(self.template.role_ids.values())
 
-    def player(self) -> Any:
-        """Returns a new engine that decodes answers of this model."""
+    def player(self, compiled_rows: int | None = None) -> Any:
+        """Returns a new engine that decodes answers of this model; with a compiled step, at most so many at a time."""
+        from pretrain.generation import decode
         from pretrain.generation.player import Player
 
-        return Player(self.model)
+        if compiled_rows is None:
+            return Player(self.model)
+        return Player(self.model, compiled_rows, decode.compiled)
 
     def request(self, prompt: Sequence[int], draws: Draws, samples: int = 1) -> Any:
         """Returns what the player is asked for: `samples` answers to a prompt."""

@@ -122,6 +122,11 @@ def _serve_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--waiting", type=count, default=64, metavar="N", help="requests that may wait for a row (default: 64)"
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the decode step, on a GPU to one CUDA graph: takes a minute, and computes all rows always",
+    )
 
 
 def replica_serve(arguments: Namespace) -> int:

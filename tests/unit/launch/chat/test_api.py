@@ -339,6 +339,27 @@ def test_a_model_without_tools_reads_no_calls(client: openai.OpenAI) -> None:
         assert wrong.value.param == "messages"
 
 
+def test_with_a_compiled_step_answers_are_the_same(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `replica serve --compile`: fixed rows, of which the batcher fills as many; compiling itself is torch's."""
+    calls: list[int] = []
+
+    def watched(step: Any) -> Any:
+        return lambda *inputs: calls.append(len(inputs[0])) or step(*inputs)
+
+    monkeypatch.setattr("pretrain.generation.decode.compiled", watched)
+    served = tiny_served()
+    with live(served, Limits(rows=4), player=served.player(4)) as (address, _), client_of(address) as other:
+        for n in (1, 4):
+            said = [[choice.message.content for choice in create(one, n=n).choices] for one in (client, other)]
+            assert said[0] == said[1]
+        threads = [threading.Thread(target=create, args=(other,), kwargs={"n": 3}) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert calls and set(calls) == {4}
+
+
 # ------------------------------------------------------------------------------------------------ more than one client
 class Gate:
     """Lets a scripted player's steps through one by one."""
