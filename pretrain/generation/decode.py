@@ -33,6 +33,8 @@ Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # tokens, lengths, ke
 StepWrapper = Callable[[Step], Step]  # makes a faster one that does the same
 # Above, a matrix does not stay in a core's cache, and another layout of it is no faster.
 _COPIED_BYTES = 2**21
+# The head's matrix is the largest, and up to here the copy is faster for a few rows.
+_COPIED_HEAD_BYTES, _FEW_ROWS = 2**24, 8
 
 
 def is_lean(x: Tensor) -> bool:
@@ -79,15 +81,18 @@ class _Norm:
 class _Matrix:
     """A linear layer of rows (R, inputs)."""
 
-    def __init__(self, module: nn.Linear) -> None:
-        weight, self.bias = module.weight, module.bias
+    def __init__(self, module: nn.Module, most_bytes: int = _COPIED_BYTES) -> None:
+        weight, self.bias = module.weight, getattr(module, "bias", None)
+        assert isinstance(weight, Tensor)
         self.module = module
-        small = is_lean(weight) and weight.numel() * weight.element_size() <= _COPIED_BYTES
+        size = weight.numel() * weight.element_size()
         # A product with a few rows is up to twice as fast when the rows of the right-hand side lie one by one.
-        self.copy = weight.detach().t().contiguous() if small else None  # (inputs, outputs)
+        copied = is_lean(weight) and size <= most_bytes
+        self.copy = weight.detach().t().contiguous() if copied else None  # (inputs, outputs)
+        self.most_rows = None if size <= _COPIED_BYTES else _FEW_ROWS  # for which the copy is taken
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.copy is None:
+        if self.copy is None or (self.most_rows is not None and len(x) > self.most_rows):
             out: Tensor = self.module(x)
             return out
         return torch.mm(x, self.copy) if self.bias is None else torch.addmm(self.bias, x, self.copy)
@@ -136,12 +141,38 @@ class _Layer:
 class _Places(NamedTuple):
     """Where the new tokens of all rows stand; the same for every layer."""
 
-    rotation: tuple[Tensor, Tensor] | None  # cos and sin, (R, 1, E)
-    column: int | None  # of every row, where all have one length
-    rows: Tensor  # (R,): 0, 1, …
+    rotation: tuple[Tensor, Tensor] | None  # cos and sin, (R, 1, E), or (E,) where all rows have one length
+    rows: Tensor | None  # (R,): 0, 1, …; None where all rows have one length
     lengths: Tensor  # (R,)
     seen: Tensor | None  # bool (R, 1, 1, S); None: every row sees all columns
     scores: Tensor  # what lean attention adds to its scores: (R K, G, S), or a number to be ignored
+
+
+class _Store(NamedTuple):
+    """One layer of the cache. Views of all layers are made together, in a few calls."""
+
+    keys: Tensor  # (R, K, S, E)
+    values: Tensor
+    key_products: Tensor  # the same keys as lean attention multiplies them, (R K, E, S)
+    value_products: Tensor  # (R K, S, E)
+    new_key: Tensor  # (R, K, E): the last column
+    new_value: Tensor
+
+    @classmethod
+    def of_layers(cls, keys: Tensor, values: Tensor) -> list[_Store]:
+        """Of (L, R, K, S, E), whose rows and heads are one dimension without a copy."""
+        return [
+            cls(*views)
+            for views in zip(
+                keys.unbind(),
+                values.unbind(),
+                keys.flatten(1, 2).transpose(2, 3).unbind(),
+                values.flatten(1, 2).unbind(),
+                keys.select(3, -1).unbind(),
+                values.select(3, -1).unbind(),
+                strict=True,
+            )
+        ]
 
 
 class Decoder:
@@ -157,6 +188,7 @@ class Decoder:
         self._model, self.config = model, model.config
         self._layers = [_Layer.of(block, model.config) for block in model.blocks if isinstance(block, Block)]
         self._final = _Norm.of(model.norm, model.config)
+        self._head = _Matrix(model.lm_head or model.embed, _COPIED_HEAD_BYTES)
         # Rotation keeps lengths, so muP's factor of the queries can go into the scores.
         self._scale = model.config.query_scale / math.sqrt(model.config.head_width)
         self._lean = is_lean(model.embed.weight)
@@ -183,78 +215,73 @@ class Decoder:
             x = x + F.embedding(lengths, model.position.weight)
         places = self._places(lengths, keys, column)
         first_values: Tensor | None = None
-        for number, layer in enumerate(self._layers):
+        for layer, store in zip(self._layers, _Store.of_layers(keys, values), strict=True):
             q, k, v = self._heads(layer, x, places.rotation)
             if layer.value_mix is not None and first_values is not None:
                 v = v.lerp(first_values, layer.value_mix.to(v.dtype))
             elif config.value_residual:
                 first_values = v
-            y = self._attend(q, k, v, keys[number], values[number], places)
+            y = self._attend(q, k, v, store, places)
             x = layer.out.add_to(x, y)
             x = layer.down.add_to(x, self._activated(layer.up(layer.mlp_norm(x))))
-        return model.head(self._final(x))
+        return model.head(self._final(x), self._head)
 
     def _places(self, lengths: Tensor, keys: Tensor, column: int | None) -> _Places:
-        model, rotation = self._model, None
-        if model.position is None:
-            dtype = keys.dtype
-            rotation = (
-                F.embedding(lengths, model.rope_cos).unsqueeze(1).to(dtype),
-                F.embedding(lengths, model.rope_sin).unsqueeze(1).to(dtype),
-            )
-        rows = torch.arange(len(lengths), device=lengths.device)
+        rotation = None if self._model.position is not None else self._rotation(lengths, column, keys.dtype)
         if column is not None:
-            return _Places(rotation, column, rows, lengths, None, self._ignored)
+            return _Places(rotation, None, lengths, None, self._ignored)
+        rows = torch.arange(len(lengths), device=lengths.device)
         columns = torch.arange(keys.shape[3], device=lengths.device)
         seen = (columns <= lengths.unsqueeze(-1))[:, None, None]  # (R, 1, 1, S)
         if not self._lean:
-            return _Places(rotation, None, rows, lengths, seen, self._ignored)
+            return _Places(rotation, rows, lengths, seen, self._ignored)
         scores = torch.zeros_like(seen, dtype=keys.dtype).masked_fill_(~seen, -math.inf)
         kv_heads, groups = self.config.kv_heads, self.config.num_heads // self.config.kv_heads
         scores = scores.expand(-1, kv_heads, groups, -1).reshape(-1, groups, keys.shape[3])
-        return _Places(rotation, None, rows, lengths, seen, scores)
+        return _Places(rotation, rows, lengths, seen, scores)
+
+    def _rotation(self, lengths: Tensor, column: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        cos, sin = self._model.rope_cos, self._model.rope_sin
+        if column is not None:
+            return cos[column].to(dtype), sin[column].to(dtype)
+        return F.embedding(lengths, cos).unsqueeze(1).to(dtype), F.embedding(lengths, sin).unsqueeze(1).to(dtype)
 
     def _heads(self, layer: _Layer, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (R, H, E), keys (R, K, E) and values (R, K, E) of the new tokens."""
         heads, kv_heads, width = self.config.num_heads, self.config.kv_heads, self.config.head_width
         qkv = layer.qkv(layer.attention_norm(x)).view(len(x), -1, width)  # (R, H+2K, E)
-        qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
+        qk, v = qkv.split((heads + kv_heads, kv_heads), dim=1)
         if layer.head_norm is not None:
             qk = layer.head_norm(qk.to(layer.head_norm.weight.dtype)).to(v.dtype)
         if rotation is not None:
             cos, sin = rotation
             qk = torch.addcmul(qk * cos, qk.roll(width // 2, dims=-1), sin)
-        return qk[:, :heads], qk[:, heads:], v
+        q, k = qk.split((heads, kv_heads), dim=1)
+        return q, k, v
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, places: _Places) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, store: _Store, places: _Places) -> Tensor:
         """Stores keys and values of the new tokens, then attends to all: (R, H E)."""
-        rows, kv_heads, _, width = keys.shape
+        rows, kv_heads, _, width = store.keys.shape
         groups = q.shape[1] // kv_heads
-        if places.column is not None:
-            keys[:, :, places.column] = k
-            values[:, :, places.column] = v
+        if places.rows is None:
+            store.new_key.copy_(k)
+            store.new_value.copy_(v)
         else:
-            keys[places.rows, :, places.lengths] = k.to(keys.dtype)
-            values[places.rows, :, places.lengths] = v.to(values.dtype)
+            store.keys[places.rows, :, places.lengths] = k.to(store.keys.dtype)
+            store.values[places.rows, :, places.lengths] = v.to(store.values.dtype)
         # The queries that share a key stand where other queries of the text would.
         if self._lean:
-            ignored = places.seen is None  # and rows and heads of a cache are one dimension without a copy
-            scores = torch.baddbmm(
-                places.scores,
-                q.reshape(rows * kv_heads, groups, width),
-                keys.flatten(0, 1).transpose(1, 2),
-                beta=0 if ignored else 1,
-                alpha=self._scale,
-            )
-            return torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1)).view(rows, -1)
+            queries, beta = q.reshape(rows * kv_heads, groups, width), 0 if places.seen is None else 1
+            scores = torch.baddbmm(places.scores, queries, store.key_products, beta=beta, alpha=self._scale)
+            return torch.bmm(scores.softmax(dim=-1), store.value_products).view(rows, -1)
         q = q.reshape(rows, kv_heads, groups, width)
-        y = F.scaled_dot_product_attention(q, keys, values, attn_mask=places.seen, scale=self._scale)
+        y = F.scaled_dot_product_attention(q, store.keys, store.values, attn_mask=places.seen, scale=self._scale)
         return y.reshape(rows, -1)
 
     def _activated(self, x: Tensor) -> Tensor:
         if self.config.activation == "swiglu":
             gate, up = x.chunk(2, dim=-1)
-            return F.silu(gate) * up
+            return F.silu(gate).mul_(up)
         if self.config.activation == "relu2":
             return F.relu(x).square()
         return F.gelu(x, approximate="tanh")

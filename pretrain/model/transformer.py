@@ -206,13 +206,19 @@ class Transformer(nn.Module):
         return out
 
     def _project(self, hidden: Tensor, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
-        ratio = self.config.mup_ratio
-        out: Tensor = (self.lm_head or self.embed)(hidden if ratio == 1 else hidden * ratio, loss)
+        out: Tensor = (self.lm_head or self.embed)(self._scaled(hidden), loss)
         return out
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits (…, V) of hidden states (…, D), so that a caller can take them a few positions at a time."""
-        out = self._project(hidden)
+    def _scaled(self, hidden: Tensor) -> Tensor:
+        ratio = self.config.mup_ratio
+        return hidden if ratio == 1 else hidden * ratio
+
+    def head(self, hidden: Tensor, product: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Logits (…, V) of hidden states (…, D), so that a caller can take them a few positions at a time.
+
+        `product`: multiplies by the output matrix, where a caller has a faster way than the module's own.
+        """
+        out = self._project(hidden) if product is None else product(self._scaled(hidden))
         cap = self.config.logit_softcap
         return out if cap is None else cap * torch.tanh(out / cap)
 

@@ -79,11 +79,13 @@ def test_the_step_is_one_graph_made_once(kind: str) -> None:
 
 
 class _IndexByOperations(TorchFunctionMode):
-    """Python's `x[…]` asks for the driver of x's device, which a build for CPUs lacks; these operations do not."""
+    """Python's `x[…]` and `copy_` ask for the driver of x's device, which a build for CPUs lacks; these do not."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if function is Tensor.copy_:
+            return torch.ops.aten.copy_(*args)
         if function not in (Tensor.__getitem__, Tensor.__setitem__):
             return function(*args, **(kwargs or {}))
         x, places = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)

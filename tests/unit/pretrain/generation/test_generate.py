@@ -71,7 +71,7 @@ def test_a_seed_repeats_and_another_differs(model: Transformer) -> None:
 def test_it_streams(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     head = model.head
-    monkeypatch.setattr(model, "head", lambda hidden: calls.append(1) or head(hidden))
+    monkeypatch.setattr(model, "head", lambda *arguments: calls.append(1) or head(*arguments))
     stream = generate(model, [1], 1000, GREEDY)
     next(stream), next(stream)
     assert len(calls) == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from configs.schema.model import Model
-from pretrain.generation import row_cache
+from pretrain.generation import decode, row_cache
 from pretrain.generation.noise import noise_keys
 from pretrain.generation.player import Answer, Event, Player, Request
 from pretrain.generation.sampling import GREEDY, Sampling
@@ -227,3 +227,13 @@ def test_what_prompts_begin_with_is_read_once(
     assert [answer.ids for answer in player.run(requests[:4])] == alone[:4]
     assert read[0][0] == 1 and sum(shape.numel() for shape in read) <= 14 + 4 * 7 + 7, read
     assert [answer.ids for answer in player.run(requests)] == alone
+
+
+@pytest.mark.parametrize(("rows", "by_module"), [(1, 0), (8, 0), (9, 1)])
+def test_a_large_head_is_multiplied_by_a_copy_for_few_rows(rows: int, by_module: int) -> None:
+    head, calls = torch.nn.Linear(400, 1500, bias=False).requires_grad_(False), []
+    head.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(rows, 400)
+    product = decode._Matrix(head, most_bytes=2**22)(x)
+    assert len(calls) == by_module
+    torch.testing.assert_close(product, x @ head.weight.t(), rtol=1e-5, atol=1e-5)
