@@ -263,7 +263,7 @@ class Results:
         chosen: choice of the checkpoint (`step`, `best`; neither: the newest), and `overrides` of this evaluation.
         items: name of a part -> fingerprint of its inputs, of the parts whose items are stored (`eval/items/store.py`).
         people: what people judged: for each session its models, raters with their habits, and number of votes; or why
-            its votes are outdated (`eval/people/part.py`).
+            it gives no scores now (`eval/people/part.py`).
         failures: failed parts, each with the reason. The same command tries them again.
         stage: of a stage, its `name`, the `kind` of its objective, the name of its `parent`, and the fingerprint of the
             parent's results that `changes` compares with; empty for a base model.

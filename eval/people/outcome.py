@@ -78,6 +78,12 @@ def load_judgement(directory: Path) -> Judgement:
     return Judgement.of(session, read_votes(directory / VOTES, session))
 
 
+def without_votes(judgement: Judgement) -> str:
+    """Says of a session without a vote that counts why there is none."""
+    who = "everybody who voted was set aside" if judgement.aside else "nobody has voted"
+    return f"people/{judgement.session.name}: {who}; ask people with `replica judge`"
+
+
 def people_results(judgement: Judgement, samples: int) -> list[Result]:
     """Computes all scores of a session.
 
@@ -90,8 +96,7 @@ def people_results(judgement: Judgement, samples: int) -> list[Result]:
     """
     session = judgement.session
     if not judgement.votes:
-        who = "everybody who voted was set aside" if judgement.aside else "nobody has voted"
-        raise ValueError(f"people/{session.name}: {who}; ask people with `replica judge`")
+        raise ValueError(without_votes(judgement))
     results = (_rated if session.rates else _compared)(judgement, samples)
     results += _trusted(judgement)
     stamp = {"models": ", ".join(f"{one.name} at step {one.step:,} ({one.fingerprint[:12]})" for one in session.models)}

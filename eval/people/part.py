@@ -11,14 +11,14 @@ from configs.common.layout import PEOPLE
 from eval.items.item import Item, beginning, hash_of
 from eval.parts import Part, Scored
 from eval.people.missing import KIND
-from eval.people.outcome import Judgement, load_judgement, people_facts, people_results
+from eval.people.outcome import Judgement, load_judgement, people_facts, people_results, without_votes
 from eval.people.raters import TIE, chosen_place
-from eval.people.session import Session, load_session, sessions_of
+from eval.people.session import Session, sessions_of
 from pretrain.checkpoint.manifest import newest
 
 
 def current_sessions(run: Path, checkpoint: str) -> list[str]:
-    """Names the sessions of a run whose votes are about the present checkpoints, see `outdated`."""
+    """Names the sessions of a run that have votes about the present checkpoints, see `outdated`."""
     old = outdated(run, checkpoint)
     return [directory.name for directory in sessions_of(run) if directory.name not in old]
 
@@ -100,18 +100,22 @@ def _item(session: Session, trial_id: str, measures: dict[str, list[float]]) -> 
 
 
 def outdated(run: Path, checkpoint: str) -> dict[str, str]:
-    """Maps the sessions whose answers are of earlier checkpoints to the reason.
+    """Maps the sessions that give no scores now to the reason: answers of earlier checkpoints, or no vote yet.
 
-    A session that cannot be read is none of them: scoring it tells why.
+    Asking people takes days. An evaluation in the meantime has not failed. A session that cannot be read is none of
+    them: scoring it tells why.
     """
     found = {}
     for directory in sessions_of(run):
         try:
-            session = load_session(directory)
-        except (ValueError, KeyError, TypeError):
+            judgement = load_judgement(directory)
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        if reason := _moved_on(session, run, checkpoint):
-            found[session.name] = reason
+        reason = _moved_on(judgement.session, run, checkpoint)
+        if reason is None and not judgement.votes:
+            reason = without_votes(judgement)
+        if reason:
+            found[judgement.session.name] = reason
     return found
 
 

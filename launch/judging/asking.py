@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -78,13 +80,13 @@ def people_set(recipe: Recipe, wanted: Wanted) -> PeopleSet:
     """
     if foreign := [text for text in wanted.overrides if not text.startswith("evaluation.people")]:
         raise RecipeError(f"override `{foreign[0]}`: `replica judge` takes overrides of `evaluation.people` only")
+    overrides = list(wanted.overrides)
     if wanted.prompts is not None:
-        known = {item.name: item for item in recipe.evaluation.people}
-        name = wanted.name or "main"
-        path = str(wanted.prompts.resolve())
-        return known[name].model_copy(update={"path": path}) if name in known else PeopleSet(name=name, path=path)
-    if wanted.overrides:
-        recipe = load(recipe.run_directory / RESOLVED_NAME, wanted.overrides)
+        overrides.insert(0, _with_prompts(recipe, wanted.name or "main", wanted.prompts))
+    if overrides:
+        recipe = load(recipe.run_directory / RESOLVED_NAME, overrides)
+    if wanted.prompts is not None:
+        return next(item for item in recipe.evaluation.people if item.name == (wanted.name or "main"))
     sets = {item.name: item for item in recipe.evaluation.people}
     if wanted.name is not None and wanted.name not in sets:
         kept = recipe.run_directory / PEOPLE / wanted.name
@@ -103,6 +105,17 @@ def people_set(recipe: Recipe, wanted: Wanted) -> PeopleSet:
             "write a set into `evaluation.people` of the recipe"
         )
     return sets[wanted.name] if wanted.name is not None else next(iter(sets.values()))
+
+
+def _with_prompts(recipe: Recipe, name: str, prompts: Path) -> str:
+    """Returns the override that has a set ask about the prompts of a file; the set alone, where the recipe has none."""
+    path = str(prompts.resolve())
+    known = [item.model_dump(mode="json") for item in recipe.evaluation.people]
+    if name in {item["name"] for item in known}:
+        sets = [{**item, "path": path} if item["name"] == name else item for item in known]
+    else:
+        sets = [{"name": name, "path": path}]
+    return f"evaluation.people={json.dumps(sets)}"
 
 
 def _check_same(session: Session, wanted: Wanted, section: PeopleSet) -> None:
@@ -136,15 +149,12 @@ def _models(wanted: Wanted, recipe: Recipe) -> dict[str, Path]:
         if len(wanted.runs) > 1:
             raise ValueError("--models names stages of one run; give one run, or leave --models out")
         return {name: find_run(f"{wanted.runs[0]}:{name}") for name in wanted.stages}
-    found: dict[str, Path] = {}
-    for run in wanted.runs:
-        name = load_run(run).name
-        if name in found:  # two runs of one recipe
-            name = run.resolve().name
-        if "/" in name or name in found:
-            raise ValueError(f"two models are called {name}; rename a run directory")
-        found[name] = run
-    return found
+    names = [load_run(run).name for run in wanted.runs]
+    if len(set(names)) < len(names) or "/" in "".join(names):  # runs of one recipe; a score's name has parts
+        names = [run.resolve().name for run in wanted.runs]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"two models are called {twice[0]}; rename a run directory")
+    return dict(zip(names, wanted.runs, strict=True))
 
 
 def _answered(section: PeopleSet, models: Mapping[str, Path], kind: Kind, recipe: Recipe) -> Session:

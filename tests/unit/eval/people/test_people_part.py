@@ -80,6 +80,22 @@ def test_every_vote_changes_the_fingerprint(run: Path) -> None:
     assert len({*prints, now()}) == 5
 
 
+def test_a_page_that_nobody_has_judged_yet_is_no_failure(run: Path) -> None:
+    """Votes take days; an evaluation on the day after the page was written has all other scores, and exit code 0."""
+    (run / PEOPLE / "main" / VOTES).unlink()
+    outcome = scored(run)
+    assert not outcome.failures and not outcome.results
+    reason = "people/main: nobody has voted; ask people with `replica judge`"
+    section = people_section(run, "checkpoint 600", ())
+    assert section == [{"set": "main", "outdated": reason}]
+    (gate,) = evaluate_gates([GATE], replace(load_results(run), people=section))
+    assert not gate.passed and gate.reason == f"no score: {reason}"
+    vote(run, SESSION, "Ada")
+    assert scored(run).results
+    set_aside(run / PEOPLE / "main" / VOTES, SESSION, "Ada", "a test")
+    assert "everybody who voted was set aside" in outdated(run, "checkpoint 600")["main"]
+
+
 def test_answers_of_an_earlier_checkpoint_are_no_scores(run: Path) -> None:
     assert outdated(run, "checkpoint 600") == {} and people_section(run, "checkpoint 600", ())[0]["votes"] == 24
     assert people_section(run, "checkpoint 600", {"human/main"}) == []

@@ -83,6 +83,21 @@ def test_a_page_is_written_judged_and_imported(runs: Path, capsys: pytest.Captur
     assert judge("one", "--restore", "Ada") == 0
 
 
+def test_settings_hold_for_prompts_of_a_file_too(runs: Path) -> None:
+    words = ("one", "two", "--prompts", "prompts.txt", "--file", "page.html")
+    assert judge(*words, "evaluation.people.0.max_items=2", "evaluation.people.0.question=Which is shorter?") == 0
+    session = load_session(runs / "one" / "people" / "main")
+    assert len(session.prompts) == 2 and session.settings.question == "Which is shorter?"
+    assert judge(*words, "--set", "other", "evaluation.people.1.max_items=2") == 2, "there is one set"
+
+
+def test_runs_of_one_recipe_are_called_by_their_directories(runs: Path) -> None:
+    for name in ("one", "two"):
+        save(fake_recipe(runs / name), runs / name)
+    assert judge("one", "two", "--prompts", "prompts.txt", "--file", "page.html") == 0
+    assert load_session(runs / "one" / "people" / "main").names == ("one", "two")
+
+
 def test_votes_stay_with_their_page(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert judge("one", "two", "--prompts", "prompts.txt", "--file", "page.html") == 0
     directory = runs / "one" / "people" / "main"
