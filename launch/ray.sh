@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Starts, queries and stops a Ray cluster for data preparation and training, and submits commands to it.
+# Starts, queries and stops a Ray cluster for data preparation, training and evaluation, and submits commands to it.
 #
 #   launch/ray.sh start                          first machine: the head
 #   launch/ray.sh start --address HOST:6379      every other machine, now or later
 #   replica data RECIPE --ray-address HOST:6379  on any of these machines
 #   launch/ray.sh train RECIPE [--nodes N] [--out DIR] [--restarts K] [--pause SECONDS] [a.b=value …]
-#   launch/ray.sh submit -- COMMAND              one of these two as a Ray job, which continues after logout
+#   launch/ray.sh eval RUN [--nodes N] [--step N | --best] [--again] [evaluation.a=value …]
+#   launch/ray.sh submit -- COMMAND              one of these three as a Ray job, which continues after logout
 #   launch/ray.sh status | stop                  on this machine
 #
 # `train` runs one training on N nodes (default: all) by Ray Train. Each node has `train.ranks` ranks, or one per GPU. Ray
@@ -183,6 +184,7 @@ case $action in
 start) start "$@" ;;
 submit) submit "$@" ;;
 run) run_under_slurm "$@" ;;
+eval) PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec python -m launch.cluster.ray_eval "$@" ;;
 train) PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec python -m launch.cluster.ray_train "$@" ;;
 status) ray status --address "${RAY_ADDRESS:-auto}" "$@" ;;
 stop) stop ;;

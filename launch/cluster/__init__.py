@@ -1,1 +1,1 @@
-"""Starts training on all nodes of a Ray cluster."""
+"""Starts training or an evaluation on all nodes of a Ray cluster."""

@@ -73,10 +73,22 @@ def score_run(
 
         return evaluate(run, overrides, choice=choice, again=again)
     results = run / RESULTS
-    before = _stamp(results)
+    before = stamp_of(results)
     step = [] if choice is None or choice.step is None else ["--step", str(choice.step)]
     flags = [*(["--best"] if choice is not None and choice.best else []), *(["--again"] if again else [])]
     code = _exit_code(ranks, [str(run), *step, *flags, *trust_options(), *overrides])
+    raise_for(code, f"{ranks} ranks", stamp_of(results) != before)
+    return results
+
+
+def raise_for(code: int, where: str, saved: bool) -> None:
+    """Raises what an exit code of an evaluation's ranks means; of 0, nothing.
+
+    Args:
+        code: of all ranks together, see `launch.processes.rank_group.outcome`.
+        where: on how many ranks.
+        saved: there are new results.
+    """
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code in {STOPPED_EARLY, TERMINATED, -signal.SIGTERM}:
@@ -85,11 +97,11 @@ def score_run(
         kind = ScoresBroken if code == BUG else ScoresFailed
         lost = "; the same command goes on" if code < 0 or code in {LOST_RANK, 128 + signal.SIGKILL} else ""
         what = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-        raise kind(f"the evaluation on {ranks} ranks failed ({what}, see above){lost}", _stamp(results) != before)
-    return results
+        raise kind(f"the evaluation on {where} failed ({what}, see above){lost}", saved)
 
 
-def _stamp(file: Path) -> tuple[int, int] | None:
+def stamp_of(file: Path) -> tuple[int, int] | None:
+    """Returns what tells a file from its next version; None where there is none."""
     with suppress(FileNotFoundError):
         found = file.stat()
         return found.st_mtime_ns, found.st_ino

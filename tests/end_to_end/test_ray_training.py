@@ -1,4 +1,4 @@
-"""`launch/ray.sh train` on a Ray of one and of two machines (network namespaces), which lose all that can be lost."""
+"""`launch/ray.sh train` and `eval` on a Ray of one and of two machines (network namespaces), which lose all that can be lost."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 from test_hosts import processes
 from test_two_nodes import SCRIPT, SETTINGS, Machines, saved, train, two_machines
 
+from eval.results import load_results
+from eval.suite import evaluate
 from tests.parts.rank_processes import SCRIPT as RANK
 from tests.parts.rank_processes import last_step, wait_until
 from tests.parts.training_run import metric_lines, prepare_data, write_recipe
@@ -78,6 +80,21 @@ def test_a_signal_a_dying_node_and_to_the_end(two: Machines, tmp_path: Path) -> 
     assert process.returncode == 0, said
     assert saved(run) == (steps, 2)
     assert sorted(metric_lines(run, "train/loss")) == list(range(1, steps + 1))
+    evaluated_on_both(two, run, tmp_path)
+
+
+def evaluated_on_both(two: Machines, run: Path, directory: Path) -> None:
+    """The same launcher evaluates, on the ranks that training had: a loss of training data as one rank finds it."""
+    (directory / "held.jsonl").write_text('{"text": "the sea and the old tower"}\n{"text": "bread"}\n')
+    sets = f'evaluation.perplexity=[{{"name": "held", "path": "{directory / "held.jsonl"}"}}]'
+    environment = ("env", "GLOO_SOCKET_IFNAME=eth0", "RAY_AUTH_MODE=token")
+    words = (str(SCRIPT), "eval", str(run), sets, "--again")
+    said = (process := two.command(0, *environment, *words)).communicate(timeout=200)
+    assert process.returncode == 0 and "evaluating on 2 nodes x 1 rank" in said[1], said
+    assert said[0].splitlines()[-1] == str(run / "results.json")
+    both = load_results(run).by_name()["perplexity/held/bits_per_byte"].value
+    evaluate(run, [sets], progress=False, again=True)
+    assert load_results(run).by_name()["perplexity/held/bits_per_byte"].value == pytest.approx(both, rel=1e-6)
 
 
 @pytest.mark.chaos

@@ -24,6 +24,7 @@ ENTRY_POINTS: dict[str, list[str]] = {
     "launch.cli": ["show", "nowhere.yaml"],
     "launch.training_finished": [],
     "launch.cluster.ray_train": ["nowhere.yaml"],
+    "launch.cluster.ray_eval": ["nowhere"],
     "data_prep.__main__": ["run", "nowhere.yaml"],
     "eval.__main__": ["run", "nowhere"],
     "pretrain.train": ["--recipe", "nowhere.yaml"],

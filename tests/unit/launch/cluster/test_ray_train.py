@@ -16,13 +16,14 @@ import pytest
 from configs.common.exit_codes import STOPPED_EARLY, TERMINATED, USER_ERROR
 from configs.schema.recipe import Recipe
 from launch.cluster import ray_node
+from launch.cluster.ray_cluster import Placement, forwarded
 from launch.cluster.ray_node import (
     Coordinator,
     check_shared,
     environment_of_ranks,
     only_start_here,
 )
-from launch.cluster.ray_train import Placement, forwarded, place_ranks
+from launch.cluster.ray_train import place_ranks
 from launch.processes import rank_group
 from launch.processes.rank_group import outcome, rank_environment, wait_for_ranks
 from pretrain.reliability.rank_heartbeat import LOST_RANK
