@@ -1,4 +1,4 @@
-"""`launch/ray.sh train` and `eval` on a Ray of one and of two machines (network namespaces), which lose all that can be lost."""
+"""`launch/ray.sh train` and `eval` on one and on two machines (network namespaces), which lose all that can be lost."""
 
 from __future__ import annotations
 
