@@ -17,6 +17,7 @@ EXACT = "exact"  # begins the method of an interval of a score that is counted, 
 BOUND = "upper bound"  # how the note of a bound begins
 OF_BOUNDS = "made of upper bounds of nats"  # and that of a difference or a choice of bounds
 CHANCE_OF = "chance of "  # in its settings, before the name of a task's score
+MEMBERS = "members"  # in the settings of a group: name of each task's score -> its weight; the weights add up to 1
 _OF_A_TASK = ("prompts", "task")  # settings that are fingerprints of one task
 
 

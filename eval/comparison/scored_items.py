@@ -13,7 +13,7 @@ import numpy as np
 from eval.comparison.significance import Array, CorpusMetric
 from eval.items.store import parts_with_items, read_items
 from eval.items.table import ItemTable
-from eval.results import Result, Results, members_of
+from eval.results import MEMBERS, Result, Results, members_of
 
 # Sums of items give a score up to rounding.
 _ROUNDING = 1e-6
@@ -97,8 +97,10 @@ class ScoredItems:
         Raises:
             NoItems: when there are none, they are damaged, or they do not give the score.
         """
-        if result.named.kind == "aggregate":
-            return self._centred(result)
+        if members := [(name, chance, None) for name, chance in members_of(result)]:
+            return self._averaged(result, members)
+        if MEMBERS in result.settings:
+            return self._averaged(result, [(name, 0.0, weight) for name, weight in result.settings[MEMBERS].items()])
         table = self._tables.get((result.named.kind, result.named.subject))
         if not isinstance(table, ItemTable):
             raise NoItems(table or "it has no items")
@@ -110,32 +112,53 @@ class ScoredItems:
             raise NoItems(f"its items give {found[0].score(result):.6g}, not {result.value:.6g}")
         raise NoItems("it has no items")
 
-    def _centred(self, result: Result) -> ScoreItems:
-        """Returns the items of all tasks of an aggregate."""
+    def _averaged(self, result: Result, members: Sequence[tuple[str, float, float | None]]) -> ScoreItems:
+        """Returns the items of all tasks of an aggregate or a group."""
         scores = self._results.by_name()
-        members = members_of(result)
-        if not members or any(name not in scores for name, _ in members):
+        if any(name not in scores for name, _, _ in members):
             raise NoItems("a task of it has no score")
-        items = centred([(name, self.of(scores[name]), chance) for name, chance in members])
+        found = [Member(name, self.of(scores[name]), chance, weight) for name, chance, weight in members]
+        if any(member.items.corpus or member.items.exponential for member in found):
+            raise NoItems("a task of it has no score that is a mean of its items")
+        items = averaged(found)
         if not math.isclose(items.score(result), result.value, rel_tol=_ROUNDING, abs_tol=1e-9):
             raise NoItems(f"its items give {items.score(result):.6g}, not {result.value:.6g}")
         return items
 
 
-def centred(members: Sequence[tuple[str, ScoreItems, float]]) -> ScoreItems:
-    """Returns the items of a mean of centred accuracies: each task has the same weight, and so have its items.
+@dataclass(frozen=True)
+class Member:
+    """A task of an aggregate.
 
-    Args:
-        members: name of each task's score, its items, and the accuracy of guessing.
+    Attributes:
+        name: of its score.
+        items: of its score.
+        chance: the accuracy of guessing, which counts as 0; 0: accuracies count as they are.
+        weight: its share of the aggregate; None: the same for all.
+    """
+
+    name: str
+    items: ScoreItems
+    chance: float = 0.0
+    weight: float | None = None
+
+
+def averaged(members: Sequence[Member]) -> ScoreItems:
+    """Returns the items of a weighted mean of accuracies: the weight of a task is divided among its items.
+
+    Where no chance is taken off and all items weigh the same, they stay right or wrong.
     """
     ids, hashes, values = [], [], []
-    for name, items, chance in members:
-        above, below = items.values.T
-        weights = below / below.sum() / len(members)
-        values.append(np.stack([(above - chance * below) / below * weights / (1 - chance), weights], axis=1))
-        ids += items.ids
-        hashes += [f"{name}/{one}" for one in items.hashes]  # two tasks may ask the same
-    return ScoreItems(ids, hashes, np.concatenate(values))
+    for one in members:
+        above, below = one.items.values.T
+        weights = below / below.sum() * (1 / len(members) if one.weight is None else one.weight)
+        values.append(np.stack([(above - one.chance * below) / below * weights / (1 - one.chance), weights], axis=1))
+        ids += one.items.ids
+        hashes += [f"{one.name}/{own}" for own in one.items.hashes]  # two tasks may ask the same
+    joined = np.concatenate(values)
+    if not any(one.chance for one in members) and np.allclose(joined[:, 1], joined[0, 1], rtol=1e-9, atol=0):
+        joined = np.concatenate([one.items.values for one in members])
+    return ScoreItems(ids, hashes, joined)
 
 
 def _candidates(table: ItemTable, result: Result) -> Iterator[ScoreItems]:

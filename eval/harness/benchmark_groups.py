@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 from data_prep.decontamination.evaluation_sets import set_key
-from eval.results import Result, made_alike
+from eval.results import MEMBERS, Result, made_alike
 
 
 def metric_name(metric: str, filter_name: str) -> str:
@@ -101,6 +101,6 @@ def _combined(
         set=set_key([member.name, member.set] for _, member in members),
         settings={
             **made_alike([member for _, member in members]),
-            "weights": ", ".join(f"{weight:.6g}" for weight, _ in members),
+            MEMBERS: {member.name: float(f"{weight:.12g}") for weight, member in members},
         },
     )

@@ -25,7 +25,7 @@ from eval.harness.template_cache import templates_compiled_once
 from eval.items.item import Item
 from eval.parts import Scored
 from eval.reading.reader import Reader
-from eval.results import Result
+from eval.results import MEMBERS, Result
 from eval.statistics import bootstrap, no_interval, wilson
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _entry_results(
     for group in loaded["groups"].values():
         results += group_results(group, raw, results)
     return Scored(
-        [replace(result, name=_named(result, entry)) for result in results],
+        [_renamed(result, entry) for result in results],
         items=[replace(item, subject=_subject(item.subject, entry)) for item in items],
     )
 
@@ -122,9 +122,17 @@ def _subject(task: str, entry: BenchmarkTask) -> str:
     return entry.name if task == entry.task else f"{entry.name}.{task}"
 
 
-def _named(result: Result, entry: BenchmarkTask) -> str:
-    kind, task, rest = result.name.split("/", 2)
-    return f"{kind}/{_subject(task, entry)}/{rest}"
+def _renamed(result: Result, entry: BenchmarkTask) -> Result:
+    """Gives a score, and those that a group names, the name that the recipe gives the task."""
+
+    def named(name: str) -> str:
+        kind, task, rest = name.split("/", 2)
+        return f"{kind}/{_subject(task, entry)}/{rest}"
+
+    settings = dict(result.settings)
+    if MEMBERS in settings:
+        settings[MEMBERS] = {named(name): weight for name, weight in settings[MEMBERS].items()}
+    return replace(result, name=named(result.name), settings=settings)
 
 
 def _tags(name: str, raw: dict[str, Any], touched: Touched | None) -> dict[int, list[str]]:

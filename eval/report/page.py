@@ -33,7 +33,7 @@ from eval.report.rollout_examples import example_rollouts
 from eval.report.size_table import size_rows
 from eval.report.text_tables import summary_tables, translation_tables
 from eval.report.training_charts import training_charts
-from eval.results import Result, Results, load_results
+from eval.results import MEMBERS, Result, Results, load_results
 from eval.stage_facts import kind_of, stage_of
 
 _HERE = Path(__file__).parent
@@ -162,7 +162,7 @@ def _verdict(gates: list[Gate]) -> str:
 
 
 def _settings(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if name != MEMBERS)
 
 
 def breakable(name: str) -> Markup:

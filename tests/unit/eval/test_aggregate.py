@@ -12,7 +12,7 @@ import pytest
 from configs.schema.evaluation import Benchmarks, Core, Evaluation
 from eval.aggregate import core_results
 from eval.comparison.comparable import difference
-from eval.comparison.scored_items import ScoreItems, centred
+from eval.comparison.scored_items import Member, ScoreItems, averaged
 from eval.results import CENTRED, Result, members_of
 from eval.stage_facts import applicable
 
@@ -106,16 +106,21 @@ def test_how_the_tasks_were_made_is_told_alike_however_they_were_read() -> None:
 def test_two_runs_are_compared_on_the_items_of_all_tasks() -> None:
     """0.5 of two items against a chance of 0.5, and 3 of 4 against 0.25: the mean of 0 and 2/3."""
     tasks = [([1.0, 0.0], 0.5), ([1.0, 1.0, 0.0, 1.0], 0.25)]
-    members = [
-        (
-            f"task {c}",
-            ScoreItems(
-                [str(n) for n in range(len(right))], ["h"] * len(right), np.array([[one, 1.0] for one in right])
-            ),
-            c,
-        )
-        for right, c in tasks
-    ]
-    items = centred(members)
+    items = averaged([Member(f"task {chance}", right_of(right), chance) for right, chance in tasks])
     assert items.ratio == pytest.approx(1 / 3) and len(items.ids) == 6
     assert items.hashes[0] != items.hashes[-1] and items.values[:, 1].sum() == pytest.approx(1.0)
+
+
+def right_of(right: list[float]) -> ScoreItems:
+    values = np.array([[one, 1.0] for one in right])
+    return ScoreItems([str(n) for n in range(len(right))], ["h"] * len(right), values)
+
+
+def test_items_of_a_group_weigh_what_their_task_does() -> None:
+    """By size all items weigh the same and stay right or wrong, which McNemar's test can read."""
+    one, other = right_of([1.0, 0.0]), right_of([1.0, 1.0, 0.0, 1.0])
+    by_size = averaged([Member("one", one, weight=1 / 3), Member("other", other, weight=2 / 3)])
+    assert by_size.ratio == pytest.approx(4 / 6) and set(by_size.values[:, 0]) == {0.0, 1.0}
+    assert set(by_size.values[:, 1]) == {1.0}
+    alike = averaged([Member("one", one, weight=0.5), Member("other", other, weight=0.5)])
+    assert alike.ratio == pytest.approx((1 / 2 + 3 / 4) / 2)

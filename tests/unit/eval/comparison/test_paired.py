@@ -13,7 +13,7 @@ import pytest
 from eval.comparison.paired import Scores, adjusted, compare_scores
 from eval.items.item import Item, hash_of
 from eval.items.store import items_file, write_items
-from eval.results import Change, Result, load_results
+from eval.results import MEMBERS, Change, Result, load_results
 from tests.parts.scored_run import documents, right_or_wrong, score, write_scores
 
 PART, ACC = "benchmark/copa", "benchmark/copa/acc"
@@ -98,6 +98,25 @@ def test_bits_per_byte_by_randomisation(tmp_path: Path) -> None:
     assert bits.high is not None and bits.high < 0 and "10,000 trials" in bits.method
     assert perplexity.low is not None and perplexity.high is not None
     assert perplexity.low < perplexity.after - perplexity.before < perplexity.high < 0
+
+
+def test_a_group_is_compared_on_the_items_of_its_tasks(tmp_path: Path) -> None:
+    """Of two intervals that overlap, as before, nothing could be said."""
+
+    def run(name: str, right: int) -> Path:
+        parts = {
+            task: right_or_wrong(task, [1] * count + [0] * (50 - count)) for task, count in (("a", right), ("b", 25))
+        }
+        members = [score(f"benchmark/{task}/acc", items) for task, items in parts.items()]
+        weights = {one.name: 0.5 for one in members}
+        value = sum(one.value for one in members) / 2
+        group = replace(members[0], name="benchmark/g/acc", value=value, low=value - 0.1, high=value + 0.1, n=100)
+        group = replace(group, settings={MEMBERS: weights})
+        return write_scores(tmp_path / name, {"benchmark/g": [*parts["a"], *parts["b"]]}, [*members, group])
+
+    change = changes(run("after", 34), run("before", 25))["benchmark/g/acc"]
+    assert (change.verdict, change.n, change.method) == ("better", 100, "McNemar's exact test: 9 gained, 0 lost")
+    assert change.after - change.before == pytest.approx(0.09)
 
 
 def test_two_infinite_perplexities_have_no_order(tmp_path: Path) -> None:

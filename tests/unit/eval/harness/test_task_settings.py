@@ -113,6 +113,7 @@ def test_a_group_with_a_name(place: Path, reader: Reader, vocab: Vocab) -> None:
     found = by_name(ask(place, reader, vocab, BenchmarkTask(task="both", name="mine", num_fewshot=0)))
     assert found.keys() == {"mine/acc", "mine.quiz/acc"}
     assert found["mine/acc"].value == found["mine.quiz/acc"].value and "task" not in found["mine/acc"].settings
+    assert found["mine/acc"].settings["members"] == {"benchmark/mine.quiz/acc": 1.0}, "by the names of the recipe"
 
 
 def test_settings_of_generation_replace_those_of_the_task(place: Path, reader: Reader, vocab: Vocab) -> None:
