@@ -250,13 +250,13 @@ class Decoder:
         """Queries (R, H, E), keys (R, K, E) and values (R, K, E) of the new tokens."""
         heads, kv_heads, width = self.config.num_heads, self.config.kv_heads, self.config.head_width
         qkv = layer.qkv(layer.attention_norm(x)).view(len(x), -1, width)  # (R, H+2K, E)
-        qk, v = qkv.split((heads + kv_heads, kv_heads), dim=1)
+        qk, v = qkv.split_with_sizes((heads + kv_heads, kv_heads), dim=1)
         if layer.head_norm is not None:
             qk = layer.head_norm(qk.to(layer.head_norm.weight.dtype)).to(v.dtype)
         if rotation is not None:
             cos, sin = rotation
             qk = torch.addcmul(qk * cos, qk.roll(width // 2, dims=-1), sin)
-        q, k = qk.split((heads, kv_heads), dim=1)
+        q, k = qk.split_with_sizes((heads, kv_heads), dim=1)
         return q, k, v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, store: _Store, places: _Places) -> Tensor:
