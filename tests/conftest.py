@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,8 +20,10 @@ import pytest
 # cores a small training step took ten times longer.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Hundreds of processes start here. Without bytecode each would compile the project's modules anew.
+# Hundreds of processes start here. Without bytecode each would compile the project's modules anew, and this one all
+# tests whose assertions pytest rewrites: twelve seconds in each process of a session.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A runner in the background of a shell ignores Ctrl-C, and so would every command that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from data_prep.workers import worker_deaths
+from data_prep.workers.private_ray import few_processes
 from data_prep.workers.ray_token import private_token, token_file
 from data_prep.workers.worker_deaths import Job, Progress, record_death
 from data_prep.workers.worker_notes import Done, noted
@@ -270,15 +271,16 @@ class Cluster:
         with _sigterm_stays_ours():
             if self._address == "local":
                 self._temporary = _short_directory()
-                ray.init(
-                    address="local",
-                    num_cpus=self.workers,
-                    num_gpus=0,
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    _temp_dir=str(self._temporary),
-                    **common,
-                )
+                with few_processes():
+                    ray.init(
+                        address="local",
+                        num_cpus=self.workers,
+                        num_gpus=0,
+                        include_dashboard=False,
+                        object_store_memory=_OBJECT_STORE_BYTES,
+                        _temp_dir=str(self._temporary),
+                        **common,
+                    )
             else:
                 self._join(ray, common)
         self._ray = ray

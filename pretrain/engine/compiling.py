@@ -1,10 +1,15 @@
-"""Decides whether torch.compile pays, and where its results are kept."""
+"""Decides whether torch.compile pays, where its results are kept, and leaves it out where nothing is compiled."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 import torch
 
@@ -71,3 +76,46 @@ def keep_compiled() -> None:
     name = "autograd_cache_allow_custom_autograd_functions"
     if hasattr(functorch, name):
         setattr(functorch, name, True)
+
+
+# torch (`torch._compile`) and DeepSpeed wrap functions that must never be compiled: those of optimizers and of ZeRO-3.
+# Such a wrapper loads torch's whole compiler when it is first called, 1.4 s of CPU time, to mark the function. It asks
+# for the mark first. A torch without these names loads the compiler, and no more.
+_MARK = "__dynamo_disable"
+_WRAPPED_BY = ("torch.optim", "deepspeed.")
+
+
+@contextmanager
+def compiler_left_out(uncompiled: bool) -> Iterator[None]:
+    """Keeps the start of an engine, and what it calls later, from loading the compiler when nothing is compiled.
+
+    Args:
+        uncompiled: the engine compiles nothing; False takes back what an earlier engine of this process left.
+    """
+    if not uncompiled or "torch._dynamo" in sys.modules:
+        for plain in _never_compiled():
+            if vars(plain).get(_MARK) is plain:
+                delattr(plain, _MARK)
+        yield
+        return
+    for plain in _never_compiled():
+        if _MARK not in vars(plain):
+            setattr(plain, _MARK, plain)
+    disable = torch.compiler.disable
+    torch.compiler.disable = lambda function=None, *_, **__: function or (lambda later: later)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compiler.disable = disable
+
+
+def _never_compiled() -> list[Callable[..., Any]]:
+    """The functions of optimizers and of DeepSpeed that torch's wrapper keeps from being compiled."""
+    wrap = getattr(torch, "_disable_dynamo", None)
+    if wrap is None:
+        return []
+    code = wrap(lambda: None).__code__
+    modules = [module for name, module in sys.modules.items() if name.startswith(_WRAPPED_BY)]
+    places = [*modules, *(value for module in modules for value in vars(module).values() if isinstance(value, type))]
+    values = [value for place in places for value in vars(place).values()]
+    return [value.__wrapped__ for value in values if isinstance(value, FunctionType) and value.__code__ is code]

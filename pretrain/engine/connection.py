@@ -49,6 +49,7 @@ def _connect(ranks: Ranks) -> torch.device:
     if get_accelerator().device_name() == "cpu":
         # DeepSpeed would compile its shared-memory all-reduce now (30-80 s); only its inference engine calls it.
         imported(*COMPATIBLE_OPS[:2])["deepspeed_shm_comm"] = False
+        deepspeed.utils.nvtx.enable_nvtx = False  # marks for a GPU's profiler: ZeRO-3 sets hundreds in a step
     else:
         get_accelerator().set_device(ranks.local_rank)
     backend = get_accelerator().communication_backend_name()

@@ -24,6 +24,7 @@ from configs.schema.batch_plan import solve_batch
 from configs.schema.recipe import Recipe
 from pretrain.batches.source import Batch
 from pretrain.engine.by_target import values_by_target
+from pretrain.engine.compiling import compiler_left_out
 from pretrain.engine.deepspeed_config import BF16, deepspeed_config, resolve_precision
 from pretrain.engine.deepspeed_layout import buffer_ranges, update_groups
 from pretrain.engine.deepspeed_private import UnknownDeepSpeed, check_engine, forget_tensor_groups, imported
@@ -102,7 +103,8 @@ class Engine:
         self._tensor = train.parallel.tensor  # consecutive ranks with the same rows
         config = deepspeed_config(recipe, self.plan, self.precision)
         self.stage: int = config["zero_optimization"]["stage"]
-        self._deepspeed = self._start(recipe, config)
+        with compiler_left_out(not compile_model):
+            self._deepspeed = self._start(recipe, config)
         self.state = TrainingState(self._deepspeed, self._layout, module, ranks, self._tensor, self.precision == "fp16")
         set_timeouts(timedelta(seconds=train.watch.timeout_seconds))
         if compile_model:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pretrain.engine.deepspeed_private import OWN_MUON
+from pretrain.model.meta_device import to_empty
 from pretrain.parallel.fragments import remember_shapes
 
 
@@ -32,7 +33,7 @@ def partition(module: nn.Module, config: dict[str, Any], precision: str, device:
     first: Any = None
     for part in module.modules():
         if next(part.parameters(recurse=False), None) is not None:
-            part.to(dtype).to_empty(device=device, recurse=False)
+            to_empty(part.to(dtype), device, recurse=False)
             parameters = list(part.parameters(recurse=False))  # others: those on the meta device cannot leave it
             remember_shapes(parameters)
             if first is None:

@@ -29,6 +29,7 @@ from pretrain.model.cross_entropy import linear_cross_entropy
 from pretrain.model.kv_cache import Cache, KVCache
 from pretrain.model.log_probs import linear_log_probs
 from pretrain.model.masking import Mask, document_mask, prefers_flex
+from pretrain.model.meta_device import to_empty
 from pretrain.model.plain_kernels import only_plain
 from pretrain.model.recompute import run_block
 from pretrain.model.sequence_group import SequenceGroup
@@ -281,7 +282,7 @@ class Transformer(nn.Module):
 
     def materialize(self, device: torch.device | str) -> Transformer:
         """Leaves the meta device: memory for every weight (values undefined) and the rotation table; returns self."""
-        self.to_empty(device=device)
+        to_empty(self, device)
         return self.make_tables(device)
 
     def sibling(self) -> Transformer:
@@ -326,7 +327,8 @@ class Transformer(nn.Module):
         init_std is 0.02 unless the recipe says otherwise. The Llama family gets the same: its papers do not say.
         """
         for name, parameter in self.named_parameters():
-            self.init_parameter(name, parameter)
+            if not parameter.is_meta:  # where there is nothing to fill, and torch loads its whole compiler to do so
+                self.init_parameter(name, parameter)
 
     def init_parameter(self, name: str, parameter: Tensor) -> None:
         """Fills one parameter by the table of `init_weights` (by itself where weights are gathered one at a time)."""

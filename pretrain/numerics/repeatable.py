@@ -9,6 +9,7 @@ under which compiled code is cached.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from configs.schema.train import Train
 
 # cuBLAS is repeatable with buffers of its own for each stream (CUDA's manual, "Results reproducibility").
 _CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+_COMPILER = "torch._inductor.config"
 
 
 def is_deterministic(train: Train, device: torch.device) -> bool:
@@ -40,15 +42,38 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     switches: Any = torch.utils.deterministic  # whose attribute is a property of its class
     filled = switches.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    switches.fill_uninitialized_memory = False  # a search for mistakes, which costs time
+    with _told_to_the_compiler():
+        _use(True, warn_only=False)
+        switches.fill_uninitialized_memory = False  # a search for mistakes, which costs time
+        try:
+            yield
+        finally:
+            _use(before[0], warn_only=before[1])
+            switches.fill_uninitialized_memory = filled
+            if given is None:
+                os.environ.pop(_CUBLAS[0], None)
+
+
+def _use(mode: bool, warn_only: bool) -> None:
+    """`torch.use_deterministic_algorithms`, which would load the whole compiler to tell it: 1.7 s of CPU time."""
+    if _COMPILER in sys.modules:
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+    else:
+        torch.set_deterministic_debug_mode("default" if not mode else "warn" if warn_only else "error")
+
+
+@contextmanager
+def _told_to_the_compiler() -> Iterator[None]:
+    """A compiler that is loaded while open finds out by a variable, which it reads once."""
+    name, given = "TORCHINDUCTOR_DETERMINISTIC", os.environ.get("TORCHINDUCTOR_DETERMINISTIC")
+    os.environ[name] = "1"
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        switches.fill_uninitialized_memory = filled
         if given is None:
-            os.environ.pop(_CUBLAS[0], None)
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = given
 
 
 def promise(deterministic: bool, device: torch.device, threads: int, ranks: int) -> str:

@@ -11,6 +11,7 @@ from configs.schema.train import Optimizer
 from pretrain.model.attention import Attention
 from pretrain.model.transformer import MLP
 from pretrain.model.weight_names import MODEL, named_weights, transformers
+from pretrain.optimizer.adamw import AdamW
 from pretrain.optimizer.muon import Muon
 from pretrain.optimizer.muon_exchange import Matrix
 from pretrain.parallel.fragments import full_shape
@@ -79,7 +80,7 @@ def parameter_groups(module: nn.Module, settings: Optimizer) -> list[dict[str, A
     return sorted(groups.values(), key=lambda group: (group["rule"], group["weight_decay"] == 0))
 
 
-def build_optimizer(module: nn.Module, settings: Optimizer, dtype: torch.dtype = torch.float32) -> torch.optim.AdamW:
+def build_optimizer(module: nn.Module, settings: Optimizer, dtype: torch.dtype = torch.float32) -> AdamW:
     """The recipe's optimizer over `parameter_groups`; `dtype` is what Muon's matrix products are computed in.
 
     AdamW in torch's fused form: one pass over the memory on CPU and on CUDA.
@@ -89,4 +90,4 @@ def build_optimizer(module: nn.Module, settings: Optimizer, dtype: torch.dtype =
     if settings.name == "muon":
         of_blocks = [matrix for parts in matrices(module).values() for matrix in parts]
         return Muon(groups, of_blocks, settings, dtype)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(beta1, beta2), eps=settings.eps, fused=True)
+    return AdamW(groups, lr=settings.lr, betas=(beta1, beta2), eps=settings.eps, fused=True)

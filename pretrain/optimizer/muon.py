@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from configs.schema.train import Optimizer
+from pretrain.optimizer.adamw import AdamW
 from pretrain.optimizer.muon_exchange import Matrix, Piece, Round, exchange_pieces, plan_rounds
 from pretrain.parallel.fragments import BufferRange
 from pretrain.sizes.limits import MUON_ROUND_ELEMENTS
@@ -77,7 +78,7 @@ class _BufferGroup:
     rounds: list[Round]
 
 
-class Muon(torch.optim.AdamW):
+class Muon(AdamW):
     """Groups with `rule` "muon" are updated by Muon, the others by AdamW in its fused form."""
 
     def __init__(

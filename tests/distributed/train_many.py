@@ -10,7 +10,7 @@ from pretrain.metrics.evaluated import find_evaluator
 from pretrain.parallel.ranks import Ranks
 from pretrain.session import run
 
-COMPILER = "torch._inductor.compile_fx"
+COMPILER = "torch._dynamo"
 
 
 def main(ranks: Ranks, files: list[Path]) -> None:

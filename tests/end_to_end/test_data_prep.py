@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 import zstandard
@@ -202,6 +203,9 @@ def test_on_ray_killed_and_run_again(corpus: Path, whole: Path, tmp_path: Path) 
 def test_errors_come_through_ray() -> None:
     with Cluster(workers=1) as cluster:
         assert sorted(result for _, result in cluster.map(int, ["1", "2", "3"])) == [1, 2, 3]
+        started = {Path(word).name for child in psutil.Process().children() for word in child.cmdline()[:4]}
+        assert "raylet" in started
+        assert started.isdisjoint({"monitor.py", "log_monitor.py", "dashboard.py"}), "processes with nothing to do"
         with pytest.raises(ValueError, match=r"^invalid literal for int"):
             list(cluster.map(int, ["1", "x"]))
 

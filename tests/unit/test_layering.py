@@ -44,7 +44,10 @@ ROOMS = {
 TWO_CLASSES: dict[str, set[str]] = {}
 # Heavy or optional packages, and the only places that may import them.
 ONLY_IN = {
-    "ray": ("data_prep/workers/cluster.py", "data_prep/workers/worker_process.py", "launch/"),
+    "ray": (
+        *("data_prep/workers/cluster.py", "data_prep/workers/private_ray.py", "data_prep/workers/worker_process.py"),
+        "launch/",
+    ),
     # deepspeed_estimate.py calls its estimators of memory, which need no engine.
     "deepspeed": ("pretrain/engine/", "pretrain/planning/deepspeed_estimate.py"),
     "constriction": ("pretrain/coding/entropy.py",),

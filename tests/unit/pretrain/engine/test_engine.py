@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from configs.schema.batch_plan import solve_batch
 from configs.schema.recipe import Recipe
 from configs.schema.train import Train
-from pretrain.engine.compiling import keep_compiled, should_compile
+from pretrain.engine.compiling import compiler_left_out, keep_compiled, should_compile
 from pretrain.engine.deepspeed_config import deepspeed_config, resolve_precision
 from pretrain.engine.engine import Engine, StepResult
 from pretrain.metrics.meter import Meter
@@ -207,3 +208,17 @@ def test_a_torch_that_cannot_leave_compiled_code_is_refused(monkeypatch: pytest.
     with pytest.raises(ValueError, match=r"cannot be told to leave compiled code; set train\.compile=false"):
         engine.uncompile()
     assert engine.compiled
+
+
+def test_an_engine_that_compiles_nothing_loads_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `tests/distributed/train_many.py` asserts of whole trainings; a later engine finds all as torch has it."""
+    mark, guarded = "__dynamo_disable", torch.optim.Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
+    disable = torch.compiler.disable
+    monkeypatch.delitem(vars(guarded), mark, raising=False)
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    with compiler_left_out(True):
+        assert vars(guarded)[mark] is guarded
+        assert torch.compiler.disable(len) is len and torch.compiler.disable(reason="none")(len) is len
+    assert torch.compiler.disable is disable and vars(guarded)[mark] is guarded
+    with compiler_left_out(False):
+        assert mark not in vars(guarded) and torch.compiler.disable is disable
