@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._inductor.utils import run_and_get_code
 
 from configs.common.numerics_record import numerics_lines
 from configs.schema.train import Train
@@ -104,6 +103,8 @@ def two_threads() -> Iterator[None]:
 
 def embedding_gradients(repetitions: int) -> tuple[list[Tensor], str]:
     """The gradient of an embedding by compiled code, several times, and the code."""
+    from torch._inductor.utils import run_and_get_code  # a second, which every process would spend on collecting
+
     torch._dynamo.reset()
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 32, (8, 256), generator=generator)
