@@ -29,7 +29,9 @@ def rotation_table(config: Model, device: torch.device | None = None) -> Rotatio
     frequencies. The first half of sin is negated: `rotate` needs no sign of its own.
     """
     if device is not None and device.type == "meta":  # to compute nothing there, torch loads its whole compiler (1.4 s)
-        cos, sin = (torch.empty((config.context_length, config.head_width), device=device) for _ in range(2))
+        cos, sin = (
+            torch.empty(config.context_length, config.head_width, dtype=torch.float32, device=device) for _ in range(2)
+        )
         return cos, sin
     frequency, temperature = frequencies(config, device)
     angle = torch.outer(torch.arange(config.context_length, dtype=torch.float32, device=device), frequency)
