@@ -102,7 +102,7 @@ def compiler_left_out(uncompiled: bool) -> Iterator[None]:
         if _MARK not in vars(plain):
             setattr(plain, _MARK, plain)
     disable = torch.compiler.disable
-    torch.compiler.disable = lambda function=None, *_, **__: function or (lambda later: later)  # type: ignore[assignment]
+    torch.compiler.disable = lambda function=None, *_, **__: function or (lambda later: later)
     try:
         yield
     finally:
@@ -118,4 +118,5 @@ def _never_compiled() -> list[Callable[..., Any]]:
     modules = [module for name, module in sys.modules.items() if name.startswith(_WRAPPED_BY)]
     places = [*modules, *(value for module in modules for value in vars(module).values() if isinstance(value, type))]
     values = [value for place in places for value in vars(place).values()]
-    return [value.__wrapped__ for value in values if isinstance(value, FunctionType) and value.__code__ is code]
+    guarded: list[Any] = [value for value in values if isinstance(value, FunctionType) and value.__code__ is code]
+    return [function.__wrapped__ for function in guarded]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,5 +15,6 @@ def to_empty(module: Module, device: torch.device | str, recurse: bool = True) -
 
     torch would load its symbolic shapes, a second of every start, to lay out dense tensors as they are already.
     """
-    module._apply(lambda old: torch.empty(old.shape, dtype=old.dtype, device=device), recurse=recurse)
+    apply: Any = module._apply
+    apply(lambda old: torch.empty(old.shape, dtype=old.dtype, device=device), recurse=recurse)
     return module
