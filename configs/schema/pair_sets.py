@@ -44,7 +44,7 @@ class PairSet(Section):
     normalize: Literal["none", "spaces"] = Field(
         "none",
         description="none: take the texts as they stand, as published scores do. spaces: write each run of white "
-        "space as one blank, and none at the ends.",
+        "space as one blank, and none at the ends. Documents with summaries keep their lines.",
     )
     source_label: UnicodeText = Field(
         "Source",

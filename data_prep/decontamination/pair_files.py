@@ -41,15 +41,21 @@ def is_unicode(text: str) -> bool:
 def read_all_pairs(section: PairSet) -> list[TextPair]:
     """All pairs of a set, as they stand or with white space evened out.
 
+    Where a source may have lines, such as the turns of a dialogue, they stay lines.
+
     Raises:
         ValueError: a missing file, a broken one, or a missing field.
     """
     pairs: list[TextPair] = []
     for row in _rows(section):
         where = f"{section.called}: item {len(pairs) + 1} of {section.path}"
-        source = _texts(section, row, section.source_field, where)
+        (source,) = _texts(section, row, section.source_field, where)
         targets = _texts(section, row, section.target_field, where, several=True)
-        pairs.append(TextPair(source[0], targets[0], tuple(targets[1:])))
+        if section.normalize == "spaces":
+            lines = source.strip().splitlines() if section.source_of_lines else [source]
+            source = "\n".join(map(_even, lines))
+            targets = [_even(text) for text in targets]
+        pairs.append(TextPair(source, targets[0], tuple(targets[1:])))
     return pairs
 
 
@@ -67,7 +73,11 @@ def _texts(section: PairSet, row: dict[str, Any], field: str, where: str, severa
         raise ValueError(
             f"{where} has half of a surrogate pair in the field `{field}`, which is not a character; correct it"
         )
-    return [" ".join(text.split()) for text in texts] if section.normalize == "spaces" else texts
+    return texts
+
+
+def _even(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _rows(section: PairSet) -> Iterator[dict[str, Any]]:

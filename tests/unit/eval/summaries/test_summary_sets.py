@@ -171,6 +171,15 @@ def test_chinese_sentences_are_joined_without_blanks() -> None:
     assert joined(["a", "b"], "lines") == "a\nb"
 
 
+def test_evened_out_documents_keep_their_lines(tmp_path: Path) -> None:
+    """A line break in a summary must be evened out, and the turns of the dialogue must not become one line."""
+    rows = ("A:  Lunch? \n\n\tB: At\u00a0noon.\n", "They meet\nat noon.")
+    section = documents_of(tmp_path, rows, split="lines", normalize="spaces")
+    (document,) = read_summaries(section)[1]
+    assert document.pair.passages == ("A: Lunch?\n\nB: At noon.", "They meet at noon.")
+    assert document.sentences == ("A: Lunch?", "B: At noon.")
+
+
 def test_max_sentences_bounds_the_choice(tmp_path: Path) -> None:
     section = documents_of(tmp_path, ("One. Two. Three. Four.", "One."), max_sentences=2)
     document = read_summaries(section)[1][0]
