@@ -18,10 +18,11 @@ def train_and_code(recipe: Recipe, file: Path) -> Path:
     """Trains in this process and codes the corpus; returns the file."""
     from launch.processes.training import count_ranks, environment_first
     from launch.run_stages import working_in
-    from pretrain.coding.encode_corpus import train_coded
+    from pretrain.coding.encode_corpus import refuse_file, train_coded
     from pretrain.coding.facts import refuse_recipe
 
     refuse_recipe(recipe)
+    refuse_file(file)  # before a run directory is made
     if count_ranks(recipe) > 1:
         raise ValueError("one rank codes a corpus; use --ranks 1")
     with working_in(recipe), environment_first():

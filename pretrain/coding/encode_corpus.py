@@ -32,6 +32,15 @@ RECORD = "coding.json"  # in the run directory: the bytes of the file's parts, a
 TOKENIZER_FILES = (TOKENIZER_NAME, *COMPANIONS, SPECIAL_IDS)
 
 
+def refuse_file(file: Path) -> None:
+    """Raises `ValueError` for a file that is there already, or cannot be made."""
+    if file.exists():
+        raise ValueError(f"{file} is there already; remove it, or name another file")
+    if not file.absolute().parent.is_dir():
+        raise ValueError(f"{file.parent}: no such directory; make it first")
+    refuse_unwritable(file)
+
+
 def train_coded(recipe: Recipe, file: Path) -> None:
     """Trains to the end and writes the coded corpus to `file`.
 
@@ -40,11 +49,7 @@ def train_coded(recipe: Recipe, file: Path) -> None:
             when a signal ended training, which cannot go on.
     """
     refuse_recipe(recipe)
-    if file.exists():
-        raise ValueError(f"{file} is there already; remove it, or name another file")
-    if not file.absolute().parent.is_dir():
-        raise ValueError(f"{file.parent}: no such directory; make it first")
-    refuse_unwritable(file)
+    refuse_file(file)
     if newest(recipe.run_directory) is not None or (recipe.run_directory / SKIPPED).is_file():
         raise ValueError(
             f"{recipe.run_directory} was trained already, and a corpus is coded from the first step on; use another "

@@ -9,10 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from configs.schema.recipe import load
 from launch.cli import main
+from launch.commands.decoding import train_and_code
 from launch.models import coding_files
 from tests.parts.chat_model import write_tiny_run
 from tests.parts.coding_model import coding_model, coding_text
+from tests.parts.training_run import write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +143,12 @@ def test_a_huge_file_is_refused_before_it_is_read(
         file.truncate(2**40)
     assert main(["compress", run, "huge"]) == 2
     assert "huge: 1,099,511,627,776 bytes are more than the 134,217,728" in capsys.readouterr().err
+
+
+def test_a_corpus_is_not_coded_to_a_file_that_is_there(tmp_path: Path) -> None:
+    """It is refused before a run directory is made."""
+    recipe = load(write_recipe(tmp_path / "recipe.yaml", tmp_path / "data"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is there already"):
+        train_and_code(recipe, tmp_path / "file")
+    assert not recipe.run_directory.exists()
