@@ -104,7 +104,7 @@ def check_target(file: Path) -> None:
 
 @contextmanager
 def _partial(file: Path, scored_by: ScoredBy) -> Iterator[Path]:
-    """The directory of the batches; those of another model are removed."""
+    """The directory of the batches; those of another model are removed. It stays after an error where it has any."""
     directory = file.with_name(f"{file.name}.partial")
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory / ".lock", f"another process writes {file}; wait for it, or choose another --out"):
@@ -117,7 +117,12 @@ def _partial(file: Path, scored_by: ScoredBy) -> Iterator[Path]:
         elif old:
             say(f"{file.name}: goes on after {len(old):,} batches of an interrupted command")
         write_json(head, content)
-        yield directory
+        try:
+            yield directory
+        except BaseException:
+            if not any(directory.glob("*.parquet")):
+                shutil.rmtree(directory)
+            raise
 
 
 def _holds(part: Path, hashes: Sequence[str]) -> bool:

@@ -144,6 +144,7 @@ def test_targets_that_are_refused(vocab: Vocab, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             scored(name, iter(texts))
     assert (tmp_path / "mine.parquet").read_bytes() == b"something"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.parquet"], "nothing is left of what was not begun"
     scored("s.parquet", iter(TEXTS[:2]))
     scored("s.parquet", iter(TEXTS))  # scores may be replaced
     assert len(rows(tmp_path / "s.parquet")) == len(TEXTS)
