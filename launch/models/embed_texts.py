@@ -55,6 +55,11 @@ def embed_texts(arguments: Namespace) -> None:
     made_by = MadeBy(checkpoint.fingerprint, vocab.fingerprint, precision, model_name, own_version())
     projection = None if arguments.like is None else read_projection(arguments.like, made_by)
     model = load_weights(checkpoint).to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    if arguments.dims is not None and arguments.dims > model.config.hidden_size:
+        raise ValueError(
+            f"--dims {arguments.dims}: vectors of this model have {model.config.hidden_size:,} dimensions; lower it, "
+            "or leave it out"
+        )
     documents, vectors = _embedded(model, vocab, texts_at(arguments.paths, arguments.text_field, arguments.lines))
     if arguments.dims is not None:
         projection = Projection.of(vectors, arguments.dims)

@@ -15,6 +15,7 @@ import torch
 
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
+from configs.schema.objectives import RewardModelling
 from data_prep.tokens.vocab import Vocab
 from data_prep.tokens.vocab_training import train_vocab
 from eval.embedding.mean_states import mean_states
@@ -146,6 +147,17 @@ def test_what_cannot_be_writes_nothing(run: SimpleNamespace, tmp_path: Path, giv
     with pytest.raises(ValueError, match=said):
         embed_texts.embed_texts(made)
     assert not made.out.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_reward_model_and_too_many_dimensions_are_refused_before_a_document_is_read(
+    run: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed_texts, "texts_at", lambda *given: pytest.fail("documents were read"))
+    with pytest.raises(ValueError, match="have 16 dimensions"):
+        embed_texts.embed_texts(arguments(tmp_path / "v.parquet", [tmp_path], dims=17))
+    run.recipe.train.objective = RewardModelling(kind="reward", center=0.0, margin=False)
+    with pytest.raises(ValueError, match="states serve its reward"):
+        embed_texts.embed_texts(arguments(tmp_path / "v.parquet", [tmp_path]))
 
 
 def test_other_files_are_neither_overwritten_nor_taken_for_vectors(run: SimpleNamespace, tmp_path: Path) -> None:
