@@ -1,6 +1,6 @@
 """A learned latent for masked diffusion (VADD, arXiv:2505.17384): is text that is written in few passes better for it?
 
-    python benchmarks/latent.py [ARM …] [--out runs/latent] [--seed 1] [--tiny]
+    python benchmarks/latent.py [ARM …] [--out runs/latent] [--seed 1] [--start DIR] [--characters] [--tiny]
 
 Trains small models on the demo's novels, each with the same tokens in the same order, on one thread:
 
@@ -13,7 +13,9 @@ that is written in 1, 4, 8 and 16 passes, whose tokens of one pass are drawn as 
 and 16 passes, of which a causal model of another seed gives nats per token. Dull text is likely text, so that is
 compared at equal entropy of the unigrams, as in `benchmarks/critic.py`. Intervals are of a bootstrap over rows.
 
-A control comes first: rows that are one of 64 fixed phrases, in one pass. There a latent must win, or it is not learnt.
+With `--start` all arms but `matched` begin with the base of a finished run, and the base goes on as they do. With
+`--characters` a token is a character, and those of one pass depend on each other far more. A control comes first: rows
+that are one of 16 fixed phrases, in one pass. There a latent must win, or it is not learnt.
 
 Writes `latent.json` and `latent.md` into the directory. Finished models are not trained again.
 """
@@ -24,14 +26,14 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from critic import ALONE, JUDGED, Gain, Texts, gain, passages
+from critic import Gain, Texts, gain, passages
 from latent_model import (
     RECOGNITION_LAYERS,
     Bound,
@@ -44,7 +46,7 @@ from latent_model import (
     written,
 )
 
-from configs.common.files import write_json, write_text
+from configs.common.files import read_json, write_json, write_text
 from configs.schema.model import Model
 from configs.schema.recipe import Recipe, load
 from data_prep.decontamination.evaluation_sets import read_set
@@ -59,9 +61,12 @@ BASE, MATCHED, JUDGE = "base", "matched", "judge"
 PASSES = (4, 8, 16)
 BOUND_PASSES = (1, *PASSES, None)
 _SIZES = ["model.num_layers=3", "model.hidden_size=96", "model.num_heads=3", "model.context_length=128",
-          "train.global_batch_size=16", "train.micro_batch_size=16", "train.tokens=2_000_000"]  # fmt: skip
+          "train.global_batch_size=16", "train.micro_batch_size=16", "train.tokens=1_000_000"]  # fmt: skip
 _TINY = ["model.num_layers=1", "model.hidden_size=16", "model.num_heads=1", "model.context_length=16",
          "data.tokenizer.vocab_size=300", "data.sources.0.max_bytes=300000", "train.tokens=2_048"]  # fmt: skip
+TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
+COMPARED = (0.8, 1.0)  # with any temperature of another model that gives the same entropy
+_CHARACTERS = 'data.tokenizer={kind: char, special_tokens: ["<|endoftext|>", "<|mask|>"]}'
 _RESAMPLES = 1000
 
 
@@ -85,10 +90,10 @@ class Arm:
 ARMS = (
     Arm(BASE, "no latent"),
     Arm(MATCHED, f"no latent, {RECOGNITION_LAYERS} more layers", more_layers=RECOGNITION_LAYERS),
-    Arm("latent-plain", "KL counts 1 from the start", size=32),
     Arm("latent-warmup", "KL counts 0 to 1 over half the steps", size=32, treatment=Treatment(warmup=0.5)),
     Arm("latent-free", "16 nats of KL are free", size=32, treatment=Treatment(free=16.0)),
     Arm("latent-light", "KL counts 0 to 0.25 over half the steps", size=32, treatment=Treatment(0.25, warmup=0.5)),
+    Arm("latent-plain", "KL counts 1 from the start", size=32),
 )
 
 
@@ -125,9 +130,10 @@ class Measured:
 
 
 # --------------------------------------------------------------------------------------------------------------- data
-def recipe_of(out: Path, seed: int, tiny: bool) -> Recipe:
+def recipe_of(out: Path, seed: int, *, tiny: bool = False, characters: bool = False) -> Recipe:
     """Masked diffusion on the demo's novels; runs of all seeds share their data."""
     overrides = [*_SIZES, *(_TINY if tiny else []), f"seed={1233 + seed}", "report.gates=[]"]
+    overrides += [_CHARACTERS] if characters else []
     return load(
         ROOT / "configs" / "diffusion.yaml",
         [*overrides, "evaluation.samples.prompts=[]"],
@@ -182,19 +188,26 @@ def model_of(arm: Arm, config: Model, vocab_size: int, mask_id: int, seed: int) 
     return LatentModel(config.model_copy(update={"num_layers": layers}), vocab_size, mask_id, arm.size)
 
 
-def trained(arm: Arm, recipe: Recipe, data: DataManifest) -> tuple[LatentModel, float | None]:
-    """The model of an arm, and the seconds that its training took; None where it was there."""
+def trained(
+    arm: Arm, recipe: Recipe, data: DataManifest, start: Path | None = None
+) -> tuple[LatentModel, float | None]:
+    """The model of an arm, and the processor seconds of its training; None where it was there.
+
+    `start`: the directory of a finished run, whose base it begins with.
+    """
     vocab, file = data.vocab, recipe.run_directory / f"{arm.name}.pt"
     assert vocab.mask_id is not None
     module = model_of(arm, recipe.model, vocab.size, vocab.mask_id, recipe.seed)
     if file.is_file():
         module.load_state_dict(torch.load(file, weights_only=True))
         return module.eval(), None
-    start = time.monotonic()
+    if start is not None and not arm.more_layers:
+        module.load_state_dict(torch.load(start / f"{BASE}.pt", weights_only=True), strict=False)
+    begun = time.process_time()
     batches = MaskedBatches(BatchSource(recipe, data), vocab.mask_id, recipe.seed)
     train_masked(module, batches, recipe, steps_of(recipe), arm.treatment)
     torch.save(module.state_dict(), file)
-    return module, time.monotonic() - start
+    return module, time.process_time() - begun
 
 
 def steps_of(recipe: Recipe) -> int:
@@ -252,9 +265,9 @@ def measured(
         return judged(judge, module.vocab_size, starts, ids, temperature)
 
     for passes in PASSES:
-        texts[passes] = [at(passes, temperature, z) for temperature in ALONE]
+        texts[passes] = [at(passes, temperature, z) for temperature in TEMPERATURES]
         if own is not None:
-            told[passes] = [at(passes, temperature, own) for temperature in JUDGED]
+            told[passes] = [at(passes, temperature, own) for temperature in COMPARED]
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return Measured(arm, parameters, seconds, bounds, texts, told)
 
@@ -270,19 +283,23 @@ class Control:
 
 
 def control(recipe: Recipe, steps: int, rows: int = 256) -> list[Control]:
-    """Trains two models on phrases; their entropy is log 64 = 4.16 nats."""
+    """Trains two models on phrases, or finds their figures; the entropy is log 16 = 2.77 nats."""
+    file = recipe.run_directory / "control.json"
+    if file.is_file():
+        return [Control(**values) for values in read_json(file)]
     config = recipe.model.model_copy(
-        update={"num_layers": 2, "hidden_size": 64, "num_heads": 2, "num_kv_heads": None, "context_length": 16}
+        update={"num_layers": 2, "hidden_size": 64, "num_heads": 2, "num_kv_heads": None, "context_length": 8}
     )
-    phrases, found = Phrases(64, 16, 64), []
-    for arm in (ARMS[0], Arm("latent", "", size=16, treatment=Treatment(warmup=0.5))):
+    phrases, found = Phrases(16, 8, 32), list[Control]()
+    for arm in (ARMS[0], Arm("latent", "", size=8, treatment=Treatment(warmup=0.5))):
         module = model_of(arm, config, phrases.vocab_size, phrases.mask_id, recipe.seed)
         train_masked(module, MaskedBatches(phrases, phrases.mask_id, recipe.seed), recipe, steps, arm.treatment)
         one = bound(module, phrases.rows(-1 % 2**32, rows), passes=1)
         z = torch.randn(rows, arm.size, generator=torch.Generator().manual_seed(0)) if arm.size else None
-        ids = written(module, np.zeros((rows, 1), dtype=np.int64), 16, 1, 1.0, z, 0)
+        ids = written(module, np.zeros((rows, 1), dtype=np.int64), 8, 1, 1.0, z, 0)
         whole = (ids[:, None] == phrases.phrases).all(axis=-1).any(axis=1)
         found.append(Control(arm.name, float(one.nats.mean()), float(one.latent.mean()), float(whole.mean())))
+    write_json(file, [asdict(one) for one in found])
     return found
 
 
@@ -290,7 +307,7 @@ def control(recipe: Recipe, steps: int, rows: int = 256) -> list[Control]:
 def gains(one: Measured, other: Measured) -> dict[int, list[Gain]]:
     """An arm's texts beside another's at equal entropy, by passes."""
     return {
-        passes: [gain(texts, other.texts[passes]) for texts in group if texts.temperature in JUDGED]
+        passes: [gain(texts, other.texts[passes]) for texts in group if texts.temperature in COMPARED]
         for passes, group in one.texts.items()
     }
 
@@ -312,19 +329,20 @@ def bound_table(found: Sequence[Measured], held: Held) -> str:
 
 
 def text_table(found: Sequence[Measured], beside: str) -> str:
-    """The judge's nats per token of each arm's texts at temperature 1, and the change at equal entropy."""
-    lines = [f"| arm | passes | nats | entropy | nats of {beside} at this entropy | change | 95% interval |"]
-    lines += ["|---" * 7 + "|"]
+    """The judge's nats per token of each arm's texts, and the change from another arm's texts of the same entropy."""
+    lines = [
+        "| text of | passes | temperature | nats | entropy | change at equal entropy | 95% interval |",
+        "|---" * 7 + "|",
+    ]
     other = next(one for one in found if one.arm.name == beside)
+    lines[0] = lines[0].replace("change", f"change from {beside}")
     for one in (one for one in found if one is not other):
         told = Measured(one.arm, 0, None, {}, one.told)
         for name, kind in ((one.arm.name, one), (f"{one.arm.name}, z of held-out rows", told)):
             for passes, group in gains(kind, other).items():
-                at = next(own for own in group if own.temperature == JUDGED[-1])
-                lines.append(
-                    f"| {name} | {passes} | {at.critic:.3f} | {at.entropy:.3f} | {at.alone:.3f} | {at.change:+.1%} | "
-                    f"{at.low:+.1%} to {at.high:+.1%} |"
-                )
+                for at in group:
+                    both = f"{at.critic:.3f} | {at.entropy:.3f} | {at.change:+.1%} | {at.low:+.1%} to {at.high:+.1%}"
+                    lines.append(f"| {name} | {passes} | {at.temperature:g} | {both} |")
     return "\n".join(lines) + "\n"
 
 
@@ -353,31 +371,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("arms", nargs="*", default=[arm.name for arm in ARMS], metavar="ARM")
     parser.add_argument("--out", type=Path, default=Path("runs/latent"))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--start", type=Path, metavar="DIR", help="such as runs/latent/seed-1")
+    parser.add_argument("--characters", action="store_true", help="a token is a character; give it another --out")
     parser.add_argument("--tiny", action="store_true", help="minutes of training become steps")
     given = parser.parse_args(arguments)
     if unknown := set(given.arms) - {arm.name for arm in ARMS}:
         parser.error(f"no arm {', '.join(sorted(unknown))}; choose from {', '.join(arm.name for arm in ARMS)}")
     torch.set_num_threads(1)
-    recipe = recipe_of(given.out.resolve(), given.seed, given.tiny)
+    recipe = recipe_of(given.out.resolve(), given.seed, tiny=given.tiny, characters=given.characters)
     recipe.run_directory.mkdir(parents=True, exist_ok=True)
-    rows, samples, steps = (4, 2, 4) if given.tiny else (256, 128, 600)
+    rows, samples, steps = (4, 2, 4) if given.tiny else (128, 96, 800)
     controls = control(recipe, steps)
     data = prepared(recipe)
     held, judge = held_out(recipe, data.vocab, rows), judge_of(recipe, data)
-    found = []
-    for arm in (arm for arm in ARMS if arm.name in {BASE, *given.arms}):
-        module, seconds = trained(arm, recipe, data)
-        found.append(measured(arm, module, seconds, judge, held, samples, recipe.seed))
     real = judged(judge, data.vocab.size, held.rows[:samples, :1], held.rows[:samples, 1:], 1.0)
     lines = ["| phrases | nats a row in one pass | KL | rows that are phrases |", "|---|---|---|---|"]
     lines += [f"| {one.name} | {one.nats:.2f} | {one.latent:.2f} | {one.whole:.1%} |" for one in controls]
-    tables = ["\n".join(lines) + "\n", bound_table(found, held)]
-    tables += [text_table(found, name) for name in (BASE, MATCHED) if name in {one.arm.name for one in found}]
-    tables.append(f"The held-out rows: {real.nats_per_token:.3f} nats a token, entropy {real.entropy:.3f}.\n")
-    text = "\n".join(tables)
-    write_text(recipe.run_directory / "latent.md", text)
-    write_json(recipe.run_directory / "latent.json", as_json(found, held))
-    print(text)
+    about = f"The held-out rows: {real.nats_per_token:.3f} nats a token, entropy {real.entropy:.3f}.\n"
+    found = list[Measured]()
+    for arm in (arm for arm in ARMS if arm.name in {BASE, *given.arms}):
+        module, seconds = trained(arm, recipe, data, given.start)
+        found.append(measured(arm, module, seconds, judge, held, samples, recipe.seed))
+        tables = ["\n".join(lines) + "\n", bound_table(found, held)]
+        tables += [text_table(found, name) for name in (BASE, MATCHED) if name in {one.arm.name for one in found}]
+        write_text(recipe.run_directory / "latent.md", "\n".join([*tables, about]))
+        write_json(recipe.run_directory / "latent.json", as_json(found, held))
+    print((recipe.run_directory / "latent.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,8 @@ class LatentModel(nn.Module):
         x = model.embed(tokens)
         if self.condition is not None:
             assert z is not None
-            x = x + self.condition(z).unsqueeze(1)
+            # As large as an embedding at first. A latent that drowns the tokens keeps the model from learning to read.
+            x = x + self.condition(z).unsqueeze(1) * self.size**-0.5
         assert model.position is None, "positions are rotations here"
         rotation = model._rotation(torch.arange(tokens.shape[1]), x.dtype)
         first_values: Tensor | None = None

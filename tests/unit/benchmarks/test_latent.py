@@ -221,7 +221,7 @@ def test_a_step_of_training_moves_the_latent(recipe: Recipe) -> None:
 
 
 def test_figures_and_tables_of_untrained_models(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, few in (("ALONE", latent.JUDGED), ("PASSES", (4,)), ("BOUND_PASSES", (4, None))):
+    for name, few in (("TEMPERATURES", latent.COMPARED), ("PASSES", (4,)), ("BOUND_PASSES", (4, None))):
         monkeypatch.setattr(latent, name, few)
     torch.manual_seed(0)
     judge = Transformer(recipe.model.model_copy(update={"causal": True}), 320).eval()
@@ -232,7 +232,7 @@ def test_figures_and_tables_of_untrained_models(recipe: Recipe, monkeypatch: pyt
     assert low <= change <= high
     found = [
         latent.measured(arm, latent.model_of(arm, recipe.model, 300, MASK, 7), 1.0, judge, held, 3, 1)
-        for arm in (latent.ARMS[0], latent.ARMS[2])
+        for arm in (latent.ARMS[0], latent.ARMS[-1])
     ]
     base, other = found
     assert base.told == {} and set(other.told) == set(latent.PASSES)
@@ -240,5 +240,5 @@ def test_figures_and_tables_of_untrained_models(recipe: Recipe, monkeypatch: pyt
     table = latent.bound_table(found, held)
     assert table.count("\n") == 4 and "| latent-plain |" in table
     texts = latent.text_table(found, latent.BASE)
-    assert texts.count("| latent-plain |") == len(latent.PASSES) == texts.count("z of held-out rows")
+    assert texts.count("| latent-plain |") == len(latent.COMPARED) == texts.count("z of held-out rows")
     assert latent.as_json(found, held)[1]["kl_nats_per_row"] > 0
