@@ -28,7 +28,12 @@ def recipe_of(directory: Path, *overrides: str) -> Recipe:
     sources = [{"name": name, "path": str(directory / f"{name}.jsonl")} for name in ("a", "b")]
     content = {
         "name": "t",
-        "data": {"sources": sources, "tokenizer": {"kind": "byte"}, "validation_fraction": 0.0},
+        "data": {
+            "sources": sources,
+            "tokenizer": {"kind": "byte"},
+            "validation_fraction": 0.0,
+            "keep_dropped": True,  # so that their tokens are counted
+        },
         "model": {"num_layers": 1, "hidden_size": 16, "num_heads": 1, "context_length": 16},
         "train": {"steps": 1, "global_batch_size": 1},
     }
@@ -62,6 +67,10 @@ def test_documents_begin_with_the_prefix_and_the_steps_before_do_not_see_it(tmp_
     assert "b1" not in bare, "a duplicate of another source stays one, whatever stands before it"
     # Tokens count the tags, bytes are those of the text: so the funnel adds up as before.
     check(tagged.funnel)
+    dropped = [[row["tokens"] for row in one.funnel if row["stage"] == "exact"] for one in (plain, tagged)]
+    assert dropped[0] and dropped[1] == [tokens + len("<b>") for tokens in dropped[0]], (
+        "a dropped text would have had it"
+    )
     for one, other, tag in zip(tagged.train, plain.train, ("<zh> ", "<b>"), strict=True):
         assert (one.bytes, one.documents) == (other.bytes, other.documents)
         assert one.tokens == other.tokens + len(tag) * one.documents

@@ -64,7 +64,9 @@ def test_states_that_are_no_numbers_are_said(vocab: Vocab) -> None:
         mean_states(model, vocab, TEXTS)
 
 
-def test_principal_components_have_signs_of_their_own_and_are_kept_without_loss() -> None:
+def test_principal_components_have_signs_of_their_own_and_are_kept_without_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     draw = np.random.default_rng(3)
     vectors = draw.normal(size=(50, 8)) * np.array([5, 4, 3, 2, 1, 1, 1, 1]) + 7
     made = Projection.of(vectors, 3)
@@ -76,6 +78,14 @@ def test_principal_components_have_signs_of_their_own_and_are_kept_without_loss(
     np.testing.assert_allclose(made.explained, values[::-1][:3] / values.sum())
     mirrored = Projection.of(vectors[::-1], 3)
     np.testing.assert_allclose(mirrored.components, made.components, atol=1e-9)
+    svd = np.linalg.svd
+
+    def other_signs(values: Any, full_matrices: bool) -> Any:
+        left, scales, right = svd(values, full_matrices=full_matrices)
+        return -left, scales, -right
+
+    monkeypatch.setattr(np.linalg, "svd", other_signs)
+    np.testing.assert_array_equal(Projection.of(vectors, 3).components, made.components)
     again = Projection.from_json(json.loads(json.dumps(made.as_json())))
     np.testing.assert_array_equal(again.apply(vectors), made.apply(vectors))
 

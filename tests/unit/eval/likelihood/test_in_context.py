@@ -114,6 +114,14 @@ def test_quarters_by_hand(vocab: Vocab) -> None:
     assert long.units[IN_CONTEXT[0]] == pytest.approx((0.0, 2.0, SEEN - NEW, 2.0))
 
 
+def test_the_control_by_hand(vocab: Vocab) -> None:
+    """A context of 8: late targets see one token of their own document and six of the other, the begin token first."""
+    made = scored(copies, vocab, [SetText("a", "abcdeffg", None), SetText("b", "uvwxyzzt", None)], context=8)
+    # Late: f and z stand before themselves, g and t are new. Early: a, b, u and v are new.
+    assert found_of(made, IN_CONTEXT[1]) == pytest.approx((SEEN - NEW) / 2)
+    assert not any(one.higher_is_better for one in made.results)
+
+
 def test_items_give_the_scores(vocab: Vocab) -> None:
     made = scored(copies, vocab, documents(25))
     for metric in IN_CONTEXT:
