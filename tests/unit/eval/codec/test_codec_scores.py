@@ -75,7 +75,8 @@ def test_two_models_are_compared_on_the_same_text(scored: Scored, tmp_path: Path
     ]
     changes = compare_scores(Scores.read(runs[0]), Scores.read(runs[1]))
     assert [change.name for change in changes] == [result.name for result in scored.results]
-    assert [(change.reason, change.p is None) for change in changes] == [(None, False)] * 2
+    assert all(change.p is not None for change in changes)
+    assert all("are windows of few documents" in (change.reason or "") for change in changes)
 
 
 def test_a_set_that_no_model_codes_has_a_size_without_an_interval(
