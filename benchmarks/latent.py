@@ -170,7 +170,7 @@ class Phrases:
         return np.concatenate([np.zeros((count, 1), dtype=np.int64), self.phrases[chosen]], axis=1)
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
-        """See `pretrain.batches.masked.Source`."""
+        """See `pretrain.batches.source.BatchSource`."""
         rows = torch.from_numpy(self.rows(step, self.global_batch))
         targets = rows[:, 1:].contiguous()
         return Batch(rows[:, :-1].contiguous(), targets, torch.ones(targets.shape), 0, False)

@@ -184,7 +184,7 @@ case $action in
 start) start "$@" ;;
 submit) submit "$@" ;;
 run) run_under_slurm "$@" ;;
-eval) PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec python -m launch.cluster.ray_eval "$@" ;;
+"eval") PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec python -m launch.cluster.ray_eval "$@" ;;
 train) PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec python -m launch.cluster.ray_train "$@" ;;
 status) ray status --address "${RAY_ADDRESS:-auto}" "$@" ;;
 stop) stop ;;

@@ -266,7 +266,7 @@ def test_the_command_serves_a_run_until_a_signal_ends_it(
             time.sleep(0.01)  # an answer that takes its time
 
     monkeypatch.setattr(uvicorn.Server, "startup", startup)
-    monkeypatch.setattr(ServedModel, "player", lambda _: ScriptedPlayer(lambda _: "x" * 120, step))
+    monkeypatch.setattr(ServedModel, "player", lambda *_: ScriptedPlayer(lambda _: "x" * 120, step))
     monkeypatch.setenv(KEY_VARIABLE, "k")
     seen: dict[str, Any] = {}
 

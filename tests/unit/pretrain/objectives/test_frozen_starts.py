@@ -105,7 +105,7 @@ def test_a_run_goes_on_with_the_weights_it_compares_with_alone(tmp_path: Path, v
     prepare(compared)
     saved(tmp_path, vocab, base, model, step=5)  # the base was trained further
     prepare(plain)
-    with pytest.raises(ValueError, match=r"holds other weights than this run started from, and kl\.coefficient"):
+    with pytest.raises(ValueError, match=r"holds other weights than this run started from, and `kl` compares"):
         prepare(compared)
 
 
