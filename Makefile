@@ -45,9 +45,9 @@ check: setup ## The inner loop: format, lint, types and the fast unit tests
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -n $(CHECK_PROCESSES) --dist loadfile -q -m "not slow and not chaos" --durations=0 --durations-min=5 tests/unit
 
-# Three processes on two cores: about a quarter of the time goes to waiting for other processes, which end, die or are
-# declared dead. The longest files come first.
-test: setup ## The tests, about fifteen minutes on two cores (chaos apart)
+# Three processes on two cores: some tests wait for other processes, which end, die or are declared dead. The longest
+# files come first.
+test: setup ## The tests, about fourteen minutes on two cores (chaos apart)
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 chaos: setup ## What takes minutes: kills, stops, cut links, damaged inputs, two hosts, ssh, Slurm, Ray (root, Linux)
