@@ -157,8 +157,9 @@ class Scorer:
         """Lets one rank fetch the data of a task of lm-eval's own; the others then find it on their disk."""
         if self.ranks.count == 1 or _is_local(section, task):
             return
-        from eval.harness.benchmarks import fetch_tasks
+        from eval.harness.benchmarks import fetch_tasks, load_lm_eval
 
+        load_lm_eval()
         with self.ranks.main_first(f"data of {task}"):
             fetch_tasks(section)
 
@@ -306,7 +307,10 @@ def _compressed(own: dict[str, Any]) -> dict[str, Any]:
 
 def _is_local(section: Benchmarks, task: str) -> bool:
     """Tells whether a task's file lies in `include_path`: then so does its data."""
-    named = re.compile(rf"^(task|group): *[\"']?{re.escape(task)}[\"']?\s*$", re.MULTILINE)
+    quote = "[\"']?"  # JSON is YAML too
+    named = re.compile(
+        rf"(?:^|[{{,]) *{quote}(?:task|group){quote}: *{quote}{re.escape(task)}{quote} *(?:$|[,}}#])", re.MULTILINE
+    )
     files = [] if section.include_path is None else Path(section.include_path).rglob("*.y*ml")
     return any(named.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
 

@@ -143,6 +143,13 @@ def _tags(name: str, raw: dict[str, Any], touched: Touched | None) -> dict[int, 
 
 
 # --------------------------------------------------------------------------------------------------------------- tasks
+def load_lm_eval() -> None:
+    """Imports lm-eval, which takes seconds: ranks do so side by side, before one of them fetches data."""
+    with quiet():
+        import lm_eval.evaluator
+        import lm_eval.tasks  # noqa: F401
+
+
 def fetch_tasks(section: Benchmarks) -> None:
     """Fetches the data of tasks to where `datasets` keeps it on this machine.
 

@@ -22,11 +22,13 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "rloo": {"kind": "rloo", "normalise": "dr_grpo", "rollout": {**ROLLOUT, "updates": 2, "temperature": 0.7}},
     "ppo": {"kind": "ppo", "kl": {"coefficient": 0.05}, "rollout": {**ROLLOUT, "updates": 2, "passes": 2}},
     "shared": {"kind": "ppo", "critic": "shared"},
+    "reinforce": {"kind": "reinforce"},
 }
 # Ranks, ZeRO stage, micro-batch; the first is what the others are compared with.
 PLACES = [(1, 0, 8), (1, 1, 1), (1, 3, 2), (2, 0, 4), (2, 1, 2), (2, 2, 1), (2, 3, 4)]
 FEW = [(1, 0, 8), (2, 0, 2), (2, 3, 1)]
-RUNS = [(name, place) for name in OBJECTIVES for place in (PLACES if name == "grpo" else FEW)]
+AT = {"grpo": PLACES, "reinforce": FEW[:2]}
+RUNS = [(name, place) for name in OBJECTIVES for place in AT.get(name, FEW)]
 
 
 def named(name: str, place: tuple[int, int, int]) -> str:

@@ -26,11 +26,17 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "dpo": ("pairs", {"kind": "dpo", "sft_weight": 0.1}, {}),
     "ipo": ("pairs", {"kind": "dpo", "loss": "ipo"}, {}),
     "orpo": ("pairs", {"kind": "dpo", "loss": "orpo"}, {}),
+    "hinge": ("pairs", {"kind": "dpo", "loss": "hinge"}, {}),
+    "robust": ("pairs", {"kind": "dpo", "loss": "robust", "label_smoothing": 0.1}, {}),
+    "apo_zero": ("pairs", {"kind": "dpo", "loss": "apo_zero"}, {}),
+    "simpo": ("pairs", {"kind": "dpo", "loss": "simpo"}, {}),
 }
 WHOLE = (1, 0, 8)  # ranks, ZeRO stage, micro-batch
 PLACES = [WHOLE, (1, 1, 2), (1, 3, 4), (2, 0, 2), (2, 1, 4), (2, 2, 2), (2, 3, 2)]
 FEWER = [WHOLE, (1, 2, 2), (2, 3, 2)]  # for losses that differ in their formula alone
-NAMES = [(name, place) for name in OBJECTIVES for place in (FEWER if name in ("ipo", "orpo") else PLACES)]
+FEWEST = [WHOLE, (2, 1, 2)]
+AT = dict.fromkeys(("ipo", "orpo"), FEWER) | dict.fromkeys(("hinge", "robust", "apo_zero", "simpo"), FEWEST)
+NAMES = [(name, place) for name in OBJECTIVES for place in AT.get(name, PLACES)]
 
 
 def add(directory: Path, name: str, place: tuple[int, int, int], base: Path | None) -> Path:

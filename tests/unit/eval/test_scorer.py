@@ -26,7 +26,7 @@ from eval.harness import benchmarks
 from eval.parts import Part, Scored
 from eval.reading.reader import LocalReader
 from eval.results import Result
-from eval.scorer import Scorer, passage
+from eval.scorer import Scorer, _is_local, passage
 from pretrain.model.transformer import Transformer
 from pretrain.parallel.lockstep import Lockstep
 from pretrain.parallel.ranks import Ranks
@@ -156,9 +156,12 @@ def test_scores_say_what_they_are_of(vocab: Vocab) -> None:
 def test_one_rank_fetches_the_data_of_a_task_before_the_others(
     vocab: Vocab, monkeypatch: pytest.MonkeyPatch, task: str, fetched: list[int]
 ) -> None:
-    """Not where the data lies beside the task's file."""
+    """Not where the data lies beside the task's file. They load lm-eval side by side."""
     section = Benchmarks(tasks=[task], include_path=str(TASKS))
     begun: list[int] = []
+    side_by_side = threading.Barrier(2)
+    loaded: list[int] = []
+    monkeypatch.setattr(benchmarks, "load_lm_eval", lambda: loaded.append(side_by_side.wait(20)))
     turn = threading.local()
     monkeypatch.setattr(benchmarks, "fetch_tasks", lambda section: begun.append(turn.rank))
     monkeypatch.setattr(benchmarks, "benchmark_results", lambda *_: Scored())
@@ -170,4 +173,21 @@ def test_one_rank_fetches_the_data_of_a_task_before_the_others(
         own._score_task(section.entries[0])
 
     as_ranks(2, of)
-    assert begun == fetched
+    assert begun == fetched and len(loaded) == len(fetched)
+
+
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("task: own\n", True),
+        ("dataset_path: json\ntask: 'own'\n", True),
+        ("group: own  # all\n", True),
+        ('{"task": "own", "dataset_path": "json"}', True),
+        ('{"dataset_path": "json", "task": "own"}', True),
+        ("task: own_other\n", False),
+        ("description: the task is own\n", False),
+    ],
+)
+def test_a_task_is_local_where_a_file_defines_it(tmp_path: Path, text: str, local: bool) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert _is_local(Benchmarks(tasks=["own"], include_path=str(tmp_path)), "own") is local
