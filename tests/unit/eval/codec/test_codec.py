@@ -224,9 +224,8 @@ def test_threads_are_those_of_the_header(run: Path, coder: Coder, monkeypatch: p
     torch.set_num_threads(before)
 
 
-def test_another_device_is_named(run: Path, coder: Coder) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
+def test_another_device_is_named(run: Path, coder: Coder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device cuda: this machine has no GPU"):
         decompress(run, changed(by_model(coder, b"abba"), {"device": "cuda"}), opened=coder)
 
