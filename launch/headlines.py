@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from eval.comparison.many_runs import Comparison
 
 _HEADLINES = (
-    *("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu", "acc", "acc_norm"),
-    *("exact_match", "centred_accuracy", "accuracy", "stop_rate", "longer", "less_repeated"),
+    *("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte", "bleu", "rougeL", "lead_rougeL"),
+    *("acc", "acc_norm", "exact_match", "centred_accuracy", "accuracy", "stop_rate", "longer", "less_repeated"),
 )
 _WIDEST = 400  # columns
 

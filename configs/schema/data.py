@@ -271,6 +271,15 @@ class Tokenizer(Section):
     def _tokens_by_name(cls, value: Any) -> Any:
         return list(CHAT_TOKENS) if value == "chat" else value
 
+    @field_validator("special_tokens")
+    @classmethod
+    def _each_once(cls, tokens: list[str]) -> list[str]:
+        if "" in tokens:
+            raise ValueError("a special token is empty; leave it out")
+        if twice := sorted({token for token in tokens if tokens.count(token) > 1}):
+            raise ValueError(f"{twice[0]} is listed {tokens.count(twice[0])} times; a token has one id: list it once")
+        return tokens
+
     @model_validator(mode="after")
     def _path_for_file(self) -> Tokenizer:
         if (self.kind == "file") != (self.path is not None):

@@ -37,6 +37,20 @@ def difference_within(one: Result, other: Result) -> str | None:
     return "; ".join(reasons) or None
 
 
+def hidden_by_bounds(low: Result, high: Result) -> str | None:
+    """Tells why upper bounds cannot show that the first score is the lower one; None where they can.
+
+    What a bound stands for may be lower: a bound below an exact score shows it, one above shows nothing. Two bounds are
+    compared as the numbers that they are.
+    """
+    if low.is_made_of_bounds != high.is_made_of_bounds:
+        made = low if low.is_made_of_bounds else high
+        return f"{made.name} is made of upper bounds, the other score is not"
+    if high.is_bound and not low.is_bound:
+        return f"{high.name} is an upper bound; what it bounds may be below {low.name}"
+    return None
+
+
 def _making(one: Result, other: Result) -> list[str]:
     """Names what made the scores another way: version of the task, settings, scorer."""
     reasons = []

@@ -159,7 +159,7 @@ def _headlines(results: Results) -> Iterator[str]:
             if (named.kind, named.metric) == ("chat", "accuracy")
             else f"{named.subject}: {_label(result)}"
         )
-        yield f"{label} {shown(result)}{_range(result)}"
+        yield f"{label} {shown(result)}{range_text(result)}"
 
 
 # --------------------------------------------------------------------------------------------------------------- table
@@ -192,7 +192,7 @@ def _row(name: str, links: Sequence[_Link]) -> dict[str, Any]:
         cells.append(
             {
                 "value": shown(result) if result else "–",
-                "range": _range(result) if result else "",
+                "range": range_text(result) if result else "",
                 "verdict": change.verdict if change else "",
                 "mark": MARKS[change.verdict] if change else "",
                 "title": _against(change) if change else "",
@@ -254,7 +254,8 @@ def shown(result: Result) -> str:
     return f"{100 * result.value:.1f}%" if is_share else score(result.value)
 
 
-def _range(result: Result) -> str:
+def range_text(result: Result) -> str:
+    """Formats an interval in brackets, as `shown` does its score; empty for a score that is exact."""
     if result.low is None or result.high is None or result.low == result.high:
         return ""
     is_share = shown(result).endswith("%")

@@ -15,7 +15,7 @@ from configs.common.layout import RESULTS, STAGES
 from configs.schema.evaluation import Evaluation
 from configs.schema.recipe import Recipe, find_run, load_run
 from configs.schema.stage_recipe import BASE, is_masked, parent_name
-from eval.comparison.comparable import difference_within
+from eval.comparison.comparable import difference_within, hidden_by_bounds
 from eval.information.score_names import score_names
 from eval.people.missing import KIND as PEOPLE
 from eval.people.missing import why_missing
@@ -288,7 +288,8 @@ def _evaluate(condition: Condition, known: Mapping[str, Results | None]) -> Gate
     assert isinstance(left, Result)
     if isinstance(other, Result):
         right = other.value
-        if why := difference_within(left, other):
+        low, high = (left, other) if condition.sign.startswith("<") else (other, left)
+        if why := difference_within(left, other) or hidden_by_bounds(low, high):
             return Gate(text, False, left.value, right, f"incomparable: {why}")
     assert right is not None
     if not condition.whole:

@@ -21,6 +21,7 @@ from eval.currency import check_current
 from eval.in_training.record import read_records
 from eval.remarks import remarks
 from eval.report.baseline import baseline_of, read_baseline
+from eval.report.cards import headline_cards, trained_tokens, training_seconds
 from eval.report.chain import KINDS, chain_facts, change_rows, changes_facts
 from eval.report.evaluation_charts import evaluation_facts
 from eval.report.gates import Gate, evaluate_gates, results_of_stages
@@ -114,7 +115,7 @@ def _facts(recipe: Recipe, results: Results, history: History, gates: list[Gate]
     return {
         "title": recipe.report.title or recipe.name,
         "lead": _lead(results, history, compression),
-        "cards": _cards(results, history, compression),
+        "cards": headline_cards(results, history, compression),
         "gates": gates,
         "gates_passed": failed == 0,
         "verdict": _verdict(gates),
@@ -181,10 +182,10 @@ def _lead(results: Results, history: History, compression: list[dict[str, Any]])
     kind = KINDS.get(stage.get("kind", ""), "")
     text = f"{kind[:1].upper()}{kind[1:]}, from {stage['parent']}. " if stage else ""
     text += f"A {model['family']} model of {rendering.short(model['parameters'])} parameters"
-    tokens = _tokens(results, history)
+    tokens = trained_tokens(results, history)
     if tokens:
         text += f", trained on {rendering.short(tokens)} tokens"
-        seconds = _training_seconds(history)
+        seconds = training_seconds(history)
         text += f" in {rendering.duration(seconds)}" if seconds else ""
     if compression:
         first = compression[0]
@@ -193,12 +194,6 @@ def _lead(results: Results, history: History, compression: list[dict[str, Any]])
         text += f". It {f'needs at most {bits} for text it has never seen' if first['bound'] else stores}"
         text += f", {first['versus_xz']}" if first["versus_xz"] else ""
     return text + "."
-
-
-def _tokens(results: Results, history: History) -> float | None:
-    """Returns the number of training tokens of the scored checkpoint."""
-    known = results.checkpoint.get("tokens")
-    return history.last("tokens") if known is None else float(known)
 
 
 def _chosen(results: Results, whole: History) -> str:
@@ -228,45 +223,6 @@ def _remarks(results: Results, history: History) -> list[str]:
             "model has learnt nothing of their order."
         )
     return found
-
-
-def _training_seconds(history: History) -> float | None:
-    """Returns the time of training steps, without pauses."""
-    points = history.seconds()
-    return points[-1][1] if points else None
-
-
-def _card(name: str, value: str, detail: str = "", unit: str = "") -> dict[str, str]:
-    return {"name": name, "value": value, "detail": detail, "unit": unit}
-
-
-def _cards(results: Results, history: History, compression: list[dict[str, Any]]) -> list[dict[str, str]]:
-    cards = []
-    if compression:
-        first = compression[0]
-        cards.append(_card("Bits per byte", f"{first['ours']:.3f}", first["range_text"], ""))
-        if first["versus_xz"]:
-            sign = "−" if first["xz_change"] < 0 else "+"
-            cards.append(_card("Against xz -9e", f"{sign}{abs(first['xz_change']):.0%}", "size of the same text"))
-    for result in results.results:
-        if not result.named.variant and result.named.kind == result.named.metric == "perplexity":
-            cards.append(_card("Perplexity", rendering.score(result.value), f"per token, on {result.named.subject}"))
-            break
-    model = results.model
-    cards.append(
-        _card(
-            "Parameters",
-            rendering.short(model["parameters"]),
-            f"{model['layers']} layers, width {model['width']}, context {model['context_length']}",
-        )
-    )
-    if tokens := _tokens(results, history):
-        cards.append(_card("Tokens trained on", rendering.short(tokens), f"{results.checkpoint['step']:,} steps"))
-    if seconds := _training_seconds(history):
-        tokens = _tokens(results, history) or 0
-        value, unit = (seconds / 60, "min") if seconds < 6000 else (seconds / 3600, "h")
-        cards.append(_card("Training time", f"{value:.1f}", f"{rendering.short(tokens / seconds)} tokens/s", unit))
-    return cards
 
 
 # ------------------------------------------------------------------------------------------------------------ sections

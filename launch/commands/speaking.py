@@ -42,9 +42,7 @@ def _sample_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", type=utf8, required=True, help="text to continue, or with gaps such as '<|mask|>*12' to fill in"
     )
-    parser.add_argument(
-        "--max-new-tokens", type=count, default=200, metavar="N", help="generate at most N tokens (default: 200)"
-    )
+    parser.add_argument("--max-new-tokens", type=count, metavar="N", help="generate at most N tokens (default: 200)")
     _add_sampling(parser)
     parser.add_argument(
         "--seed", type=seed, default=0, metavar="S", help="the same seed gives the same text (default: 0)"

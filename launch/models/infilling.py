@@ -22,8 +22,8 @@ from pretrain.generation.sampling import Sampling
 _CANDIDATES = 8
 
 
-def filled_sample(arguments: Namespace, checkpoint: CheckpointInfo) -> str:
-    """Returns the text of `replica sample`.
+def filled_sample(arguments: Namespace, checkpoint: CheckpointInfo, most: int) -> str:
+    """Returns the text of `replica sample`; a prompt without gaps is continued by up to `most` tokens.
 
     Raises:
         ValueError: for a prompt that does not fit, and a critic that cannot read the text.
@@ -31,7 +31,7 @@ def filled_sample(arguments: Namespace, checkpoint: CheckpointInfo) -> str:
     vocab = Vocab.load(checkpoint.tokenizer)
     context = checkpoint.recipe.model.context_length
     prompt = gapped_prompt(vocab, arguments.prompt, context)
-    gaps, most = has_gaps(arguments.prompt), arguments.max_new_tokens
+    gaps = has_gaps(arguments.prompt)
     if not gaps and not most:
         return without_escapes(arguments.prompt)
     sampling = Sampling(

@@ -13,20 +13,27 @@ from pretrain.checkpoint.choice import Choice, choose_checkpoint
 
 # Options that say how masks are filled in.
 _OF_MASKED = ("steps", "order", "block", "critic", "candidates")
+_NEW_TOKENS = 200
 
 
 def stream_sample(arguments: Namespace) -> None:
     """Prints the prompt, then each piece of its continuation as it is generated; of a masked model the whole text.
 
     Raises:
-        ValueError: for gaps or settings of masked models, where the model is none.
+        ValueError: for gaps or settings of masked models, where the model is none, and for a length beside gaps.
     """
     choice = Choice(arguments.checkpoint_step, arguments.best)
     checkpoint = choose_checkpoint(load_run(arguments.run).run_directory, choice)
+    most = _NEW_TOKENS if arguments.max_new_tokens is None else arguments.max_new_tokens
     if not checkpoint.recipe.model.causal:
         from launch.models.infilling import filled_sample
 
-        sys.stdout.write(filled_sample(arguments, checkpoint) + "\n")
+        if has_gaps(arguments.prompt) and arguments.max_new_tokens is not None:
+            raise ValueError(
+                "--max-new-tokens says how far a prompt is continued, and one with gaps is not: each gap has its own "
+                "length, such as <|mask|>*12; leave it out"
+            )
+        sys.stdout.write(filled_sample(arguments, checkpoint, most) + "\n")
         return
     if has_gaps(arguments.prompt):
         raise ValueError(no_gaps(f"the model of {arguments.run} reads from left to right"))
@@ -44,7 +51,7 @@ def stream_sample(arguments: Namespace) -> None:
     sampling = Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed, vocab.end_ids, vocab.size
     )
-    tokens = generate(load_weights(checkpoint), prompt, arguments.max_new_tokens, sampling)
+    tokens = generate(load_weights(checkpoint), prompt, most, sampling)
     print(text, end="", flush=True)
     for piece in decode_stream(vocab, prompt, tokens):
         print(piece, end="", flush=True)

@@ -91,6 +91,7 @@ def test_a_critic_chooses(runs: dict[str, Any], capsys: pytest.CaptureFixture[st
         (("masked", "a", "--critic", "plain"), "has another tokenizer than masked"),
         (("masked", "a", "--critic", "short"), "reads 20 tokens at a time, fewer than the 40"),
         (("masked", "a", "--critic", "causal", "--temperature", "0"), "a temperature above 0"),
+        (("masked", "a<|mask|>", "--max-new-tokens", "9"), "each gap has its own length"),
         (("masked", "a<|mask|>*50"), "does not fit the model's context of 40"),
     ],
 )

@@ -62,6 +62,8 @@ def test_show_says_where_the_direction_comes_from() -> None:
         ({"model": {"causal": False}, "train": {"objective": {"kind": "dpo"}}}, r"would read what it is to predict"),
         ({"tokenizer": {"kind": "byte"}}, r'set it to \["<\|endoftext\|>", "<\|mask\|>"\]'),
         ({"tokenizer": {"kind": "byte", "special_tokens": [MASK]}}, r"special_tokens lacks"),  # it would end documents
+        ({"tokenizer": {"kind": "byte", "special_tokens": ["<|endoftext|>", MASK, MASK]}}, r"is listed 2 times"),
+        ({"tokenizer": {"kind": "byte", "special_tokens": ["<|endoftext|>", MASK, ""]}}, r"a special token is empty"),
         ({"train": {"packing": "best_fit"}}, r"would see the padding.*set train\.document_masking: true"),
     ],
 )

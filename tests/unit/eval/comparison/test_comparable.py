@@ -116,6 +116,30 @@ def test_gates_compare_only_what_can_be_compared(tmp_path: Path) -> None:
     assert "incomparable: unit" in write_report(run).read_text()
 
 
+def test_a_gate_is_not_passed_by_a_bound_that_shows_nothing() -> None:
+    """A bound below an exact score shows it; above, what it bounds may be on either side."""
+    results = fake_results()
+    bits, xz = "perplexity/heldout/bits_per_byte", "compression/heldout/xz_bits_per_byte"
+    given = results.by_name()
+    bound = replace(given[bits], note="upper bound, 16 draws", value=1.0, low=0.9, high=1.1)
+    exact = replace(given[xz], value=2.0, low=1.9, high=2.1)
+    of_bounds = replace(given[bits], note="made of upper bounds of nats, 16 draws", value=1.0, low=0.9, high=1.1)
+
+    def outcome(ours: Result, gate: str, other: Result = exact) -> str:
+        (found,) = evaluate_gates([gate], replace(results, results=[ours, other]))
+        return "passes" if found.passed else (found.reason or "fails")
+
+    hidden = f"incomparable: {bits} is an upper bound; what it bounds may be below {xz}"
+    assert outcome(bound, f"{bits} < {xz}") == outcome(bound, f"{xz} >= {bits} (whole interval)") == "passes"
+    assert outcome(replace(bound, value=3.0), f"{bits} < {xz}") == "fails"
+    assert outcome(replace(bound, value=3.0), f"{bits} > {xz}") == hidden
+    assert outcome(replace(bound, value=3.0), f"{xz} < {bits}") == hidden
+    both = replace(exact, note="upper bound, 16 draws", value=0.5)
+    assert outcome(bound, f"{bits} > {xz}", both) == "passes", "two bounds are compared as the numbers that they are"
+    assert outcome(bound, f"{bits} > 0.5") == "passes", "a number is the author's"
+    assert outcome(of_bounds, f"{bits} < {xz}").startswith(f"incomparable: {bits} is made of upper bounds")
+
+
 def test_a_gate_on_a_score_that_failed(tmp_path: Path) -> None:
     failures = [Failure("translation/wmt", "no such file | anywhere")]
     run = write_fake_run(tmp_path, gates=["translation/wmt/bleu > 3", "3.0 < 4"][:1], failures=failures)

@@ -95,6 +95,25 @@ def test_several_held_out_sets_share_a_section(tmp_path: Path) -> None:
     assert len(re.findall(r"gzip -9", " ".join(page.text))) == 2 and "plays" in " ".join(page.text)
 
 
+def test_without_a_held_out_text_other_scores_stand_at_the_top(tmp_path: Path) -> None:
+    results = fake_results().results
+    kept = [one for one in results if one.named.kind not in ("perplexity", "compression")]
+    summary = replace(results[10], name="summarization/news/rougeL", value=21.6, low=19.5, high=23.9)
+    lead = replace(summary, name="summarization/news/lead_rougeL", value=16.7, low=15.0, high=18.0)
+    for given, cards in (
+        ([*kept, summary, lead], ["ROUGE-L 21.60 news [19.50, 23.90]; lead 16.70", "BLEU 3.100 classical-zh"]),
+        (kept, ["BLEU 3.100 classical-zh [2.200, 4.000]; the source itself 24.90", "Accuracy 57.0% replica_copa"]),
+        (results, ["Bits per byte 2.214"]),
+    ):
+        page = check_page(write_report(write_fake_run(tmp_path, gates=[], results=given)))
+        text = " ".join(" ".join(page.text).split())
+        places = [text.find(card) for card in cards]
+        assert min(places) >= 0 and places == sorted(places) and places[-1] < text.find("Parameters"), (
+            cards,
+            text[:900],
+        )
+
+
 def test_a_bound_and_a_gap_are_shown_as_such(tmp_path: Path) -> None:
     results = [replace(one, note=f"upper bound, 16 draws; {one.note}") for one in fake_results().results]
     gap = Sample("infill", "Prompt 1", "a<|mask|>*2 b", "a c d b", "temperature 0.8")
