@@ -3,9 +3,9 @@
     python benchmarks/any_order.py [text proteins] [--out runs/any-order] [--seeds 1] [--tiny]
 
 `text`: `configs/diffusion.yaml` (the demo's novels, model and tokens) with both objectives, and masked diffusion with
-half the tokens, from new weights and from the causal run. `proteins`: `configs/protein.yaml` on a part of its text that
-is read 1, 4 and 16 times, with both objectives. The figure is bits per byte of the held-out text: exact for a causal
-model, an upper bound for a masked one.
+half the tokens: from new weights, from the causal run, and from a causal run of the other half. `proteins`:
+`configs/protein.yaml` on a part of its text that is read 1, 4 and 16 times, with both objectives. The figure is bits
+per byte of the held-out text: exact for a causal model, an upper bound for a masked one.
 
 Writes `any-order.json`, `any-order.md`, and a curve over epochs `any-order.svg` into the directory. Finished runs are
 not made again.
@@ -88,6 +88,8 @@ def runs_of(part: str, tiny: bool) -> list[Run]:
             Run(part, MASKED, MASKED, "all tokens", [whole]),
             Run(part, "masked-half", MASKED, "half the tokens", [half]),
             Run(part, "masked-from-causal", MASKED, "half the tokens, from the causal run", [half], CAUSAL),
+            Run(part, "causal-half", CAUSAL, "half the tokens", [half]),
+            Run(part, "masked-after-half", MASKED, "half the tokens causal, then half masked", [half], "causal-half"),
         ]
     size = 10_000 if tiny else PROTEIN_BYTES
     of_text = [f"data.sources.0.max_bytes={size}", "train.tokens=null"]

@@ -30,6 +30,7 @@ def test_the_runs_of_a_part_differ_in_objective_start_and_length_alone(tmp_path:
         (run, any_order.recipe_of(run, tmp_path, 1, tiny=False)) for run in any_order.runs_of("text", tiny=False)
     ]}  # fmt: skip
     assert tokens["causal"] == tokens["masked"] == 2 * tokens["masked-half"] == 2 * tokens["masked-from-causal"]
+    assert tokens["causal-half"] + tokens["masked-after-half"] == tokens["masked"], "as many tokens in all"
 
 
 def test_table_and_curve() -> None:
