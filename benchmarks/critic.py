@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -162,8 +163,12 @@ def main() -> None:
     predictor = predictor_of(load_weights(checkpoint), vocab)
     plain = Denoiser(predictor, vocab.size, plan)
     choosing = CriticDenoiser(critic, options.candidates, predictor, vocab.size, plan)
-    alone = [written(plain, judge, prompts, options.tokens, temperature) for temperature in ALONE]
-    judged = [written(choosing, judge, prompts, options.tokens, temperature) for temperature in JUDGED]
+    sides = [(plain, temperature) for temperature in ALONE] + [(choosing, temperature) for temperature in JUDGED]
+    texts_of = []
+    for number, (denoiser, temperature) in enumerate(sides, start=1):
+        texts_of.append(written(denoiser, judge, prompts, options.tokens, temperature))
+        print(f"{number} of {len(sides)} settings", file=sys.stderr, flush=True)
+    alone, judged = texts_of[: len(ALONE)], texts_of[len(ALONE) :]
     gains = [gain(one, alone) for one in judged]
     print(table(alone, judged, gains))
     if options.out is not None:
