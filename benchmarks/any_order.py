@@ -35,7 +35,7 @@ OBJECTIVES = {CAUSAL: "train.objective=null", MASKED: "train.objective={kind: ma
 PARTS = ("text", "proteins")
 EPOCHS = (1, 4, 16)
 PROTEIN_BYTES = 250_000
-_TOKENS = 1_600_000  # of diffusion.yaml
+_TOKENS = 1_600_000  # of diffusion.yaml and its stage
 _TINY = {
     "text": [
         "data.sources.0.max_bytes=300000", "data.tokenizer.vocab_size=400", "model.num_layers=1",
@@ -106,7 +106,8 @@ def recipe_of(run: Run, out: Path, seed: int, tiny: bool) -> Recipe:
     """The recipe of a run; the runs of a part share their data."""
     base = ROOT / "configs" / {"text": "diffusion.yaml", "proteins": "protein.yaml"}[run.part]
     overrides = [*run.overrides, OBJECTIVES[run.objective], f"seed={1233 + seed}", *(_TINY[run.part] if tiny else [])]
-    gates = ["report.gates=[]", "evaluation.samples.prompts=[]"]  # written for the recipe's own objective
+    # Gates and prompts are written for the recipe's own objectives; each run here is one.
+    gates = ["report.gates=[]", "evaluation.samples.prompts=[]", "stages=[]"]
     places: dict[str, str | int] = {
         "out": str(out / run.part / f"{run.name}-{seed}"),
         "data.directory": str(out / run.part / "data"),

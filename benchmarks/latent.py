@@ -60,6 +60,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BASE, MATCHED, JUDGE = "base", "matched", "judge"
 PASSES = (4, 8, 16)
 BOUND_PASSES = (1, *PASSES, None)
+MASKED = ["train.objective={kind: masked_diffusion}", "stages=[]"]  # from new weights
 _SIZES = ["model.num_layers=3", "model.hidden_size=96", "model.num_heads=3", "model.context_length=128",
           "train.global_batch_size=16", "train.micro_batch_size=16", "train.tokens=1_000_000"]  # fmt: skip
 _TINY = ["model.num_layers=1", "model.hidden_size=16", "model.num_heads=1", "model.context_length=16",
@@ -132,7 +133,7 @@ class Measured:
 # --------------------------------------------------------------------------------------------------------------- data
 def recipe_of(out: Path, seed: int, *, tiny: bool = False, characters: bool = False) -> Recipe:
     """Masked diffusion on the demo's novels; runs of all seeds share their data."""
-    overrides = [*_SIZES, *(_TINY if tiny else []), f"seed={1233 + seed}", "report.gates=[]"]
+    overrides = [*MASKED, *_SIZES, *(_TINY if tiny else []), f"seed={1233 + seed}", "report.gates=[]"]
     overrides += [_CHARACTERS] if characters else []
     return load(
         ROOT / "configs" / "diffusion.yaml",

@@ -249,9 +249,9 @@ def _change_row(change: Change, result: Result | None) -> dict[str, Any]:
 
 
 def shown(result: Result) -> str:
-    """Formats a score: shares as percent, others with four digits."""
+    """Formats a score: shares as percent, others with four digits, an upper bound behind a sign."""
     is_share = result.named.metric in _SHARES or result.named.metric.startswith("pass@")
-    return f"{100 * result.value:.1f}%" if is_share else score(result.value)
+    return f"{100 * result.value:.1f}%" if is_share else f"{'≤ ' if result.is_bound else ''}{score(result.value)}"
 
 
 def range_text(result: Result) -> str:

@@ -194,7 +194,7 @@ def test_passes_open_as_many_as_the_denoiser() -> None:
 # -------------------------------------------------------------------------------------------------- training and tables
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    return load(ROOT / "configs" / "diffusion.yaml", [*latent._SIZES, *latent._TINY])
+    return load(ROOT / "configs" / "diffusion.yaml", [*latent.MASKED, *latent._SIZES, *latent._TINY])
 
 
 def test_arms_differ_in_layers_latent_and_treatment_alone(recipe: Recipe) -> None:

@@ -49,8 +49,10 @@ def test_the_objective_implies_a_model_that_reads_both_ways() -> None:
 
 def test_show_says_where_the_direction_comes_from() -> None:
     shipped = Path(__file__).resolve().parents[4] / "configs" / "diffusion.yaml"
-    assert load_with_origins(shipped)[1].of(("model", "causal")) == "from train.objective"
-    causal = load_with_origins(shipped, ["train.objective=null"])
+    masked = load_with_origins(shipped, ["train.objective={kind: masked_diffusion}", "stages=[]", "report.gates=[]"])
+    assert not masked[0].model.causal and masked[1].of(("model", "causal")) == "from train.objective"
+    causal = load_with_origins(shipped)
+    assert not causal[0].stage("masked").model.causal
     assert causal[0].model.causal and causal[1].of(("model", "causal")) == "default"
 
 

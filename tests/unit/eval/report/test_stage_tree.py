@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configs.schema.evaluation import PerplexitySet
 from configs.schema.recipe import load_run
+from eval.report.chain import shown
 from eval.report.gates import check_gates, evaluate_gates, gate_problems, results_of_stages
 from eval.report.page import write_report
 from eval.report.stamp import page_is_current, write_stamp
@@ -91,6 +93,11 @@ def test_a_stage_without_results_is_named_and_its_gates_fail(tmp_path: Path) -> 
     assert [gate.reason for gate in check_gates(run)] == ["no score: stage `grpo` has no results yet"] * 2
     shutil.rmtree(run / "stages")
     assert "not scored yet" in read(write_report(run))[1]
+
+
+def test_a_bound_stands_behind_a_sign() -> None:
+    score = fake_results().results[0]
+    assert [shown(one) for one in (score, replace(score, note="upper bound, 8 draws"))] == ["2.214", "≤ 2.214"]
 
 
 def test_gates_name_scores_of_stages(run: Path) -> None:
