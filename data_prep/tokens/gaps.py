@@ -55,12 +55,10 @@ def gapped_prompt(vocab: Vocab, text: str, most: int) -> list[int]:
     return ids
 
 
-def no_gaps(why: str) -> str:
-    """Returns the error for a prompt with gaps that no model fills in."""
-    return (
-        f"the prompt has a gap, {MASK}, but {why}; give a model that was trained with `train.objective: "
-        rf"{{kind: masked_diffusion}}`, or write \{MASK} for the characters"
-    )
+def no_gaps(why: str, instead: str | None = None) -> str:
+    """Returns the error for a prompt with gaps that no model fills in; `instead`: a run whose model does."""
+    model = instead or "a model that was trained with `train.objective: {kind: masked_diffusion}`"
+    return rf"the prompt has a gap, {MASK}, but {why}; give {model}, or write \{MASK} for the characters"
 
 
 def check_gaps(text: str, most: int, why_none: str | None = None) -> None:

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 
 from configs.schema.recipe import load_run
+from configs.schema.stage_recipe import is_masked
 from data_prep.tokens.gaps import has_gaps, no_gaps, without_escapes
 from data_prep.tokens.vocab import Vocab
 from launch.models.text_stream import decode_stream
@@ -36,7 +37,8 @@ def stream_sample(arguments: Namespace) -> None:
         sys.stdout.write(filled_sample(arguments, checkpoint, most) + "\n")
         return
     if has_gaps(arguments.prompt):
-        raise ValueError(no_gaps(f"the model of {arguments.run} reads from left to right"))
+        masked = [f"{arguments.run}:{stage.name}" for stage in load_run(arguments.run).stages if is_masked(stage)]
+        raise ValueError(no_gaps(f"the model of {arguments.run} reads from left to right", *masked[:1]))
     if named := [name for name in _OF_MASKED if getattr(arguments, name) is not None]:
         raise ValueError(
             f"--{named[0]} says how masks are filled in, and the model of {arguments.run} has none: it continues token "

@@ -13,6 +13,7 @@ import torch
 from configs.schema.chat import END_OF_TEXT, MASK
 from configs.schema.data import Tokenizer
 from configs.schema.model import Model
+from configs.schema.objectives import MaskedDiffusion
 from data_prep.tokens.vocab_training import train_vocab
 from launch.commands.speaking import SAMPLE
 from launch.models import infilling, sampling
@@ -39,8 +40,10 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "plain": checkpoint("plain", False, tmp_path, [END_OF_TEXT]),
         "short": checkpoint("short", False, tmp_path, both, context=20),
     }
+    chains = {"plain": [SimpleNamespace(name="gaps", objective=MaskedDiffusion(kind="masked_diffusion"))]}
     for module in (infilling, sampling):
-        monkeypatch.setattr(module, "load_run", lambda run: SimpleNamespace(run_directory=run))
+        found = lambda run: SimpleNamespace(run_directory=run, stages=chains.get(Path(run).name, []))  # noqa: E731
+        monkeypatch.setattr(module, "load_run", found)
         monkeypatch.setattr(module, "choose_checkpoint", lambda run, choice: made[Path(run).name])
     monkeypatch.setattr(infilling, "load_weights", lambda found: found.model)
     monkeypatch.setattr("launch.commands.arguments.run_directory", Path)
@@ -85,6 +88,7 @@ def test_a_critic_chooses(runs: dict[str, Any], capsys: pytest.CaptureFixture[st
     ("words", "message"),
     [
         (("causal", "a<|mask|>"), "reads from left to right; give a model that was trained with"),
+        (("plain", "a<|mask|>"), "reads from left to right; give plain:gaps, or write"),
         (("causal", "a", "--steps", "3"), "--steps says how masks are filled in"),
         (("masked", "a", "--candidates", "3"), "needs a critic"),
         (("masked", "a", "--critic", "masked"), "the critic masked is a masked model"),
