@@ -28,7 +28,7 @@ def headline_cards(results: Results, history: History, compression: Sequence[dic
     cards = _of_text(results, compression) or _of_other_scores(results)
     for result in results.results:
         if not result.named.variant and result.named.kind == result.named.metric == "perplexity":
-            cards.append(_card("Perplexity", rendering.score(result.value), f"per token, on {result.named.subject}"))
+            cards.append(_card("Perplexity", shown(result), f"per token, on {result.named.subject}"))
             break
     model = results.model
     cards.append(
