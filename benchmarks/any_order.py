@@ -3,7 +3,7 @@
     python benchmarks/any_order.py [text proteins] [--out runs/any-order] [--seeds 1] [--tiny]
 
 `text`: `configs/diffusion.yaml` (the demo's novels, model and tokens) with both objectives, and masked diffusion with
-half the tokens: from new weights, from the causal run, and from a causal run of the other half. `proteins`:
+half the tokens: from new weights, from the causal run, and from one of half the tokens, the same text. `proteins`:
 `configs/protein.yaml` on a part of its text that is read 1, 4 and 16 times, with both objectives. The figure is bits
 per byte of the held-out text: exact for a causal model, an upper bound for a masked one.
 
