@@ -149,6 +149,15 @@ def nothing_left_behind() -> Iterator[None]:
     assert not told, "left behind: " + "; ".join(told)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """The name of the parameter in a test's name where its value is bytes, instead of the bytes.
+
+    pytest would write them out. What `gzip` packs holds the time of day, so each process of pytest-xdist would then
+    name the test otherwise, and no test would run.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Under pytest-xdist (`-n 2 --dist loadfile`) a file's tests stay in one process, for they share fixtures.
