@@ -7,11 +7,11 @@
         [--out X.json]
 
 `make` writes train.jsonl.zst with the texts `with_summary` and `with_topic`, heldout.jsonl.zst with `source`, `summary`
-and `topic`, and the benchmark `topic.yaml`. `run` trains on both labels, on summaries alone and on topics alone, each
-on as many tokens of its own label and with one tokenizer, and prints bits of the held-out labels, the accuracy of the
-topic by code length, and ROUGE. A model of both labels reads each text twice as often: keep `--tokens` below a few
-epochs, or it learns the texts by heart. AG News (non-commercial use) and DialogSum (CC BY-NC-SA 4.0) are not shipped;
-name files of your own.
+and `topic`, and the benchmark `topic.yaml`. `run` trains with one tokenizer on both labels, and on each label alone:
+once on as many tokens of that label, once on as many tokens in all, which is as many steps and readings of a text. It
+prints bits of the held-out labels, the accuracy of the topic by code length, and ROUGE. Keep `--tokens` below a few
+epochs, or the models learn the texts by heart. AG News (non-commercial use) and DialogSum (CC BY-NC-SA 4.0) are not
+shipped; name files of your own.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def topic_task(name: str, file: str, topics: list[str]) -> str:
 # ----------------------------------------------------------------------------------------------------------- experiment
 @dataclass(frozen=True)
 class Setup:
-    """What all runs share; `tokens`: to train on where both labels are learnt, half of them for one."""
+    """What all runs share; `tokens`: to train on where both labels are learnt."""
 
     recipe: Path
     data: Path
@@ -174,10 +174,13 @@ class Setup:
     tiny: bool
 
 
-def train(setup: Setup, name: str, labels: Sequence[str], seed: int, tokenizer: Path | None) -> dict[str, float]:
+def train(
+    setup: Setup, name: str, labels: Sequence[str], tokens: int, seed: int, tokenizer: Path | None
+) -> dict[str, float]:
     """Trains and scores on some of the labels; returns the scores by name.
 
     Args:
+        tokens: to train on.
         tokenizer: of another run, so that the scores are of the same tokens; None: trained on the texts.
     """
     data, tiny, run = setup.data, setup.tiny, setup.runs / f"{name}-{seed}"
@@ -190,7 +193,7 @@ def train(setup: Setup, name: str, labels: Sequence[str], seed: int, tokenizer: 
     settings: dict[str, Any] = {
         "seed": seed,
         "data.sources": sources,
-        "train.tokens": setup.tokens * len(labels) // len(LABELS),
+        "train.tokens": tokens,
         "evaluation.information": [
             {"name": label, "target_field": label, "target_label": label.title(), "candidates": None, **pairs}
             for label in LABELS
@@ -217,36 +220,45 @@ def train(setup: Setup, name: str, labels: Sequence[str], seed: int, tokenizer: 
 
 
 def experiment(setup: Setup, seeds: int) -> list[dict[str, Any]]:
-    """Trains on both labels and on each alone, with several seeds; returns a row for each score."""
-    trained = {"joint": LABELS, **{label: (label,) for label in LABELS}}
-    scores: dict[str, list[dict[str, float]]] = {name: [] for name in trained}
+    """Trains on both labels and on each alone, with several seeds; returns a row for each score.
+
+    A row holds the values by seed: `joint`, `same_label` (alone, with as many tokens of the label) and `same_total`
+    (alone, with as many tokens in all).
+    """
+    arms: dict[str, tuple[Sequence[str], int]] = {"joint": (LABELS, setup.tokens)}
+    for label in LABELS:
+        arms |= {label: ((label,), setup.tokens // len(LABELS)), f"{label}-longer": ((label,), setup.tokens)}
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     for seed in range(seeds):
-        for name, labels in trained.items():
+        for name, (labels, tokens) in arms.items():
             shared = None if name == "joint" else setup.runs / f"joint-{seed}" / "data" / "tokenizer"
-            scores[name].append(train(setup, name, labels, seed, shared))
+            scores[name].append(train(setup, name, labels, tokens, seed, shared))
+            print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
     names = {
         "summary": ["information/summary/given_bits/0-shot", *(f"summarization/summary/{kind}" for kind in ROUGE)],
         "topic": ["information/topic/given_bits/0-shot", "benchmark/replica_topic/acc"],
     }
     rows = []
     for label, metrics in names.items():
+        columns = {"joint": "joint", "same_label": label, "same_total": f"{label}-longer"}
         for metric in metrics:
-            values = {name: [one[metric] for one in found if metric in one] for name, found in scores.items()}
-            if values["joint"] and values[label]:
-                differences = [ours - theirs for ours, theirs in zip(values["joint"], values[label], strict=True)]
-                rows.append(
-                    {"score": metric, "joint": values["joint"], "alone": values[label], "difference": differences}
-                )
+            values = {key: [one[metric] for one in scores[arm] if metric in one] for key, arm in columns.items()}
+            if all(values.values()):
+                rows.append({"score": metric, **values})
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Writes the rows in Markdown: means over seeds, and the difference of each seed."""
-    out = ["| score | both labels | this label alone | difference, by seed |", "|---|---|---|---|"]
+    """Writes the rows in Markdown: means over seeds, and for each seed what both labels differ from one."""
+    alone = {"same_label": "alone, as many of its tokens", "same_total": "alone, as many tokens in all"}
+    heads = ["score", "both labels", *(f"{name} | difference, by seed" for name in alone.values())]
+    out = [f"| {' | '.join(heads)} |", "|---" * (2 + 2 * len(alone)) + "|"]
     for row in rows:
-        joint, alone = (statistics.fmean(row[name]) for name in ("joint", "alone"))
-        by_seed = ", ".join(f"{value:+.3f}" for value in row["difference"])
-        out.append(f"| {row['score']} | {joint:.3f} | {alone:.3f} | {by_seed} |")
+        cells = [row["score"], f"{statistics.fmean(row['joint']):.3f}"]
+        for name in alone:
+            differences = (ours - theirs for ours, theirs in zip(row["joint"], row[name], strict=True))
+            cells += [f"{statistics.fmean(row[name]):.3f}", ", ".join(f"{value:+.3f}" for value in differences)]
+        out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out)
 
 

@@ -41,8 +41,10 @@ def replica_eval(arguments: Namespace) -> int:
 
     if arguments.items is not None or arguments.to is not None:
         return _show_items(load_run(arguments.run).run_directory, arguments)
+    from launch.processes.evaluation import says_results
+
     path = _evaluate(arguments)
-    if path is not None:
+    if path is not None and says_results():
         print(path)
     return 0
 

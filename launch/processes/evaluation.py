@@ -26,6 +26,7 @@ from pretrain.checkpoint.choice import Choice
 from pretrain.reliability.rank_heartbeat import LOST_RANK
 
 COMMAND = [sys.executable, "-u", "-m", "launch.cli", "eval"]  # of a rank
+_STARTER_SAYS = "REPLICA_STARTER_SAYS_RESULTS"  # set for ranks whose starter prints the path of the results
 
 
 def evaluation_ranks(recipe: Recipe, asked: int | None = None) -> int:
@@ -81,6 +82,11 @@ def score_run(
     return results
 
 
+def says_results() -> bool:
+    """Returns whether this process prints the path of the results; a rank that `score_run` started does not."""
+    return _STARTER_SAYS not in os.environ
+
+
 def raise_for(code: int, where: str, saved: bool) -> None:
     """Raises what an exit code of an evaluation's ranks means; of 0, nothing.
 
@@ -116,7 +122,7 @@ def _exit_code(ranks: int, words: Sequence[str]) -> int:
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(ranks):
-            variables = {**os.environ, **rank_environment(0, 1, rank, ranks), **place}
+            variables = {**os.environ, **rank_environment(0, 1, rank, ranks), **place, _STARTER_SAYS: "1"}
             # A session of its own: Ctrl-C reaches this process alone, which ends the ranks in order. They print to
             # standard error, since standard output is for results.
             processes.append(

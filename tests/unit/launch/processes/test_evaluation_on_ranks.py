@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,6 +134,16 @@ else:
     sys.exit(end)
 """
 
+# `replica eval` as it is, but for the scores.
+RANK_THAT_SCORES = """
+import os, sys
+from launch.cli import main
+from launch.commands import scoring
+scoring._evaluate = lambda arguments: arguments.run / "results.json" if os.environ["RANK"] == "0" else None
+print("said by a library")
+sys.exit(main(["eval", *sys.argv[1:]]))
+"""
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -141,6 +152,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("REPLICA_GRACE", "5")
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
+
+
+def test_the_path_is_printed_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the command, on standard output; not by rank 0 too, whose output a terminal shows beside it."""
+    recipe = SimpleNamespace(run_directory=run)
+    monkeypatch.setattr("configs.schema.recipe.load_run", lambda *_: recipe)
+    monkeypatch.setattr("launch.processes.evaluation.evaluation_ranks", lambda *_: 2)
+    monkeypatch.setattr(evaluation, "COMMAND", [sys.executable, "-c", RANK_THAT_SCORES])
+    assert main(["eval", str(run)]) == 0
+    said = capfd.readouterr()
+    assert said.out == f"{run / 'results.json'}\n"
+    assert said.err.count("results.json") == 0
+    assert said.err.count("said by a library") == 2
 
 
 def test_ranks_are_started_with_the_arguments_and_their_places(run: Path) -> None:
