@@ -6,12 +6,13 @@
     python benchmarks/multi_task.py run DIR [--recipe configs/summaries.yaml] [--seeds 3] [--tokens N] [--tiny]
         [--out X.json]
 
-`make` writes train.jsonl.zst with the texts `with_summary` and `with_topic`, heldout.jsonl.zst with `source`, `summary`
-and `topic`, and the benchmark `topic.yaml`. `run` trains with one tokenizer on both labels, and on each label alone:
-once on as many tokens of that label, once on as many tokens in all, which is as many steps and readings of a text. It
-prints bits of the held-out labels, the accuracy of the topic by code length, and ROUGE. Keep `--tokens` below a few
-epochs, or the models learn the texts by heart. AG News (non-commercial use) and DialogSum (CC BY-NC-SA 4.0) are not
-shipped; name files of your own.
+`make` writes train.jsonl.zst with the texts `with_summary` and `with_topic`, both.jsonl.zst with both labels behind a
+text, in either order, heldout.jsonl.zst with `source`, `summary` and `topic`, and the benchmark `topic.yaml`. `run`
+trains with one tokenizer on both labels, in documents of one label and in documents of both, and on each label alone:
+once on half as many tokens, which are as many of that label, once on as many tokens, which is as many steps and about
+as many readings of a text. It prints bits of the held-out labels, the accuracy of the topic by code length, and ROUGE.
+Keep `--tokens` below a few epochs, or the models learn the texts by heart. AG News (non-commercial use) and DialogSum
+(CC BY-NC-SA 4.0) are not shipped; name files of your own.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ from eval.text_metrics.rouge import ROUGE
 Row = dict[str, str]  # id, source, summary, topic
 NEWS = ("World", "Sports", "Business", "Science")
 HELD_OUT = 300
+WAYS = {"joint": "in documents of one each", "together": "in documents of both"}
+ALONE = {"same_label": "half as many tokens", "same_total": "as many tokens"}
 LABELS = ("summary", "topic")
 _BODY = (60, 400)  # characters
 _SUMMARY = (15, 80)
@@ -113,22 +117,25 @@ def dialogsum(path: Path) -> Iterator[Row]:
 KINDS = {"functions": functions, "ag-news": ag_news, "dialogsum": dialogsum}
 
 
+def labelled(row: Row, *labels: str) -> str:
+    """A training document: a text with some of its labels behind it."""
+    return "\n".join([f"Text: {row['source']}", *(f"{label.title()}: {row[label]}" for label in labels)])
+
+
 def make(kind: str, path: Path, out: Path) -> None:
     """Writes training texts, held-out pairs and the benchmark of topics."""
     rows = list(KINDS[kind](path))
     most = min(HELD_OUT, len(rows) // 5)
     held = {row["id"] for row in rows[:: max(1, len(rows) // most)][:most]}
-    texts = [
-        {
-            "id": row["id"],
-            **{f"with_{label}": f"Text: {row['source']}\n{label.title()}: {row[label]}" for label in LABELS},
-        }
-        for row in rows
-        if row["id"] not in held
+    learnt = [row for row in rows if row["id"] not in held]
+    texts = [{"id": row["id"], **{f"with_{label}": labelled(row, label) for label in LABELS}} for row in learnt]
+    both = [
+        {"id": row["id"], **{f"{order[0]}_first": labelled(row, *order) for order in (LABELS, LABELS[::-1])}}
+        for row in learnt
     ]
     held_out = [row for row in rows if row["id"] in held]
     out.mkdir(parents=True, exist_ok=True)
-    for name, written in (("train", texts), ("heldout", held_out)):
+    for name, written in (("train", texts), ("both", both), ("heldout", held_out)):
         content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written).encode()
         (out / f"{name}.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=19).compress(content))
     topics = sorted({row["topic"] for row in rows})
@@ -174,26 +181,47 @@ class Setup:
     tiny: bool
 
 
-def train(
-    setup: Setup, name: str, labels: Sequence[str], tokens: int, seed: int, tokenizer: Path | None
-) -> dict[str, float]:
-    """Trains and scores on some of the labels; returns the scores by name.
+@dataclass(frozen=True)
+class Arm:
+    """What one model learns: fields of the documents, their file, and tokens to train on."""
+
+    fields: tuple[str, ...]
+    tokens: int
+    file: str = "train"
+
+
+def arms_of(tokens: int) -> dict[str, Arm]:
+    """The arms by name; `joint` is the first, whose tokenizer the others have."""
+    arms = {"joint": Arm(tuple(f"with_{label}" for label in LABELS), tokens)}
+    arms["together"] = Arm(tuple(f"{label}_first" for label in LABELS), tokens, "both")
+    for label in LABELS:
+        arms[label] = Arm((f"with_{label}",), tokens // len(LABELS))
+        arms[f"{label}-longer"] = Arm((f"with_{label}",), tokens)
+    return arms
+
+
+def train(setup: Setup, name: str, arm: Arm, seed: int, tokenizer: Path | None) -> dict[str, float]:
+    """Trains one arm and scores both labels; returns the scores by name.
 
     Args:
-        tokens: to train on.
         tokenizer: of another run, so that the scores are of the same tokens; None: trained on the texts.
     """
     data, tiny, run = setup.data, setup.tiny, setup.runs / f"{name}-{seed}"
     sources = [
-        {"name": label, "path": str(data / "train.jsonl.zst"), "text_field": f"with_{label}", "language": "en"}
-        for label in labels
+        {
+            "name": field.removeprefix("with_"),
+            "path": str(data / f"{arm.file}.jsonl.zst"),
+            "text_field": field,
+            "language": "en",
+        }
+        for field in arm.fields
     ]
     pairs: dict[str, Any] = {"path": str(data / "heldout.jsonl.zst"), "source_field": "source", "source_label": "Text"}
     pairs |= {"max_items": 10 if tiny else None}
     settings: dict[str, Any] = {
         "seed": seed,
         "data.sources": sources,
-        "train.tokens": tokens,
+        "train.tokens": arm.tokens,
         "evaluation.information": [
             {"name": label, "target_field": label, "target_label": label.title(), "candidates": None, **pairs}
             for label in LABELS
@@ -222,17 +250,15 @@ def train(
 def experiment(setup: Setup, seeds: int) -> list[dict[str, Any]]:
     """Trains on both labels and on each alone, with several seeds; returns a row for each score.
 
-    A row holds the values by seed: `joint`, `same_label` (alone, with as many tokens of the label) and `same_total`
-    (alone, with as many tokens in all).
+    A row holds the values by seed: `joint`, `together` (documents of both labels), `same_label` (alone, with as many
+    tokens of the label) and `same_total` (alone, with as many tokens in all).
     """
-    arms: dict[str, tuple[Sequence[str], int]] = {"joint": (LABELS, setup.tokens)}
-    for label in LABELS:
-        arms |= {label: ((label,), setup.tokens // len(LABELS)), f"{label}-longer": ((label,), setup.tokens)}
+    arms = arms_of(setup.tokens)
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     for seed in range(seeds):
-        for name, (labels, tokens) in arms.items():
+        for name, arm in arms.items():
             shared = None if name == "joint" else setup.runs / f"joint-{seed}" / "data" / "tokenizer"
-            scores[name].append(train(setup, name, labels, tokens, seed, shared))
+            scores[name].append(train(setup, name, arm, seed, shared))
             print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
     names = {
         "summary": ["information/summary/given_bits/0-shot", *(f"summarization/summary/{kind}" for kind in ROUGE)],
@@ -240,7 +266,7 @@ def experiment(setup: Setup, seeds: int) -> list[dict[str, Any]]:
     }
     rows = []
     for label, metrics in names.items():
-        columns = {"joint": "joint", "same_label": label, "same_total": f"{label}-longer"}
+        columns = {name: name for name in WAYS} | {"same_label": label, "same_total": f"{label}-longer"}
         for metric in metrics:
             values = {key: [one[metric] for one in scores[arm] if metric in one] for key, arm in columns.items()}
             if all(values.values()):
@@ -249,16 +275,15 @@ def experiment(setup: Setup, seeds: int) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Writes the rows in Markdown: means over seeds, and for each seed what both labels differ from one."""
-    alone = {"same_label": "alone, as many of its tokens", "same_total": "alone, as many tokens in all"}
-    heads = ["score", "both labels", *(f"{name} | difference, by seed" for name in alone.values())]
-    out = [f"| {' | '.join(heads)} |", "|---" * (2 + 2 * len(alone)) + "|"]
+    """Writes the rows in Markdown: means over seeds, and what each way of both labels differs from one, by seed."""
+    heads = ["score", "both labels", "this label alone", "mean", "alone, mean", "difference, by seed"]
+    out = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        cells = [row["score"], f"{statistics.fmean(row['joint']):.3f}"]
-        for name in alone:
-            differences = (ours - theirs for ours, theirs in zip(row["joint"], row[name], strict=True))
-            cells += [f"{statistics.fmean(row[name]):.3f}", ", ".join(f"{value:+.3f}" for value in differences)]
-        out.append(f"| {' | '.join(cells)} |")
+        for way, alone in itertools.product(WAYS, ("same_label", "same_total")):
+            differences = (ours - theirs for ours, theirs in zip(row[way], row[alone], strict=True))
+            means = [f"{statistics.fmean(row[name]):.3f}" for name in (way, alone)]
+            by_seed = ", ".join(f"{value:+.3f}" for value in differences)
+            out.append(f"| {row['score']} | {WAYS[way]} | {ALONE[alone]} | {' | '.join(means)} | {by_seed} |")
     return "\n".join(out)
 
 

@@ -118,6 +118,12 @@ def test_news_and_dialogues_become_texts_with_two_labels(tmp_path: Path, monkeyp
         "with_summary": "Text: A long text of 1.\nSummary: Title 1",
         "with_topic": "Text: A long text of 1.\nTopic: Sports",
     }
+    content = zstandard.ZstdDecompressor().decompress((tmp_path / "news" / "both.jsonl.zst").read_bytes())
+    assert json.loads(content.splitlines()[0]) == {
+        "id": "2",
+        "summary_first": "Text: A long text of 1.\nSummary: Title 1\nTopic: Sports",
+        "topic_first": "Text: A long text of 1.\nTopic: Sports\nSummary: Title 1",
+    }
     dialogue = {"fname": "d", "dialogue": "#A#: Hi.\n#B#: Hi.", "summary": "They meet.", "topic": "greeting"}
     said = tmp_path / "said.jsonl"
     said.write_text("".join(json.dumps({**dialogue, "fname": f"d{n}", "topic": f"t{n}"}) + "\n" for n in range(15)))
