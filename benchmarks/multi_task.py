@@ -38,9 +38,10 @@ import zstandard
 
 from eval.text_metrics.rouge import ROUGE
 
-Row = dict[str, str]  # id, source, summary, topic
+Row = dict[str, str]  # id, source, summary, topic; "file" where several come from one
 NEWS = ("World", "Sports", "Business", "Science")
 HELD_OUT = 300
+_OF_A_FILE = 10
 WAYS = {"joint": "in documents of one each", "together": "in documents of both"}
 ALONE = {"same_label": "half as many tokens", "same_total": "as many tokens"}
 LABELS = ("summary", "topic")
@@ -72,7 +73,8 @@ def functions(path: Path) -> Iterator[Row]:
             key = hashlib.sha256(" ".join(source.split()).encode()).hexdigest()
             if key not in seen:
                 seen.add(key)
-                yield {"id": f"{place}:{number}", "source": source, "summary": summary, "topic": topic}
+                label = {"summary": summary, "topic": topic}
+                yield {"id": f"{place}:{number}", "file": place, "source": source, **label}
 
 
 def _documented(text: str) -> Iterator[tuple[int, str, str]]:
@@ -122,18 +124,32 @@ def labelled(row: Row, *labels: str) -> str:
     return "\n".join([f"Text: {row['source']}", *(f"{label.title()}: {row[label]}" for label in labels)])
 
 
+def halves(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Cuts rows into those to learn and those held out: `HELD_OUT` at most, or a fifth, of evenly spaced files.
+
+    Functions of one file are much alike. So a file is on one side, and what it has beyond `_OF_A_FILE` rows is on none.
+    """
+    files: dict[str, list[Row]] = {}
+    for row in rows:
+        files.setdefault(row.get("file", row["id"]), []).append(row)
+    most = min(HELD_OUT, len(rows) // 5)
+    count = sum(min(len(own), _OF_A_FILE) for own in files.values())
+    held = list(files)[:: max(1, count // most)]
+    held_out = [row for name in held for row in files[name][:_OF_A_FILE]][:most]
+    outside = {row.get("file", row["id"]) for row in held_out}
+    return [row for name, own in files.items() if name not in outside for row in own], held_out
+
+
 def make(kind: str, path: Path, out: Path) -> None:
     """Writes training texts, held-out pairs and the benchmark of topics."""
     rows = list(KINDS[kind](path))
-    most = min(HELD_OUT, len(rows) // 5)
-    held = {row["id"] for row in rows[:: max(1, len(rows) // most)][:most]}
-    learnt = [row for row in rows if row["id"] not in held]
+    learnt, kept = halves(rows)
+    held_out = [{name: row[name] for name in ("id", "source", *LABELS)} for row in kept]
     texts = [{"id": row["id"], **{f"with_{label}": labelled(row, label) for label in LABELS}} for row in learnt]
     both = [
         {"id": row["id"], **{f"{order[0]}_first": labelled(row, *order) for order in (LABELS, LABELS[::-1])}}
         for row in learnt
     ]
-    held_out = [row for row in rows if row["id"] in held]
     out.mkdir(parents=True, exist_ok=True)
     for name, written in (("train", texts), ("both", both), ("heldout", held_out)):
         content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written).encode()

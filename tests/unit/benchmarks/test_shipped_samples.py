@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,30 @@ def test_no_question_is_in_both_files_of_helpful_pairs() -> None:
     assert not first[0] & first[1]
 
 
-def test_functions_have_two_labels_and_no_held_out_function_is_in_training() -> None:
+def test_functions_have_two_labels_and_no_file_is_on_both_sides() -> None:
     train, heldout = records("functions-train"), records("functions-heldout")
-    assert (len(train), len(heldout)) == (4215, 300)
-    assert len({row["id"] for row in [*train, *heldout]}) == 4515
+    assert (len(train), len(heldout)) == (4060, 293)
+    assert len({row["id"] for row in [*train, *heldout]}) == 4353
+    files = [Counter(row["id"].rpartition(":")[0] for row in side) for side in (train, heldout)]
+    assert not files[0].keys() & files[1].keys()
+    assert len(files[1]) == 70 and max(files[1].values()) == 10
     seen = {row["with_topic"].rpartition("\nTopic: ")[0] for row in train}
     assert seen == {row["with_summary"].rpartition("\nSummary: ")[0] for row in train}
     for row in heldout:
         assert f"Text: {row['source']}" not in seen and row["summary"] not in row["source"]
         assert row["topic"] in ("biology", "library", "tests") and row["summary"].endswith(".")
+
+
+def test_functions_of_one_file_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import multi_task
+
+    rows = [{"id": f"{file}:{n}", "file": str(file)} for file in range(40) for n in range(1 + file % 30)]
+    learnt, held_out = multi_task.halves(rows)
+    files = [{row["file"] for row in side} for side in (learnt, held_out)]
+    assert not files[0] & files[1] and len(files[0] | files[1]) == 40
+    assert 0.5 < len(held_out) / (len(rows) // 5) <= 1
+    assert max(Counter(row["file"] for row in held_out).values()) == 10
 
 
 def test_news_and_dialogues_become_texts_with_two_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
