@@ -5,8 +5,8 @@
 Trains a small model of bytes (`benchmarks/transfer.yaml`) on a text in language B once, from scratch and from a
 checkpoint of another language (`train.init_from`). Each time the text costs what the model needs to code it while it
 learns (prequential coding). The difference is what A has taught about B, in bits. It is taken within a seed, because
-the order of the text is that of the seed; the interval is Student's t over seeds. DNA is the control: a text of the
-same size with nothing of a language in it.
+the order of the text is that of the seed; the interval is Student's t over seeds. Controls tell what of it is language:
+English with its words in random order, English with its letters in random order, and DNA, each of the same size.
 
 Writes `transfer.json` and `transfer.md` into the directory. Finished runs are not made again.
 """
@@ -16,12 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import zstandard
 from scipy import stats
 
 from configs.common.files import write_json, write_text
@@ -30,8 +33,10 @@ from configs.schema.recipe import Recipe, load
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "benchmarks" / "transfer.yaml"
 CORPUS = ROOT / "configs" / "corpus"
+NOVELS = "gutenberg-train.jsonl.zst"
 HELP = "five-languages-train.jsonl.zst"
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "cs": "Czech", "zh": "Chinese"}
+UNITS = {"words": r"\S*\s+|\S+", "letters": r"(?s)."}
 PARAGRAPH_BYTES = 150  # on average
 SCRATCH = "scratch"
 EARLY = 0.1  # part of the text of which what is saved is shown by itself
@@ -65,16 +70,40 @@ class Saved:
     high: float | None
 
 
-def texts_of(target: str, size: int) -> list[Text]:
-    """Language B first, then what a model may have learnt before, each of about so many bytes."""
+def shuffled(directory: Path, size: int, kind: str) -> Path:
+    """Writes as many bytes of the novels with the words or the letters of each passage in random order."""
+    content = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader((CORPUS / NOVELS).read_bytes()).read()
+    numbers, lines, left = random.Random(0), [], size
+    for line in content.splitlines():
+        record = json.loads(line)
+        text = record["text"].encode()[:left].decode(errors="ignore")
+        units = re.findall(UNITS[kind], text)
+        numbers.shuffle(units)
+        lines.append(json.dumps({"id": record["id"], "text": "".join(units)}, ensure_ascii=False) + "\n")
+        left -= len(text.encode())
+        if left <= 0:
+            break
+    file = directory / f"{kind}.jsonl"
+    write_text(file, "".join(lines))
+    return file
+
+
+def texts_of(target: str, size: int, directory: Path) -> list[Text]:
+    """Language B first, then what a model may have learnt before, each of about so many bytes.
+
+    Args:
+        directory: where texts are written that do not ship.
+    """
     # Its records hold five languages, so their bytes are not those of the text.
     of_help = {"path": str(CORPUS / HELP), "max_documents": size // PARAGRAPH_BYTES}
     found = [Text(target, f"{LANGUAGES[target]} (help)", {**of_help, "text_field": target})]
     # Languages of the same help would teach its contents too: other texts are of other subjects.
     found += [
-        Text("novels", "English (novels)", {"path": str(CORPUS / "gutenberg-train.jsonl.zst"), "max_bytes": size}),
+        Text("novels", "English (novels)", {"path": str(CORPUS / NOVELS), "max_bytes": size}),
         Text("histories", "Chinese (histories)",
              {"path": str(CORPUS / "classical-modern-zh-train.jsonl.zst"), "max_bytes": size}),
+        Text("words", "English, words shuffled (control)", {"path": str(shuffled(directory, size, "words"))}),
+        Text("letters", "English, letters shuffled (control)", {"path": str(shuffled(directory, size, "letters"))}),
         Text("dna", "DNA (control)", {"path": str(CORPUS / "ecoli-k12-train.fa.gz"), "max_bytes": size}),
     ]  # fmt: skip
     same_help = "fr" if target != "fr" else "de"
@@ -183,8 +212,8 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="a try of the machinery in seconds a run; proves nothing")
     given = parser.parse_args()
     size, common = (20_000, ["model.num_layers=1", "model.hidden_size=24"]) if given.tiny else (given.bytes, [])
-    target, *before = texts_of(given.target, size)
     out = given.out.resolve() / given.target
+    target, *before = texts_of(given.target, size, out / "texts")
     codes: dict[str, list[tuple[float, float, float]]] = {name: [] for name in (SCRATCH, *(one.name for one in before))}
     for seed in range(1, given.seeds + 1):
         print(f"seed {seed} of {given.seeds}", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,23 @@ def test_the_code_of_a_run_and_of_its_first_tenth(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["de", "fr"])
 def test_recipes_share_their_data_over_seeds_and_start_where_they_should(tmp_path: Path, target: str) -> None:
-    text, *before = transfer.texts_of(target, 5000)
-    assert len({one.name for one in (text, *before)}) == 5
+    text, *before = transfer.texts_of(target, 5000, tmp_path / "texts")
+    assert len({one.name for one in (text, *before)}) == 7
     starts = [transfer.recipe_of(one, 1, tmp_path, None, []) for one in before]
     made = transfer.recipe_of(text, 1, tmp_path, starts[0].run_directory, [])
     again = transfer.recipe_of(text, 2, tmp_path, None, [])
     assert made.train.init_from == str(tmp_path / "novels-1") and made.data_directory == again.data_directory
     assert made.run_directory.name == f"{target}-from-novels-1" and made.seed == 1 and again.seed == 2
     assert all(Path(str(recipe.data.sources[0].path)).is_file() for recipe in (*starts, made))
+
+
+@pytest.mark.parametrize("kind", ["words", "letters"])
+def test_a_shuffled_text_keeps_its_words_or_its_letters(tmp_path: Path, kind: str) -> None:
+    as_it_is = transfer.shuffled(tmp_path, 30_000, "words")
+    found = [json.loads(line)["text"] for line in transfer.shuffled(tmp_path, 30_000, kind).open(encoding="utf-8")]
+    assert 29_000 < len("".join(found).encode()) <= 30_000 and len(found) == 2
+    words = [json.loads(line)["text"] for line in as_it_is.open(encoding="utf-8")]
+    assert [sorted(text) for text in found] == [sorted(text) for text in words]
+    common = [Counter(text.split())["the"] for text in found]
+    assert min(common) > 40 if kind == "words" else max(common) < 10
+    assert "of the" not in "".join(found) or kind == "words"
