@@ -100,8 +100,10 @@ def test_functions_have_two_labels_and_no_file_is_on_both_sides() -> None:
     files = [Counter(row["id"].rpartition(":")[0] for row in side) for side in (train, heldout)]
     assert not files[0].keys() & files[1].keys()
     assert len(files[1]) == 70 and max(files[1].values()) == 10
-    seen = {row["with_topic"].rpartition("\nTopic: ")[0] for row in train}
-    assert seen == {row["with_summary"].rpartition("\nSummary: ")[0] for row in train}
+    seen = {re.split("\n(?:Summary|Topic): ", row["topic_first"])[0] for row in train}
+    assert seen == {re.split("\n(?:Summary|Topic): ", row["summary_first"])[0] for row in train}
+    assert {row["topic_first"].rpartition("\n")[2].partition(": ")[0] for row in train} == {"Summary"}
+    assert {row["summary_first"].rpartition("\nTopic: ")[2] for row in train} == {"biology", "library", "tests"}
     for row in heldout:
         assert f"Text: {row['source']}" not in seen and row["summary"] not in row["source"]
         assert row["topic"] in ("biology", "library", "tests") and row["summary"].endswith(".")
