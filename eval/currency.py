@@ -9,6 +9,7 @@ from typing import Any
 from configs.common.files import fingerprint, read_json
 from configs.common.layout import RESULTS
 from configs.common.versions import code_version
+from configs.schema.evaluation import Evaluation
 from configs.schema.recipe import RESOLVED_NAME, Recipe, RecipeError, load, load_run
 from configs.schema.stage_recipe import is_masked
 from data_prep.sources.places import Location, expand, place_identity
@@ -67,7 +68,29 @@ def scored_recipe(run: Path, checkpoint: CheckpointInfo, overrides: Sequence[str
     section = applicable(evaluation, role, asks_base(own))
     in_chain = own.parents or any(map(is_masked, own.stages))
     kept["evaluation"] = fitting(section, trained.model.causal, role) if in_chain else section
+    _refuse_dropped(overrides, evaluation, kept["evaluation"], str(run))
     return trained.model_copy(update=kept)
+
+
+def _refuse_dropped(overrides: Sequence[str], asked: Evaluation, kept: Evaluation, run: str) -> None:
+    """Raises `RecipeError` for an override that asks this model for what it cannot do, or what says nothing of it."""
+    wanted, left = ({"evaluation": section.model_dump(mode="json")} for section in (asked, kept))
+    for text in overrides:
+        path = text.partition("=")[0]
+        if _value_at(wanted, path) != _value_at(left, path):
+            raise RecipeError(
+                f"override `{text}`: the model of {run} cannot do all that this asks for, or it says nothing of it; "
+                "leave it out, or give another stage, as in RUN:STAGE or RUN:base"
+            )
+
+
+def _value_at(values: Any, path: str) -> Any:
+    for key in path.split("."):
+        if isinstance(values, list):
+            values = values[int(key)] if key.isdigit() and int(key) < len(values) else None
+        else:
+            values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 def set_identities(recipe: Recipe, missing: bool = False) -> dict[str, Any]:

@@ -69,6 +69,12 @@ def _refuse_special(path: Path) -> None:
         )
 
 
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raises `ValueError` for a file that is there already, unless `force` says that it may be replaced."""
+    if path.exists() and not force:
+        raise ValueError(f"{path} exists; give --force to replace it, or choose another --out")
+
+
 def refuse_unwritable(path: Path) -> None:
     """Tells before long work whether a file can be made at `path`, whose directory need not exist.
 

@@ -49,14 +49,25 @@ class _LogLines:
         self._total = total
         self._last = -LOG_INTERVAL_SECONDS
         self._shown = -1.0
+        self._kept: tuple[float, str] | None = None
 
     def update(self, completed: float, note: str = "", total: float | None = None) -> None:
         self._total = total if total is not None else self._total
         now = time.monotonic()
         ends = completed == self._total != self._shown
         if now - self._last < LOG_INTERVAL_SECONDS and not ends:
+            self._kept = completed, note
             return
-        self._last, self._shown = now, completed
+        self._last, self._kept = now, None
+        self._print(completed, note)
+
+    def end(self) -> None:
+        """Prints the last update, if no line has it yet."""
+        if self._kept is not None and self._kept[0] != self._shown:
+            self._print(*self._kept)
+
+    def _print(self, completed: float, note: str) -> None:
+        self._shown = completed
         amount = f"{completed:,.0f}/{self._total:,.0f}" if self._total else f"{completed:,.0f}"
         print(f"{self._description}: {amount} {note}".rstrip(), file=sys.stderr, flush=True)
 
@@ -73,7 +84,9 @@ def progress_bar(description: str, total: float | None = None, enabled: bool = T
     if not enabled:
         yield _Silent()
     elif not console.is_terminal:
-        yield _LogLines(description, total)
+        lines = _LogLines(description, total)
+        yield lines
+        lines.end()
     else:
         columns = (
             SpinnerColumn(),

@@ -259,11 +259,10 @@ def _problems_of_stages(values: dict[str, Any], known: Sequence[Any] = ()) -> li
         return []  # the recipe's own problems say it
     reported = {(item["loc"], item["msg"]) for item in known}
     run = Path(str(values.get("out") or f"runs/{values['name']}")).resolve()
-    train = values.get("train")
     found: list[str] = []
     for index in range(len(stages)):
         where: tuple[str | int, ...] = ("stages", index)
-        problems = list(stage_problems(stages, index, train if isinstance(train, dict) else {}))
+        problems = list(stage_problems(stages, index, values))
         found += [f"{'.'.join(map(str, (*where, *path)))}: {message}" for path, message in problems]
         if problems:
             continue

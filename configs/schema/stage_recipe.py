@@ -6,6 +6,7 @@ inherit what was chosen for the base's corpus and length: sources, filters, mixt
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,12 @@ def stages_needed(stages: Sequence[Stage], index: int) -> dict[str, Where]:
 
 
 # ------------------------------------------------------------------------------------------------------------- problems
-def stage_problems(stages: Sequence[Stage], index: int, train: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:
+def stage_problems(stages: Sequence[Stage], index: int, values: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:
     """Yields (path within the stage, message) of what no schema of a single section can tell.
 
-    `train`: the raw `train` section of the recipe.
+    `values`: the raw recipe.
     """
+    train, data = _section(values, "train"), _section(values, "data")
     stage, before = stages[index], [BASE, *(stage.name for stage in stages[:index])]
     if stage.name in before:
         why = "means the run of the recipe itself" if stage.name == BASE else "is the name of another stage"
@@ -70,7 +72,7 @@ def stage_problems(stages: Sequence[Stage], index: int, train: Mapping[str, Any]
             why = "comes later" if name in later[1:] else "is this stage" if name == stage.name else "is no stage"
             yield path, f"`{name}` {why}; a stage needs one that comes before it: {', '.join(before)}"
     yield from _kinds_fit(stages, index, train)
-    yield from _data_problems(stages, index, before)
+    yield from _data_problems(stages, index, before, data)
     for key, instead in (("objective", "objective"), ("init_from", "from")):
         if key in stage.train:
             yield ("train", key), f"say it as `{instead}` of the stage; leave it out here"
@@ -99,6 +101,9 @@ def _kinds_fit(stages: Sequence[Stage], index: int, train: Mapping[str, Any]) ->
             f"the stage before, `{reward.name}`, trains a reward model; say which stage this one starts from",
         )
     objective = stage.objective
+    critic = known.get(objective.critic_from or "") if isinstance(objective, ProximalPolicy) else None
+    if critic is not None and is_masked(critic):
+        yield ("objective", "critic_from"), f"`{critic.name}` {why}; name another stage, or leave it out"
     if isinstance(objective, Reinforcement) and objective.rewards.model is not None:
         named = known.get(objective.rewards.model.stage)
         if named is not None and not isinstance(named.objective, RewardModelling):
@@ -106,7 +111,9 @@ def _kinds_fit(stages: Sequence[Stage], index: int, train: Mapping[str, Any]) ->
             yield path, f"`{named.name}` trains no reward model; name a stage of kind `reward`"
 
 
-def _data_problems(stages: Sequence[Stage], index: int, before: list[str]) -> Iterator[tuple[Where, str]]:
+def _data_problems(
+    stages: Sequence[Stage], index: int, before: list[str], base: Mapping[str, Any]
+) -> Iterator[tuple[Where, str]]:
     stage = stages[index]
     if "tokenizer" in stage.data:
         yield ("data", "tokenizer"), "a stage reads with the base's tokenizer; leave it out"
@@ -127,6 +134,14 @@ def _data_problems(stages: Sequence[Stage], index: int, before: list[str]) -> It
     longest = [_longest_answer(_objective_of(stages, str(like))), _longest_answer(stage.objective)]
     if longest[0] != longest[1]:
         yield path, f"`{like}` has another rollout.max_new_tokens, which decides how long prompts may be"
+    parent = parent_name(stages, index)
+    if parent not in before:
+        return  # is said of `from`
+    tokens = {name: special_tokens_of(base, stages, name) for name in (parent, str(like))}
+    if lacking := [token for token in tokens[parent] if token not in tokens[str(like)]]:
+        why = f"the data of `{like}` lacks tokens that the model of `{parent}` has ({', '.join(lacking)})"
+        reserved = f"data.tokenizer.special_tokens={json.dumps(tokens[parent])}"
+        yield path, f"{why}; give this stage sources of its own, or reserve them in the recipe: {reserved}"
 
 
 def _others(data: Mapping[str, Any]) -> list[str]:
@@ -196,19 +211,38 @@ def _data(values: Mapping[str, Any], stages: Sequence[Stage], index: int, run: P
         own = _data(values, stages, number, run)
         return {**own, "directory": own.get("directory") or str(Path(directory_of(run, stages[number].name)) / "data")}
     defaults = {key: base[key] for key in _DATA_INHERITED if key in base}
-    tokenizer = {"kind": "file", "path": str(Path(base_data) / TOKENIZER), **_special_tokens(base, stage)}
+    tokens = _special_tokens(base, stages, stage)
+    tokenizer = {"kind": "file", "path": str(Path(base_data) / TOKENIZER), **tokens}
     return merged({**defaults, "validation_fraction": 0.05, "tokenizer": tokenizer}, stage.data)
 
 
-def _special_tokens(base: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+def special_tokens_of(base: Mapping[str, Any], stages: Sequence[Stage], name: str) -> list[str]:
+    """Returns the special tokens of a stage's vocabulary, or the base's: its parent's, and those its objective needs.
+
+    Args:
+        base: the raw `data` section of the recipe.
+        stages: those of the recipe.
+        name: of the stage, or `base`. A parent that does not come before its stage counts as `base`.
+    """
+    names = [one.name for one in stages]
+    if name not in names:
+        known = _section(base, "tokenizer").get("special_tokens") or [END_OF_TEXT]
+        return list(CHAT_TOKENS) if known == "chat" else list(known)
+    index = names.index(name)
+    found = special_tokens_of(base, stages[:index], parent_name(stages, index))
+    needed = (
+        CHAT_TOKENS if unit_of(stages[index].objective) != "document" else [MASK] if is_masked(stages[index]) else []
+    )
+    return [*found, *(token for token in needed if token not in found)]
+
+
+def _special_tokens(base: Mapping[str, Any], stages: Sequence[Stage], stage: Stage) -> dict[str, Any]:
     """What a stage's vocabulary has beyond the base's, which need not have been made for it."""
     if unit_of(stage.objective) != "document":
         return {"special_tokens": "chat"}
-    if not isinstance(stage.objective, MaskedDiffusion):
-        return {}
-    known = _section(base, "tokenizer").get("special_tokens") or [END_OF_TEXT]
-    known = list(CHAT_TOKENS) if known == "chat" else known
-    return {"special_tokens": [*known, *([] if MASK in known else [MASK])]}
+    found = special_tokens_of(base, stages, stage.name)
+    same = found == special_tokens_of(base, stages, BASE) and not is_masked(stage)
+    return {} if same else {"special_tokens": found}
 
 
 def _train(base: Mapping[str, Any], stage: Stage, init_from: str) -> dict[str, Any]:

@@ -125,6 +125,12 @@ def scored_by(settings: Select) -> dict[str, ScoredBy]:
             f"data.select: `scores` and `minus` are both by {first.run}, so their differences would be 0 or noise; "
             "give scores of another model as `minus`, or leave it out"
         )
+    if first is not None and second is not None and ("bound" in first.settings) != ("bound" in second.settings):
+        masked = first if "bound" in first.settings else second
+        raise ValueError(
+            f"data.select: {masked.run} is a masked model, whose scores are upper bounds. The other one is exact, "
+            "so their differences would depend on how loose the bounds are; give two models of one kind"
+        )
     return {name: one for name, one in found.items() if one is not None}
 
 

@@ -94,8 +94,10 @@ def _pieces(text: str) -> list[str | int]:
         if len(slashes) % 2:
             plain += found[0][len(slashes) :]
             continue
-        if size is not None and not 1 <= int(size[: _LONGEST_NUMBER + 1]) < 10**_LONGEST_NUMBER:
+        if size is not None and not size.strip("0"):
             raise ValueError(f"{MASK}*{size[:20]} is no gap: give 1 or more tokens, such as {MASK}*12")
+        if size is not None and len(size.lstrip("0")) > _LONGEST_NUMBER:
+            raise ValueError(f"a gap of {size[:20]} tokens does not fit any model's context; shorten it")
         if plain:
             pieces.append(plain)
         pieces.append(int(size or 1))

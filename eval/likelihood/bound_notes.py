@@ -16,6 +16,7 @@ _LENGTHS = (
     *("alone_bits", "given_bits", "other_bits"),
 )
 _KINDS = ("perplexity", "information", "conversations")
+_KEPT = "kept_information"  # of summaries, whose other scores are of text
 
 
 def bound_inputs(recipe: Recipe) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def bound_noted(recipe: Recipe, results: Sequence[Result]) -> list[Result]:
     def note(score: ScoreName) -> str | None:
         if score.kind == "benchmark":
             return f"log-likelihoods, if the task takes any, are upper bounds of nats, {draws}"
-        if score.kind not in _KINDS:
+        if score.kind not in _KINDS and not (score.metric or "").endswith(_KEPT):
             return None
         return f"{BOUND}, {draws}" if score.metric in _LENGTHS else f"{OF_BOUNDS}, {draws}"
 

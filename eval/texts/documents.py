@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from configs.common.notices import note
 from configs.schema.sources import Source
 from data_prep.decontamination.evaluation_sets import refuse_broken
 from data_prep.documents.conversion import MAX_DOCUMENT_BYTES, to_documents
@@ -37,7 +38,7 @@ def texts_at(paths: Sequence[str], text_field: str = "text", lines: bool = False
     """Yields the documents of all files, file by file, in constant memory.
 
     Ids are those of a source of a recipe with these paths. As there, a text of more than 16 MB comes in parts. Empty
-    documents are left out.
+    documents are left out, which a note counts.
 
     Args:
         paths: files, globs or URLs.
@@ -48,6 +49,7 @@ def texts_at(paths: Sequence[str], text_field: str = "text", lines: bool = False
         ValueError: when a path matches nothing, a file cannot be read to its end, or a record is not a document.
     """
     source = Source(name="paths", path=list(paths), text_field=text_field, text_documents="line" if lines else "file")
+    empty = 0
     for origin in origins(source):
         for record in origin.records(MAX_DOCUMENT_BYTES):
             for item in to_documents(record, source, origin.name):
@@ -55,6 +57,10 @@ def texts_at(paths: Sequence[str], text_field: str = "text", lines: bool = False
                     refuse_broken(item, "the texts")
                 elif item.text:
                     yield Text(item.id, item.text, origin.name)
+                else:
+                    empty += 1
+    if empty:
+        note(f"empty documents are left out: {empty:,}")
 
 
 def prepared_texts(parts: Sequence[Part]) -> Iterator[Text]:

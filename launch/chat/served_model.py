@@ -159,8 +159,8 @@ class ServedModel:
         return AnswerText(self.vocab, self.template, stops, sample, context)
 
 
-def open_served_model(run: Path, choice: Choice) -> ServedModel:
-    """Loads the model of a checkpoint.
+def answering_checkpoint(run: Path, choice: Choice) -> CheckpointInfo:
+    """Returns a checkpoint whose model can write answers.
 
     Raises:
         ValueError: when there is none, it is a reward model, which scores answers and writes none, or not causal.
@@ -172,6 +172,13 @@ def open_served_model(run: Path, choice: Choice) -> ServedModel:
             f"{recipe.name} is a reward model: it scores answers and writes none; name another stage, as in RUN:sft"
         )
     needs_causal(recipe.model, "writing answers token by token")
+    return checkpoint
+
+
+def open_served_model(run: Path, choice: Choice) -> ServedModel:
+    """Loads the model of a checkpoint; raises `ValueError` as `answering_checkpoint`."""
+    checkpoint = answering_checkpoint(run, choice)
+    recipe = checkpoint.recipe
     vocab = Vocab.load(checkpoint.tokenizer)
     template = ChatTemplate(vocab) if answers(recipe, checkpoint) and ChatTemplate.fits(vocab) else None
     import torch  # takes seconds

@@ -21,6 +21,7 @@ def _embed_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--like", metavar="FILE", type=Path, help="project as the vectors of FILE were, so that both can be compared"
     )
+    parser.add_argument("-f", "--force", action="store_true", help="replace a file that exists")
     parser.add_argument("--text-field", metavar="NAME", default="text", help="field with the text (default: text)")
     parser.add_argument("--lines", action="store_true", help="each line of a .txt file is a document")
 

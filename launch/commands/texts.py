@@ -18,6 +18,7 @@ def _score_arguments(parser: ArgumentParser) -> None:
         "--data", metavar="RECIPE", help="instead of PATHS: the documents that a recipe prepares, for its data.select"
     )
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="Parquet file to write the scores to")
+    parser.add_argument("-f", "--force", action="store_true", help="replace a file that exists")
     parser.add_argument("--text-field", metavar="NAME", default="text", help="field with the text (default: text)")
     parser.add_argument("--lines", action="store_true", help="each line of a .txt file is a document")
     parser.set_defaults(overrides=[])

@@ -164,6 +164,8 @@ def _answered(section: PeopleSet, models: Mapping[str, Path], kind: Kind, recipe
     prompts, left = read_people_prompts(section, None)
     if str(left):
         note(str(left))
+    for name, run in models.items():
+        _check_model(name, run)
     judged: list[JudgedModel] = []
     answers: list[list[str | None]] = []
     for name, run in models.items():
@@ -184,6 +186,17 @@ def _answered(section: PeopleSet, models: Mapping[str, Path], kind: Kind, recipe
         note(f"{over:,} of {len(prompts):,} prompts leave no room for an answer in the context, and are left out")
     made = datetime.now(UTC).isoformat(timespec="seconds")
     return plan(section, kind, judged, rows, made, recipe.seed)
+
+
+def _check_model(name: str, run: Path) -> None:
+    """Raises `ValueError` for a model that cannot answer, before another one is asked."""
+    from launch.chat.served_model import answering_checkpoint
+    from pretrain.checkpoint.choice import Choice
+
+    try:
+        answering_checkpoint(run, Choice())
+    except ValueError as error:
+        raise ValueError(f"the model {name}: {error}") from error
 
 
 def _place(run: Path, recipe: Recipe) -> str:

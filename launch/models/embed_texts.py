@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from configs.common.files import refuse_existing
 from configs.common.notices import say
 from configs.common.progress import progress_bar
 from configs.common.versions import own_version
@@ -33,7 +34,7 @@ def embed_texts(arguments: Namespace) -> None:
 
     Raises:
         ValueError: for `--dims` together with `--like`, a reward model, a target or a file of `--like` that does not
-            serve, and as `texts_at`.
+            serve, a target that exists without `--force`, and as `texts_at`.
     """
     if arguments.dims is not None and arguments.like is not None:
         raise ValueError("--like has a projection of its own; give --dims or --like, not both")
@@ -49,6 +50,7 @@ def embed_texts(arguments: Namespace) -> None:
     from pretrain.checkpoint.load_weights import load_weights
 
     check_target(arguments.out, [] if arguments.like is None else [arguments.like])
+    refuse_existing(arguments.out, arguments.force)
     vocab, device = Vocab.load(checkpoint.tokenizer), HERE.own_device
     precision = reading_precision(scored_recipe(run, checkpoint), device)
     model_name = f"{run}, step {checkpoint.step}"

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from configs.common.console import Console
+from configs.common.files import refuse_existing
 from configs.common.progress import progress_bar
 from configs.common.versions import own_version
 from configs.schema.recipe import load, load_run
@@ -32,12 +33,14 @@ def score_texts(arguments: Namespace) -> None:
     """Scores documents, writes `--out`, and prints a row for each source or file.
 
     Raises:
-        ValueError: for arguments that exclude each other, and as `score_documents`.
+        ValueError: for arguments that exclude each other, a file that exists without `--force`, and as
+            `score_documents`.
     """
     if bool(arguments.paths) == bool(arguments.data):
         raise ValueError("give PATHS, or --data RECIPE for the documents that a recipe prepares, and not both")
     if arguments.overrides and not arguments.data:
         raise ValueError(f"{arguments.overrides[0]} is a setting of a recipe; give the recipe by --data")
+    refuse_existing(arguments.out, arguments.force)
     run, choice = load_run(arguments.run).run_directory, Choice(arguments.checkpoint_step, arguments.best)
     score_documents(run, choice, partial(_documents, arguments), arguments.out)
 

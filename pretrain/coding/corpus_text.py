@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from data_prep.tokens.vocab import Vocab
@@ -27,8 +27,13 @@ class TextFacts:
     sha256: str  # of all lines
 
 
-def text_facts(strands: Strands, vocab: Vocab) -> TextFacts:
+def text_facts(strands: Strands, vocab: Vocab, tags: Mapping[str, str]) -> TextFacts:
     """The facts of tokens that are all there.
+
+    Args:
+        strands: with all tokens.
+        vocab: of the tokens.
+        tags: source -> what stands before each of its documents (`data.sources.N.prefix`), where anything does.
 
     Raises:
         ValueError: where the tokens of a source do not give back all of its text.
@@ -37,13 +42,13 @@ def text_facts(strands: Strands, vocab: Vocab) -> TextFacts:
     for strand in strands.strands:
         alone = Strands([strand], strands.vocab_size, strands.eod)
         alone.tokens = strands.tokens
-        found = 0
+        found, expected = 0, strand.bytes + strand.documents * len(tags.get(strand.name, "").encode())
         for line in corpus_lines(alone, vocab):
             digest.update(line)
             found += len(json.loads(line)["text"].encode())
-        if found != strand.bytes:
+        if found != expected:
             raise ValueError(
-                f"the tokens of `{strand.name}` ({strand.split} split) give back {found:,} of {strand.bytes:,} bytes "
+                f"the tokens of `{strand.name}` ({strand.split} split) give back {found:,} of {expected:,} bytes "
                 "of its text, so it could not be decoded; use a tokenizer without losses, such as "
                 "data.tokenizer.kind=byte"
             )

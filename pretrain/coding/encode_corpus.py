@@ -71,7 +71,8 @@ class _Encoding(Side):
     def begin(self, data: DataManifest, engine: Engine) -> tuple[Strands, Coder]:
         self._strands = Strands.of(data)
         self._strands.read(data)
-        self._text = text_facts(self._strands, data.vocab)
+        tags = {source.name: source.prefix for source in self._recipe.data.sources}
+        self._text = text_facts(self._strands, data.vocab, tags)
         self._writing = Writing(data.vocab_size)
         return self._strands, self._writing
 

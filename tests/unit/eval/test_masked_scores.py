@@ -80,6 +80,10 @@ def test_what_decides_the_scores_of_a_masked_model(vocab: Vocab) -> None:
     )
     difference = Result("information/a/saved_bits/0-shot", 0.5, None, None, 2, "bits", True, "none")
     assert bound_noted(usual.recipe, [difference])[0].note == "made of upper bounds of nats, 16 draws"
+    kept = Result("summarization/a/lead_kept_information", 0.5, None, None, 2, "share", True, "none")
+    assert bound_noted(usual.recipe, [kept])[0].note == "made of upper bounds of nats, 16 draws"
+    rouge = Result("summarization/a/rougeL", 0.5, None, None, 2, "ROUGE", True, "none")
+    assert bound_noted(usual.recipe, [rouge]) == [rouge]
     made_of_text = Result("translation/a/bleu", 0.5, None, None, 2, "BLEU", True, "none")
     assert bound_noted(usual.recipe, [made_of_text]) == [made_of_text]
 

@@ -103,3 +103,59 @@ def test_a_stage_of_masked_diffusion_starts_from_any_base() -> None:
     made = recipe(**base, stages=[stage]).stage("diffuse")  # type: ignore[arg-type]
     assert not made.model.causal and made.data.tokenizer.special_tokens == [*CHAT_TOKENS, MASK]
     assert recipe(stages=[{**stage, "data": {"like": "base"}}]).stage("diffuse").data.tokenizer.kind == "byte"
+
+
+def chain(tmp_path: Path, *stages: dict[str, Any], special_tokens: Any = ("<|endoftext|>", MASK)) -> Path:
+    """A recipe with a causal base and these stages."""
+    values = recipe(train={"objective": None}).model_dump(mode="json", exclude={"stages", "parents"})
+    values["data"]["tokenizer"]["special_tokens"] = special_tokens if special_tokens == "chat" else [*special_tokens]
+    file = tmp_path / "chain.yaml"
+    file.write_text(json.dumps({**values, "model": SHAPE, "stages": list(stages)}))
+    return file
+
+
+SFT: dict[str, Any] = {
+    "name": "sft",
+    "objective": {"kind": "sft"},
+    "data": {"sources": [{"name": "t", "path": "t.jsonl", "shape": "openai"}]},
+    "train": {"steps": 1},
+}
+OWN = {"sources": [{"name": "b", "path": "b.txt"}]}
+DIFFUSE: dict[str, Any] = {"name": "diffuse", "objective": MASKED, "data": OWN, "train": {"steps": 1}}
+
+
+@pytest.mark.parametrize(
+    ("special_tokens", "added"),
+    [
+        (("<|endoftext|>",), [*CHAT_TOKENS, MASK]),
+        (("<|endoftext|>", MASK), [CHAT_TOKENS[0], MASK, *CHAT_TOKENS[1:]]),
+        ("chat", [*CHAT_TOKENS, MASK]),
+        ((*CHAT_TOKENS, MASK), [*CHAT_TOKENS, MASK]),
+    ],
+)
+def test_a_masked_stage_behind_a_chat_stage_has_its_tokens(
+    tmp_path: Path, special_tokens: Any, added: list[str]
+) -> None:
+    """Else its weights would have rows for tokens that its data lacks, which only training would find out."""
+    made = load_with_origins(chain(tmp_path, SFT, DIFFUSE, special_tokens=special_tokens))[0]
+    tokenizer = made.stage("diffuse").data.tokenizer
+    assert tokenizer.kind == "file" and tokenizer.special_tokens == added
+    assert made.stage("sft").data.tokenizer.special_tokens == [*CHAT_TOKENS]
+
+
+def test_data_without_the_tokens_of_the_parent_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"stages\.1\.data\.like: the data of `base` lacks tokens .* of `sft`"
+    ) as said:
+        load_with_origins(chain(tmp_path, SFT, {**DIFFUSE, "data": {"like": "base"}}))
+    reserved = json.loads(str(said.value).rpartition("special_tokens=")[2])
+    assert set(reserved) == {*CHAT_TOKENS, MASK}
+    load_with_origins(chain(tmp_path, SFT, {**DIFFUSE, "data": {"like": "base"}}, special_tokens=reserved))
+
+
+def test_no_critic_starts_from_a_masked_stage(tmp_path: Path) -> None:
+    prompts = {"sources": [{"name": "p", "path": "p.jsonl", "shape": "gsm8k"}]}
+    objective = {"kind": "ppo", "critic_from": "diffuse", "rewards": {"exact_answer": 1.0}}
+    ppo = {"name": "ppo", "from": "sft", "objective": objective, "data": prompts, "train": {"steps": 1}}
+    with pytest.raises(RecipeError, match=r"stages\.2\.objective\.critic_from: `diffuse` trains masked diffusion"):
+        load_with_origins(chain(tmp_path, SFT, DIFFUSE, ppo))

@@ -235,6 +235,10 @@ NAN = [math.nan] + [1.0] * 119
         ({"more": {TEXTS[3]: 1.0}, "by": GENERAL}, ["domain, step 10", "general, step 10", "differ in checkpoint"]),
         ({"minus": DOMAIN}, ["`scores` and `minus` are both by domain, step 10"]),
         ({"minus": ScoredBy("c1", "t", {"context": 4}, "code", "same")}, ["`scores` and `minus` are both by domain"]),
+        (
+            {"minus": ScoredBy("c3", "t", {"context": 8, "bound": {"draws": 4}}, "code", "masked")},
+            ["masked is a masked model", "give two models of one kind"],
+        ),
         ({"keep": 0.001}, ["keep 0.001 of", "is less than the first document"]),
     ],
 )

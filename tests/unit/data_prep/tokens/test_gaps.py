@@ -48,7 +48,9 @@ def test_gaps_and_text_are_told_apart(vocab: Vocab, prompt: str, pieces: list[st
     ("prompt", "message"),
     [
         ("a<|mask|>*0", "no gap: give 1 or more"),
-        ("a<|mask|>*" + "9" * 5000, r"no gap: give 1 or more"),
+        ("a<|mask|>*000", "no gap: give 1 or more"),
+        ("a<|mask|>*" + "9" * 5000, r"a gap of 9{20} tokens does not fit any"),
+        ("a<|mask|>*" + "0" * 30 + "101", "a gap of 101 tokens does not fit the model's context of 100"),
         ("a<|mask|>*999999999", "a gap of 999,999,999 tokens does not fit"),
         ("a" * 90 + "<|mask|>*20", "110 tokens, gaps included, does not fit the context of 100"),
     ],

@@ -98,7 +98,7 @@ def test_more_dimensions_than_there_are(n: int, dims: int, most: int) -> None:
 
 def arguments(out: Path, paths: list[Path], **given: Any) -> Namespace:
     facts = {"dims": None, "like": None, "text_field": "text", "lines": False, "checkpoint_step": None, "best": False}
-    return Namespace(run="a", out=out, paths=list(map(str, paths)), **{**facts, **given})
+    return Namespace(run="a", out=out, paths=list(map(str, paths)), **{**facts, "force": False, **given})
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_the_command_writes_a_row_for_each_document_and_projects_others_alike(
     before = other.read_bytes()
     run.fingerprint = "two"
     with pytest.raises(ValueError, match="vectors are of another model"):
-        embed_texts.embed_texts(arguments(other, [file], like=out))
+        embed_texts.embed_texts(arguments(other, [file], like=out, force=True))
     assert other.read_bytes() == before
 
 
@@ -178,6 +178,11 @@ def test_other_files_are_neither_overwritten_nor_taken_for_vectors(run: SimpleNa
         check_target(foreign)
     with pytest.raises(ValueError, match="holds no vectors"):
         read_vectors(foreign)
+    out = write_vectors(tmp_path / "v.parquet", [("a", "f", 1)], np.ones((1, 3)), MADE_BY, None)
+    with pytest.raises(ValueError, match=r"v\.parquet exists; give --force"):
+        embed_texts.embed_texts(arguments(out, [texts_file(tmp_path, TEXTS)]))
+    embed_texts.embed_texts(arguments(out, [texts_file(tmp_path, TEXTS)], force=True))
+    assert len(read_vectors(out)[0]) > 1
     out = write_vectors(tmp_path / "v.parquet", [("a", "f", 1)], np.ones((1, 3)), MADE_BY, None)
     with pytest.raises(ValueError, match="all dimensions"):
         read_projection(out, MADE_BY)

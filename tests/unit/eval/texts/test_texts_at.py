@@ -23,13 +23,14 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_all_files_in_order_without_empty_documents(files: Path) -> None:
+def test_all_files_in_order_without_empty_documents(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = list(texts_at([str(files / "a.jsonl.gz"), str(files / "**" / "*.txt")]))
     assert found == [
         Text("one", "First.", "a.jsonl.gz"),
         Text("a.jsonl.gz:2", "Third.", "a.jsonl.gz"),
         Text("sub/b.txt:0", "line 1\nline 2\n", "sub/b.txt"),
     ]
+    assert "empty documents are left out: 1" in capsys.readouterr().err
 
 
 def test_ids_are_those_of_a_recipes_source(files: Path) -> None:

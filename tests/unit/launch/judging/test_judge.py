@@ -43,6 +43,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         save(recipe, tmp_path / name)
     (tmp_path / "prompts.txt").write_text("the sea\n\nthe old tower\nbread\n")
     monkeypatch.setattr(served_model, "open_served_model", lambda run, _: saying(run.name, base=run.name == "two"))
+    monkeypatch.setattr(served_model, "answering_checkpoint", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -230,3 +231,16 @@ def test_what_votes_can_tell_is_said_beforehand() -> None:
     assert "±68 Elo points, and 400 to ±34 (681/√n" in precision(small_session(100))
     assert "gives 100 votes on each two models: ±68." in precision(small_session(100))
     assert "100 answers tell a mean to about ±0.2" in precision(small_session(kind="ratings"))
+
+
+def test_a_model_that_cannot_answer_is_told_before_another_is_asked(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def checked(run: Path, _: object) -> None:
+        if run.name == "two":
+            raise ValueError("this one reads both ways")
+
+    monkeypatch.setattr(served_model, "answering_checkpoint", checked)
+    monkeypatch.setattr(served_model, "open_served_model", lambda *_: pytest.fail("a model was asked"))
+    assert judge("one", "two", "--prompts", "prompts.txt", "--file", "page.html") == 2
+    assert "the model two: this one reads both ways" in capsys.readouterr().err

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from configs.schema.chat import END_OF_TEXT, MASK
-from configs.schema.recipe import Recipe
+from configs.schema.recipe import Recipe, RecipeError, save
+from eval.currency import scored_recipe
 from eval.report.gates import PREQUENTIAL, gate_problems
 from eval.stage_facts import fitting
 from launch.planning.checks import recipe_problems
@@ -68,3 +71,34 @@ def test_in_a_chain_each_model_does_what_it_can() -> None:
     assert causal.samples.prompts == ["a"] and causal.compression.codec == ["h"]
     assert masked.samples.prompts == ["a", "b<|mask|>*3"] and masked.compression.codec == []
     assert chat == section
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "refused"),
+    [
+        ("diffuse", "evaluation.compression={codec: [h]}", True),
+        ("diffuse", "evaluation.compression.codec=[h]", True),
+        ("diffuse", "evaluation.compression={codec: []}", False),
+        ("diffuse", "evaluation.bound_draws=3", False),
+        ("base", "evaluation.samples.prompts=['x<|mask|>*3']", True),
+        ("base", "evaluation.samples.prompts=['x']", False),
+        ("base", "evaluation.samples.max_new_tokens=5", False),
+        ("base", "evaluation.perplexity.0.max_documents=1", False),
+        ("base", "evaluation.chat=[{name: c, path: held.txt, shape: text}]", True),
+    ],
+)
+def test_a_setting_that_a_model_of_a_chain_cannot_score_is_not_dropped(
+    tmp_path: Path, stage: str, override: str, refused: bool
+) -> None:
+    """What a stage inherits and cannot do is left out. What was asked for by name is an error."""
+    (tmp_path / "held.txt").write_text("text")
+    chain = made(False, ["a", "b<|mask|>*3"], stages=[DIFFUSE], **CODEC)
+    recipe = chain if stage == "base" else chain.stage(stage)
+    save(recipe, tmp_path)
+    checkpoint: Any = SimpleNamespace(recipe=recipe)
+    assert scored_recipe(tmp_path, checkpoint)
+    if refused:
+        with pytest.raises(RecipeError, match=r"override `evaluation\..*cannot do all .* as in RUN:STAGE"):
+            scored_recipe(tmp_path, checkpoint, [override])
+    else:
+        assert scored_recipe(tmp_path, checkpoint, [override])

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -277,7 +278,21 @@ def test_a_vocabulary_that_loses_text(data: Path) -> None:
     manifest = load_manifest(data)
     strands = Strands.of(manifest)
     strands.read(manifest)
-    assert text_facts(strands, manifest.vocab).bytes == sum(strand.bytes for strand in strands.strands)
+    assert text_facts(strands, manifest.vocab, {}).bytes == sum(strand.bytes for strand in strands.strands)
     strands.tokens[5] = manifest.vocab.encode("é")[0]  # half a character becomes U+FFFD, of three bytes
     with pytest.raises(ValueError, match=r"of `first` \(train split\) give back 2,\d+ of 2,\d+ bytes of its text"):
-        text_facts(strands, manifest.vocab)
+        text_facts(strands, manifest.vocab, {})
+
+
+def test_a_tag_before_each_document_is_text_of_the_corpus(data: Path) -> None:
+    """`data.sources.N.prefix` stands in the tokens and comes back; the bytes of the text are without it."""
+    manifest = load_manifest(data)
+    strands = Strands.of(manifest)
+    strands.read(manifest)
+    whole = text_facts(strands, manifest.vocab, {})
+    strands.strands = [
+        replace(one, bytes=one.bytes - 3 * one.documents) if one.name == "first" else one for one in strands.strands
+    ]
+    assert text_facts(strands, manifest.vocab, {"first": "<é", "second": ""}) == whole
+    with pytest.raises(ValueError, match="of `first`"):
+        text_facts(strands, manifest.vocab, {})
