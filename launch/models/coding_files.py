@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from configs.common.files import atomic_path, refuse_unwritable
+from configs.common.files import atomic_path, refuse_existing, refuse_unwritable
 from configs.common.notices import say
 from configs.common.progress import progress_bar
 from configs.safety.terminal import unguarded
@@ -88,8 +88,7 @@ def _targets(arguments: Namespace, named: Callable[[str], str]) -> list[tuple[st
             raise ValueError(f"{target} is the input itself; choose another output with -o")
         else:
             refuse_unwritable(Path(target))
-            if Path(target).exists() and not arguments.force:
-                raise ValueError(f"{target} exists; give --force to replace it, or choose another output with -o")
+            refuse_existing(Path(target), arguments.force)
     repeated = [target for _, target in pairs if [other for _, other in pairs].count(target) > 1]
     if repeated:
         raise ValueError(f"{repeated[0]} would be written twice; give each file once")

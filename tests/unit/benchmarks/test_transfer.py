@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,11 +63,17 @@ def test_recipes_share_their_data_over_seeds_and_start_where_they_should(tmp_pat
 
 @pytest.mark.parametrize("kind", ["words", "letters"])
 def test_a_shuffled_text_keeps_its_words_or_its_letters(tmp_path: Path, kind: str) -> None:
-    as_it_is = transfer.shuffled(tmp_path, 30_000, "words")
     found = [json.loads(line)["text"] for line in transfer.shuffled(tmp_path, 30_000, kind).open(encoding="utf-8")]
     assert 29_000 < len("".join(found).encode()) <= 30_000 and len(found) == 2
-    words = [json.loads(line)["text"] for line in as_it_is.open(encoding="utf-8")]
-    assert [sorted(text) for text in found] == [sorted(text) for text in words]
+    novels = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(
+        (transfer.CORPUS / transfer.NOVELS).read_bytes()
+    )
+    before = [json.loads(line)["text"] for line in novels.read().splitlines()[:2]]
+    before[1] = before[1].encode()[: 30_000 - len(before[0].encode())].decode(errors="ignore")
+    assert [sorted(text) for text in found] == [sorted(text) for text in before]
+    assert all(ours.split()[:50] != theirs.split()[:50] for ours, theirs in zip(found, before, strict=True))
+    if kind == "words":  # the end of the cut passage may be part of a word, and meet another
+        assert sum((Counter(found[0].split()) - Counter(before[0].split())).values()) <= 2
     common = [Counter(text.split())["the"] for text in found]
     assert min(common) > 40 if kind == "words" else max(common) < 10
     assert "of the" not in "".join(found) or kind == "words"
